@@ -1,0 +1,511 @@
+/**
+ * The interface of the cluster: what clients call (service KeyValue), what nodes say to one another (service Node),
+ * and what a journal holds (struct Record). A node serves both services on one port: framed transport, strict binary
+ * protocol. gen-py/ is generated from this file; CONTRIBUTING.md has the command.
+ */
+namespace py kvstore
+
+/**
+ * The pair (round, node), packed as round * 256 + node, so that comparing two integers compares two pairs.
+ * 0 is the ballot before all others. Every log has ballots of its own.
+ */
+typedef i64 Ballot
+
+// ---------------------------------------------------------------------------------------------- commands and results
+
+/** What a command does. */
+enum Verb {
+    /** Set the key to the value. */
+    PUT = 1,
+    /** Read the key at the command's place in the order. */
+    GET = 2,
+    /** Remove the key. */
+    DELETE = 3,
+    /** Set the key to the value if it now holds what is expected (no expectation: if it does not exist). */
+    COMPARE_AND_SET = 4,
+    /** Add delta to the decimal integer that the key holds (a missing key counts as 0). */
+    INCREMENT = 5,
+    /** Open a session, whose id is the command's place in the order. */
+    OPEN_SESSION = 6,
+}
+
+/** What became of a command that was applied. */
+enum Outcome {
+    /** Done. */
+    OK = 0,
+    /** GET, DELETE: the key does not exist. */
+    NOT_FOUND = 1,
+    /** COMPARE_AND_SET: the key held something else, which is in `value`. */
+    MISMATCH = 2,
+    /** INCREMENT: the value, or the sum, is not a 64-bit decimal integer; nothing changed. */
+    NOT_A_NUMBER = 3,
+    /** Not applied: the session is not known any more (single commands raise Expired instead). */
+    EXPIRED = 4,
+    /** Not applied: below the session's first incomplete sequence (single commands raise Forgotten instead). */
+    FORGOTTEN = 5,
+    /** Not applied: the command makes no sense (unknown verb, a missing field, a key or value over the limit). */
+    INVALID = 6,
+}
+
+/** How a read is ordered among the writes. */
+enum ReadMode {
+    /** Sees every write answered before the read was sent. One round to the peers, no log entry. */
+    LINEARIZABLE = 0,
+    /** As linearizable, by way of the log: the read is a command like any other. */
+    LOG = 1,
+    /** What this node has applied so far; may be stale, says up to which timestamp. */
+    LOCAL = 2,
+}
+
+/** A client's session: the place in the order of the command that opened it. */
+struct Session {
+    /** Timestamp of the entry that holds the command. */
+    1: i64 timestamp
+    /** The log that the entry stands in. */
+    2: i32 owner
+    /** The command's index in the entry, from 0. */
+    3: i32 index
+} (python.immutable = "")
+
+/** What makes a repeated command recognizable, so that it is applied once. */
+struct RequestId {
+    /** The session, as open_session gave it. */
+    1: Session session
+    /** The command's number in the session, from 1; a repeat carries the same one. */
+    2: i64 sequence
+    /** The lowest number that the client has no answer for yet; results below it may be forgotten. Never falls. */
+    3: i64 first_incomplete
+} (python.immutable = "")
+
+/** One command, as clients batch them and as the logs hold them. */
+struct Command {
+    /** What to do. */
+    1: Verb verb
+    /** The key: UTF-8, 1 to 4,096 bytes. OPEN_SESSION has none. */
+    2: optional string key
+    /** PUT, COMPARE_AND_SET: the value to set: UTF-8, at most 524,288 bytes. */
+    3: optional string value
+    /** COMPARE_AND_SET: the value that the key must hold; absent: the key must not exist. */
+    4: optional string expected
+    /** INCREMENT: how much to add. */
+    5: optional i64 delta
+    /** Set by clients that may repeat the command. */
+    6: optional RequestId request
+} (python.immutable = "")
+
+/** The answer to one command. */
+struct Result {
+    /** What became of it. */
+    1: Outcome outcome
+    /** GET: the value. COMPARE_AND_SET with MISMATCH: what the key holds (absent: it does not exist). INCREMENT: the sum. */
+    2: optional string value
+    /** OPEN_SESSION: the new session. */
+    3: optional Session session
+    /** GET with mode LOCAL: all commands up to this timestamp had been applied. */
+    4: optional i64 timestamp
+} (python.immutable = "")
+
+/** One key and its value. */
+struct Item {
+    /** The key. */
+    1: string key
+    /** Its value. */
+    2: string value
+} (python.immutable = "")
+
+/** A page of a scan. */
+struct Page {
+    /** The items in ascending order of their keys (by code point). */
+    1: list<Item> items
+    /** Whether keys follow that did not fit this page. */
+    2: bool more
+    /** All commands up to this timestamp had been applied. */
+    3: i64 timestamp
+} (python.immutable = "")
+
+/** A place in the order of all commands. */
+struct Position {
+    /** The entry's timestamp. */
+    1: i64 timestamp
+    /** The log that it stands in. */
+    2: i32 owner
+} (python.immutable = "")
+
+/** What one node knows of one log. */
+struct LogStatus {
+    /** The log, named by its owner. */
+    1: i32 log
+    /** The node that leads the log, as far as this node knows: that of the highest ballot it promised. */
+    2: i32 leader
+    /** The highest ballot promised. */
+    3: Ballot promised
+    /** The ballot of the entries held. */
+    4: Ballot accepted
+    /** How many entries are held, from slot 0. */
+    5: i64 length
+    /** How many of them are known to be chosen. */
+    6: i64 chosen
+    /** How many have been applied or passed over. */
+    7: i64 executed
+    /** Every command of the log with a timestamp up to this one is among the chosen entries. */
+    8: i64 frontier
+} (python.immutable = "")
+
+/** One node, as it sees itself. */
+struct Status {
+    /** The node's id; 0 for the standalone server. */
+    1: i32 node
+    /** The cluster's name. */
+    2: string cluster
+    /** Version of the software. */
+    3: string version
+    /** Whether it takes commands now: it leads its own log, established. */
+    4: bool ready
+    /** Its Lamport clock. */
+    5: i64 clock
+    /** The last entry applied. */
+    6: Position applied
+    /** Keys in the store. */
+    7: i64 keys
+    /** SHA-256 of the store's content (keys and values in order), in hexadecimal; only when asked for. */
+    8: optional string digest
+    /** All logs; empty for the standalone server. */
+    9: list<LogStatus> logs
+    /** Nodes that it has a working connection to. */
+    10: list<i32> connected
+    /** Client operations that wait for an answer. */
+    11: i64 pending
+    /** Bytes in the journal. */
+    12: i64 journal_bytes
+    /** Resident memory, bytes. */
+    13: i64 memory_bytes
+    /** Seconds since it started. */
+    14: double uptime_s
+    /** Counters since the start, by name. */
+    15: map<string, i64> counters
+} (python.immutable = "")
+
+// ------------------------------------------------------------------------------------------------------------ errors
+
+/** This attempt was not proposed and will not be. */
+exception NotDone {
+    /** Why, in one line. */
+    1: string reason
+    /** Whether every node would refuse it (the command itself is at fault). If not, try the next node. */
+    2: bool permanent
+}
+
+/** This attempt may have been done, or may still be. */
+exception Unknown {
+    /** Why, in one line. */
+    1: string reason
+}
+
+/** This attempt was not applied: its session is not known (any more). Whether an earlier attempt was, nobody knows. */
+exception Expired {
+    /** Why, in one line. */
+    1: string reason
+}
+
+/** This attempt was not applied: its result has been given up by the client. Whether an earlier one was, nobody knows. */
+exception Forgotten {
+    /** Why, in one line. */
+    1: string reason
+}
+
+/** The nodes do not belong together, or one of them is a copy of another. */
+exception Refused {
+    /** Which field differs, and both values. */
+    1: string reason
+}
+
+// ---------------------------------------------------------------------------------------------------- client service
+
+/** What clients call, at any node: the node that receives a command proposes it. */
+service KeyValue {
+    /** Open a session, for commands that are applied once however often they are repeated. */
+    Session open_session() throws (1: NotDone not_done, 2: Unknown unknown)
+
+    /** Set a key. `request` makes it repeatable. */
+    Result put(1: string key, 2: string value, 3: RequestId request)
+        throws (1: NotDone not_done, 2: Unknown unknown, 3: Expired expired, 4: Forgotten forgotten)
+
+    /** Read a key. Absent `mode`: linearizable. */
+    Result get(1: string key, 2: ReadMode mode)
+        throws (1: NotDone not_done, 2: Unknown unknown)
+
+    /** Remove a key. */
+    Result delete(1: string key, 2: RequestId request)
+        throws (1: NotDone not_done, 2: Unknown unknown, 3: Expired expired, 4: Forgotten forgotten)
+
+    /** Set a key to `value` if it holds `expected` (absent: if it does not exist). */
+    Result compare_and_set(1: string key, 2: string expected, 3: string value, 4: RequestId request)
+        throws (1: NotDone not_done, 2: Unknown unknown, 3: Expired expired, 4: Forgotten forgotten)
+
+    /** Add `delta` to a decimal integer. */
+    Result increment(1: string key, 2: i64 delta, 3: RequestId request)
+        throws (1: NotDone not_done, 2: Unknown unknown, 3: Expired expired, 4: Forgotten forgotten)
+
+    /** Do up to 10,000 commands in order, one after the other with nothing in between; a result for each. */
+    list<Result> execute(1: list<Command> commands)
+        throws (1: NotDone not_done, 2: Unknown unknown)
+
+    /** Up to `limit` items (at most 1,000) whose keys begin with `prefix` and come after `start_after`. */
+    Page scan(1: string prefix, 2: string start_after, 3: i32 limit, 4: ReadMode mode)
+        throws (1: NotDone not_done, 2: Unknown unknown)
+
+    /** The node's own view of itself; `digest` asks for the hash of the whole store as well. */
+    Status status(1: bool digest)
+}
+
+// ------------------------------------------------------------------------------------------------------ node service
+
+/** What Paxos decides for one slot of one log. */
+struct Entry {
+    /** Its place in the order of all commands; strictly increasing along a log. */
+    1: i64 timestamp
+    /** The encoded commands (a Batch); empty: a no-op. */
+    2: binary payload
+} (python.immutable = "")
+
+/** The payload of an entry. */
+struct Batch {
+    /** Applied in this order. */
+    1: list<Command> commands
+} (python.immutable = "")
+
+/**
+ * An eternal truth about one log: its first `chosen` entries are chosen, in the established ballot `evidence`, and
+ * every command of the log with a timestamp <= `frontier` is among them.
+ */
+struct Fact {
+    /** The log that it is about. */
+    1: i32 log
+    /** How many entries are chosen, at least. */
+    2: i64 chosen
+    /** The ballot that they were counted in: always established. */
+    3: Ballot evidence
+    /** Nothing but no-ops can join the log at or below this timestamp. */
+    4: i64 frontier
+} (python.immutable = "")
+
+/** Phase 1a: a candidate asks to lead a log. */
+struct Prepare {
+    /** The log. */
+    1: i32 log
+    /** The candidate's ballot. */
+    2: Ballot ballot
+    /** The candidate's chosen length: it wants the entries from here on. */
+    3: i64 from_slot
+    /** A revoker waits for this frontier, and wants no promise where it is known already. 0: unconditional. */
+    4: i64 wanted
+} (python.immutable = "")
+
+/** What an acceptor says to a Prepare. */
+enum Verdict {
+    /** It will accept nothing below this ballot. */
+    PROMISED = 0,
+    /** It has promised a higher ballot, `promised`. */
+    NACK = 1,
+    /** It holds the entries from from_slot on no longer: the candidate must catch up first. */
+    BEHIND = 2,
+    /** The frontier that the candidate waits for is in `fact`. Nothing was promised. */
+    COVERED = 3,
+}
+
+/** Phase 1b: the answer to a Prepare. */
+struct Promise {
+    /** The log. */
+    1: i32 log
+    /** The ballot asked for. */
+    2: Ballot ballot
+    /** As in the Prepare. */
+    3: i64 from_slot
+    /** Which answer it is. */
+    4: Verdict verdict
+    /** The highest ballot promised. */
+    5: Ballot promised
+    /** PROMISED: the ballot of the entries. */
+    6: Ballot accepted
+    /** PROMISED: all entries held from from_slot on. */
+    7: list<Entry> entries
+    /** What the node knows of the log. */
+    8: Fact fact
+} (python.immutable = "")
+
+/** Phase 2a: the leader of a log sends entries. */
+struct Accept {
+    /** The log. */
+    1: i32 log
+    /** The leader's ballot. */
+    2: Ballot ballot
+    /** The slot of the first entry. */
+    3: i64 start
+    /** The entries, perhaps none. */
+    4: list<Entry> entries
+    /** Whether this is the leader's whole log from its chosen length on. */
+    5: bool sync
+    /** What the leader knows of the log. */
+    6: Fact fact
+} (python.immutable = "")
+
+/** What an acceptor says to an Accept. */
+enum Vote {
+    /** `length` entries of this ballot's log are held, durably. (Less than was sent: there was a gap.) */
+    TAKEN = 0,
+    /** A higher ballot has been promised. */
+    REFUSED = 1,
+    /** This acceptor has not taken the ballot's sync, or must first fetch chosen entries below it. */
+    NEEDS_SYNC = 2,
+    /** The acceptor role is silent; the fact counts all the same. */
+    WITHHELD = 3,
+}
+
+/** Phase 2b: the answer to an Accept. */
+struct Accepted {
+    /** The log. */
+    1: i32 log
+    /** The ballot of the Accept. */
+    2: Ballot ballot
+    /** The highest ballot promised. */
+    3: Ballot promised
+    /** Which answer it is. */
+    4: Vote vote
+    /** TAKEN: entries held of this ballot's log, counted from slot 0. */
+    5: i64 length
+    /** What the node knows of its own log. */
+    6: Fact fact
+} (python.immutable = "")
+
+/** Gossip: the sender's clock, and what it knows. Unanswered. */
+struct Learn {
+    /** The sender's clock. */
+    1: i64 clock
+    /** What it knows, of some or all logs. */
+    2: list<Fact> facts
+} (python.immutable = "")
+
+/** Ask for chosen entries. */
+struct Fetch {
+    /** The log. */
+    1: i32 log
+    /** The first slot wanted. */
+    2: i64 from_slot
+} (python.immutable = "")
+
+/** Chosen entries; none where the node does not hold them. */
+struct Fetched {
+    /** The log. */
+    1: i32 log
+    /** The slot of the first entry. */
+    2: i64 from_slot
+    /** Chosen entries, as many as fit. */
+    3: list<Entry> entries
+    /** The established ballot that they were counted in. */
+    4: Ballot evidence
+} (python.immutable = "")
+
+/** A reader asks for a node's clock, and tells the timestamp that it waits for. */
+struct Barrier {
+    /** Number of the round, from the reader's process. */
+    1: i64 round
+    /** The reader's clock, or the timestamp of its read. */
+    2: i64 clock
+} (python.immutable = "")
+
+/** The answer to a Barrier. */
+struct Reading {
+    /** As in the Barrier. */
+    1: i64 round
+    /** The node's clock before it heard the reader's. */
+    2: i64 clock
+    /** What the node knows of its own log. */
+    3: Fact fact
+} (python.immutable = "")
+
+/** Who a node is. */
+struct Identity {
+    /** The cluster's name. */
+    1: string cluster
+    /** Digest of the membership: cluster name, ids and addresses. */
+    2: string digest
+    /** The node's id. */
+    3: i32 node
+    /** Which disk: raised by a rejoin. */
+    4: i64 incarnation
+} (python.immutable = "")
+
+/** What nodes say to one another. Answers may overtake one another. */
+service Node {
+    /** First on every connection: who calls. Nothing else is served before it. Answers who is called. */
+    Identity hello(1: Identity identity) throws (1: Refused refused)
+
+    /** Phase 1. */
+    Promise prepare(1: Prepare message)
+
+    /** Phase 2. */
+    Accepted accept(1: Accept message)
+
+    /** Gossip. */
+    oneway void learn(1: Learn message)
+
+    /** Hand out chosen entries. */
+    Fetched fetch(1: Fetch message)
+
+    /** Clock and fact, for a read. */
+    Reading barrier(1: Barrier message)
+}
+
+// ----------------------------------------------------------------------------------------------------------- journal
+
+/** A ballot of one log. */
+struct LogBallot {
+    /** The log. */
+    1: i32 log
+    /** The ballot. */
+    2: Ballot ballot
+} (python.immutable = "")
+
+/** Entries of one log, held at one ballot: what was held from `start` on is replaced. */
+struct Held {
+    /** The log. */
+    1: i32 log
+    /** The ballot of the log that they belong to; it is promised as well. */
+    2: Ballot ballot
+    /** The slot of the first entry. */
+    3: i64 start
+    /** The entries, perhaps none. */
+    4: list<Entry> entries
+} (python.immutable = "")
+
+/** How much of one log is chosen. */
+struct Chosen {
+    /** The log. */
+    1: i32 log
+    /** How many entries. */
+    2: i64 chosen
+    /** The established ballot that they were counted in. */
+    3: Ballot evidence
+} (python.immutable = "")
+
+/** What a node must not forget. Exactly one field is set. */
+struct Record {
+    /** The acceptor of this log promised this ballot. */
+    1: optional LogBallot promised
+    /** The acceptor of this log took these entries. */
+    2: optional Held held
+    /** This node stood, or is about to stand, as candidate with this ballot. */
+    3: optional LogBallot candidate
+    /** No frontier of this node exceeds this; a restart begins its clock here. */
+    4: optional i64 reservation
+    /** Known to be chosen. */
+    5: optional Chosen chosen
+    /** Everything up to here was applied. */
+    6: optional Position applied
+} (python.immutable = "")
+
+/** The records of one turn of the event loop: they become durable together or not at all. */
+struct Frame {
+    /** In this order. */
+    1: list<Record> records
+} (python.immutable = "")
