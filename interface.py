@@ -92,7 +92,9 @@ class _Buffer:
     def __init__(self, data: bytes, offset: int) -> None:
         self.cstringio_buf = BytesIO(data)
         self.cstringio_buf.seek(offset)
-        self.string_length_limit = self.container_length_limit = len(data)  # nothing in it can be longer than all of it
+        self.string_length_limit = self.container_length_limit = len(
+            data
+        )  # nothing in it can be longer than all of it
         self.trans = self
 
     def cstringio_refill(self, prefix: bytes, size: int) -> None:
@@ -110,7 +112,9 @@ def decode(kind: Any, data: bytes, offset: int = 0) -> Any:
 
     A field that is absent, or has another type, arrives as None: whoever takes structs from outside validates them.
     """
-    target = kind() if kind.__hash__ is None else None  # the generated immutable structs, and only they, are hashable
+    target = (
+        kind() if kind.__hash__ is None else None
+    )  # the generated immutable structs, and only they, are hashable
     try:
         struct = fastbinary.decode_binary(target, _Buffer(data, offset), [kind, kind.thrift_spec])
     except (EOFError, ValueError, OverflowError, TypeError, MemoryError, TProtocolException) as error:

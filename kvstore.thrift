@@ -407,9 +407,9 @@ struct Fetched {
 
 /** A reader asks for a node's clock, and tells the timestamp that it waits for. */
 struct Barrier {
-    /** Number of the round, from the reader's process. */
+    /** Number of the round, from the reader's process; 0: not a round, but a waiting node that asks for all facts. */
     1: i64 round
-    /** The reader's clock, or the timestamp of its read. */
+    /** The reader's clock, or the timestamp that it waits for. */
     2: i64 clock
 } (python.immutable = "")
 
@@ -417,10 +417,10 @@ struct Barrier {
 struct Reading {
     /** As in the Barrier. */
     1: i64 round
-    /** The node's clock before it heard the reader's. */
+    /** The node's clock. */
     2: i64 clock
-    /** What the node knows of its own log. */
-    3: Fact fact
+    /** What the node knows of its own log; in answer to round 0, of all logs. */
+    3: list<Fact> facts
 } (python.immutable = "")
 
 /** Who a node is. */

@@ -3178,8 +3178,8 @@ class Barrier(object):
     A reader asks for a node's clock, and tells the timestamp that it waits for.
 
     Attributes:
-     - round: Number of the round, from the reader's process.
-     - clock: The reader's clock, or the timestamp of its read.
+     - round: Number of the round, from the reader's process; 0: not a round, but a waiting node that asks for all facts.
+     - clock: The reader's clock, or the timestamp that it waits for.
 
     """
 
@@ -3276,22 +3276,22 @@ class Reading(object):
 
     Attributes:
      - round: As in the Barrier.
-     - clock: The node's clock before it heard the reader's.
-     - fact: What the node knows of its own log.
+     - clock: The node's clock.
+     - facts: What the node knows of its own log; in answer to round 0, of all logs.
 
     """
 
     __slots__ = (
         'round',
         'clock',
-        'fact',
+        'facts',
     )
 
 
-    def __init__(self, round=None, clock=None, fact=None,):
+    def __init__(self, round=None, clock=None, facts=None,):
         super(Reading, self).__setattr__('round', round)
         super(Reading, self).__setattr__('clock', clock)
-        super(Reading, self).__setattr__('fact', fact)
+        super(Reading, self).__setattr__('facts', facts)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -3300,7 +3300,7 @@ class Reading(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.round, self.clock, self.fact, ))
+        return hash(self.__class__) ^ hash((self.round, self.clock, self.facts, ))
 
     @classmethod
     def read(cls, iprot):
@@ -3309,7 +3309,7 @@ class Reading(object):
         iprot.readStructBegin()
         round = None
         clock = None
-        fact = None
+        facts = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -3325,8 +3325,13 @@ class Reading(object):
                 else:
                     iprot.skip(ftype)
             elif fid == 3:
-                if ftype == TType.STRUCT:
-                    fact = Fact.read(iprot)
+                if ftype == TType.LIST:
+                    facts = []
+                    (_etype68, _size65) = iprot.readListBegin()
+                    for _i69 in range(_size65):
+                        _elem70 = Fact.read(iprot)
+                        facts.append(_elem70)
+                    iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             else:
@@ -3336,7 +3341,7 @@ class Reading(object):
         return cls(
             round=round,
             clock=clock,
-            fact=fact,
+            facts=facts,
         )
 
     def write(self, oprot):
@@ -3352,9 +3357,12 @@ class Reading(object):
             oprot.writeFieldBegin('clock', TType.I64, 2)
             oprot.writeI64(self.clock)
             oprot.writeFieldEnd()
-        if self.fact is not None:
-            oprot.writeFieldBegin('fact', TType.STRUCT, 3)
-            self.fact.write(oprot)
+        if self.facts is not None:
+            oprot.writeFieldBegin('facts', TType.LIST, 3)
+            oprot.writeListBegin(TType.STRUCT, len(self.facts))
+            for iter71 in self.facts:
+                iter71.write(oprot)
+            oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -3669,10 +3677,10 @@ class Held(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype68, _size65) = iprot.readListBegin()
-                    for _i69 in range(_size65):
-                        _elem70 = Entry.read(iprot)
-                        entries.append(_elem70)
+                    (_etype75, _size72) = iprot.readListBegin()
+                    for _i76 in range(_size72):
+                        _elem77 = Entry.read(iprot)
+                        entries.append(_elem77)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3707,8 +3715,8 @@ class Held(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter71 in self.entries:
-                iter71.write(oprot)
+            for iter78 in self.entries:
+                iter78.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -4039,10 +4047,10 @@ class Frame(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     records = []
-                    (_etype75, _size72) = iprot.readListBegin()
-                    for _i76 in range(_size72):
-                        _elem77 = Record.read(iprot)
-                        records.append(_elem77)
+                    (_etype82, _size79) = iprot.readListBegin()
+                    for _i83 in range(_size79):
+                        _elem84 = Record.read(iprot)
+                        records.append(_elem84)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4062,8 +4070,8 @@ class Frame(object):
         if self.records is not None:
             oprot.writeFieldBegin('records', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.records))
-            for iter78 in self.records:
-                iter78.write(oprot)
+            for iter85 in self.records:
+                iter85.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -4287,7 +4295,7 @@ Reading.thrift_spec = (
     None,  # 0
     (1, TType.I64, 'round', None, None, ),  # 1
     (2, TType.I64, 'clock', None, None, ),  # 2
-    (3, TType.STRUCT, 'fact', [Fact, None], None, ),  # 3
+    (3, TType.LIST, 'facts', (TType.STRUCT, [Fact, None], False), None, ),  # 3
 )
 all_structs.append(Identity)
 Identity.thrift_spec = (

@@ -1,0 +1,1213 @@
+"""Multi-Paxos for a group of nodes that all propose: one log for each node, merged into one order.
+
+Every node is the standing leader of its own log. It proposes in it straight away with phase 2; phase 1 is needed only
+after a restart, and to finish the log of a node that has died. All learners merge the logs into one order.
+
+**One log** is Lamport's multi-Paxos on a growing sequence.  A candidate picks a *ballot*, a number that no other
+candidate has, and sends Prepare.  An Acceptor promises to take nothing at a lower ballot, and hands over the entries
+that it holds.  With promises of a *quorum*, a majority of the nodes, the candidate adopts the log of the highest
+(accepted ballot, length) among them.  It now leads, and sends Accept: first its whole unchosen log, the *sync*, later
+only what is new.  What a quorum holds at the leader's ballot is *chosen*, and will never change: any later candidate's
+quorum contains one of those acceptors, and no log beats theirs but one that was adopted from it.
+
+**All logs.**  Each entry bears a *timestamp* of its proposer's Lamport clock, and commands are applied in the order of
+(timestamp, owner).  A learner may apply an entry once no log can bring an earlier one.  It learns that from *facts*:
+(chosen, evidence, frontier) says that the first `chosen` entries of a log are chosen, counted in the established ballot
+`evidence`, and that every command of the log up to the timestamp `frontier` is among them.  Facts stay true for ever,
+so anybody may relay them, and they merge by taking the larger.
+
+  R1  Only its owner puts commands into a log.  Others finish it and add no-ops.
+  R2  The owner stamps an entry above its clock and above all that its log holds.
+  R3  A frontier made from the clock never exceeds a durable reservation: a restart begins there.
+  R4  Only the owner, its ballot established (a quorum took its sync), makes frontiers from its clock.
+  R5  A client is answered when its command has been applied, not when it is chosen.
+  R6  Who receives an entry raises its clock past it before it answers, so that the answer to an Accept brings the
+      frontier that the proposer waits for: one round trip, and one fsync, for a command.
+
+**A node that holds the others up** is revoked: another node becomes leader of its log, finishes it, and appends a no-op
+stamped far ahead, a *skip*.  The owner notices when its Accepts are refused, takes its log back with a higher ballot, and
+proposes again what the log lacks.
+
+**Reads** ask a quorum for its clocks; the highest is the read's timestamp, and when all logs' frontiers have reached it
+and everything up to there is applied, the read is answered.
+
+Nothing here does I/O or looks at a clock.  The caller runs this loop, the same in the server and in the simulator:
+
+    node.step(sender, message, now), node.propose(...), node.read(...), node.tick(now)      any number of times
+    ready = node.drain(now)
+    send    ready.send                     at once
+    journal ready.journal + node.notes()   in one frame
+    send    ready.send_after               when that frame, and every frame before it, is durable
+    apply   ready.apply to the store, then answer ready.reads
+
+Messages that a node addresses to itself go into its step() when they would leave.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import merge
+from random import Random
+from typing import Any, NamedTuple
+
+from interface import (
+    Accept,
+    Accepted,
+    Barrier,
+    Chosen,
+    Entry,
+    Fact,
+    Fetch,
+    Fetched,
+    Held,
+    Learn,
+    LogBallot,
+    Position,
+    Prepare,
+    Promise,
+    Reading,
+    Record,
+    Verdict,
+    Vote,
+)
+
+Message = Any  # one of the generated structs above, or Synced
+
+RESEND_AFTER = 0.05  # seconds: what is unanswered is sent again; doubled for a peer that stays silent
+RESEND_AT_MOST = 1.0  # seconds: the longest such pause
+GOSSIP_NEWS = 0.01  # seconds: a peer hears of news this late at most
+GOSSIP_IDLE = 0.1  # seconds: and of nothing new this often
+ASK_AFTER = 0.02  # seconds: whoever waits for a frontier this long asks everybody for it
+FETCH_AFTER = 0.02  # seconds: entries known by hearsay to be chosen may still be on their way
+FETCH_AGAIN = 0.1  # seconds: a fetch unanswered goes to another node
+TURN = 0.05  # seconds between two candidates' turns to revoke a node
+REFUSED_AFTER = 0.05  # seconds: enough to wait for a node that refuses connections
+RESERVE = 1 << 20  # timestamps: how far ahead of the clock a reservation lies
+SKIP = 1 << 32  # timestamps: how far ahead of everything known a skip lies
+TOO_FAR = 1 << 40  # timestamps: further ahead than anything that a sane node sends
+UNCHOSEN_ENTRIES = 1024  # a log's unchosen entries at most, so that every sync and Promise fits one frame
+UNCHOSEN_BYTES = 4 << 20  # bytes: likewise
+FETCH_BYTES = 1 << 20  # bytes in one Fetched, about
+
+
+def ballot_of(round_: int, node: int) -> int:
+    """The ballot (round, node): integers compare as the pairs do."""
+    return round_ << 8 | node
+
+
+def round_of(ballot: int) -> int:
+    return ballot >> 8
+
+
+def node_of(ballot: int) -> int:
+    return ballot & 255
+
+
+class Synced(NamedTuple):
+    """A node's message to itself, behind the records of one drain: they are durable now."""
+
+    number: int
+    reservation: int
+
+
+class Applied(NamedTuple):
+    """An entry whose turn has come. `token` is what this node's propose() was given, else None."""
+
+    timestamp: int
+    owner: int
+    payload: bytes
+    token: Any
+
+
+class Ready(NamedTuple):
+    """What the caller has to do, in this order. Messages are (receiver, message, call of the request answered)."""
+
+    send: list[tuple[int, Message, Any]]
+    journal: list[Record]
+    send_after: list[tuple[int, Message, Any]]
+    apply: list[Applied]
+    reads: list[Any]
+
+
+class Acceptor:
+    """One node's vote in one log: what it has promised, and the entries that it has accepted.
+
+    `promised`, `accepted`, and the length held at one `accepted`, never decrease; `evidence` <= `accepted` <= `promised`.
+    The entries are always a prefix of the log of the ballot `accepted`, the first `chosen` of them known to be chosen.
+    Every handler hands its changes to `journal` (a callable); the caller sends no answer that says PROMISED or TAKEN before
+    they are durable.
+    """
+
+    def __init__(self, log: int, journal: Callable[[Record], None]) -> None:
+        self.log = log
+        self.journal = journal
+        self.promised = 0
+        self.accepted = 0
+        self.base = 0  # entries below this slot have been given up: they are executed, and in a checkpoint
+        self.entries: list[Entry] = []  # from slot `base` on
+        self.chosen = 0
+        self.evidence = 0
+
+    @property
+    def length(self) -> int:
+        return self.base + len(self.entries)
+
+    @property
+    def last_timestamp(self) -> int:
+        return self.entries[-1].timestamp if self.entries else 0
+
+    def from_slot(self, slot: int, end: int | None = None) -> list[Entry]:
+        return self.entries[slot - self.base : None if end is None else end - self.base]
+
+    def on_prepare(self, message: Prepare, fact: Fact) -> Promise:
+        """Phase 1b: promise to take nothing below the ballot, and show what is held.
+
+        An entry that was given up must not look like one that was never accepted, so a candidate that lacks it is told
+        that it is behind, and so is one that lacks more than fits a frame.
+        """
+        if message.from_slot < self.base or self._bytes_to_chosen(message.from_slot) > FETCH_BYTES:
+            return self._promise(message, Verdict.BEHIND, [], fact)
+        if message.ballot < self.promised:
+            return self._promise(message, Verdict.NACK, [], fact)
+        if message.ballot > self.promised:
+            self.promised = message.ballot
+            self.journal(Record(promised=LogBallot(self.log, message.ballot)))
+        return self._promise(message, Verdict.PROMISED, self.from_slot(message.from_slot), fact)
+
+    def on_accept(self, message: Accept) -> int:
+        """Phase 2b: take the leader's entries unless a higher ballot has our promise. The answer is a Vote.
+
+        Taking them is also a promise: an acceptor that voted at a ballot it had not yet promised could otherwise promise a
+        lower one afterwards, and two leaders could choose differently.
+        """
+        if message.ballot < self.promised:
+            return Vote.REFUSED
+        if message.ballot > self.accepted:
+            return self._take_sync(message)
+        if message.start <= self.length:  # else there is a gap, and the vote says how much is held
+            self._hold(message.ballot, self.length, message.entries[self.length - message.start :])
+        return Vote.TAKEN  # nothing is ever cut at one ballot: a late sync would cut entries that were counted (N1)
+
+    def _take_sync(self, message: Accept) -> int:
+        """A new ballot's log replaces ours from what is known to be chosen on."""
+        if not message.sync or not message.start <= self.chosen <= message.start + len(message.entries):
+            return Vote.NEEDS_SYNC
+        self._hold(message.ballot, self.chosen, message.entries[self.chosen - message.start :])
+        return Vote.TAKEN
+
+    def learn(self, chosen: int, evidence: int) -> None:
+        """The first `chosen` entries are chosen: ours are the right ones if we hold the log of `evidence` or a later one."""
+        if self.accepted >= evidence and min(chosen, self.length) > self.chosen:
+            self.chosen = min(chosen, self.length)
+            self.evidence = evidence
+
+    def install(self, start: int, entries: Sequence[Entry], evidence: int) -> None:
+        """Take chosen entries from somebody who holds them, counted in the established ballot `evidence`.
+
+        Where our log is of a lower ballot, what we hold beyond them is dropped: it cannot have been chosen, since the log
+        of `evidence`, which a quorum took, contained all that could.
+        """
+        end = start + len(entries)
+        if self.accepted >= evidence:
+            if start <= self.length < end:
+                self._hold(self.accepted, self.length, entries[self.length - start :])
+        elif start <= self.chosen < end:
+            self._hold(evidence, self.chosen, entries[self.chosen - start :])
+        self.learn(end, evidence)
+
+    def drop(self, below: int) -> None:
+        """Give up executed entries: whoever lacks them needs a checkpoint."""
+        assert below <= self.chosen, "only chosen entries can be given up"
+        if below > self.base:
+            del self.entries[: below - self.base]
+            self.base = below
+
+    def replay(self, record: Record) -> None:
+        """Recovery: what was journaled, once more."""
+        if record.promised:
+            self.promised = max(self.promised, record.promised.ballot)
+        elif record.held:
+            self._replace(record.held.ballot, record.held.start, record.held.entries)
+        else:
+            self.learn(record.chosen.chosen, record.chosen.evidence)
+
+    def _hold(self, ballot: int, start: int, entries: Sequence[Entry]) -> None:
+        if not entries and ballot == self.accepted and start == self.length:
+            return
+        self._replace(ballot, start, entries)
+        self.journal(Record(held=Held(self.log, ballot, start, entries)))
+
+    def _replace(self, ballot: int, start: int, entries: Sequence[Entry]) -> None:
+        assert ballot >= self.accepted and start >= self.chosen, "a log never goes back"
+        self.accepted = ballot
+        self.promised = max(self.promised, ballot)
+        self.entries[start - self.base :] = entries
+
+    def _promise(self, message: Prepare, verdict: int, entries: list[Entry], fact: Fact) -> Promise:
+        ballots = (self.promised, self.accepted)
+        return Promise(self.log, message.ballot, message.from_slot, verdict, *ballots, entries, fact)
+
+    def _bytes_to_chosen(self, slot: int) -> int:
+        return sum(len(entry.payload) + 16 for entry in self.from_slot(slot, self.chosen)) if slot < self.chosen else 0
+
+
+def best_log(promises: Iterable[Promise]) -> Promise:
+    """The promise whose log must be adopted: of the highest accepted ballot, and the longest of those."""
+    return max(promises, key=lambda promise: (promise.accepted, len(promise.entries)))
+
+
+def quorum_length(lengths: Iterable[int], quorum: int) -> int:
+    """How far a quorum holds the log: the quorum-th largest length; 0 if there are fewer."""
+    return sorted([0] * quorum + list(lengths), reverse=True)[quorum - 1]
+
+
+@dataclass(slots=True)
+class Courier:
+    """How far a leader has got with one peer."""
+
+    sent: int = -1  # the log was sent up to this slot; -1: not even the sync
+    at: float = 0.0  # when something was last sent
+    silent: int = 0  # how often it was sent again without any answer since
+
+
+class Proposer:
+    """Candidate for one log, then its leader. Knows no other log, and no clock but its arguments.
+
+    States: idle (neither flag), `preparing`, `leading`; a leader whose sync a quorum has taken is `established`.
+    """
+
+    def __init__(self, log: int, me: int, nodes: Sequence[int]) -> None:
+        self.log = log
+        self.me = me
+        self.nodes = nodes
+        self.quorum = len(nodes) // 2 + 1
+        self.highest = 0  # the highest ballot seen, our own included: the next one lies above it
+        self.ballot = 0
+        self.preparing = False
+        self.leading = False
+        self.wanted = 0
+        self.start = 0  # our chosen length: where `entries` begins
+        self.entries: list[Entry] = []
+        self.bytes = 0  # of payloads in `entries`
+        self.promises: dict[int, Promise] = {}
+        self.lengths: dict[int, int] = {}  # by node: how much of our ballot's log it holds, durably
+        self.couriers: dict[int, Courier] = {}
+        self.prepared_at = 0.0
+        self.prepares = 0
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.entries)
+
+    @property
+    def established(self) -> bool:
+        return self.leading and len(self.lengths) >= self.quorum
+
+    def prepare(self, from_slot: int, promised: int, wanted: int) -> Record:
+        """Phase 1a: stand with a ballot above all that were seen. The record must be durable before the Prepare leaves."""
+        self.highest = max(self.highest, promised)
+        self.ballot = self.highest = ballot_of(round_of(self.highest) + 1, self.me)
+        self.preparing, self.leading, self.wanted = True, False, wanted
+        self.lengths.clear()
+        self.prepares = 0
+        self.catch_up(from_slot)
+        return Record(candidate=LogBallot(self.log, self.ballot))
+
+    def catch_up(self, from_slot: int) -> None:
+        """Our chosen length has grown: promises for another one would be adopted at the wrong offset (N19)."""
+        self.start = from_slot
+        self.promises.clear()
+
+    def message(self, now: float) -> Prepare:
+        self.prepared_at = now
+        self.prepares += 1
+        return Prepare(self.log, self.ballot, self.start, self.wanted)
+
+    def on_promise(self, sender: int, message: Promise) -> bool:
+        """Count a promise; True when a quorum has promised and the best log is adopted: we lead."""
+        if not self.preparing or message.ballot != self.ballot or message.from_slot != self.start:
+            return False
+        self.promises[sender] = message
+        if len(self.promises) < self.quorum:
+            return False
+        self.preparing, self.leading = False, True
+        self.entries = list(best_log(self.promises.values()).entries)
+        self.bytes = sum(len(entry.payload) for entry in self.entries)
+        self.couriers = {node: Courier() for node in self.nodes}
+        self.promises.clear()
+        return True
+
+    def step_down(self, promised: int = 0) -> None:
+        """Somebody else has, or wants, the log. Our ballot, led or not, is never used again."""
+        self.highest = max(self.highest, promised)
+        self.preparing = self.leading = False
+        self.entries, self.bytes = [], 0
+        self.promises.clear()
+        self.lengths.clear()
+
+    def append(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        self.bytes += len(entry.payload)
+
+    def has_room(self) -> bool:
+        return len(self.entries) < UNCHOSEN_ENTRIES and self.bytes < UNCHOSEN_BYTES
+
+    def first_unchosen_command(self) -> int | None:
+        """Its timestamp."""
+        for entry in self.entries:
+            if entry.payload:
+                return int(entry.timestamp)
+        return None
+
+    def on_accepted(self, sender: int, message: Accepted) -> int:
+        """Count a vote at our ballot; returns how far the log is chosen now. Votes count per node, not per message."""
+        courier = self.couriers[sender]
+        courier.silent = 0
+        if message.vote == Vote.NEEDS_SYNC:
+            courier.sent = -1
+        elif message.vote == Vote.TAKEN and message.length > self.lengths.get(sender, -1):
+            self.lengths[sender] = min(message.length, self.end)
+        return quorum_length(self.lengths.values(), self.quorum)
+
+    def advance(self, chosen: int) -> None:
+        """Entries below `chosen` are chosen, and held by our own acceptor: the leader's part is done."""
+        done = self.entries[: chosen - self.start]
+        self.bytes -= sum(len(entry.payload) for entry in done)
+        del self.entries[: chosen - self.start]
+        self.start = chosen
+
+    def due(self, peer: int, now: float) -> tuple[int, list[Entry], bool] | None:
+        """What to send to a peer now: (start, entries, sync), or None. The first Accept of a ballot is its sync."""
+        courier = self.couriers[peer]
+        held = self.lengths.get(peer, -1)
+        late = now - courier.at >= min(RESEND_AFTER * (1 << courier.silent), RESEND_AT_MOST)
+        if courier.sent < 0:
+            if courier.at and not late:
+                return None
+            start, sync = self.start, True
+        elif courier.sent < self.end:
+            start, sync = max(courier.sent, self.start), False
+        elif held < self.end and late:
+            start, sync = max(held, self.start), held < 0
+            courier.silent = min(courier.silent + 1, 5)
+        else:
+            return None
+        courier.sent, courier.at = self.end, now
+        return start, self.entries[start - self.start :], sync
+
+
+class Learner:
+    """Merges all logs into one order.
+
+    `chosen`, `evidence` and `known` are the facts known of each log; `frontier` is that part of `known` whose entries the
+    acceptor holds, as far as `held`; `executed` counts the entries passed; `heads` has the timestamp of the next command
+    of each log.
+    """
+
+    def __init__(self, acceptors: dict[int, Acceptor]) -> None:
+        self.acceptors = acceptors
+        self.chosen = dict.fromkeys(acceptors, 0)
+        self.evidence = dict.fromkeys(acceptors, 0)
+        self.known = dict.fromkeys(acceptors, 0)
+        self.frontier = dict.fromkeys(acceptors, 0)
+        self.held = dict.fromkeys(acceptors, 0)
+        self.executed = dict.fromkeys(acceptors, 0)
+        self.heads: dict[int, int] = {}
+        self.position = (0, 0)
+
+    def fact(self, log: int) -> Fact:
+        return Fact(log, self.chosen[log], self.evidence[log], self.known[log])
+
+    def learn(self, log: int, chosen: int, evidence: int, frontier: int) -> bool:
+        """Merge a fact; True if it said anything new. (chosen, evidence) is one pair, the frontier goes by itself."""
+        news = False
+        if chosen > self.chosen[log] or (chosen == self.chosen[log] and evidence > self.evidence[log]):
+            self.chosen[log], self.evidence[log] = chosen, evidence
+            news = True
+        if frontier > self.known[log]:
+            self.known[log] = frontier
+            news = True
+        return news
+
+    def settle(self, log: int) -> bool:
+        """Bring what is held and what is known together; True if the chosen prefix held has grown."""
+        acceptor = self.acceptors[log]
+        if acceptor.chosen < self.chosen[log]:
+            acceptor.learn(self.chosen[log], self.evidence[log])
+        before, chosen = self.held[log], acceptor.chosen
+        if chosen > before:
+            self.held[log] = chosen
+            self.passed(log)
+            last = acceptor.entries[chosen - acceptor.base - 1].timestamp
+            self.frontier[log] = max(self.frontier[log], last)
+            self.known[log] = max(self.known[log], last)
+        if chosen >= self.chosen[log] and self.known[log] > self.frontier[log]:
+            self.frontier[log] = self.known[log]
+        return chosen > before
+
+    def passed(self, log: int) -> None:
+        """Find the log's next command; no-ops are passed over, they carry nothing and wait for nothing."""
+        acceptor = self.acceptors[log]
+        slot = self.executed[log]
+        while slot < acceptor.chosen:
+            entry = acceptor.entries[slot - acceptor.base]
+            if entry.payload:
+                self.heads[log] = entry.timestamp
+                break
+            slot += 1
+        else:
+            self.heads.pop(log, None)
+        self.executed[log] = slot
+
+    def next(self) -> tuple[int, int] | None:
+        """(timestamp, owner) of the earliest chosen command that is not applied yet."""
+        return min(((timestamp, log) for log, timestamp in self.heads.items()), default=None)
+
+    def apply(self) -> Iterator[tuple[int, int, bytes]]:
+        """The commands whose turn has come: (timestamp, owner, payload) each."""
+        while (head := self.next()) is not None:
+            timestamp, owner = head
+            for log, frontier in self.frontier.items():
+                if frontier < timestamp - (log > owner):
+                    return
+            assert head > self.position, "commands are applied in order"
+            acceptor = self.acceptors[owner]
+            payload = acceptor.entries[self.executed[owner] - acceptor.base].payload
+            self.executed[owner] += 1
+            self.position = head
+            self.passed(owner)
+            yield timestamp, owner, payload
+
+    def waits_on(self, read: int) -> dict[int, int]:
+        """The logs whose frontier the next command, or a read with this timestamp (0: none), waits for, and how far."""
+        timestamp, owner = self.next() or (0, 0)
+        waits = {}
+        for log, frontier in self.frontier.items():
+            needed = max(timestamp - (log > owner), read)
+            if frontier < needed:
+                waits[log] = needed
+        return waits
+
+    def recover(self, position: tuple[int, int]) -> Iterator[tuple[int, int, bytes]]:
+        """After a restart: the commands that were applied up to the position, in the same order."""
+        logs = []
+        for log, acceptor in self.acceptors.items():
+            self.learn(log, acceptor.chosen, acceptor.evidence, 0)
+            entries = [e for e in acceptor.from_slot(acceptor.base, acceptor.chosen) if (e.timestamp, log) <= position]
+            self.executed[log] = acceptor.base + len(entries)
+            self.held[log] = acceptor.chosen
+            logs.append([(e.timestamp, log, e.payload) for e in entries if e.payload])
+            self.passed(log)
+            if acceptor.chosen > acceptor.base:
+                last = acceptor.entries[acceptor.chosen - acceptor.base - 1].timestamp
+                self.frontier[log] = self.known[log] = last
+        self.position = position
+        yield from merge(*logs)
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Acceptors that fail on purpose, as in the original experiment."""
+
+    probability: float = 0.0  # of one message to be lost
+    silence: float = 0.0  # seconds that a period of silence lasts
+    every: float = 0.0  # seconds from the start of one such period to the next, on average; 0: never
+
+
+@dataclass(slots=True)
+class Wait:
+    """Something waits for a log's frontier."""
+
+    frontier: int  # where it stands
+    since: float  # since when it stands there
+    jitter: float  # 0 to 1, so that two candidates differ
+    asked: float  # when everybody was last asked for it
+    asks: int = 0
+
+
+@dataclass(slots=True)
+class Round:
+    """The clocks of a quorum are being asked for, for these reads."""
+
+    number: int
+    clock: int
+    reads: list[Any]
+    at: float
+    clocks: dict[int, int] = field(default_factory=dict)
+
+
+class Node:
+    """One node: an Acceptor for every log, a Proposer for its own and for those that it revokes, and a Learner.
+
+    The caller owns time (seconds, any origin, never going back) and the random source, and obeys the loop in the module's
+    docstring. After construction: replay() every journaled record, then start().
+    """
+
+    def __init__(
+        self, me: int, nodes: Iterable[int], random: Random, revoke_after: float = 0.5, failures: Failures | None = None
+    ) -> None:
+        self.me = me
+        self.nodes = sorted(nodes)
+        self.peers = [node for node in self.nodes if node != me]
+        self.quorum = len(self.nodes) // 2 + 1
+        self.random = random
+        self.revoke_after = revoke_after
+        self.failures = failures or Failures()
+
+        self.clock = 0
+        self.reserved = 0  # durable: no frontier made from the clock exceeds it
+        self.reserving = 0  # journaled, perhaps not yet durable
+        self.highest = 0  # the largest timestamp of any entry seen, skips included
+        self.acceptors = {log: Acceptor(log, self._journal) for log in self.nodes}
+        self.learner = Learner(self.acceptors)
+        self.own = Proposer(me, me, self.nodes)
+        self.proposers = {me: self.own}
+
+        self.pending: dict[int, tuple[bytes, Any]] = {}  # by timestamp: own commands not yet applied
+        self.backlog: deque[tuple[bytes, Any]] = deque()  # own commands to be proposed again
+        self.reads: list[Any] = []  # waiting for the next round
+        self.round: Round | None = None
+        self.rounds = random.getrandbits(48) << 12  # so that an earlier life's answers fit no round
+        self.dated: deque[tuple[int, list[Any]]] = deque()  # reads that have their timestamp
+
+        self.heard = dict.fromkeys(self.peers, float("-inf"))
+        self.refusing: set[int] = set()
+        self.round_trips: dict[int, tuple[float, float]] = {}  # by peer: seconds, and when measured
+        self.probes: dict[int, tuple[int, int, int, float]] = {}  # by peer: log, ballot, length, when sent
+        self.waiting: dict[int, Wait] = {}
+        self.fetching: dict[int, tuple[float, int]] = {}  # by log: when to ask (again), whom
+        self.skip_needed: set[int] = set()
+        self.retake_at: float | None = None
+        self.losses: deque[float] = deque()
+        self.silent_until = 0.0
+        self.silent_next: float | None = None
+
+        self.awaited = dict.fromkeys(self.peers, 0)  # by peer: the timestamp that it is known to wait for
+        self.told = dict.fromkeys(self.peers, (0, 0))  # by peer: (chosen, frontier) of our own log as it left
+        self.telling = dict.fromkeys(self.peers, (0, 0))  # likewise, counting answers that wait for an fsync
+        self.news_at: dict[int, float] = {}
+        self.gossiped = dict.fromkeys(self.peers, float("-inf"))
+        self.broadcast = False
+
+        self.journaled = 0  # drains that had records
+        self.journaled_at = 0.0
+        self.synced = 0
+        self.noted: dict[int, int] = dict.fromkeys(self.nodes, 0)
+        self.noted_position = (0, 0)
+        self.revocations = 0
+
+        self._records: list[Record] = []
+        self._send: list[tuple[int, Message, Any]] = []
+        self._after: list[tuple[int, Message, Any]] = []
+        self._apply: list[Applied] = []
+        self._answer: list[Any] = []
+
+    # ------------------------------------------------------------------------------------------- starting, and what lasts
+
+    def replay(self, record: Record) -> None:
+        """Recovery: one journaled record, in the order in which they were written."""
+        if record.reservation is not None:
+            self.reserved = max(self.reserved, record.reservation)
+        elif record.applied:
+            self.learner.position = (record.applied.timestamp, record.applied.owner)
+        elif record.candidate:
+            proposer = self._proposer(record.candidate.log)
+            proposer.highest = max(proposer.highest, record.candidate.ballot)
+        else:
+            self.acceptors[(record.promised or record.held or record.chosen).log].replay(record)
+
+    def start(self, now: float) -> None:
+        """Begin a life: the clock where the reservation ends, the applied commands once more, our own log prepared."""
+        self.clock = self.reserving = self.reserved
+        for timestamp, owner, payload in self.learner.recover(self.learner.position):
+            self._apply.append(Applied(timestamp, owner, payload, None))
+        for log, acceptor in self.acceptors.items():
+            self.noted[log] = acceptor.chosen
+            self.highest = max(self.highest, acceptor.last_timestamp)
+        self.noted_position = self.learner.position
+        self._reserve()
+        self.retake_at = now
+
+    def notes(self) -> list[Record]:
+        """What need not be durable soon, for the frame that is written next: how much is chosen, and applied."""
+        records = []
+        for log, acceptor in self.acceptors.items():
+            if acceptor.chosen > self.noted[log]:
+                self.noted[log] = acceptor.chosen
+                records.append(Record(chosen=Chosen(log, acceptor.chosen, acceptor.evidence)))
+        if self.learner.position > self.noted_position:
+            self.noted_position = self.learner.position
+            records.append(Record(applied=Position(*self.learner.position)))
+        return records
+
+    # ------------------------------------------------------------------------------------------------- what clients want
+
+    @property
+    def ready(self) -> bool:
+        """Whether commands are taken: we lead our own log. (Clients of another node are told to try the next one.)"""
+        return self.own.leading
+
+    @property
+    def in_flight(self) -> int:
+        """Entries of ours that are not chosen yet."""
+        return len(self.own.entries)
+
+    @property
+    def has_room(self) -> bool:
+        return self.own.has_room() and not self.backlog
+
+    def propose(self, payload: bytes, token: Any) -> None:
+        """Put one entry of commands into our log; `token` comes back when it is applied. Only while ready and has_room."""
+        assert self.own.leading and payload, "the caller looks first"
+        self.pending[self._append(payload)] = (payload, token)
+
+    def read(self, token: Any) -> None:
+        """A linearizable read: `token` comes back when the store may be read. The round starts after it arrived (N17)."""
+        self.reads.append(token)
+
+    # --------------------------------------------------------------------------------------------------------- messages
+
+    def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
+        """A message arrived. `call` names the request to the caller, which gets it back with the answer."""
+        if sender in self.heard:
+            if now - self.heard[sender] > GOSSIP_IDLE * 3:
+                self._is_back(sender)
+            self.heard[sender] = now
+        HANDLERS[message.__class__](self, sender, message, now, call)
+
+    def _on_accept(self, sender: int, message: Accept, now: float, call: Any) -> None:
+        last = max((entry.timestamp for entry in message.entries), default=0)
+        if last > max(self.clock, self.highest) + TOO_FAR:
+            return
+        self.highest = max(self.highest, last)
+        command = next((entry.timestamp for entry in reversed(message.entries) if entry.payload), 0)
+        self._raise_clock(command)  # R6
+        if sender != self.me:
+            self.awaited[sender] = max(self.awaited[sender], command)
+        acceptor = self.acceptors[message.log]
+        vote = Vote.WITHHELD if self._acceptor_fails(now) else acceptor.on_accept(message)
+        self._check_leader(message.log, now)
+        self._learn(message.fact, now, sender)
+        self._settle(message.log, now, sender)
+        answer = Accepted(
+            message.log, message.ballot, acceptor.promised, vote, acceptor.length if vote == Vote.TAKEN else 0,
+            self._own_fact(),
+        )  # fmt: skip
+        if vote == Vote.TAKEN:
+            self._after.append((sender, answer, call))
+            if sender != self.me:
+                self.telling[sender] = (answer.fact.chosen, answer.fact.frontier)
+        else:
+            self._tell(sender, answer, answer.fact, call)
+
+    def _on_accepted(self, sender: int, message: Accepted, now: float, call: Any) -> None:
+        if sender != self.me:
+            self._measure(sender, message, now)
+            self._learn(message.fact, now, sender)
+        proposer = self.proposers.get(message.log)
+        if proposer is None or not proposer.leading:
+            return
+        if message.promised > proposer.ballot:
+            self._lose(proposer, message.promised, now)
+        elif message.ballot == proposer.ballot:
+            chosen = proposer.on_accepted(sender, message)
+            if chosen > self.learner.chosen[message.log]:
+                self._choose(proposer, chosen, now)
+
+    def _on_prepare(self, sender: int, message: Prepare, now: float, call: Any) -> None:
+        acceptor = self.acceptors[message.log]
+        if message.wanted and self.fact(message.log).frontier >= message.wanted:
+            fact = self.fact(message.log)
+            ballots = (acceptor.promised, acceptor.accepted)
+            covered = Promise(
+                message.log, message.ballot, message.from_slot, Verdict.COVERED, *ballots, [], fact,
+            )  # fmt: skip
+            self._send.append((sender, covered, call))
+            return
+        if self._acceptor_fails(now):
+            return
+        before = acceptor.promised
+        promise = acceptor.on_prepare(message, self.fact(message.log))
+        if promise.verdict != Verdict.PROMISED:
+            self._send.append((sender, promise, call))
+            return
+        self._check_leader(message.log, now)
+        if message.ballot > before and message.log in self.waiting:
+            self.waiting[message.log].since = now  # let that candidate have its time, once per ballot (N22)
+        self._after.append((sender, promise, call))
+
+    def _on_promise(self, sender: int, message: Promise, now: float, call: Any) -> None:
+        if message.fact.log == message.log:
+            self._learn(message.fact, now, sender)
+        proposer = self.proposers.get(message.log)
+        if proposer is None or not proposer.preparing or message.ballot != proposer.ballot:
+            return
+        if message.verdict == Verdict.NACK:
+            self._lose(proposer, message.promised, now)
+        elif message.verdict == Verdict.COVERED:
+            proposer.step_down()
+        elif message.verdict == Verdict.PROMISED and proposer.on_promise(sender, message):
+            self._lead(proposer)
+
+    def _on_learn(self, sender: int, message: Learn, now: float, call: Any) -> None:
+        self._hear_clock(message.clock)
+        for fact in message.facts:
+            if fact.log in self.acceptors:
+                self._learn(fact, now, sender)
+
+    def _on_fetch(self, sender: int, message: Fetch, now: float, call: Any) -> None:
+        acceptor = self.acceptors[message.log]
+        entries: list[Entry] = []
+        if acceptor.base <= message.from_slot < acceptor.chosen:
+            size = 0
+            for entry in acceptor.from_slot(message.from_slot, acceptor.chosen):
+                entries.append(entry)
+                size += len(entry.payload) + 32
+                if size >= FETCH_BYTES:
+                    break
+        self._send.append((sender, Fetched(message.log, message.from_slot, entries, acceptor.evidence), call))
+
+    def _on_fetched(self, sender: int, message: Fetched, now: float, call: Any) -> None:
+        if message.log not in self.fetching:
+            return
+        if not message.entries:
+            self.fetching[message.log] = (now, self._another(sender))
+            return
+        for entry in message.entries:
+            if entry.timestamp > max(self.clock, self.highest) + TOO_FAR:
+                return
+            self.highest = max(self.highest, entry.timestamp)
+            if entry.payload:
+                self._raise_clock(entry.timestamp)
+        del self.fetching[message.log]
+        self._install(message.log, message.from_slot, message.entries, message.evidence, now, sender)
+        if message.log in self.fetching:
+            self.fetching[message.log] = (now, sender)  # there is more where these came from
+
+    def _on_barrier(self, sender: int, message: Barrier, now: float, call: Any) -> None:
+        self._hear_clock(message.clock)
+        self.awaited[sender] = max(self.awaited[sender], message.clock)
+        own = self._own_fact()
+        others = [] if message.round else [self.fact(log) for log in self.nodes if log != self.me]
+        self._tell(sender, Reading(message.round, self.clock, [own, *others]), own, call)
+
+    def _on_reading(self, sender: int, message: Reading, now: float, call: Any) -> None:
+        self._hear_clock(message.clock)
+        for fact in message.facts:
+            if fact.log in self.acceptors:
+                self._learn(fact, now, sender)
+        if self.round is not None and message.round == self.round.number:
+            self.round.clocks[sender] = message.clock
+            self._date_reads()
+
+    def _on_synced(self, sender: int, message: Synced, now: float, call: Any) -> None:
+        self.synced = max(self.synced, message.number)
+        self.reserved = max(self.reserved, message.reservation)
+
+    # --------------------------------------------------------------------------------------------------- leading one log
+
+    def _proposer(self, log: int) -> Proposer:
+        if log not in self.proposers:
+            self.proposers[log] = Proposer(log, self.me, self.nodes)
+        return self.proposers[log]
+
+    def _stand(self, log: int, wanted: int, now: float) -> None:
+        """Become candidate for a log. Our ballot must be durable before anybody hears of it (N21)."""
+        proposer = self._proposer(log)
+        acceptor = self.acceptors[log]
+        self._journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))
+        self._send_prepare(proposer, now)
+
+    def _send_prepare(self, proposer: Proposer, now: float) -> None:
+        message = proposer.message(now)
+        self._after += [(node, message, None) for node in self.nodes]
+
+    def _lead(self, proposer: Proposer) -> None:
+        """A quorum has promised: finish what was adopted; add our commands that it lacks, or a skip."""
+        for entry in proposer.entries:
+            self.highest = max(self.highest, entry.timestamp)
+            if entry.payload:
+                self._raise_clock(entry.timestamp)
+        if proposer is not self.own:
+            self._skip(proposer)
+            return
+        self.retake_at = None
+        acceptor = self.acceptors[self.me]
+        unapplied = acceptor.from_slot(self.learner.executed[self.me], acceptor.chosen)
+        present = {entry.timestamp for entry in [*unapplied, *proposer.entries]}
+        for timestamp in sorted(self.pending.keys() - present):
+            self.backlog.append(self.pending.pop(timestamp))
+
+    def _append(self, payload: bytes) -> int:
+        """A command into our own log (R1, R2); returns its timestamp."""
+        timestamp = max(self.clock, self._last_timestamp(self.own)) + 1
+        self.highest = max(self.highest, timestamp)
+        self._raise_clock(timestamp)
+        self.own.append(Entry(timestamp, payload))
+        return timestamp
+
+    def _skip(self, proposer: Proposer) -> None:
+        """A no-op far ahead of everything, so that the log's frontier is out of everyone's way."""
+        self.highest = max(self.clock, self.highest, self._last_timestamp(proposer)) + SKIP
+        proposer.append(Entry(self.highest, b""))
+        self.revocations += 1
+
+    def _last_timestamp(self, proposer: Proposer) -> int:
+        acceptor = self.acceptors[proposer.log]
+        if proposer.entries:
+            return int(proposer.entries[-1].timestamp)
+        return max(self.learner.known[proposer.log], *[entry.timestamp for entry in acceptor.entries[-1:]], 0)
+
+    def _choose(self, proposer: Proposer, chosen: int, now: float) -> None:
+        """A quorum holds our log this far: a new fact, made here and nowhere else."""
+        log = proposer.log
+        self.learner.learn(log, chosen, proposer.ballot, 0)
+        acceptor = self.acceptors[log]
+        if acceptor.accepted < proposer.ballot or acceptor.length < chosen:  # our acceptor failed on purpose, or is late
+            entries = proposer.entries[: chosen - proposer.start]
+            self._install(log, proposer.start, entries, proposer.ballot, now, self.me)
+        else:
+            self._settle(log, now, self.me)
+        if log != self.me:
+            self.broadcast = True
+
+    def _check_leader(self, log: int, now: float) -> None:
+        """A leader or candidate whose log's `promised` rises above its ballot has lost the log at that moment."""
+        proposer = self.proposers.get(log)
+        promised = self.acceptors[log].promised
+        if proposer is not None and (proposer.leading or proposer.preparing) and promised > proposer.ballot:
+            self._lose(proposer, promised, now)
+
+    def _lose(self, proposer: Proposer, promised: int, now: float) -> None:
+        """Step down. The owner tries again at once, unless it was skipped often: then it may be it that is slow."""
+        led = proposer.leading
+        proposer.step_down(promised)
+        if proposer is not self.own:
+            if proposer.log in self.waiting:
+                self.waiting[proposer.log].since = now
+            return
+        pause = self.random.uniform(0.5, 1) * RESEND_AFTER
+        if led:
+            self.losses.append(now)
+            while self.losses[0] < now - 60:
+                self.losses.popleft()
+            pause = 0.0 if len(self.losses) < 3 else min(60.0, 2.0 ** (len(self.losses) - 3))
+        self.retake_at = max(self.retake_at or 0.0, now + pause)
+
+    # -------------------------------------------------------------------------------------------------------- learning
+
+    def fact(self, log: int) -> Fact:
+        return self._own_fact() if log == self.me else self.learner.fact(log)
+
+    def _own_fact(self) -> Fact:
+        """The fact about our own log. The owner of an established ballot makes its frontier from its clock (R3, R4)."""
+        learner = self.learner
+        if self.own.established:
+            first = self.own.first_unchosen_command()
+            frontier = min(self.clock, self.reserved)
+            if first is not None:
+                frontier = min(frontier, first - 1)
+            if frontier > learner.known[self.me]:
+                learner.known[self.me] = frontier
+                learner.settle(self.me)
+        return learner.fact(self.me)
+
+    def _learn(self, fact: Fact, now: float, sender: int) -> None:
+        log = fact.log
+        if fact.frontier > max(self.clock, self.highest) + TOO_FAR:
+            return
+        if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
+            proposer = self.proposers.get(log)
+            if proposer is not None and proposer.leading and fact.evidence > proposer.ballot:
+                self._lose(proposer, fact.evidence, now)
+            self._settle(log, now, sender)
+
+    def _settle(self, log: int, now: float, sender: int) -> None:
+        """Advance over what is held; fetch what is not, at once if the log's leader says so: it had sent it before."""
+        if self.learner.settle(log):
+            proposer = self.proposers.get(log)
+            chosen = self.acceptors[log].chosen
+            if proposer is not None and proposer.leading:
+                proposer.advance(chosen)
+            elif proposer is not None and proposer.preparing:
+                proposer.catch_up(chosen)
+                self._send_prepare(proposer, now)
+        if self.acceptors[log].chosen < self.learner.chosen[log] and log not in self.fetching:
+            hearsay = sender != node_of(self.learner.evidence[log])
+            self.fetching[log] = (now + FETCH_AFTER if hearsay else now, sender)
+
+    def _install(
+        self, log: int, start: int, entries: Sequence[Entry], evidence: int, now: float, sender: int
+    ) -> None:
+        acceptor = self.acceptors[log]
+        self.learner.learn(log, start + len(entries), evidence, 0)
+        acceptor.install(start, entries, evidence)
+        self._check_leader(log, now)
+        self._settle(log, now, sender)
+
+    def _send_fetches(self, now: float) -> None:
+        for log, (at, whom) in list(self.fetching.items()):
+            if self.acceptors[log].chosen >= self.learner.chosen[log]:
+                del self.fetching[log]
+            elif now >= at and self.peers:
+                if whom == self.me:
+                    whom = self._another(whom)
+                self._send.append((whom, self._fetch(log), None))
+                self.fetching[log] = (now + FETCH_AGAIN, self._another(whom))
+
+    def _fetch(self, log: int) -> Fetch:
+        acceptor = self.acceptors[log]
+        sure = acceptor.length if acceptor.accepted >= self.learner.evidence[log] else acceptor.chosen
+        return Fetch(log, sure)
+
+    def _another(self, node: int) -> int:
+        return self.random.choice([peer for peer in self.peers if peer != node] or self.peers)
+
+    # --------------------------------------------------------------------------------------------------- clock and reads
+
+    def _raise_clock(self, timestamp: int) -> None:
+        if timestamp > self.clock:
+            self.clock = timestamp
+            self._reserve()
+
+    def _hear_clock(self, clock: int) -> None:
+        if clock <= max(self.clock, self.highest) + TOO_FAR:
+            self._raise_clock(clock)
+
+    def _reserve(self) -> None:
+        """Renew the reservation when half of it is used; the frame of a vote so holds one at or above the entry."""
+        if self.clock > self.reserving - RESERVE // 2:
+            self.reserving = self.clock + RESERVE
+            self._journal(Record(reservation=self.reserving))
+
+    def _start_round(self, now: float) -> None:
+        self.rounds += 1
+        self.round = Round(self.rounds, self.clock, self.reads, now, {self.me: self.clock})
+        self.reads = []
+        self._send_barriers(self.peers)
+        self._date_reads()
+
+    def _send_barriers(self, peers: Iterable[int]) -> None:
+        assert self.round is not None
+        message = Barrier(self.round.number, self.clock)
+        self._send += [(peer, message, None) for peer in peers]
+
+    def _date_reads(self) -> None:
+        """With a quorum's clocks the reads of the round have their timestamp; whoever is behind it is told so."""
+        current = self.round
+        if current is None or len(current.clocks) < self.quorum:
+            return
+        timestamp = max(current.clocks.values())
+        self.dated.append((timestamp, current.reads))
+        if timestamp > current.clock:
+            message = Barrier(current.number, timestamp)
+            self._send += [(p, message, None) for p in self.peers if self.learner.frontier[p] < timestamp]
+        self.round = None
+
+    def _answer_reads(self) -> None:
+        frontier = min(self.learner.frontier.values())
+        while self.dated and self.dated[0][0] <= frontier:
+            self._answer += self.dated.popleft()[1]
+
+    # ------------------------------------------------------------------------------------------ who is told what, and when
+
+    def _tell(self, peer: int, message: Message, own: Fact, call: Any = None) -> None:
+        """Send a message that carries our own fact."""
+        self._send.append((peer, message, call))
+        if peer != self.me:
+            self.told[peer] = self.telling[peer] = (own.chosen, own.frontier)
+
+    def _gossip(self, peer: int, own: Fact, now: float) -> None:
+        facts = [own] + [self.learner.fact(log) for log in self.nodes if log != self.me]
+        self._tell(peer, Learn(self.clock, facts), own)
+        self.gossiped[peer] = now
+        self.news_at.pop(peer, None)
+
+    def _send_accepts(self, now: float) -> None:
+        for log, proposer in self.proposers.items():
+            if not proposer.leading:
+                continue
+            messages: dict[tuple[int, int, bool], Accept] = {}
+            for node in [self.me, *self.peers]:  # our own acceptor first: it shares the frame
+                due = proposer.due(node, now)
+                if due is None:
+                    continue
+                start, entries, sync = due
+                key = (start, len(entries), sync)
+                if key not in messages:
+                    messages[key] = Accept(log, proposer.ballot, start, entries, sync, self.fact(log))
+                self._send_accept(node, messages[key], now)
+
+    def _send_accept(self, node: int, message: Accept, now: float) -> None:
+        if node == self.me:
+            self._on_accept(self.me, message, now, None)
+            return
+        if node not in self.probes and message.entries:
+            self.probes[node] = (message.log, message.ballot, message.start + len(message.entries), now)
+        if message.log == self.me:
+            self._tell(node, message, message.fact)
+        else:
+            self._send.append((node, message, None))
+
+    def _tell_waiting(self, now: float) -> None:
+        """Who is known to wait for our frontier hears at once that it has moved; all others with the next message."""
+        own = self._own_fact()
+        for peer in self.peers:
+            told = self.telling[peer][1]
+            if self.broadcast or told < own.frontier and told < self.awaited[peer]:
+                self._gossip(peer, own, now)
+        self.broadcast = False
+
+    def drain(self, now: float) -> Ready:
+        """End a turn: what was collected, and what is better done once per turn than once per message."""
+        while self.backlog and self.own.leading and self.own.has_room():
+            payload, token = self.backlog.popleft()
+            self.pending[self._append(payload)] = (payload, token)
+        self._send_accepts(now)
+        self._own_fact()
+        for timestamp, owner, payload in self.learner.apply():
+            _, token = self.pending.pop(timestamp, (None, None)) if owner == self.me else (None, None)
+            self._apply.append(Applied(timestamp, owner, payload, token))
+        if self.reads and self.round is None:
+            self._start_round(now)
+        self._answer_reads()
+        self._tell_waiting(now)
+        if self.fetching:
+            self._send_fetches(now)
+        if self._records:
+            self.journaled += 1
+            self.journaled_at = now
+            self._after.append((self.me, Synced(self.journaled, self.reserving), None))
+        ready = Ready(self._send, self._records, self._after, self._apply, self._answer)
+        self._send, self._records, self._after, self._apply, self._answer = [], [], [], [], []
+        return ready
+
+    # ------------------------------------------------------------------------------------------------------------- time
+
+    @property
+    def busy(self) -> bool:
+        """Whether tick() wants to be called every few milliseconds rather than every GOSSIP_IDLE / 2 seconds."""
+        return bool(
+            self.pending or self.dated or self.round or self.fetching or self.waiting or self.news_at or self.learner.heads
+            or self.retake_at is not None or self.journaled > self.synced
+        )  # fmt: skip
+
+    def tick(self, now: float) -> None:
+        """Time has passed: repeat what was lost, gossip, and look for nodes that hold us up."""
+        own = self._own_fact()
+        slow = self.journaled > self.synced and now - self.journaled_at >= GOSSIP_NEWS  # votes wait for a slow disk
+        for peer in self.peers:
+            if (self.told if slow else self.telling)[peer] != (own.chosen, own.frontier):
+                self.news_at.setdefault(peer, now)
+            else:
+                self.news_at.pop(peer, None)
+            if now - self.news_at.get(peer, now) >= GOSSIP_NEWS / 2 or now - self.gossiped[peer] >= GOSSIP_IDLE:
+                self._gossip(peer, own, now)
+        if self.round is not None and now - self.round.at >= RESEND_AFTER:
+            self.round.at = now
+            self._send_barriers(peer for peer in self.peers if peer not in self.round.clocks)
+        for proposer in self.proposers.values():
+            if proposer.preparing and now - proposer.prepared_at >= RESEND_AFTER * min(proposer.prepares, 8):
+                self._send_prepare(proposer, now)
+        if self.retake_at is not None and now >= self.retake_at and not self.own.preparing and not self.own.leading:
+            self._stand(self.me, 0, now)
+        self._watch(now)
+
+    def link(self, peer: int, refused: bool) -> None:
+        """The transport reports whether a peer refuses connections (nothing listens there), as opposed to being silent."""
+        (self.refusing.add if refused else self.refusing.discard)(peer)
+
+    def _is_back(self, peer: int) -> None:
+        """A silent peer speaks again: what it lacks is sent soon, and its silence says nothing about round trips."""
+        self.probes.pop(peer, None)
+        for proposer in self.proposers.values():
+            if peer in proposer.couriers:
+                proposer.couriers[peer].silent = 0
+
+    def _watch(self, now: float) -> None:
+        """Revoke the logs that hold us up. Whoever has lost contact with a quorum deposes nobody (N11)."""
+        waits = self.learner.waits_on(self.dated[-1][0] if self.dated else 0)
+        half = self.patience(now) / 2
+        if sum(now - heard <= half for heard in self.heard.values()) + 1 < self.quorum:
+            waits = {}
+        for log in self.nodes:
+            needed, frontier = waits.get(log), self.learner.frontier[log]
+            wait = self.waiting.get(log)
+            if needed is None:
+                self.waiting.pop(log, None)
+                self._stop_standing(log)
+            elif wait is None or wait.frontier != frontier:
+                self.waiting[log] = Wait(frontier, now, self.random.random(), now)
+            else:
+                self._lose_patience(log, needed, wait, now)
+
+    def _stop_standing(self, log: int) -> None:
+        proposer = self.proposers.get(log)
+        if proposer is not None and proposer is not self.own and proposer.preparing:
+            proposer.step_down()
+
+    def _lose_patience(self, log: int, needed: int, wait: Wait, now: float) -> None:
+        if now - wait.asked >= ASK_AFTER * (1 << wait.asks):
+            wait.asked, wait.asks = now, min(wait.asks + 1, 3)
+            self._send += [(peer, Barrier(0, needed), None) for peer in self.peers]
+        slot = max(TURN, 2 * self._round_trip(now))
+        turn = (self.nodes.index(self.me) - self.nodes.index(log)) % len(self.nodes)
+        patience = REFUSED_AFTER if log in self.refusing else self.patience(now)
+        if now - wait.since < patience + slot * (turn + wait.jitter / 2):
+            return
+        proposer = self._proposer(log)
+        if proposer.leading:
+            if proposer is not self.own and not proposer.entries:
+                self._skip(proposer)
+        elif not proposer.preparing:
+            self._stand(log, 0 if log == self.me else needed, now)
+        wait.since = now
+
+    def patience(self, now: float) -> float:
+        """Seconds that a log may hold us up: measured, or a uniformly slow cluster would revoke itself for ever (N12)."""
+        return max(self.revoke_after, 8 * self._round_trip(now))
+
+    def _round_trip(self, now: float) -> float:
+        """The largest recent round trip to any peer, its fsync included; a measurement halves with every second."""
+        return max((seconds * 0.5 ** (now - at) for seconds, at in self.round_trips.values()), default=0.0)
+
+    def _measure(self, sender: int, message: Accepted, now: float) -> None:
+        log, ballot, length, at = self.probes.get(sender, (0, 0, 0, 0.0))
+        if message.log != log:
+            return
+        if message.vote != Vote.TAKEN or message.ballot != ballot:
+            del self.probes[sender]
+        elif message.length >= length:
+            before, when = self.round_trips.get(sender, (0.0, now))
+            self.round_trips[sender] = (max(now - at, before * 0.5 ** (now - when)), now)
+            del self.probes[sender]
+
+    def _acceptor_fails(self, now: float) -> bool:
+        """Whether this message to the acceptor counts as lost, on purpose."""
+        failures = self.failures
+        if failures.every:
+            if self.silent_next is None:
+                self.silent_next = now + self.random.expovariate(1 / failures.every)
+            if now >= self.silent_next:
+                self.silent_until = now + failures.silence
+                self.silent_next = now + self.random.expovariate(1 / failures.every)
+            if now < self.silent_until:
+                return True
+        return failures.probability > 0 and self.random.random() < failures.probability
+
+    def _journal(self, record: Record) -> None:
+        self._records.append(record)
+
+
+HANDLERS: dict[type, Callable[[Node, int, Any, float, Any], None]] = {
+    Accept: Node._on_accept,
+    Accepted: Node._on_accepted,
+    Barrier: Node._on_barrier,
+    Reading: Node._on_reading,
+    Learn: Node._on_learn,
+    Fetch: Node._on_fetch,
+    Fetched: Node._on_fetched,
+    Prepare: Node._on_prepare,
+    Promise: Node._on_promise,
+    Synced: Node._on_synced,
+}

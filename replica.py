@@ -1,0 +1,322 @@
+"""The loop around the core: one node's protocol, store and journal joined, without any socket, file or clock.
+
+The server and the simulator both run it. Whoever embeds a Replica gives it four things: a clock, `send` (to a peer),
+`write` (a frame of records, made durable), `answer` (to a client). It calls step(), submit(), read() and tick() as things
+happen, and turn() once when they have all been handed in:
+
+    receive -> step the core -> send what may leave at once -> journal -> send the rest -> apply -> answer clients
+
+The core is a multipaxos.Node, or Single: the same service without replication, for comparison.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from interface import (
+    MAX_BATCH,
+    MAX_CLIENT_FRAME,
+    Batch,
+    Command,
+    Entry,
+    Expired,
+    Forgotten,
+    Held,
+    NotDone,
+    Outcome,
+    Record,
+    Result,
+    Unknown,
+    encode,
+)
+from multipaxos import Applied, Message, Ready
+from store import Store
+
+WINDOW = 2  # entries in flight; while they are, what arrives gathers in the next one
+QUEUE = 20_000  # commands that may wait for a place in an entry; beyond that the node is busy
+ENTRY_BYTES = MAX_CLIENT_FRAME  # encoded commands in one entry, about: one client's largest frame
+
+
+class Core(Protocol):
+    """What the loop needs of multipaxos.Node or Single."""
+
+    me: int
+    clock: int
+
+    @property
+    def busy(self) -> bool: ...
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def has_room(self) -> bool: ...
+    def propose(self, payload: bytes, token: Any) -> None: ...
+    def read(self, token: Any) -> None: ...
+    def step(self, sender: int, message: Message, now: float, call: Any = None) -> None: ...
+    def tick(self, now: float) -> None: ...
+    def drain(self, now: float) -> Ready: ...
+    def notes(self) -> list[Record]: ...
+
+
+class Request:
+    """A client's request that waits for its answer. `token` belongs to whoever embeds the replica."""
+
+    __slots__ = ("arrived", "batch", "commands", "key", "proposed", "token")
+
+    def __init__(self, token: Any, commands: Sequence[Command], batch: bool, arrived: float) -> None:
+        self.token = token
+        self.commands = commands
+        self.batch = batch  # whether the answer is a list of results
+        self.arrived = arrived
+        self.proposed = False
+        self.key: tuple[int, int, int, int] | None = None  # (session, sequence) of a single command
+
+
+class Replica:
+    """One node without its sockets. See the module's docstring for who calls what."""
+
+    def __init__(
+        self,
+        core: Core,
+        store: Store,
+        clock: Callable[[], float],
+        send: Callable[[int, Message, Any], None],
+        write: Callable[[list[Record], Callable[[], None]], None],
+        answer: Callable[[Any, Any], None],
+    ) -> None:
+        """`write(frame, done)` must call done() later, when the frame is durable, and never from inside the call.
+
+        `answer(token, value)`: the value is a Result, a list of them, whatever read()'s question returned, or one of the
+        interface's exceptions.
+        """
+        self.core = core
+        self.store = store
+        self.clock = clock
+        self.send = send
+        self.write = write
+        self.answer = answer
+        self.queue: list[Request] = []
+        self.queued = 0  # commands in `queue`
+        self.open: dict[Request, None] = {}  # proposed or queued, in order of arrival
+        self.joined: dict[
+            tuple[int, int, int, int], list[Request]
+        ] = {}  # repeats that wait for the first attempt
+        self.reading: dict[Any, float] = {}
+        self.records: list[Record] = []  # for the next frame
+        self.after: list[tuple[int, Message, Any]] = []  # messages that wait for it
+        self.writing = False
+        self.entries_applied = 0
+        self.commands_applied = 0
+        self.frames = 0
+
+    # ----------------------------------------------------------------------------------------------- what clients want
+
+    def submit(self, token: Any, commands: Sequence[Command], batch: bool = False) -> None:
+        """Commands to be applied in order, with nothing in between. The answer comes through `answer`, perhaps at once."""
+        if not self.core.ready:
+            self.answer(token, NotDone("this node does not lead its log now", False))
+            return
+        if self.queued + len(commands) > QUEUE:
+            self.answer(token, NotDone("busy: too many commands wait", False))
+            return
+        request = Request(token, commands, batch, self.clock())
+        if not batch and commands[0].request is not None:
+            session = commands[0].request.session
+            key = (session.timestamp, session.owner, session.index, commands[0].request.sequence)
+            repeats = self.joined.get(key)
+            if repeats is not None:
+                repeats.append(request)
+                self.open[request] = None
+                return
+            self.joined[key] = []
+            request.key = key
+        self.open[request] = None
+        self.queue.append(request)
+        self.queued += len(commands)
+
+    def read(self, token: Any, question: Callable[[], Any]) -> None:
+        """Ask the store when it holds everything that was answered before this call: a linearizable read."""
+        self.reading[token] = self.clock()
+        self.core.read((token, question))
+
+    def expire(self, before: float) -> None:
+        """Answer what arrived before this moment and still waits: nobody waits without end."""
+        for request in [request for request in self.open if request.arrived < before]:
+            if request.proposed or request not in self.queue:
+                self._finish(request, Unknown("no quorum has answered in time"))
+            else:
+                self.queue.remove(request)
+                self.queued -= len(request.commands)
+                self._finish(request, NotDone("not proposed in time", False))
+        for token in [token for token, arrived in self.reading.items() if arrived < before]:
+            del self.reading[token]
+            self.answer(token, NotDone("no quorum has answered in time", False))
+
+    @property
+    def pending(self) -> int:
+        return len(self.open) + len(self.reading)
+
+    # -------------------------------------------------------------------------------------------------------- the loop
+
+    def step(self, sender: int, message: Message, call: Any = None) -> None:
+        """A peer's message; turn() must follow."""
+        self.core.step(sender, message, self.clock(), call)
+
+    def tick(self) -> None:
+        """Time has passed; turn() must follow."""
+        self.core.tick(self.clock())
+
+    def turn(self) -> None:
+        """Carry out what the core wants, until it wants nothing more."""
+        now = self.clock()
+        again = True
+        while again:
+            if self.queue:
+                self._propose()
+            ready = self.core.drain(now)
+            again = self._dispatch(ready.send, now)
+            self.records += ready.journal
+            self.after += ready.send_after
+            if not self.writing:
+                if self.records:
+                    self._write_frame()
+                elif self.after:
+                    after, self.after = self.after, []
+                    again |= self._dispatch(after, now)
+            for applied in ready.apply:
+                self._apply(applied)
+            for token, question in ready.reads:
+                if self.reading.pop(token, None) is not None:
+                    self.answer(token, question())
+
+    def _dispatch(self, messages: list[tuple[int, Message, Any]], now: float) -> bool:
+        """Send; True if the core has had a message from itself."""
+        own = False
+        for to, message, call in messages:
+            if to == self.core.me:
+                self.core.step(to, message, now, call)
+                own = True
+            else:
+                self.send(to, message, call)
+        return own
+
+    def _write_frame(self) -> None:
+        """One frame at a time: the next is written when this one is durable, so that only the last can be torn."""
+        self.records += self.core.notes()
+        records, self.records = self.records, []
+        after, self.after = self.after, []
+        self.writing = True
+        self.frames += 1
+        self.write(records, lambda: self._durable(after))
+
+    def _durable(self, after: list[tuple[int, Message, Any]]) -> None:
+        self.writing = False
+        self._dispatch(after, self.clock())
+        self.turn()
+
+    def _propose(self) -> None:
+        """Gather what waits into one entry, unless enough are in flight: batches grow by themselves under load."""
+        core = self.core
+        if not core.ready:
+            for request in self.queue:
+                self._finish(request, NotDone("this node has lost the lead of its log", False))
+            self.queue, self.queued = [], 0
+        while self.queue and core.in_flight < WINDOW and core.has_room:
+            requests: list[Request] = []
+            commands: list[Command] = []
+            size = 0
+            for request in self.queue:
+                grows = sum(_size(command) for command in request.commands) if self.queued > 64 else 0
+                if requests and (
+                    size + grows > ENTRY_BYTES or len(commands) + len(request.commands) > MAX_BATCH
+                ):
+                    break
+                size += grows
+                requests.append(request)
+                commands += request.commands
+                request.proposed = True
+            del self.queue[: len(requests)]
+            self.queued -= len(commands)
+            core.propose(encode(Batch(commands)), requests)
+
+    def _apply(self, applied: Applied) -> None:
+        results = self.store.apply(applied.timestamp, applied.owner, applied.payload)
+        self.entries_applied += 1
+        self.commands_applied += len(results)
+        if applied.token is None:
+            return
+        at = 0
+        for request in applied.token:
+            count = len(request.commands)
+            self._finish(request, results[at : at + count] if request.batch else refusal(results[at]))
+            at += count
+
+    def _finish(self, request: Request, value: Any) -> None:
+        if self.open.pop(request, 0) is None:
+            self.answer(request.token, value)
+        if request.key is not None:
+            for repeat in self.joined.pop(request.key, ()):
+                self._finish(repeat, value)
+
+
+def refusal(result: Result) -> Result | Expired | Forgotten:
+    """A single command's result, or the exception that says why it was not applied."""
+    if result.outcome == Outcome.EXPIRED:
+        return Expired("the session is not known (any more)")
+    if result.outcome == Outcome.FORGOTTEN:
+        return Forgotten("the client gave this result up before")
+    return result
+
+
+def _size(command: Command) -> int:
+    """Encoded bytes of a command, about (four for each character: never too few)."""
+    texts = (command.key, command.value, command.expected)
+    return 64 + 4 * sum(len(text) for text in texts if text is not None)
+
+
+class Single:
+    """The unreplicated core: journal, then apply, then answer. One writer, no peers, log 0."""
+
+    def __init__(self) -> None:
+        self.me = 0
+        self.clock = 0
+        self.in_flight = 0
+        self._records: list[Record] = []
+        self._after: list[tuple[int, Message, Any]] = []
+        self._apply: list[Applied] = []
+        self._reads: list[Any] = []
+
+    ready = True
+    has_room = True
+    busy = False
+
+    def replay(self, record: Record) -> None:
+        """Recovery: one journaled record, in the order in which they were written."""
+        if record.held:
+            for entry in record.held.entries:
+                self.clock = entry.timestamp
+                self._apply.append(Applied(entry.timestamp, 0, entry.payload, None))
+
+    def propose(self, payload: bytes, token: Any) -> None:
+        self.clock += 1
+        self.in_flight += 1
+        self._records.append(Record(held=Held(0, 0, self.clock - 1, [Entry(self.clock, payload)])))
+        self._after.append((0, Applied(self.clock, 0, payload, token), None))
+
+    def read(self, token: Any) -> None:
+        self._reads.append(token)
+
+    def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
+        self.in_flight -= 1
+        self._apply.append(message)
+
+    def tick(self, now: float) -> None:
+        """Nothing to repeat: there are no peers."""
+
+    def drain(self, now: float) -> Ready:
+        ready = Ready([], self._records, self._after, self._apply, self._reads)
+        self._records, self._after, self._apply, self._reads = [], [], [], []
+        return ready
+
+    def notes(self) -> list[Record]:
+        return []

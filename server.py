@@ -1,0 +1,663 @@
+"""One node of the cluster, or the single, unreplicated server that it is compared with.
+
+    python server.py --id 1                    one of the nodes in cluster.json
+    python server.py --standalone              the same service without Paxos
+
+This module is the shell: sockets, the journal's thread, signals, the clock. What a node does is decided in replica.py and
+multipaxos.py; here their messages become frames and back. One turn of the event loop: all that has arrived is handed
+in, then Replica.turn() runs once, then every connection with something to send is written to once.
+"""
+
+import argparse
+import asyncio
+import gc
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from random import Random
+from typing import Any
+
+import uvloop
+from thrift.Thrift import TApplicationException
+
+import cluster as configuration
+from interface import (
+    MAX_BATCH,
+    MAX_CLIENT_FRAME,
+    MAX_NODE_FRAME,
+    Accept,
+    Accepted,
+    Barrier,
+    Command,
+    Fetch,
+    Fetched,
+    Identity,
+    Item,
+    Learn,
+    LogStatus,
+    Malformed,
+    NotDone,
+    Page,
+    Position,
+    Prepare,
+    Promise,
+    Reading,
+    ReadMode,
+    Record,
+    Refused,
+    RequestId,
+    Result,
+    Status,
+    Unknown,
+    Verb,
+)
+from journal import Journal, JournalError
+from multipaxos import Failures, Message, Node, node_of
+from replica import Replica, Single
+from rpc import CALL, METHODS, ONEWAY, Connection, Flusher, Link, Method, listen, tls_contexts, unknown_method
+from store import Store, invalid
+
+VERSION = "0.1.0"
+TICK_BUSY = 0.005  # seconds between ticks while the core waits for something
+TICK_IDLE = 0.05  # and while it does not
+SWEEP = 1.0  # seconds between two looks for clients and requests that are late
+DRAIN = 3.0  # seconds that a stopping node gives its clients' requests
+MAX_SCAN = 1000  # items in a page
+MAX_ANSWER = 15_000_000  # bytes: standard Thrift clients take frames up to 16,384,000
+EXIT_USAGE, EXIT_BUG, EXIT_DISK = 2, 70, 74  # exit codes; the last two as in sysexits.h
+
+REQUESTS: dict[type, Method] = {
+    Accept: METHODS[b"accept"],
+    Barrier: METHODS[b"barrier"],
+    Fetch: METHODS[b"fetch"],
+    Learn: METHODS[b"learn"],
+    Prepare: METHODS[b"prepare"],
+}
+ANSWERS = (Accepted, Reading, Fetched, Promise)
+
+
+def log(event: str, level: str = "info", **fields: object) -> None:
+    """One line on stderr; control characters in values are escaped."""
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() // 1_000_000 % 1000:03}Z"
+    shown = "".join(f" {name}={str(value)[:300]!r}" for name, value in fields.items())
+    print(f"{moment} level={level} event={event}{shown}", file=sys.stderr, flush=True)
+
+
+class Writer:
+    """The thread that writes the journal, so that the event loop goes on while the disk is at work."""
+
+    def __init__(self, journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
+        self.journal = journal
+        self.loop = loop
+        self.frames: SimpleQueue[tuple[list[Record], Callable[[], None]] | None] = SimpleQueue()
+        self.thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self.thread.start()
+
+    def write(self, records: list[Record], done: Callable[[], None]) -> None:
+        """Write one frame; done() is called in the event loop when it is durable."""
+        self.frames.put((records, done))
+
+    def stop(self) -> None:
+        """Finish what was begun."""
+        self.frames.put(None)
+        self.thread.join()
+
+    def _run(self) -> None:
+        while (frame := self.frames.get()) is not None:
+            records, done = frame
+            try:
+                self.journal.write(records)
+            except (OSError, JournalError) as error:  # final: nobody knows what is on the disk now
+                log("disk-failed", "error", reason=error)
+                os._exit(EXIT_DISK)
+            self.loop.call_soon_threadsafe(done)
+
+
+class Server:
+    """Sockets around one Replica."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        core: Node | Single,
+        store: Store,
+        journal: Journal,
+        peers: dict[int, configuration.Member],
+        request_timeout_s: float,
+        tls: configuration.Tls | None,
+    ) -> None:
+        self.identity = identity
+        self.core = core
+        self.store = store
+        self.journal = journal
+        self.request_timeout_s = request_timeout_s
+        self.loop = asyncio.get_running_loop()
+        self.writer = Writer(journal, self.loop)
+        self.replica = Replica(core, store, self.loop.time, self._send, self._write, self._answer)
+        self.flusher = Flusher()
+        self.connections: set[Connection] = set()
+        self.accept_tls, connect_tls = (
+            tls_contexts(tls.certificate, tls.key, tls.authority) if tls else (None, None)
+        )
+        self.links = {peer: self._link(peer, member, connect_tls) for peer, member in peers.items()}
+        self.greeted: set[int] = set()  # peers that our link may be used to
+        self.sequence = 0
+        self.encoded: tuple[Message, bytes] = (None, b"")  # the last request, which often goes to all peers
+        self.turning = False
+        self.stopping = False
+        self.ticker: asyncio.TimerHandle | None = None
+        self.tick_at = 0.0
+        self.started = self.loop.time()
+        self.received = self.sent = 0
+        self.clients: dict[bytes, Callable[[Any, tuple[Any, ...]], None]] = {
+            b"put": self._put,
+            b"get": self._get,
+            b"delete": self._delete,
+            b"compare_and_set": self._compare_and_set,
+            b"increment": self._increment,
+            b"execute": self._execute,
+            b"open_session": self._open_session,
+            b"scan": self._scan,
+            b"status": self._status,
+        }
+
+    # -------------------------------------------------------------------------------------------------------- life cycle
+
+    async def run(self, host: str, port: int) -> None:
+        """Serve until SIGTERM or SIGINT, then finish what was begun. OSError if the address cannot be had."""
+        self.loop.set_exception_handler(self._bug)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, stop.set)
+        listener = await listen(host, port, self._accepted, self.accept_tls)
+        log("listening", node=self.identity.node, address=f"{host}:{port}", pid=os.getpid(), version=VERSION)
+        for link in self.links.values():
+            link.start()
+        self._tick()
+        sweeper = self.loop.create_task(self._sweep())
+        gc.collect()
+        gc.freeze()
+        await stop.wait()
+        log("stopping", pending=self.replica.pending)
+        self.stopping = True
+        listener.close()
+        deadline = self.loop.time() + DRAIN
+        while self.replica.pending and self.loop.time() < deadline:
+            await asyncio.sleep(TICK_BUSY)
+        sweeper.cancel()
+        self.writer.stop()
+        self.flusher.flush_all()
+        for connection in [*self.connections]:
+            connection.close()
+        for link in self.links.values():
+            link.close()
+        if self.ticker:
+            self.ticker.cancel()
+        self.journal.close()
+        log("stopped")
+
+    def _bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An error nobody expected: a node that goes on with a broken core could do harm."""
+        error = context.get("exception")
+        log("bug", "error", reason=f"{context.get('message')}: {type(error).__name__}: {error}")
+        if error is not None:
+            sys.excepthook(type(error), error, error.__traceback__)
+        os._exit(EXIT_BUG)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            now = self.loop.time()
+            for connection in [*self.connections]:
+                if connection.stale(now):
+                    log("cut-off", "warning", address=connection.peer)
+            for link in self.links.values():
+                link.stale(now)
+            self.replica.expire(now - self.request_timeout_s)
+            self._wake()
+
+    def _tick(self) -> None:
+        for peer, link in self.links.items():
+            assert isinstance(self.core, Node)
+            self.core.link(peer, link.refused)
+        self.replica.tick()
+        self._turn()
+
+    def _wake(self) -> None:
+        """Something was handed in: run one turn when everything that has arrived is."""
+        if not self.turning:
+            self.turning = True
+            self.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self.turning = False
+        self.replica.turn()
+        self.flusher.flush_all()
+        self._set_ticker()
+
+    def _set_ticker(self) -> None:
+        now = self.loop.time()
+        at = now + (TICK_BUSY if self.core.busy else TICK_IDLE)
+        if self.ticker is None or at < self.tick_at - TICK_BUSY or now >= self.tick_at:
+            if self.ticker:
+                self.ticker.cancel()
+            self.tick_at = at
+            self.ticker = self.loop.call_at(at, self._tick)
+
+    def _write(self, records: list[Record], done: Callable[[], None]) -> None:
+        self.writer.write(records, partial(self._durable, done))
+
+    def _durable(self, done: Callable[[], None]) -> None:
+        done()
+        self.flusher.flush_all()
+
+    # ------------------------------------------------------------------------------------------------------------- peers
+
+    def _link(self, peer: int, member: configuration.Member, tls: Any) -> Link:
+        return Link(
+            member.host, member.port, self.flusher, MAX_NODE_FRAME, on_up=self._link_up, on_message=self._link_message,
+            on_down=self._link_down, tls=tls, user=peer,
+        )  # fmt: skip
+
+    def _link_up(self, link: Link) -> None:
+        link.send(METHODS[b"hello"].call(0, self.identity))
+        self.flusher.flush_all()
+
+    def _link_down(self, link: Link, error: Exception | None) -> None:
+        if link.user in self.greeted:
+            log("peer-lost", "warning", peer=link.user, reason=error)
+        self.greeted.discard(link.user)
+
+    def _link_message(
+        self, connection: Connection, kind: int, name: bytes, sequence: int, frame: bytes, offset: int
+    ) -> None:
+        """An answer of a peer."""
+        self.received += 1
+        link: Link = connection.user
+        method = METHODS.get(name)
+        if method is None or method.oneway:
+            raise Malformed("an answer to nothing")
+        try:
+            message = method.answer(kind, frame, offset)
+        except (Refused, TApplicationException) as error:
+            log("peer-refused", "error", peer=link.user, reason=getattr(error, "reason", error))
+            connection.close()
+            return
+        if name == b"hello":
+            self._greeted(link, message)
+        elif link.user in self.greeted and isinstance(message, ANSWERS):
+            self._step(link.user, message, None)
+
+    def _greeted(self, link: Link, identity: Identity) -> None:
+        reason = self._stranger(identity)
+        if reason is None and identity.node != link.user:
+            reason = f"node: {identity.node} answers where {link.user} is expected"
+        if reason is not None:
+            log("peer-refused", "error", peer=link.user, reason=reason)
+            link.connection and link.connection.close()
+            return
+        self.greeted.add(link.user)
+        log("peer", peer=link.user)
+
+    def _stranger(self, identity: Identity) -> str | None:
+        """Why this node does not belong to us, or None."""
+        ours = self.identity
+        if identity.cluster != ours.cluster:
+            return f"cluster: {identity.cluster!r}, but this is {ours.cluster!r}"
+        if identity.digest != ours.digest:
+            return f"digest: the nodes' cluster.json differ (membership {identity.digest[:12]} and {ours.digest[:12]})"
+        if identity.node not in self.links:
+            return f"node: {identity.node} is no peer of node {ours.node}"
+        return None
+
+    def _step(self, peer: int, message: Message, call: Any) -> None:
+        if getattr(message, "log", peer) not in getattr(self.core, "acceptors", ()):
+            raise Malformed("a message about no log of ours")
+        self.replica.step(peer, message, call)
+        self._wake()
+
+    def _send(self, peer: int, message: Message, call: Any) -> None:
+        """To a peer: the answer to its call, or a request. What cannot leave is lost; the core sends it again."""
+        self.sent += 1
+        if call is not None:
+            connection, method, sequence = call
+            connection.send(method.reply(sequence, message))
+        elif peer in self.greeted:
+            if self.encoded[0] is not message:
+                self.sequence = self.sequence + 1 & 0x7FFFFFFF
+                self.encoded = (message, REQUESTS[message.__class__].call(self.sequence, message))
+            self.links[peer].send(self.encoded[1])
+
+    # -------------------------------------------------------------------------------------- connections that others made
+
+    def _accepted(self) -> Connection:
+        return Connection(
+            self._message, self._lost, MAX_CLIENT_FRAME, self.flusher, on_made=self.connections.add
+        )
+
+    def _lost(self, connection: Connection, error: Exception | None) -> None:
+        self.connections.discard(connection)
+        if isinstance(error, Malformed | TimeoutError):
+            log("hung-up", "warning", address=connection.peer, reason=error)
+
+    def _message(
+        self, connection: Connection, kind: int, name: bytes, sequence: int, frame: bytes, offset: int
+    ) -> None:
+        """A call, of a client or of a peer."""
+        self.received += 1
+        method = METHODS.get(name)
+        if method is None or kind not in (CALL, ONEWAY):
+            self._reply(connection, unknown_method(name, sequence))
+            return
+        try:
+            arguments = method.arguments(frame, offset)
+        except Malformed as error:
+            self._reply(connection, method.fail(sequence, error))
+            return
+        handler = self.clients.get(name)
+        if handler is not None:
+            handler((connection, method, sequence), arguments)
+        elif name == b"hello":
+            self._hello(connection, method, sequence, arguments[0])
+        elif connection.user is None:
+            raise Malformed("a message between nodes, but no hello")
+        else:
+            self._step(
+                connection.user, arguments[0], None if method.oneway else (connection, method, sequence)
+            )
+
+    def _hello(self, connection: Connection, method: Method, sequence: int, identity: Identity) -> None:
+        reason = self._stranger(identity)
+        if reason is not None:
+            log("stranger", "error", address=connection.peer, reason=reason)
+            self._reply(connection, method.fail(sequence, Refused(reason)))
+            return
+        connection.user = identity.node
+        connection.max_frame = MAX_NODE_FRAME
+        self._reply(connection, method.reply(sequence, self.identity))
+
+    def _reply(self, connection: Connection, frame: bytes) -> None:
+        connection.send(frame)
+        self._wake()
+
+    # ----------------------------------------------------------------------------------------------------------- clients
+
+    def _answer(self, token: Any, value: Any) -> None:
+        connection, method, sequence = token
+        if isinstance(value, Exception):
+            frame = method.fail(sequence, value)
+        else:
+            if method.name == "open_session":
+                value = value.session
+            frame = method.reply(sequence, value)
+            if len(frame) > MAX_ANSWER:
+                frame = method.fail(sequence, Unknown(f"done, but the answer has {len(frame)} bytes"))
+        connection.send(frame)
+
+    def _submit(self, token: Any, commands: list[Command], batch: bool = False) -> None:
+        for index, command in enumerate(commands):
+            reason = invalid(command)
+            if reason is not None:
+                where = f"commands[{index}]: " if batch else ""
+                self._answer(token, NotDone(where + reason, True))
+                self._wake()
+                return
+        if self.stopping:
+            self._answer(token, NotDone("this node is stopping", False))
+        else:
+            self.replica.submit(token, commands, batch)
+        self._wake()
+
+    def _put(self, token: Any, arguments: tuple[str, str, RequestId | None]) -> None:
+        key, value, request = arguments
+        self._submit(token, [Command(Verb.PUT, key, value, None, None, request)])
+
+    def _delete(self, token: Any, arguments: tuple[str, RequestId | None]) -> None:
+        key, request = arguments
+        self._submit(token, [Command(Verb.DELETE, key, None, None, None, request)])
+
+    def _compare_and_set(self, token: Any, arguments: tuple[str, str | None, str, RequestId | None]) -> None:
+        key, expected, value, request = arguments
+        self._submit(token, [Command(Verb.COMPARE_AND_SET, key, value, expected, None, request)])
+
+    def _increment(self, token: Any, arguments: tuple[str, int, RequestId | None]) -> None:
+        key, delta, request = arguments
+        self._submit(token, [Command(Verb.INCREMENT, key, None, None, delta, request)])
+
+    def _open_session(self, token: Any, arguments: tuple[()]) -> None:
+        self._submit(token, [Command(Verb.OPEN_SESSION)])
+
+    def _execute(self, token: Any, arguments: tuple[list[Command] | None]) -> None:
+        commands = arguments[0]
+        if commands is None or len(commands) > MAX_BATCH:
+            self._answer(token, NotDone(f"commands: a list of at most {MAX_BATCH} is needed", True))
+        elif not commands:
+            self._answer(token, [])
+        else:
+            self._submit(token, commands, batch=True)
+            return
+        self._wake()
+
+    def _get(self, token: Any, arguments: tuple[str, int | None]) -> None:
+        key, mode = arguments
+        if mode == ReadMode.LOG:
+            self._submit(token, [Command(Verb.GET, key)])
+            return
+        reason = invalid(Command(Verb.GET, key))
+        self._read(token, mode, reason, lambda: self.store.get(key), lambda: self._get_local(key))
+
+    def _get_local(self, key: str) -> Result:
+        result = self.store.get(key)
+        return Result(result.outcome, result.value, None, self.store.position[0])
+
+    def _scan(self, token: Any, arguments: tuple[str | None, str | None, int | None, int | None]) -> None:
+        prefix, start_after, limit, mode = arguments
+        reason = None if limit is None or 0 < limit <= MAX_SCAN else f"limit: {limit} is not 1 to {MAX_SCAN}"
+
+        def question() -> Page:
+            items: list[Item]
+            items, more = self.store.scan(
+                prefix or "", start_after or "", limit or MAX_SCAN, MAX_CLIENT_FRAME
+            )
+            return Page(items, more, self.store.position[0])
+
+        self._read(
+            token, mode if mode == ReadMode.LOCAL else ReadMode.LINEARIZABLE, reason, question, question
+        )
+
+    def _read(
+        self,
+        token: Any,
+        mode: int | None,
+        reason: str | None,
+        question: Callable[[], Any],
+        local: Callable[[], Any],
+    ) -> None:
+        if reason is not None:
+            self._answer(token, NotDone(reason, True))
+        elif mode == ReadMode.LOCAL:
+            self._answer(token, local())
+        elif mode is None or mode == ReadMode.LINEARIZABLE:
+            self.replica.read(token, question)
+        else:
+            self._answer(token, NotDone(f"mode: {mode} is unknown", True))
+        self._wake()
+
+    # ------------------------------------------------------------------------------------------------------------ status
+
+    def _status(self, token: Any, arguments: tuple[bool | None]) -> None:
+        core, store = self.core, self.store
+        connected = sorted(self.greeted)
+        self._answer(
+            token,
+            Status(
+                node=self.identity.node,
+                cluster=self.identity.cluster,
+                version=VERSION,
+                ready=core.ready and not self.stopping,
+                clock=core.clock,
+                applied=Position(*store.position),
+                keys=store.size(),
+                digest=store.digest() if arguments[0] else None,
+                logs=_logs(core) if isinstance(core, Node) else [],
+                connected=connected,
+                pending=self.replica.pending,
+                journal_bytes=self.journal.bytes,
+                memory_bytes=_memory_bytes(),
+                uptime_s=self.loop.time() - self.started,
+                counters=self._counters(),
+            ),
+        )
+        self._wake()
+
+    def _counters(self) -> dict[str, int]:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "entries_applied": self.replica.entries_applied,
+            "commands_applied": self.replica.commands_applied,
+            "fsyncs": self.replica.frames,
+            "frames_received": self.received,
+            "frames_sent": self.sent,
+            "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1e6),
+            "revocations": self.core.revocations if isinstance(self.core, Node) else 0,
+        }
+
+
+def _logs(core: Node) -> list[LogStatus]:
+    return [
+        LogStatus(
+            log=log,
+            leader=node_of(acceptor.promised),
+            promised=acceptor.promised,
+            accepted=acceptor.accepted,
+            length=acceptor.length,
+            chosen=acceptor.chosen,
+            executed=core.learner.executed[log],
+            frontier=core.learner.frontier[log],
+        )
+        for log, acceptor in core.acceptors.items()
+    ]
+
+
+def _memory_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+# ------------------------------------------------------------------------------------------------------------- starting
+
+
+class Usage(Exception):
+    """The command line, a file or the environment is wrong: one line."""
+
+
+def open_journal(directory: Path, identity: Identity, init: bool, fsync: bool) -> Journal:
+    """The journal of this data directory, made first if asked to. Usage if it belongs to somebody else."""
+    if init:
+        Journal.create(directory, identity)
+    journal = Journal(directory, sync=fsync)
+    for name in ("cluster", "digest", "node"):
+        ours, theirs = getattr(identity, name), getattr(journal.identity, name)
+        if ours != theirs:
+            raise Usage(f"{directory}/identity.json: {name}: {theirs!r}, but cluster.json says {ours!r}")
+    return journal
+
+
+def recover(journal: Journal, core: Node | Single) -> None:
+    """Replay the whole journal into a new core."""
+    began = time.monotonic()
+    count = 0
+    for records in journal.recover():
+        for record in records:
+            core.replay(record)
+            count += 1
+    if journal.torn:
+        log("torn", "warning", reason=journal.torn)
+    log("recovered", records=count, bytes=journal.bytes, seconds=round(time.monotonic() - began, 3))
+
+
+async def serve_node(options: argparse.Namespace) -> None:
+    """One node of the cluster."""
+    settings = configuration.load(options.cluster)
+    try:
+        member = settings.member(options.id)
+    except configuration.ClusterError as error:
+        raise Usage(f"{options.cluster}: {error}") from error
+    identity = Identity(settings.name, settings.digest, options.id, 1)
+    directory = Path(options.data or settings.data) / f"node-{options.id}"
+    journal = open_journal(directory, identity, options.init, settings.fsync)
+    failing = settings.acceptor_failures
+    core = Node(
+        options.id, [node.id for node in settings.nodes], Random(os.urandom(16)), settings.revoke_after_s,
+        Failures(failing.probability, failing.silence_s, failing.every_s),
+    )  # fmt: skip
+    recover(journal, core)
+    core.start(asyncio.get_running_loop().time())
+    peers = {node.id: node for node in settings.nodes if node.id != options.id}
+    store = Store(str(directory / "store.json"))
+    server = Server(journal.identity, core, store, journal, peers, settings.request_timeout_s, settings.tls)
+    await server.run(member.host, member.port)
+
+
+async def serve_standalone(options: argparse.Namespace) -> None:
+    """The same service without replication."""
+    host, _, port = options.listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise Usage(f"--listen: {options.listen!r} is not HOST:PORT")
+    identity = Identity("standalone", "", 0, 1)
+    directory = Path(options.data or "data") / "standalone"
+    journal = open_journal(directory, identity, options.init or not directory.exists(), True)
+    core = Single()
+    recover(journal, core)
+    server = Server(journal.identity, core, Store(str(directory / "store.json")), journal, {}, 10.0, None)
+    await server.run(host, int(port))
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="server.py", description="One node of the cluster, or the single server."
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--id", type=int, help="which node of the cluster to be")
+    which.add_argument(
+        "--standalone", action="store_true", help="the same service without Paxos, for comparison"
+    )
+    parser.add_argument(
+        "--cluster", default="cluster.json", metavar="FILE", help="the cluster (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", help="where data directories are (default: as cluster.json says)"
+    )
+    parser.add_argument(
+        "--init", action="store_true", help="make the data directory: once in a cluster's life"
+    )
+    parser.add_argument(
+        "--listen",
+        default="127.0.0.1:7100",
+        metavar="HOST:PORT",
+        help="address with --standalone (default: %(default)s)",
+    )
+    return parser
+
+
+def main() -> int:
+    options = arguments().parse_args()
+    serve = serve_standalone if options.standalone else serve_node
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(options))
+    except (Usage, configuration.ClusterError, JournalError, OSError) as error:
+        print(f"server.py: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
