@@ -5,8 +5,8 @@ Everything else imports the generated structs from here, so that gen-py/ is put 
     encode(struct)        -> bytes, Thrift's strict binary protocol
     decode(type, bytes)   -> struct, or Malformed
 
-The work is done by Thrift's C extension; without it this module refuses to load, for the pure Python protocol is thirty
-times slower and checks less.
+The work is done by Thrift's C extension; without it this module refuses to load, for the pure Python protocol
+is thirty times slower and checks less.
 """
 
 import sys
@@ -25,7 +25,7 @@ except ImportError as error:
         "then 'pip install --force-reinstall --no-binary thrift thrift'"
     ) from error
 
-from kvstore.ttypes import (  # noqa: E402
+from kvstore.ttypes import (
     Accept,
     Accepted,
     Barrier,
@@ -66,11 +66,47 @@ from kvstore.ttypes import (  # noqa: E402
 )
 
 __all__ = [
-    "Accept", "Accepted", "Barrier", "Batch", "Chosen", "Command", "Entry", "Expired", "Fact", "Fetch", "Fetched",
-    "Forgotten", "Frame", "Held", "Identity", "Item", "Learn", "LogBallot", "LogStatus", "Malformed", "NotDone", "Outcome",
-    "Page", "Position", "Prepare", "Promise", "Reading", "ReadMode", "Record", "Refused", "RequestId", "Result", "Session",
-    "Status", "Unknown", "Verb", "Verdict", "Vote", "decode", "encode",
-]  # fmt: skip
+    "Accept",
+    "Accepted",
+    "Barrier",
+    "Batch",
+    "Chosen",
+    "Command",
+    "Entry",
+    "Expired",
+    "Fact",
+    "Fetch",
+    "Fetched",
+    "Forgotten",
+    "Frame",
+    "Held",
+    "Identity",
+    "Item",
+    "Learn",
+    "LogBallot",
+    "LogStatus",
+    "Malformed",
+    "NotDone",
+    "Outcome",
+    "Page",
+    "Position",
+    "Prepare",
+    "Promise",
+    "ReadMode",
+    "Reading",
+    "Record",
+    "Refused",
+    "RequestId",
+    "Result",
+    "Session",
+    "Status",
+    "Unknown",
+    "Verb",
+    "Verdict",
+    "Vote",
+    "decode",
+    "encode",
+]
 
 # The limits of section "Input limits" of the README.
 MAX_KEY_BYTES = 4096
@@ -87,7 +123,7 @@ class Malformed(ValueError):
 class _Buffer:
     """What Thrift's C decoder reads from: a transport that ends where its bytes end, and its protocol in one."""
 
-    __slots__ = ("cstringio_buf", "string_length_limit", "container_length_limit", "trans")
+    __slots__ = ("container_length_limit", "cstringio_buf", "string_length_limit", "trans")
 
     def __init__(self, data: bytes, offset: int) -> None:
         self.cstringio_buf = BytesIO(data)
@@ -102,15 +138,19 @@ class _Buffer:
 
 
 def encode(struct: Any) -> bytes:
-    """The bytes of a generated struct. ValueError, TypeError or OverflowError if a field does not fit its type."""
+    """The bytes of a generated struct. ValueError, TypeError or OverflowError if a field does not fit its
+    type.
+    """
     data: bytes = fastbinary.encode_binary(struct, [struct.__class__, struct.thrift_spec])
     return data
 
 
 def decode(kind: Any, data: bytes, offset: int = 0) -> Any:
-    """The struct of this generated type that begins at the offset; bytes behind it are ignored. Malformed otherwise.
+    """The struct of this generated type that begins at the offset; bytes behind it are ignored. Malformed
+    otherwise.
 
-    A field that is absent, or has another type, arrives as None: whoever takes structs from outside validates them.
+    A field that is absent, or has another type, arrives as None: whoever takes structs from outside validates
+    them.
     """
     target = (
         kind() if kind.__hash__ is None else None

@@ -1,44 +1,46 @@
 """Multi-Paxos for a group of nodes that all propose: one log for each node, merged into one order.
 
-Every node is the standing leader of its own log. It proposes in it straight away with phase 2; phase 1 is needed only
-after a restart, and to finish the log of a node that has died. All learners merge the logs into one order.
+Every node is the standing leader of its own log. It proposes in it straight away with phase 2; phase 1 is
+needed only after a restart, and to finish the log of a node that has died. All learners merge the logs into
+one order.
 
-**One log** is Lamport's multi-Paxos on a growing sequence.  A candidate picks a *ballot*, a number that no other
-candidate has, and sends Prepare.  An Acceptor promises to take nothing at a lower ballot, and hands over the entries
-that it holds.  With promises of a *quorum*, a majority of the nodes, the candidate adopts the log of the highest
-(accepted ballot, length) among them.  It now leads, and sends Accept: first its whole unchosen log, the *sync*, later
-only what is new.  What a quorum holds at the leader's ballot is *chosen*, and will never change: any later candidate's
-quorum contains one of those acceptors, and no log beats theirs but one that was adopted from it.
+**One log** is Lamport's multi-Paxos on a growing sequence. A candidate picks a *ballot*, a number that no
+other candidate has, and sends Prepare. An Acceptor promises to take nothing at a lower ballot, and hands over
+the entries that it holds. With promises of a *quorum*, a majority of the nodes, the candidate adopts the log
+of the highest (accepted ballot, length) among them. It now leads, and sends Accept: first its whole unchosen
+log, the *sync*, later only what is new. What a quorum holds at the leader's ballot is *chosen*, and will
+never change: any later candidate's quorum contains one of those acceptors, and no log beats theirs but one
+that was adopted from it.
 
-**All logs.**  Each entry bears a *timestamp* of its proposer's Lamport clock, and commands are applied in the order of
-(timestamp, owner).  A learner may apply an entry once no log can bring an earlier one.  It learns that from *facts*:
-(chosen, evidence, frontier) says that the first `chosen` entries of a log are chosen, counted in the established ballot
-`evidence`, and that every command of the log up to the timestamp `frontier` is among them.  Facts stay true for ever,
-so anybody may relay them, and they merge by taking the larger.
+**All logs.** Each entry bears a *timestamp* of its proposer's Lamport clock, and commands are applied in the
+order of (timestamp, owner). A learner may apply an entry once no log can bring an earlier one. It learns that
+from *facts*: (chosen, evidence, frontier) says that the first `chosen` entries of a log are chosen, counted
+in the established ballot `evidence`, and that every command of the log up to the timestamp `frontier` is
+among them. Facts stay true for ever, so anybody may relay them, and they merge by taking the larger.
 
   R1  Only its owner puts commands into a log.  Others finish it and add no-ops.
   R2  The owner stamps an entry above its clock and above all that its log holds.
   R3  A frontier made from the clock never exceeds a durable reservation: a restart begins there.
   R4  Only the owner, its ballot established (a quorum took its sync), makes frontiers from its clock.
   R5  A client is answered when its command has been applied, not when it is chosen.
-  R6  Who receives an entry raises its clock past it before it answers, so that the answer to an Accept brings the
+  R6 Who receives an entry raises its clock past it before it answers, so that the answer to an Accept brings
+  the
       frontier that the proposer waits for: one round trip, and one fsync, for a command.
 
-**A node that holds the others up** is revoked: another node becomes leader of its log, finishes it, and appends a no-op
-stamped far ahead, a *skip*.  The owner notices when its Accepts are refused, takes its log back with a higher ballot, and
-proposes again what the log lacks.
+**A node that holds the others up** is revoked: another node becomes leader of its log, finishes it, and
+appends a no-op stamped far ahead, a *skip*. The owner notices when its Accepts are refused, takes its log
+back with a higher ballot, and proposes again what the log lacks.
 
-**Reads** ask a quorum for its clocks; the highest is the read's timestamp, and when all logs' frontiers have reached it
-and everything up to there is applied, the read is answered.
+**Reads** ask a quorum for its clocks; the highest is the read's timestamp, and when all logs' frontiers have
+reached it and everything up to there is applied, the read is answered.
 
-Nothing here does I/O or looks at a clock.  The caller runs this loop, the same in the server and in the simulator:
+Nothing here does I/O or looks at a clock. The caller runs this loop, the same in the server and in the
+simulator:
 
-    node.step(sender, message, now), node.propose(...), node.read(...), node.tick(now)      any number of times
-    ready = node.drain(now)
-    send    ready.send                     at once
-    journal ready.journal + node.notes()   in one frame
-    send    ready.send_after               when that frame, and every frame before it, is durable
-    apply   ready.apply to the store, then answer ready.reads
+    node.step(sender, message, now), node.propose(...), node.read(...), node.tick(now) any number of times
+    ready = node.drain(now) send ready.send at once journal ready.journal + node.notes() in one frame send
+    ready.send_after when that frame, and every frame before it, is durable apply ready.apply to the store,
+    then answer ready.reads
 
 Messages that a node addresses to itself go into its step() when they would leave.
 """
@@ -120,7 +122,9 @@ class Applied(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """What the caller has to do, in this order. Messages are (receiver, message, call of the request answered)."""
+    """What the caller has to do, in this order. Messages are (receiver, message, call of the request
+    answered).
+    """
 
     send: list[tuple[int, Message, Any]]
     journal: list[Record]
@@ -132,10 +136,10 @@ class Ready(NamedTuple):
 class Acceptor:
     """One node's vote in one log: what it has promised, and the entries that it has accepted.
 
-    `promised`, `accepted`, and the length held at one `accepted`, never decrease; `evidence` <= `accepted` <= `promised`.
-    The entries are always a prefix of the log of the ballot `accepted`, the first `chosen` of them known to be chosen.
-    Every handler hands its changes to `journal` (a callable); the caller sends no answer that says PROMISED or TAKEN before
-    they are durable.
+    `promised`, `accepted`, and the length held at one `accepted`, never decrease; `evidence` <= `accepted` <=
+    `promised`. The entries are always a prefix of the log of the ballot `accepted`, the first `chosen` of
+    them known to be chosen. Every handler hands its changes to `journal` (a callable); the caller sends no
+    answer that says PROMISED or TAKEN before they are durable.
     """
 
     def __init__(self, log: int, journal: Callable[[Record], None]) -> None:
@@ -162,8 +166,8 @@ class Acceptor:
     def on_prepare(self, message: Prepare, fact: Fact) -> Promise:
         """Phase 1b: promise to take nothing below the ballot, and show what is held.
 
-        An entry that was given up must not look like one that was never accepted, so a candidate that lacks it is told
-        that it is behind, and so is one that lacks more than fits a frame.
+        An entry that was given up must not look like one that was never accepted, so a candidate that lacks
+        it is told that it is behind, and so is one that lacks more than fits a frame.
         """
         if message.from_slot < self.base or self._bytes_to_chosen(message.from_slot) > FETCH_BYTES:
             return self._promise(message, Verdict.BEHIND, [], fact)
@@ -177,8 +181,8 @@ class Acceptor:
     def on_accept(self, message: Accept) -> int:
         """Phase 2b: take the leader's entries unless a higher ballot has our promise. The answer is a Vote.
 
-        Taking them is also a promise: an acceptor that voted at a ballot it had not yet promised could otherwise promise a
-        lower one afterwards, and two leaders could choose differently.
+        Taking them is also a promise: an acceptor that voted at a ballot it had not yet promised could
+        otherwise promise a lower one afterwards, and two leaders could choose differently.
         """
         if message.ballot < self.promised:
             return Vote.REFUSED
@@ -186,7 +190,9 @@ class Acceptor:
             return self._take_sync(message)
         if message.start <= self.length:  # else there is a gap, and the vote says how much is held
             self._hold(message.ballot, self.length, message.entries[self.length - message.start :])
-        return Vote.TAKEN  # nothing is ever cut at one ballot: a late sync would cut entries that were counted (N1)
+        return (
+            Vote.TAKEN
+        )  # nothing is ever cut at one ballot: a late sync would cut entries that were counted (N1)
 
     def _take_sync(self, message: Accept) -> int:
         """A new ballot's log replaces ours from what is known to be chosen on."""
@@ -196,7 +202,9 @@ class Acceptor:
         return Vote.TAKEN
 
     def learn(self, chosen: int, evidence: int) -> None:
-        """The first `chosen` entries are chosen: ours are the right ones if we hold the log of `evidence` or a later one."""
+        """The first `chosen` entries are chosen: ours are the right ones if we hold the log of `evidence` or
+        a later one.
+        """
         if self.accepted >= evidence and min(chosen, self.length) > self.chosen:
             self.chosen = min(chosen, self.length)
             self.evidence = evidence
@@ -204,8 +212,8 @@ class Acceptor:
     def install(self, start: int, entries: Sequence[Entry], evidence: int) -> None:
         """Take chosen entries from somebody who holds them, counted in the established ballot `evidence`.
 
-        Where our log is of a lower ballot, what we hold beyond them is dropped: it cannot have been chosen, since the log
-        of `evidence`, which a quorum took, contained all that could.
+        Where our log is of a lower ballot, what we hold beyond them is dropped: it cannot have been chosen,
+        since the log of `evidence`, which a quorum took, contained all that could.
         """
         end = start + len(entries)
         if self.accepted >= evidence:
@@ -248,7 +256,11 @@ class Acceptor:
         return Promise(self.log, message.ballot, message.from_slot, verdict, *ballots, entries, fact)
 
     def _bytes_to_chosen(self, slot: int) -> int:
-        return sum(len(entry.payload) + 16 for entry in self.from_slot(slot, self.chosen)) if slot < self.chosen else 0
+        return (
+            sum(len(entry.payload) + 16 for entry in self.from_slot(slot, self.chosen))
+            if slot < self.chosen
+            else 0
+        )
 
 
 def best_log(promises: Iterable[Promise]) -> Promise:
@@ -273,7 +285,8 @@ class Courier:
 class Proposer:
     """Candidate for one log, then its leader. Knows no other log, and no clock but its arguments.
 
-    States: idle (neither flag), `preparing`, `leading`; a leader whose sync a quorum has taken is `established`.
+    States: idle (neither flag), `preparing`, `leading`; a leader whose sync a quorum has taken is
+    `established`.
     """
 
     def __init__(self, log: int, me: int, nodes: Sequence[int]) -> None:
@@ -304,7 +317,9 @@ class Proposer:
         return self.leading and len(self.lengths) >= self.quorum
 
     def prepare(self, from_slot: int, promised: int, wanted: int) -> Record:
-        """Phase 1a: stand with a ballot above all that were seen. The record must be durable before the Prepare leaves."""
+        """Phase 1a: stand with a ballot above all that were seen. The record must be durable before the
+        Prepare leaves.
+        """
         self.highest = max(self.highest, promised)
         self.ballot = self.highest = ballot_of(round_of(self.highest) + 1, self.me)
         self.preparing, self.leading, self.wanted = True, False, wanted
@@ -360,7 +375,9 @@ class Proposer:
         return None
 
     def on_accepted(self, sender: int, message: Accepted) -> int:
-        """Count a vote at our ballot; returns how far the log is chosen now. Votes count per node, not per message."""
+        """Count a vote at our ballot; returns how far the log is chosen now. Votes count per node, not per
+        message.
+        """
         courier = self.couriers[sender]
         courier.silent = 0
         if message.vote == Vote.NEEDS_SYNC:
@@ -377,7 +394,9 @@ class Proposer:
         self.start = chosen
 
     def due(self, peer: int, now: float) -> tuple[int, list[Entry], bool] | None:
-        """What to send to a peer now: (start, entries, sync), or None. The first Accept of a ballot is its sync."""
+        """What to send to a peer now: (start, entries, sync), or None. The first Accept of a ballot is its
+        sync.
+        """
         courier = self.couriers[peer]
         held = self.lengths.get(peer, -1)
         late = now - courier.at >= min(RESEND_AFTER * (1 << courier.silent), RESEND_AT_MOST)
@@ -399,9 +418,9 @@ class Proposer:
 class Learner:
     """Merges all logs into one order.
 
-    `chosen`, `evidence` and `known` are the facts known of each log; `frontier` is that part of `known` whose entries the
-    acceptor holds, as far as `held`; `executed` counts the entries passed; `heads` has the timestamp of the next command
-    of each log.
+    `chosen`, `evidence` and `known` are the facts known of each log; `frontier` is that part of `known` whose
+    entries the acceptor holds, as far as `held`; `executed` counts the entries passed; `heads` has the
+    timestamp of the next command of each log.
     """
 
     def __init__(self, acceptors: dict[int, Acceptor]) -> None:
@@ -419,7 +438,9 @@ class Learner:
         return Fact(log, self.chosen[log], self.evidence[log], self.known[log])
 
     def learn(self, log: int, chosen: int, evidence: int, frontier: int) -> bool:
-        """Merge a fact; True if it said anything new. (chosen, evidence) is one pair, the frontier goes by itself."""
+        """Merge a fact; True if it said anything new. (chosen, evidence) is one pair, the frontier goes by
+        itself.
+        """
         news = False
         if chosen > self.chosen[log] or (chosen == self.chosen[log] and evidence > self.evidence[log]):
             self.chosen[log], self.evidence[log] = chosen, evidence
@@ -479,7 +500,9 @@ class Learner:
             yield timestamp, owner, payload
 
     def waits_on(self, read: int) -> dict[int, int]:
-        """The logs whose frontier the next command, or a read with this timestamp (0: none), waits for, and how far."""
+        """The logs whose frontier the next command, or a read with this timestamp (0: none), waits for, and
+        how far.
+        """
         timestamp, owner = self.next() or (0, 0)
         waits = {}
         for log, frontier in self.frontier.items():
@@ -493,7 +516,11 @@ class Learner:
         logs = []
         for log, acceptor in self.acceptors.items():
             self.learn(log, acceptor.chosen, acceptor.evidence, 0)
-            entries = [e for e in acceptor.from_slot(acceptor.base, acceptor.chosen) if (e.timestamp, log) <= position]
+            entries = [
+                e
+                for e in acceptor.from_slot(acceptor.base, acceptor.chosen)
+                if (e.timestamp, log) <= position
+            ]
             self.executed[log] = acceptor.base + len(entries)
             self.held[log] = acceptor.chosen
             logs.append([(e.timestamp, log, e.payload) for e in entries if e.payload])
@@ -537,14 +564,20 @@ class Round:
 
 
 class Node:
-    """One node: an Acceptor for every log, a Proposer for its own and for those that it revokes, and a Learner.
+    """One node: an Acceptor for every log, a Proposer for its own and for those that it revokes, and a
+    Learner.
 
-    The caller owns time (seconds, any origin, never going back) and the random source, and obeys the loop in the module's
-    docstring. After construction: replay() every journaled record, then start().
+    The caller owns time (seconds, any origin, never going back) and the random source, and obeys the loop in
+    the module's docstring. After construction: replay() every journaled record, then start().
     """
 
     def __init__(
-        self, me: int, nodes: Iterable[int], random: Random, revoke_after: float = 0.5, failures: Failures | None = None
+        self,
+        me: int,
+        nodes: Iterable[int],
+        random: Random,
+        revoke_after: float = 0.5,
+        failures: Failures | None = None,
     ) -> None:
         self.me = me
         self.nodes = sorted(nodes)
@@ -602,7 +635,7 @@ class Node:
         self._apply: list[Applied] = []
         self._answer: list[Any] = []
 
-    # ------------------------------------------------------------------------------------------- starting, and what lasts
+    # ------------------------------------------------------------------------------- starting, and what lasts
 
     def replay(self, record: Record) -> None:
         """Recovery: one journaled record, in the order in which they were written."""
@@ -617,7 +650,9 @@ class Node:
             self.acceptors[(record.promised or record.held or record.chosen).log].replay(record)
 
     def start(self, now: float) -> None:
-        """Begin a life: the clock where the reservation ends, the applied commands once more, our own log prepared."""
+        """Begin a life: the clock where the reservation ends, the applied commands once more, our own log
+        prepared.
+        """
         self.clock = self.reserving = self.reserved
         for timestamp, owner, payload in self.learner.recover(self.learner.position):
             self._apply.append(Applied(timestamp, owner, payload, None))
@@ -640,11 +675,13 @@ class Node:
             records.append(Record(applied=Position(*self.learner.position)))
         return records
 
-    # ------------------------------------------------------------------------------------------------- what clients want
+    # -------------------------------------------------------------------------------------- what clients want
 
     @property
     def ready(self) -> bool:
-        """Whether commands are taken: we lead our own log. (Clients of another node are told to try the next one.)"""
+        """Whether commands are taken: we lead our own log. (Clients of another node are told to try the next
+        one.)
+        """
         return self.own.leading
 
     @property
@@ -657,15 +694,19 @@ class Node:
         return self.own.has_room() and not self.backlog
 
     def propose(self, payload: bytes, token: Any) -> None:
-        """Put one entry of commands into our log; `token` comes back when it is applied. Only while ready and has_room."""
+        """Put one entry of commands into our log; `token` comes back when it is applied. Only while ready and
+        has_room.
+        """
         assert self.own.leading and payload, "the caller looks first"
         self.pending[self._append(payload)] = (payload, token)
 
     def read(self, token: Any) -> None:
-        """A linearizable read: `token` comes back when the store may be read. The round starts after it arrived (N17)."""
+        """A linearizable read: `token` comes back when the store may be read. The round starts after it
+        arrived (N17).
+        """
         self.reads.append(token)
 
-    # --------------------------------------------------------------------------------------------------------- messages
+    # ----------------------------------------------------------------------------------------------- messages
 
     def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
         """A message arrived. `call` names the request to the caller, which gets it back with the answer."""
@@ -804,7 +845,7 @@ class Node:
         self.synced = max(self.synced, message.number)
         self.reserved = max(self.reserved, message.reservation)
 
-    # --------------------------------------------------------------------------------------------------- leading one log
+    # ---------------------------------------------------------------------------------------- leading one log
 
     def _proposer(self, log: int) -> Proposer:
         if log not in self.proposers:
@@ -863,7 +904,9 @@ class Node:
         log = proposer.log
         self.learner.learn(log, chosen, proposer.ballot, 0)
         acceptor = self.acceptors[log]
-        if acceptor.accepted < proposer.ballot or acceptor.length < chosen:  # our acceptor failed on purpose, or is late
+        if (
+            acceptor.accepted < proposer.ballot or acceptor.length < chosen
+        ):  # our acceptor failed on purpose, or is late
             entries = proposer.entries[: chosen - proposer.start]
             self._install(log, proposer.start, entries, proposer.ballot, now, self.me)
         else:
@@ -872,14 +915,18 @@ class Node:
             self.broadcast = True
 
     def _check_leader(self, log: int, now: float) -> None:
-        """A leader or candidate whose log's `promised` rises above its ballot has lost the log at that moment."""
+        """A leader or candidate whose log's `promised` rises above its ballot has lost the log at that
+        moment.
+        """
         proposer = self.proposers.get(log)
         promised = self.acceptors[log].promised
         if proposer is not None and (proposer.leading or proposer.preparing) and promised > proposer.ballot:
             self._lose(proposer, promised, now)
 
     def _lose(self, proposer: Proposer, promised: int, now: float) -> None:
-        """Step down. The owner tries again at once, unless it was skipped often: then it may be it that is slow."""
+        """Step down. The owner tries again at once, unless it was skipped often: then it may be it that is
+        slow.
+        """
         led = proposer.leading
         proposer.step_down(promised)
         if proposer is not self.own:
@@ -894,13 +941,15 @@ class Node:
             pause = 0.0 if len(self.losses) < 3 else min(60.0, 2.0 ** (len(self.losses) - 3))
         self.retake_at = max(self.retake_at or 0.0, now + pause)
 
-    # -------------------------------------------------------------------------------------------------------- learning
+    # ----------------------------------------------------------------------------------------------- learning
 
     def fact(self, log: int) -> Fact:
         return self._own_fact() if log == self.me else self.learner.fact(log)
 
     def _own_fact(self) -> Fact:
-        """The fact about our own log. The owner of an established ballot makes its frontier from its clock (R3, R4)."""
+        """The fact about our own log. The owner of an established ballot makes its frontier from its clock
+        (R3, R4).
+        """
         learner = self.learner
         if self.own.established:
             first = self.own.first_unchosen_command()
@@ -923,7 +972,9 @@ class Node:
             self._settle(log, now, sender)
 
     def _settle(self, log: int, now: float, sender: int) -> None:
-        """Advance over what is held; fetch what is not, at once if the log's leader says so: it had sent it before."""
+        """Advance over what is held; fetch what is not, at once if the log's leader says so: it had sent it
+        before.
+        """
         if self.learner.settle(log):
             proposer = self.proposers.get(log)
             chosen = self.acceptors[log].chosen
@@ -963,7 +1014,7 @@ class Node:
     def _another(self, node: int) -> int:
         return self.random.choice([peer for peer in self.peers if peer != node] or self.peers)
 
-    # --------------------------------------------------------------------------------------------------- clock and reads
+    # ---------------------------------------------------------------------------------------- clock and reads
 
     def _raise_clock(self, timestamp: int) -> None:
         if timestamp > self.clock:
@@ -975,7 +1026,9 @@ class Node:
             self._raise_clock(clock)
 
     def _reserve(self) -> None:
-        """Renew the reservation when half of it is used; the frame of a vote so holds one at or above the entry."""
+        """Renew the reservation when half of it is used; the frame of a vote so holds one at or above the
+        entry.
+        """
         if self.clock > self.reserving - RESERVE // 2:
             self.reserving = self.clock + RESERVE
             self._journal(Record(reservation=self.reserving))
@@ -993,7 +1046,9 @@ class Node:
         self._send += [(peer, message, None) for peer in peers]
 
     def _date_reads(self) -> None:
-        """With a quorum's clocks the reads of the round have their timestamp; whoever is behind it is told so."""
+        """With a quorum's clocks the reads of the round have their timestamp; whoever is behind it is told
+        so.
+        """
         current = self.round
         if current is None or len(current.clocks) < self.quorum:
             return
@@ -1009,7 +1064,7 @@ class Node:
         while self.dated and self.dated[0][0] <= frontier:
             self._answer += self.dated.popleft()[1]
 
-    # ------------------------------------------------------------------------------------------ who is told what, and when
+    # ----------------------------------------------------------------------------- who is told what, and when
 
     def _tell(self, peer: int, message: Message, own: Fact, call: Any = None) -> None:
         """Send a message that carries our own fact."""
@@ -1050,11 +1105,13 @@ class Node:
             self._send.append((node, message, None))
 
     def _tell_waiting(self, now: float) -> None:
-        """Who is known to wait for our frontier hears at once that it has moved; all others with the next message."""
+        """Who is known to wait for our frontier hears at once that it has moved; all others with the next
+        message.
+        """
         own = self._own_fact()
         for peer in self.peers:
             told = self.telling[peer][1]
-            if self.broadcast or told < own.frontier and told < self.awaited[peer]:
+            if self.broadcast or (told < own.frontier and told < self.awaited[peer]):
                 self._gossip(peer, own, now)
         self.broadcast = False
 
@@ -1082,7 +1139,7 @@ class Node:
         self._send, self._records, self._after, self._apply, self._answer = [], [], [], [], []
         return ready
 
-    # ------------------------------------------------------------------------------------------------------------- time
+    # --------------------------------------------------------------------------------------------------- time
 
     @property
     def busy(self) -> bool:
@@ -1095,13 +1152,18 @@ class Node:
     def tick(self, now: float) -> None:
         """Time has passed: repeat what was lost, gossip, and look for nodes that hold us up."""
         own = self._own_fact()
-        slow = self.journaled > self.synced and now - self.journaled_at >= GOSSIP_NEWS  # votes wait for a slow disk
+        slow = (
+            self.journaled > self.synced and now - self.journaled_at >= GOSSIP_NEWS
+        )  # votes wait for a slow disk
         for peer in self.peers:
             if (self.told if slow else self.telling)[peer] != (own.chosen, own.frontier):
                 self.news_at.setdefault(peer, now)
             else:
                 self.news_at.pop(peer, None)
-            if now - self.news_at.get(peer, now) >= GOSSIP_NEWS / 2 or now - self.gossiped[peer] >= GOSSIP_IDLE:
+            if (
+                now - self.news_at.get(peer, now) >= GOSSIP_NEWS / 2
+                or now - self.gossiped[peer] >= GOSSIP_IDLE
+            ):
                 self._gossip(peer, own, now)
         if self.round is not None and now - self.round.at >= RESEND_AFTER:
             self.round.at = now
@@ -1109,16 +1171,25 @@ class Node:
         for proposer in self.proposers.values():
             if proposer.preparing and now - proposer.prepared_at >= RESEND_AFTER * min(proposer.prepares, 8):
                 self._send_prepare(proposer, now)
-        if self.retake_at is not None and now >= self.retake_at and not self.own.preparing and not self.own.leading:
+        if (
+            self.retake_at is not None
+            and now >= self.retake_at
+            and not self.own.preparing
+            and not self.own.leading
+        ):
             self._stand(self.me, 0, now)
         self._watch(now)
 
     def link(self, peer: int, refused: bool) -> None:
-        """The transport reports whether a peer refuses connections (nothing listens there), as opposed to being silent."""
+        """The transport reports whether a peer refuses connections (nothing listens there), as opposed to
+        being silent.
+        """
         (self.refusing.add if refused else self.refusing.discard)(peer)
 
     def _is_back(self, peer: int) -> None:
-        """A silent peer speaks again: what it lacks is sent soon, and its silence says nothing about round trips."""
+        """A silent peer speaks again: what it lacks is sent soon, and its silence says nothing about round
+        trips.
+        """
         self.probes.pop(peer, None)
         for proposer in self.proposers.values():
             if peer in proposer.couriers:
@@ -1164,11 +1235,15 @@ class Node:
         wait.since = now
 
     def patience(self, now: float) -> float:
-        """Seconds that a log may hold us up: measured, or a uniformly slow cluster would revoke itself for ever (N12)."""
+        """Seconds that a log may hold us up: measured, or a uniformly slow cluster would revoke itself for
+        ever (N12).
+        """
         return max(self.revoke_after, 8 * self._round_trip(now))
 
     def _round_trip(self, now: float) -> float:
-        """The largest recent round trip to any peer, its fsync included; a measurement halves with every second."""
+        """The largest recent round trip to any peer, its fsync included; a measurement halves with every
+        second.
+        """
         return max((seconds * 0.5 ** (now - at) for seconds, at in self.round_trips.values()), default=0.0)
 
     def _measure(self, sender: int, message: Accepted, now: float) -> None:

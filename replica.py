@@ -1,10 +1,11 @@
 """The loop around the core: one node's protocol, store and journal joined, without any socket, file or clock.
 
-The server and the simulator both run it. Whoever embeds a Replica gives it four things: a clock, `send` (to a peer),
-`write` (a frame of records, made durable), `answer` (to a client). It calls step(), submit(), read() and tick() as things
-happen, and turn() once when they have all been handed in:
+The server and the simulator both run it. Whoever embeds a Replica gives it four things: a clock, `send` (to a
+peer), `write` (a frame of records, made durable), `answer` (to a client). It calls step(), submit(), read()
+and tick() as things happen, and turn() once when they have all been handed in:
 
-    receive -> step the core -> send what may leave at once -> journal -> send the rest -> apply -> answer clients
+    receive -> step the core -> send what may leave at once -> journal -> send the rest -> apply -> answer
+    clients
 
 The core is a multipaxos.Node, or Single: the same service without replication, for comparison.
 """
@@ -84,10 +85,11 @@ class Replica:
         write: Callable[[list[Record], Callable[[], None]], None],
         answer: Callable[[Any, Any], None],
     ) -> None:
-        """`write(frame, done)` must call done() later, when the frame is durable, and never from inside the call.
+        """`write(frame, done)` must call done() later, when the frame is durable, and never from inside the
+        call.
 
-        `answer(token, value)`: the value is a Result, a list of them, whatever read()'s question returned, or one of the
-        interface's exceptions.
+        `answer(token, value)`: the value is a Result, a list of them, whatever read()'s question returned, or
+        one of the interface's exceptions.
         """
         self.core = core
         self.store = store
@@ -109,10 +111,12 @@ class Replica:
         self.commands_applied = 0
         self.frames = 0
 
-    # ----------------------------------------------------------------------------------------------- what clients want
+    # -------------------------------------------------------------------------------------- what clients want
 
     def submit(self, token: Any, commands: Sequence[Command], batch: bool = False) -> None:
-        """Commands to be applied in order, with nothing in between. The answer comes through `answer`, perhaps at once."""
+        """Commands to be applied in order, with nothing in between. The answer comes through `answer`,
+        perhaps at once.
+        """
         if not self.core.ready:
             self.answer(token, NotDone("this node does not lead its log now", False))
             return
@@ -156,7 +160,7 @@ class Replica:
     def pending(self) -> int:
         return len(self.open) + len(self.reading)
 
-    # -------------------------------------------------------------------------------------------------------- the loop
+    # ----------------------------------------------------------------------------------------------- the loop
 
     def step(self, sender: int, message: Message, call: Any = None) -> None:
         """A peer's message; turn() must follow."""
@@ -201,7 +205,9 @@ class Replica:
         return own
 
     def _write_frame(self) -> None:
-        """One frame at a time: the next is written when this one is durable, so that only the last can be torn."""
+        """One frame at a time: the next is written when this one is durable, so that only the last can be
+        torn.
+        """
         self.records += self.core.notes()
         records, self.records = self.records, []
         after, self.after = self.after, []
@@ -215,7 +221,9 @@ class Replica:
         self.turn()
 
     def _propose(self) -> None:
-        """Gather what waits into one entry, unless enough are in flight: batches grow by themselves under load."""
+        """Gather what waits into one entry, unless enough are in flight: batches grow by themselves under
+        load.
+        """
         core = self.core
         if not core.ready:
             for request in self.queue:

@@ -3,9 +3,10 @@
     python server.py --id 1                    one of the nodes in cluster.json
     python server.py --standalone              the same service without Paxos
 
-This module is the shell: sockets, the journal's thread, signals, the clock. What a node does is decided in replica.py and
-multipaxos.py; here their messages become frames and back. One turn of the event loop: all that has arrived is handed
-in, then Replica.turn() runs once, then every connection with something to send is written to once.
+This module is the shell: sockets, the journal's thread, signals, the clock. What a node does is decided in
+replica.py and multipaxos.py; here their messages become frames and back. One turn of the event loop: all that
+has arrived is handed in, then Replica.turn() runs once, then every connection with something to send is
+written to once.
 """
 
 import argparse
@@ -143,9 +144,8 @@ class Server:
         self.replica = Replica(core, store, self.loop.time, self._send, self._write, self._answer)
         self.flusher = Flusher()
         self.connections: set[Connection] = set()
-        self.accept_tls, connect_tls = (
-            tls_contexts(tls.certificate, tls.key, tls.authority) if tls else (None, None)
-        )
+        contexts = tls_contexts(tls.certificate, tls.key, tls.authority) if tls else (None, None)
+        self.accept_tls, connect_tls = contexts
         self.links = {peer: self._link(peer, member, connect_tls) for peer, member in peers.items()}
         self.greeted: set[int] = set()  # peers that our link may be used to
         self.sequence = 0
@@ -168,7 +168,7 @@ class Server:
             b"status": self._status,
         }
 
-    # -------------------------------------------------------------------------------------------------------- life cycle
+    # --------------------------------------------------------------------------------------------- life cycle
 
     async def run(self, host: str, port: int) -> None:
         """Serve until SIGTERM or SIGINT, then finish what was begun. OSError if the address cannot be had."""
@@ -258,7 +258,7 @@ class Server:
         done()
         self.flusher.flush_all()
 
-    # ------------------------------------------------------------------------------------------------------------- peers
+    # -------------------------------------------------------------------------------------------------- peers
 
     def _link(self, peer: int, member: configuration.Member, tls: Any) -> Link:
         return Link(
@@ -301,7 +301,8 @@ class Server:
             reason = f"node: {identity.node} answers where {link.user} is expected"
         if reason is not None:
             log("peer-refused", "error", peer=link.user, reason=reason)
-            link.connection and link.connection.close()
+            if link.connection:
+                link.connection.close()
             return
         self.greeted.add(link.user)
         log("peer", peer=link.user)
@@ -324,7 +325,9 @@ class Server:
         self._wake()
 
     def _send(self, peer: int, message: Message, call: Any) -> None:
-        """To a peer: the answer to its call, or a request. What cannot leave is lost; the core sends it again."""
+        """To a peer: the answer to its call, or a request. What cannot leave is lost; the core sends it
+        again.
+        """
         self.sent += 1
         if call is not None:
             connection, method, sequence = call
@@ -335,7 +338,7 @@ class Server:
                 self.encoded = (message, REQUESTS[message.__class__].call(self.sequence, message))
             self.links[peer].send(self.encoded[1])
 
-    # -------------------------------------------------------------------------------------- connections that others made
+    # --------------------------------------------------------------------------- connections that others made
 
     def _accepted(self) -> Connection:
         return Connection(
@@ -387,7 +390,7 @@ class Server:
         connection.send(frame)
         self._wake()
 
-    # ----------------------------------------------------------------------------------------------------------- clients
+    # ------------------------------------------------------------------------------------------------ clients
 
     def _answer(self, token: Any, value: Any) -> None:
         connection, method, sequence = token
@@ -490,7 +493,7 @@ class Server:
             self._answer(token, NotDone(f"mode: {mode} is unknown", True))
         self._wake()
 
-    # ------------------------------------------------------------------------------------------------------------ status
+    # ------------------------------------------------------------------------------------------------- status
 
     def _status(self, token: Any, arguments: tuple[bool | None]) -> None:
         core, store = self.core, self.store
@@ -551,7 +554,7 @@ def _memory_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-# ------------------------------------------------------------------------------------------------------------- starting
+# --------------------------------------------------------------------------------------------------- starting
 
 
 class Usage(Exception):

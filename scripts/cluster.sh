@@ -96,7 +96,7 @@ await() {
         answer=$(client status -o json 2>/dev/null || true)
         if "$python" -c '
 import json, sys
-ready = {node["node"] for node in json.loads(sys.argv[1] or "{}").get("nodes", []) if node.get("ready")}
+ready = {node["node"] for node in json.loads(sys.argv[1] or "[]") if node.get("ready")}
 sys.exit(not ready >= set(map(int, sys.argv[2:])))' "$answer" "$@"; then
             return
         fi

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Five nodes on this machine agree on a workload: set up, start, run, compare the five stores, stop.
+# usage: scripts/demo.sh [FILE.csv] [OPTION of client.py run ...]      (default: the project's own workload.csv)
+set -euo pipefail
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+case ${1:-} in
+-h | --help) sed -n 2,3p "${BASH_SOURCE[0]}"; exit 0 ;;
+'' | -*) workload=$project/workload.csv ;;
+*) workload=$1; shift ;;
+esac
+"$project/scripts/setup.sh"
+python=$project/.venv/bin/python
+
+run=$(mktemp -d)
+cluster=$run/cluster.json
+stop() {
+    "$project/scripts/cluster.sh" stop --cluster "$cluster" --data "$run/data" || true
+    rm -rf "$run"
+}
+trap stop EXIT
+"$python" "$project/scripts/make_cluster.py" --name demo >"$cluster"
+
+echo "== five nodes start"
+"$project/scripts/cluster.sh" start --cluster "$cluster" --data "$run/data"
+
+echo "== two client processes run $(basename "$workload") through Paxos, round-robin over the nodes"
+"$python" "$project/client.py" run "$workload" --cluster "$cluster" --out "$run/out" "$@"
+
+echo "== the five stores, read from each node over the wire"
+"$python" "$project/scripts/compare_stores.py" --cluster "$cluster"

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Make .venv with the pinned packages, unless it is there already.
+# usage: scripts/setup.sh [--dev]      (--dev: the tools for tests and checks as well)
+set -euo pipefail
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+requirements=$project/requirements.txt
+case ${1:-} in
+'') ;;
+--dev) requirements=$project/requirements-dev.txt ;;
+*) sed -n 2,3p "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+esac
+
+# What was installed is remembered by the checksum of the list, so that a second run costs nothing.
+want=$(cat "$project"/requirements*.txt "$requirements" | sha256sum | cut -d' ' -f1)
+if [ "$(cat "$project/.venv/installed" 2>/dev/null)" = "$want" ]; then exit 0; fi
+
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+    echo "setup.sh: Python 3.11 or later is needed (Debian: apt-get install python3 python3-venv)" >&2
+    exit 2
+}
+if [ ! -x "$project/.venv/bin/python" ]; then
+    python3 -m venv "$project/.venv" || {
+        echo "setup.sh: python3 cannot make a virtual environment (Debian: apt-get install python3-venv)" >&2
+        exit 2
+    }
+fi
+echo "installing the packages of ${requirements##*/} into .venv ..." >&2
+"$project/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+"$project/.venv/bin/python" -c 'from thrift.protocol import fastbinary' 2>/dev/null || {
+    echo "setup.sh: thrift was built without its C extension (Debian: apt-get install gcc python3-dev, then remove .venv)" >&2
+    exit 2
+}
+echo "$want" >"$project/.venv/installed"

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Set up .venv and run all tests.
+# usage: scripts/test.sh [OPTION of pytest ...]
+set -euo pipefail
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [ "${1:-}" = --help ]; then sed -n 2,3p "${BASH_SOURCE[0]}"; exit 0; fi
+"$project/scripts/setup.sh" --dev
+cd "$project"
+exec .venv/bin/python -m pytest "$@"
