@@ -21,8 +21,8 @@ try:
     from thrift.protocol.TProtocol import TProtocolException
 except ImportError as error:
     raise SystemExit(
-        "thrift: its C extension (thrift.protocol.fastbinary) is missing: install a C compiler and the Python headers, "
-        "then 'pip install --force-reinstall --no-binary thrift thrift'"
+        "thrift: its C extension (thrift.protocol.fastbinary) is missing: install a C compiler and the "
+        "Python headers, then 'pip install --force-reinstall --no-binary thrift thrift'"
     ) from error
 
 from kvstore.ttypes import (
@@ -121,7 +121,7 @@ class Malformed(ValueError):
 
 
 class _Buffer:
-    """What Thrift's C decoder reads from: a transport that ends where its bytes end, and its protocol in one."""
+    """What Thrift's C decoder reads from: a transport that ends with its bytes, and its protocol in one."""
 
     __slots__ = ("container_length_limit", "cstringio_buf", "string_length_limit", "trans")
 

@@ -329,7 +329,7 @@ class Proposer:
         return Record(candidate=LogBallot(self.log, self.ballot))
 
     def catch_up(self, from_slot: int) -> None:
-        """Our chosen length has grown: promises for another one would be adopted at the wrong offset (N19)."""
+        """Our chosen length has grown: promises for another would be adopted at the wrong offset (N19)."""
         self.start = from_slot
         self.promises.clear()
 
@@ -664,7 +664,7 @@ class Node:
         self.retake_at = now
 
     def notes(self) -> list[Record]:
-        """What need not be durable soon, for the frame that is written next: how much is chosen, and applied."""
+        """What need not be durable soon, for the frame written next: how much is chosen, and applied."""
         records = []
         for log, acceptor in self.acceptors.items():
             if acceptor.chosen > self.noted[log]:
@@ -730,16 +730,15 @@ class Node:
         self._check_leader(message.log, now)
         self._learn(message.fact, now, sender)
         self._settle(message.log, now, sender)
-        answer = Accepted(
-            message.log, message.ballot, acceptor.promised, vote, acceptor.length if vote == Vote.TAKEN else 0,
-            self._own_fact(),
-        )  # fmt: skip
+        length = acceptor.length if vote == Vote.TAKEN else 0
+        own = self._own_fact()
+        answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
         if vote == Vote.TAKEN:
             self._after.append((sender, answer, call))
             if sender != self.me:
-                self.telling[sender] = (answer.fact.chosen, answer.fact.frontier)
+                self.telling[sender] = (own.chosen, own.frontier)
         else:
-            self._tell(sender, answer, answer.fact, call)
+            self._tell(sender, answer, own, call)
 
     def _on_accepted(self, sender: int, message: Accepted, now: float, call: Any) -> None:
         if sender != self.me:
@@ -1143,11 +1142,11 @@ class Node:
 
     @property
     def busy(self) -> bool:
-        """Whether tick() wants to be called every few milliseconds rather than every GOSSIP_IDLE / 2 seconds."""
-        return bool(
-            self.pending or self.dated or self.round or self.fetching or self.waiting or self.news_at or self.learner.heads
-            or self.retake_at is not None or self.journaled > self.synced
-        )  # fmt: skip
+        """Whether tick() wants to be called every few milliseconds, not every GOSSIP_IDLE / 2 seconds."""
+        waiting = self.pending or self.dated or self.round or self.fetching or self.waiting
+        return bool(waiting or self.news_at or self.learner.heads) or (
+            self.retake_at is not None or self.journaled > self.synced
+        )
 
     def tick(self, now: float) -> None:
         """Time has passed: repeat what was lost, gossip, and look for nodes that hold us up."""

@@ -15,6 +15,7 @@ import gc
 import os
 import resource
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -144,8 +145,10 @@ class Server:
         self.replica = Replica(core, store, self.loop.time, self._send, self._write, self._answer)
         self.flusher = Flusher()
         self.connections: set[Connection] = set()
-        contexts = tls_contexts(tls.certificate, tls.key, tls.authority) if tls else (None, None)
-        self.accept_tls, connect_tls = contexts
+        self.accept_tls: ssl.SSLContext | None = None
+        connect_tls: ssl.SSLContext | None = None
+        if tls:
+            self.accept_tls, connect_tls = tls_contexts(tls.certificate, tls.key, tls.authority)
         self.links = {peer: self._link(peer, member, connect_tls) for peer, member in peers.items()}
         self.greeted: set[int] = set()  # peers that our link may be used to
         self.sequence = 0
@@ -260,11 +263,18 @@ class Server:
 
     # -------------------------------------------------------------------------------------------------- peers
 
-    def _link(self, peer: int, member: configuration.Member, tls: Any) -> Link:
+    def _link(self, peer: int, member: configuration.Member, tls: ssl.SSLContext | None) -> Link:
         return Link(
-            member.host, member.port, self.flusher, MAX_NODE_FRAME, on_up=self._link_up, on_message=self._link_message,
-            on_down=self._link_down, tls=tls, user=peer,
-        )  # fmt: skip
+            member.host,
+            member.port,
+            self.flusher,
+            MAX_NODE_FRAME,
+            on_up=self._link_up,
+            on_message=self._link_message,
+            on_down=self._link_down,
+            tls=tls,
+            user=peer,
+        )
 
     def _link_up(self, link: Link) -> None:
         link.send(METHODS[b"hello"].call(0, self.identity))
@@ -313,7 +323,8 @@ class Server:
         if identity.cluster != ours.cluster:
             return f"cluster: {identity.cluster!r}, but this is {ours.cluster!r}"
         if identity.digest != ours.digest:
-            return f"digest: the nodes' cluster.json differ (membership {identity.digest[:12]} and {ours.digest[:12]})"
+            digests = f"{identity.digest[:12]}, ours has {ours.digest[:12]}"
+            return f"digest: its cluster.json differs from ours: its membership has {digests}"
         if identity.node not in self.links:
             return f"node: {identity.node} is no peer of node {ours.node}"
         return None
