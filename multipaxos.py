@@ -598,6 +598,7 @@ class Node:
 
         self.pending: dict[int, tuple[bytes, Any]] = {}  # by timestamp: own commands not yet applied
         self.backlog: deque[tuple[bytes, Any]] = deque()  # own commands to be proposed again
+        self.unsure = False  # whether `pending` may hold commands that our log lacks
         self.reads: list[Any] = []  # waiting for the next round
         self.round: Round | None = None
         self.rounds = random.getrandbits(48) << 12  # so that an earlier life's answers fit no round
@@ -863,7 +864,7 @@ class Node:
         self._after += [(node, message, None) for node in self.nodes]
 
     def _lead(self, proposer: Proposer) -> None:
-        """A quorum has promised: finish what was adopted; add our commands that it lacks, or a skip."""
+        """A quorum has promised: finish what was adopted; in another's log, add a skip."""
         for entry in proposer.entries:
             self.highest = max(self.highest, entry.timestamp)
             if entry.payload:
@@ -872,9 +873,18 @@ class Node:
             self._skip(proposer)
             return
         self.retake_at = None
+        self.unsure = True
+
+    def _propose_again(self) -> None:
+        """Our ballot is established: which of our commands its log lacks can never be chosen where they stood.
+
+        Not earlier: promises alone leave a revoker free to find, on a node that we did not hear, an older ballot's log with
+        such an entry, and the command would be applied twice.
+        """
+        self.unsure = False
         acceptor = self.acceptors[self.me]
         unapplied = acceptor.from_slot(self.learner.executed[self.me], acceptor.chosen)
-        present = {entry.timestamp for entry in [*unapplied, *proposer.entries]}
+        present = {entry.timestamp for entry in [*unapplied, *self.own.entries]}
         for timestamp in sorted(self.pending.keys() - present):
             self.backlog.append(self.pending.pop(timestamp))
 
@@ -1116,6 +1126,8 @@ class Node:
 
     def drain(self, now: float) -> Ready:
         """End a turn: what was collected, and what is better done once per turn than once per message."""
+        if self.unsure and self.own.established:
+            self._propose_again()
         while self.backlog and self.own.leading and self.own.has_room():
             payload, token = self.backlog.popleft()
             self.pending[self._append(payload)] = (payload, token)

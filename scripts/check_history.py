@@ -1,6 +1,6 @@
 """Judge recorded histories: check_history.py FILE...
 
-A history is what `client.py run --history FILE` writes; tests/linearizability.py has its format and the method.
+A history is what `client.py run --history FILE` writes; tests/linearizability.py has the format and method.
 
 Exit status: 0 all are linearizable; 1 one is not (a timeline shows why); 2 a file is malformed or unreadable;
 3 the search grew too large to decide. With several files the gravest counts: 2, then 1, then 3.

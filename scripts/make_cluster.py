@@ -5,17 +5,27 @@ usage: make_cluster.py [--nodes N] [--name NAME] [--set FIELD=JSON ...]
 """
 
 import argparse
+import contextlib
 import json
+import random
 import socket
 import sys
 
+PORTS = range(10_000, 32_768)  # Linux takes those of outgoing connections from 32,768 on
+
 
 def free_ports(count: int) -> list[int]:
-    """Different ports on loopback that nobody uses at this moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
+    """Different ports on loopback that nobody uses at this moment.
+
+    Not from the range that outgoing connections take theirs from: while a node is down, one of them could
+    take the node's port. (A connection to a dead node may even meet itself.)
+    """
+    ports: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        if len(ports) == count:
+            break
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
     return ports
 
 

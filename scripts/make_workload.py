@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Writes a file of operations for `client.py run`: of any size, from a seed.
 
-The proportions are those of the original experiment: of 150 rows, 80 PUT, 60 GET and 10 DELETE. The first third
-is all PUTs; then the verbs are mixed. GET and DELETE name keys that were put before, with the value put last.
-(A GET may still find nothing: the key may have been deleted.) One PUT in forty overwrites a key.
+The proportions are those of the original experiment: of 150 rows, 80 PUT, 60 GET and 10 DELETE. The first
+third is all PUTs; then the verbs are mixed. GET and DELETE name keys that were put before, with the value put
+last. (A GET may still find nothing: the key may have been deleted.) One PUT in forty overwrites a key.
 """
 
 import argparse

@@ -1,0 +1,286 @@
+"""cluster.json: who the nodes are and how they behave; read, and checked before anything starts.
+
+    {
+      "name": "demo",                          letters, digits, '.', '_', '-'; at most 64
+      "nodes": [                               an odd number of them, 1 to 255; their order means nothing
+        {"id": 1,                              1 to 255
+         "host": "127.0.0.1", "port": 7001,    where the node listens, and where the others find it
+         "ssh_user": "paxos", "ssh_port": 22,  this and the next line: for starting it over ssh
+         "directory": "kv", "python": "python3"}
+      ],
+      "data": "data",                          directory of the nodes' data directories
+      "fsync": true,                           false gives durability up, for measurements
+      "revoke_after_s": 0.5,                   lack of progress after which a node's log is taken over
+      "request_timeout_s": 10,                 how long a node works on a client's request
+      "acceptor_failures": {                   the acceptor role fails on purpose:
+        "probability": 0.05,                     per message
+        "silence_s": 1, "every_s": 10},          and for so long, once in so long
+      "tls": {"certificate": "node.pem", "key": "node.key", "authority": "ca.pem"}
+    }
+
+Only name, nodes, id, host and port are required. Whatever is not understood is refused, never ignored: a
+misspelt field would otherwise be a setting that silently does nothing.
+"""
+
+import hashlib
+import ipaddress
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+MAX_ID: Final = 255  # a ballot keeps 8 bits for the node
+MAX_TEXT: Final = 1024  # characters; no path or name is longer
+MAX_SHOWN: Final = 60  # characters of a wrong value that an error repeats
+
+_NAME = re.compile(
+    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
+)  # no leading '-': commands would take it for an option
+_HOST = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,62})\.)*[A-Za-z_][A-Za-z0-9_-]{0,62}\.?")
+
+
+class ClusterError(Exception):
+    """The cluster's file cannot be used: one line that names the file, the field and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One node, and how to start it over ssh."""
+
+    id: int
+    host: str
+    port: int
+    ssh_user: str | None = None
+    ssh_port: int | None = None
+    directory: str | None = None
+    python: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptorFailures:
+    """How the acceptor role fails on purpose: by chance per message, and for silence_s once in every_s."""
+
+    probability: float = 0.0
+    silence_s: float = 0.0
+    every_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files in PEM form, as written in cluster.json."""
+
+    certificate: str
+    key: str
+    authority: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The whole file; `nodes` in the order of their ids."""
+
+    name: str
+    nodes: tuple[Member, ...]
+    revoke_after_s: float = 0.5
+    acceptor_failures: AcceptorFailures = AcceptorFailures()
+    fsync: bool = True
+    request_timeout_s: float = 10.0
+    tls: Tls | None = None
+    data: str = "data"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of the membership alone: the name, and each node's id, host and port."""
+        membership = [self.name, [[node.id, node.host, node.port] for node in self.nodes]]
+        return hashlib.sha256(json.dumps(membership).encode()).hexdigest()
+
+    def member(self, node: int) -> Member:
+        """The node with this id. ClusterError, without a file's name, if there is none."""
+        for member in self.nodes:
+            if member.id == node:
+                return member
+        raise ClusterError(f"nodes: none has the id {node}")
+
+
+def load(path: str | PathLike[str]) -> Cluster:
+    """Read and check the file. ClusterError if it cannot be read or says anything that makes no sense."""
+    try:
+        return _parse(Path(path).read_bytes())
+    except OSError as error:
+        raise ClusterError(f"{path}: {error.strerror}") from error
+    except ClusterError as error:
+        raise ClusterError(f"{path}: {error}") from error
+
+
+def _parse(data: bytes) -> Cluster:
+    """The same for the file's content; errors do not name the file yet."""
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise ClusterError("begins with a byte-order mark: save it as UTF-8 without one")
+    try:
+        value = json.loads(data.decode(), object_pairs_hook=_pairs, parse_constant=_constant)
+    except UnicodeDecodeError as error:
+        raise ClusterError(f"not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise ClusterError(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise ClusterError(f"not JSON that anybody means: {error}") from error
+    return _cluster(value, "")
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):  # json alone would take the last one
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ClusterError(f"{_shown(twice)} stands twice in one object")
+    return fields
+
+
+def _constant(name: str) -> NoReturn:
+    raise ClusterError(f"{name} is not JSON")
+
+
+# ----------------------------------------------------------------- checks: a value, and its place in the file
+
+Check = Callable[[Any, str], Any]  # gives back the value, checked and converted, or raises ClusterError
+
+
+def _object(value: Any, where: str, required: dict[str, Check], optional: dict[str, Check]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        _refuse(where, value, "is not an object")
+    checks = required | optional
+    for name in value:
+        if name not in checks:
+            _refuse(_field(where, name), value[name], f"is in no known field (known: {', '.join(checks)})")
+    for name in required:
+        if name not in value:
+            raise ClusterError(f"{_field(where, name)}: is missing")
+    return {name: check(value[name], _field(where, name)) for name, check in checks.items() if name in value}
+
+
+def _cluster(value: Any, where: str) -> Cluster:
+    required: dict[str, Check] = {"name": _name, "nodes": _nodes}
+    optional: dict[str, Check] = {
+        "revoke_after_s": _number(0.05, 60, "seconds"),
+        "acceptor_failures": _acceptor_failures,
+        "fsync": _boolean,
+        "request_timeout_s": _number(0.1, 600, "seconds"),
+        "tls": _tls,
+        "data": _text,
+    }
+    return Cluster(**_object(value, where, required, optional))
+
+
+def _nodes(value: Any, where: str) -> tuple[Member, ...]:
+    if not isinstance(value, list):
+        _refuse(where, value, "is not a list")
+    if len(value) % 2 == 0 or len(value) > MAX_ID:
+        raise ClusterError(f"{where}: {len(value)} is not an odd number of nodes from 1 to {MAX_ID}")
+    nodes = [_member(node, f"{where}[{i}]") for i, node in enumerate(value)]
+    ids: dict[int, int] = {}
+    addresses: dict[tuple[str, int], int] = {}
+    for i, node in enumerate(nodes):
+        first = ids.setdefault(node.id, i)
+        if first != i:
+            _refuse(f"{where}[{i}].id", node.id, f"is the id of {where}[{first}] already")
+        first = addresses.setdefault((node.host, node.port), i)
+        if first != i:
+            _refuse(
+                f"{where}[{i}].port", node.port, f"at {node.host} is the port of {where}[{first}] already"
+            )
+    return tuple(sorted(nodes, key=lambda node: node.id))
+
+
+def _member(value: Any, where: str) -> Member:
+    required = {"id": _whole(1, MAX_ID, "a node id"), "host": _host, "port": _port}
+    optional: dict[str, Check] = {"ssh_user": _name, "ssh_port": _port, "directory": _text, "python": _text}
+    return Member(**_object(value, where, required, optional))
+
+
+def _acceptor_failures(value: Any, where: str) -> AcceptorFailures:
+    optional = {
+        "probability": _number(0, 1, "a probability"),
+        "silence_s": _number(0, 3600, "seconds"),
+        "every_s": _number(0, 3600, "seconds"),
+    }
+    failures = AcceptorFailures(**_object(value, where, {}, optional))
+    if 0 < failures.silence_s >= failures.every_s:
+        _refuse(f"{where}.every_s", failures.every_s, f"is not longer than silence_s ({failures.silence_s})")
+    return failures
+
+
+def _tls(value: Any, where: str) -> Tls:
+    return Tls(**_object(value, where, {"certificate": _text, "key": _text, "authority": _text}, {}))
+
+
+def _whole(low: int, high: int, what: str) -> Check:
+    def check(value: Any, where: str) -> int:
+        if type(value) is not int or not low <= value <= high:  # a bool is an int to isinstance
+            _refuse(where, value, f"is not {what} ({low} to {high})")
+        return value
+
+    return check
+
+
+_port = _whole(1, 65535, "a port")
+
+
+def _number(low: float, high: float, what: str) -> Check:
+    def check(value: Any, where: str) -> float:
+        if type(value) not in (int, float) or not low <= value <= high:
+            _refuse(where, value, f"is not {what} ({low} to {high})")
+        return float(value)
+
+    return check
+
+
+def _boolean(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        _refuse(where, value, "is neither true nor false")
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MAX_TEXT:
+        _refuse(where, value, f"is not a text of 1 to {MAX_TEXT} printable characters")
+    return value
+
+
+def _name(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        _refuse(where, value, "is not a name (1 to 64 of A-Z a-z 0-9 . _ -, the first neither '.' nor '-')")
+    return value
+
+
+def _host(value: Any, where: str) -> str:
+    """One spelling for each host, so that two spellings of one address count as the same."""
+    if not isinstance(value, str):
+        _refuse(where, value, "is not a host name or IP address")
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        if not _HOST.fullmatch(value):
+            _refuse(where, value, "is not a host name or IP address")
+        return value.lower()
+    if address.is_unspecified:
+        _refuse(where, value, "is no address at which the other nodes find this one")
+    return str(address)
+
+
+def _field(where: str, name: str) -> str:
+    shown = name if _NAME.fullmatch(name) else _shown(name)
+    return f"{where}.{shown}" if where else shown
+
+
+def _refuse(where: str, value: Any, reason: str) -> NoReturn:
+    raise ClusterError(f"{where or 'the whole'}: {_shown(value)} {reason}")
+
+
+def _shown(value: Any) -> str:
+    """On one line, escaped and bounded. Not the insides of lists and objects: they may nest deep."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = json.dumps(value)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
