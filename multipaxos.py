@@ -46,7 +46,7 @@ Messages that a node addresses to itself go into its step() when they would leav
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from random import Random
@@ -707,6 +707,16 @@ class Node:
         """
         self.reads.append(token)
 
+    def forget_reads(self, tokens: Collection[Any]) -> None:
+        """These reads have been given up: nobody wants their tokens back."""
+        waiting = [
+            self.reads,
+            *[reads for _, reads in self.dated],
+            *([self.round.reads] if self.round else []),
+        ]
+        for reads in waiting:
+            reads[:] = [read for read in reads if read not in tokens]
+
     # ----------------------------------------------------------------------------------------------- messages
 
     def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
@@ -876,10 +886,11 @@ class Node:
         self.unsure = True
 
     def _propose_again(self) -> None:
-        """Our ballot is established: which of our commands its log lacks can never be chosen where they stood.
+        """Our ballot is established: which of our commands its log lacks can never be chosen where they
+        stood.
 
-        Not earlier: promises alone leave a revoker free to find, on a node that we did not hear, an older ballot's log with
-        such an entry, and the command would be applied twice.
+        Not earlier: promises alone leave a revoker free to find, on a node that we did not hear, an older
+        ballot's log with such an entry, and the command would be applied twice.
         """
         self.unsure = False
         acceptor = self.acceptors[self.me]
@@ -915,7 +926,7 @@ class Node:
         acceptor = self.acceptors[log]
         if (
             acceptor.accepted < proposer.ballot or acceptor.length < chosen
-        ):  # our acceptor failed on purpose, or is late
+        ):  # it failed on purpose, or is late
             entries = proposer.entries[: chosen - proposer.start]
             self._install(log, proposer.start, entries, proposer.ballot, now, self.me)
         else:

@@ -10,7 +10,7 @@ and tick() as things happen, and turn() once when they have all been handed in:
 The core is a multipaxos.Node, or Single: the same service without replication, for comparison.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from interface import (
@@ -53,6 +53,7 @@ class Core(Protocol):
     def has_room(self) -> bool: ...
     def propose(self, payload: bytes, token: Any) -> None: ...
     def read(self, token: Any) -> None: ...
+    def forget_reads(self, tokens: Collection[Any]) -> None: ...
     def step(self, sender: int, message: Message, now: float, call: Any = None) -> None: ...
     def tick(self, now: float) -> None: ...
     def drain(self, now: float) -> Ready: ...
@@ -103,7 +104,7 @@ class Replica:
         self.joined: dict[
             tuple[int, int, int, int], list[Request]
         ] = {}  # repeats that wait for the first attempt
-        self.reading: dict[Any, float] = {}
+        self.reading: dict[Any, tuple[float, Callable[[], Any]]] = {}
         self.records: list[Record] = []  # for the next frame
         self.after: list[tuple[int, Message, Any]] = []  # messages that wait for it
         self.writing = False
@@ -140,8 +141,8 @@ class Replica:
 
     def read(self, token: Any, question: Callable[[], Any]) -> None:
         """Ask the store when it holds everything that was answered before this call: a linearizable read."""
-        self.reading[token] = self.clock()
-        self.core.read((token, question))
+        self.reading[token] = (self.clock(), question)
+        self.core.read(token)
 
     def expire(self, before: float) -> None:
         """Answer what arrived before this moment and still waits: nobody waits without end."""
@@ -152,7 +153,10 @@ class Replica:
                 self.queue.remove(request)
                 self.queued -= len(request.commands)
                 self._finish(request, NotDone("not proposed in time", False))
-        for token in [token for token, arrived in self.reading.items() if arrived < before]:
+        late = [token for token, (arrived, _) in self.reading.items() if arrived < before]
+        if late:
+            self.core.forget_reads(set(late))
+        for token in late:
             del self.reading[token]
             self.answer(token, NotDone("no quorum has answered in time", False))
 
@@ -189,9 +193,9 @@ class Replica:
                     again |= self._dispatch(after, now)
             for applied in ready.apply:
                 self._apply(applied)
-            for token, question in ready.reads:
-                if self.reading.pop(token, None) is not None:
-                    self.answer(token, question())
+            for token in ready.reads:
+                _, question = self.reading.pop(token)
+                self.answer(token, question())
 
     def _dispatch(self, messages: list[tuple[int, Message, Any]], now: float) -> bool:
         """Send; True if the core has had a message from itself."""
@@ -313,6 +317,9 @@ class Single:
 
     def read(self, token: Any) -> None:
         self._reads.append(token)
+
+    def forget_reads(self, tokens: Collection[Any]) -> None:
+        """None waits: a read is answered in the turn in which it arrived."""
 
     def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
         self.in_flight -= 1
