@@ -162,8 +162,16 @@ def scan(data: bytes, segment: Segment, expected: int) -> Scan:
         frames.append((offset, end))
         offset = end
         expected += 1
-    used = max(offset, len(data.rstrip(b"\0")))
+    used = max(offset, without_zeros(data))
     return Scan(frames, offset, used, find_stray(data, segment, offset, used, expected))
+
+
+def without_zeros(data: bytes) -> int:
+    """How long the data is without the zeros at its end. (Piece by piece: rstrip looks at each byte.)"""
+    end = len(data)
+    while end >= len(ZEROS) and data[end - len(ZEROS) : end] == ZEROS:
+        end -= len(ZEROS)
+    return len(data[:end].rstrip(b"\0"))
 
 
 def find_stray(data: bytes, segment: Segment, start: int, end: int, expected: int) -> int | None:

@@ -399,6 +399,8 @@ class Proposer:
         """
         courier = self.couriers[peer]
         held = self.lengths.get(peer, -1)
+        if held >= self.end and courier.sent >= self.end:
+            return None  # asked in every turn, and mostly so
         late = now - courier.at >= min(RESEND_AFTER * (1 << courier.silent), RESEND_AT_MOST)
         if courier.sent < 0:
             if courier.at and not late:
@@ -432,10 +434,15 @@ class Learner:
         self.held = dict.fromkeys(acceptors, 0)
         self.executed = dict.fromkeys(acceptors, 0)
         self.heads: dict[int, int] = {}
+        self.facts = {log: Fact(log, 0, 0, 0) for log in acceptors}
         self.position = (0, 0)
 
     def fact(self, log: int) -> Fact:
-        return Fact(log, self.chosen[log], self.evidence[log], self.known[log])
+        fact = self.facts[log]
+        chosen, evidence, known = self.chosen[log], self.evidence[log], self.known[log]
+        if fact.frontier != known or fact.chosen != chosen or fact.evidence != evidence:
+            fact = self.facts[log] = Fact(log, chosen, evidence, known)
+        return fact
 
     def learn(self, log: int, chosen: int, evidence: int, frontier: int) -> bool:
         """Merge a fact; True if it said anything new. (chosen, evidence) is one pair, the frontier goes by
@@ -1021,8 +1028,6 @@ class Node:
             if self.acceptors[log].chosen >= self.learner.chosen[log]:
                 del self.fetching[log]
             elif now >= at and self.peers:
-                if whom == self.me:
-                    whom = self._another(whom)
                 self._send.append((whom, self._fetch(log), None))
                 self.fetching[log] = (now + FETCH_AGAIN, self._another(whom))
 

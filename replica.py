@@ -238,7 +238,7 @@ class Replica:
             commands: list[Command] = []
             size = 0
             for request in self.queue:
-                grows = sum(_size(command) for command in request.commands) if self.queued > 64 else 0
+                grows = sum(_size(command) for command in request.commands) if len(self.queue) > 1 else 0
                 if requests and (
                     size + grows > ENTRY_BYTES or len(commands) + len(request.commands) > MAX_BATCH
                 ):
