@@ -20,7 +20,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from random import Random
@@ -69,6 +68,8 @@ from store import Store, invalid
 VERSION = "0.1.0"
 TICK_BUSY = 0.005  # seconds between ticks while the core waits for something
 TICK_IDLE = 0.05  # and while it does not
+SLOW_DISK = 0.005  # seconds: a frame that takes longer shows a slow disk
+SLOW_FOR = 1.0  # seconds for which a disk counts as slow, from its last slow frame on
 SWEEP = 1.0  # seconds between two looks for clients and requests that are late
 DRAIN = 3.0  # seconds that a stopping node gives its clients' requests
 MAX_SCAN = 1000  # items in a page
@@ -93,18 +94,42 @@ def log(event: str, level: str = "info", **fields: object) -> None:
 
 
 class Writer:
-    """The thread that writes the journal, so that the event loop goes on while the disk is at work."""
+    """Writes the journal: in the event loop while the disk is fast, in a thread of its own while it is slow.
 
-    def __init__(self, journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
+    A thread costs two switches and several wake-ups for each frame, more than a fast fdatasync takes. A slow
+    one would keep the node from gossiping: after the first that was slow, the thread has them for a while.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        loop: asyncio.AbstractEventLoop,
+        finished: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """`finished` is called in the event loop with the `done` of each frame that the thread has written."""
         self.journal = journal
         self.loop = loop
+        self.finished = finished
+        self.frame: tuple[list[Record], Callable[[], None]] | None = None  # not begun
+        self.slow_until = 0.0
         self.frames: SimpleQueue[tuple[list[Record], Callable[[], None]] | None] = SimpleQueue()
         self.thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self.thread.start()
 
     def write(self, records: list[Record], done: Callable[[], None]) -> None:
-        """Write one frame; done() is called in the event loop when it is durable."""
-        self.frames.put((records, done))
+        """Hand in one frame; work() writes it, when what may leave before it is durable has left."""
+        self.frame = (records, done)
+
+    def work(self) -> Callable[[], None] | None:
+        """Write the frame; returns its `done` if that is to be called now, None if `finished` will get it."""
+        frame, self.frame = self.frame, None
+        if frame is None:
+            return None
+        if self.loop.time() < self.slow_until:
+            self.frames.put(frame)
+            return None
+        self._write(frame[0])
+        return frame[1]
 
     def stop(self) -> None:
         """Finish what was begun."""
@@ -113,13 +138,19 @@ class Writer:
 
     def _run(self) -> None:
         while (frame := self.frames.get()) is not None:
-            records, done = frame
-            try:
-                self.journal.write(records)
-            except (OSError, JournalError) as error:  # final: nobody knows what is on the disk now
-                log("disk-failed", "error", reason=error)
-                os._exit(EXIT_DISK)
-            self.loop.call_soon_threadsafe(done)
+            self._write(frame[0])
+            self.loop.call_soon_threadsafe(self.finished, frame[1])
+
+    def _write(self, records: list[Record]) -> None:
+        begun = self.loop.time()
+        try:
+            self.journal.write(records)
+        except (OSError, JournalError) as error:  # final: nobody knows what is on the disk now
+            log("disk-failed", "error", reason=error)
+            os._exit(EXIT_DISK)
+        now = self.loop.time()
+        if now - begun > SLOW_DISK:
+            self.slow_until = now + SLOW_FOR
 
 
 class Server:
@@ -141,8 +172,8 @@ class Server:
         self.journal = journal
         self.request_timeout_s = request_timeout_s
         self.loop = asyncio.get_running_loop()
-        self.writer = Writer(journal, self.loop)
-        self.replica = Replica(core, store, self.loop.time, self._send, self._write, self._answer)
+        self.writer = Writer(journal, self.loop, self._durable)
+        self.replica = Replica(core, store, self.loop.time, self._send, self.writer.write, self._answer)
         self.flusher = Flusher()
         self.connections: set[Connection] = set()
         self.accept_tls: ssl.SSLContext | None = None
@@ -242,8 +273,15 @@ class Server:
     def _turn(self) -> None:
         self.turning = False
         self.replica.turn()
-        self.flusher.flush_all()
+        self._carry_out()
         self._set_ticker()
+
+    def _carry_out(self) -> None:
+        """Send what may leave at once, then write the journal, then go on with what waited for it."""
+        self.flusher.flush_all()
+        while (done := self.writer.work()) is not None:
+            done()
+            self.flusher.flush_all()
 
     def _set_ticker(self) -> None:
         now = self.loop.time()
@@ -254,12 +292,10 @@ class Server:
             self.tick_at = at
             self.ticker = self.loop.call_at(at, self._tick)
 
-    def _write(self, records: list[Record], done: Callable[[], None]) -> None:
-        self.writer.write(records, partial(self._durable, done))
-
     def _durable(self, done: Callable[[], None]) -> None:
+        """The thread has written a frame."""
         done()
-        self.flusher.flush_all()
+        self._carry_out()
 
     # -------------------------------------------------------------------------------------------------- peers
 

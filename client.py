@@ -1,0 +1,455 @@
+"""The client: a command line, and the library's names in one place.
+
+    from client import Client, UnknownOutcome, load
+
+    with Client(load("cluster.json")) as client:
+        client.put("key", "value")
+
+The library is drivers.py over failover.py; workload.py runs files of operations. `python client.py --help`
+tells the commands.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import workload
+from cluster import Cluster, ClusterError, load
+from drivers import ATTEMPT_TIMEOUT_S, TIMEOUT_S, AsyncClient, Client, nodes_of
+from failover import (
+    READ_MODES,
+    ClientError,
+    NoNodeReachable,
+    NotANumber,
+    NotDoneError,
+    UnknownOutcome,
+)
+from interface import Command, Item, Outcome, Result, Status, Verb
+
+__all__ = [
+    "AsyncClient", "Client", "ClientError", "Cluster", "ClusterError", "Command", "Item", "NoNodeReachable",
+    "NotANumber", "NotDoneError", "Outcome", "Result", "Status", "UnknownOutcome", "Verb", "load",
+]  # fmt: skip
+
+DONE, NEGATIVE, USAGE, UNREACHABLE, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+EXIT_CODES: Final = """\
+exit codes:
+  0    all done
+  1    a negative answer: key not found, comparison failed, some operation refused
+  2    usage, or input that cannot be used
+  3    nothing done, and no node can be reached
+  4    the outcome of some operation is unknown: it may have been done (this beats 1)
+  130  interrupted
+"""
+
+# How long `status` waits for each node, in seconds: one that hangs is to be told of, not waited for.
+STATUS_TIMEOUT_S = 2.0
+# More are of no use to anybody, and files and memory are finite.
+MAX_PROCESSES = 256
+MAX_IN_FLIGHT = 1024
+
+
+class UsageError(Exception):
+    """One line about an argument or a file that cannot be used."""
+
+
+# ---------------------------------------------------------------------------------------------------- output
+
+
+class Output:
+    """Answers on stdout, as text for people or as JSON for machines; errors on stderr, and as JSON too."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def answer(self, text: str, value: dict[str, Any]) -> None:
+        """Print an answer in the form that was asked for."""
+        print(json.dumps(value) if self.as_json else text)
+
+    def error(self, kind: str, message: str, code: int) -> int:
+        """Tell an error; returns the exit code."""
+        if self.as_json:
+            print(json.dumps({"error": kind, "message": message, "exit_code": code}))
+        print(f"client.py: {message}", file=sys.stderr)
+        return code
+
+
+def _fields(struct: Any) -> Any:
+    """A generated struct as plain data."""
+    if isinstance(struct, list):
+        return [_fields(part) for part in struct]
+    if hasattr(struct, "thrift_spec"):
+        return {name: _fields(getattr(struct, name)) for name in struct.__slots__}
+    return dict(struct) if isinstance(struct, dict) else struct
+
+
+# -------------------------------------------------------------------------------------------------- commands
+
+
+def _put(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    client.put(arguments.key, arguments.value)
+    output.answer("ok", {"outcome": "ok"})
+    return DONE
+
+
+def _get(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    value = client.get(arguments.key, arguments.read, arguments.node)
+    if value is None:
+        return _not_found(arguments, output)
+    output.answer(value, {"outcome": "ok", "value": value})
+    return DONE
+
+
+def _delete(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    if not client.delete(arguments.key):
+        return _not_found(arguments, output)
+    output.answer("ok", {"outcome": "ok"})
+    return DONE
+
+
+def _not_found(arguments: argparse.Namespace, output: Output) -> int:
+    if output.as_json:
+        print(json.dumps({"outcome": "not_found"}))
+    else:
+        print(f"client.py: {arguments.key!r}: not found", file=sys.stderr)
+    return NEGATIVE
+
+
+def _cas(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    if arguments.absent == (len(arguments.values) == 2):
+        raise UsageError("cas: give KEY EXPECTED VALUE, or KEY --absent VALUE")
+    expected = None if arguments.absent else arguments.values[0]
+    done, actual = client.compare_and_set(arguments.key, expected, arguments.values[-1])
+    if done:
+        output.answer("ok", {"outcome": "ok"})
+        return DONE
+    held = "does not exist" if actual is None else f"holds {actual!r}"
+    if output.as_json:
+        print(json.dumps({"outcome": "mismatch", "value": actual}))
+    else:
+        print(f"client.py: {arguments.key!r}: {held}; nothing was set", file=sys.stderr)
+    return NEGATIVE
+
+
+def _incr(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    total = client.increment(arguments.key, arguments.delta)
+    output.answer(str(total), {"outcome": "ok", "value": total})
+    return DONE
+
+
+def _scan(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    for item in client.scan(arguments.prefix, read=arguments.read, node=arguments.node):
+        output.answer(f"{item.key}\t{item.value}", {"key": item.key, "value": item.value})
+    return DONE
+
+
+def _dump(client: Client, arguments: argparse.Namespace, _: Output) -> int:
+    for item in client.scan(read="local", node=arguments.node):
+        print(json.dumps({"key": item.key, "value": item.value}))
+    return DONE
+
+
+def _status(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    """All nodes, or one; negative if one of them does not answer or is not ready."""
+    asked = [node for node in client.nodes if arguments.node in (None, node.id)]
+    answers: list[tuple[str, Status | ClientError]] = []
+    for node in asked:
+        try:
+            answers.append((str(node), client.status(node.id, arguments.digest)))
+        except ClientError as error:
+            answers.append((str(node), error))
+    if output.as_json:
+        states = [{"error": str(s)} if isinstance(s, ClientError) else _fields(s) for _, s in answers]
+        print(
+            json.dumps([{"address": name, **state} for (name, _), state in zip(answers, states, strict=True)])
+        )
+    else:
+        print("\n".join(_status_lines(answers, arguments.digest)))
+    if all(isinstance(status, NoNodeReachable) for _, status in answers):
+        return UNREACHABLE
+    return DONE if all(isinstance(s, Status) and s.ready for _, s in answers) else NEGATIVE
+
+
+def _status_lines(answers: Iterable[tuple[str, Status | ClientError]], digest: bool) -> list[str]:
+    layout = "{:26} {:>5} {:>14} {:>18} {:>9} {:>8} {:>10} {:>10} {:>9}  {}"
+    lines = [layout.format("node", "ready", "clock", "applied", "keys", "pending", "journal", "memory",
+                           "uptime s", "digest" if digest else "connected").rstrip()]  # fmt: skip
+    for name, status in answers:
+        if isinstance(status, ClientError):
+            lines.append(f"{name:26} {str(status).rpartition(name + ': ')[2]}")
+            continue
+        applied = f"{status.applied.timestamp}/{status.applied.owner}"
+        last = status.digest if digest else ",".join(map(str, status.connected))
+        lines.append(layout.format(
+            name, "yes" if status.ready else "no", status.clock, applied, status.keys, status.pending,
+            f"{status.journal_bytes >> 10:,}K", f"{status.memory_bytes >> 10:,}K",
+            f"{status.uptime_s:.0f}", last,
+        ).rstrip())  # fmt: skip
+    return lines
+
+
+def _one(command: Callable[[Client, argparse.Namespace, Output], int], arguments: argparse.Namespace) -> int:
+    """Run a single command with a client of its own."""
+    with _client(arguments) as client:
+        node = getattr(arguments, "node", None)
+        if node is not None and node not in [known.id for known in client.nodes]:
+            raise UsageError(f"--node: there is no node {node}")
+        if command is not _status or arguments.single:  # (status tells of each node by itself)
+            client.connect(min(ATTEMPT_TIMEOUT_S, arguments.timeout))
+        return command(client, arguments, Output(arguments.output == "json"))
+
+
+def _client(arguments: argparse.Namespace) -> Client:
+    """A client that is not connected yet. What is wrong with addresses or certificates is told here."""
+    try:
+        return Client(_cluster(arguments), timeout=arguments.timeout)
+    except OSError as error:
+        raise UsageError(f"tls: {error}") from None
+
+
+# ------------------------------------------------------------------------------------------------------- run
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run a file of operations."""
+    output = Output(arguments.output == "json")
+    _client(arguments).close()  # an error in the cluster's file is told now, and once
+    cluster = _cluster(arguments)
+    rows, malformed = _rows(arguments.file)
+    for row in malformed:
+        print(f"{arguments.file}:{row.line}: {row.reason}", file=sys.stderr)
+    if malformed and arguments.strict:
+        raise UsageError(f"{arguments.file}: {len(malformed)} malformed rows; nothing was sent")
+    if not rows:
+        raise UsageError(f"{arguments.file}: no operations in it")
+    settings = workload.Settings(
+        cluster,
+        arguments.processes,
+        arguments.in_flight,
+        arguments.read,
+        arguments.timeout,
+        bool(arguments.history),
+    )
+    with contextlib.ExitStack() as files:
+        # Opened first: a run whose results cannot be written is not begun.
+        opened = [files.enter_context(_open(path)) for path in _results(arguments)]
+        with Progress(len(rows)) as progress:
+            result = workload.run(rows, settings, progress.show)
+        for process in result.dead:
+            print(f"client.py: {process}", file=sys.stderr)
+        for error in result.errors:
+            print(f"client.py: {error}", file=sys.stderr)
+        if not result.operations and result.unreachable is not None:
+            return output.error("unreachable", result.unreachable, UNREACHABLE)
+        totals = workload.summary(result, len(malformed))
+        if arguments.history:
+            workload.write_history(opened.pop(), result, settings.in_flight)
+        if arguments.out:
+            workload.write_operations(opened[0], result)
+            opened[1].write(json.dumps(totals, indent=2) + "\n")
+    output.answer(workload.table(totals), totals)
+    return workload.exit_code(result)
+
+
+def _rows(path: str) -> tuple[list[workload.Row], list[workload.Malformed]]:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    return workload.parse(data)
+
+
+def _results(arguments: argparse.Namespace) -> list[Path]:
+    """The files to write: operations.csv and summary.json, if asked for, then the history."""
+    files = (
+        [Path(arguments.out) / name for name in ("operations.csv", "summary.json")] if arguments.out else []
+    )
+    return files + ([Path(arguments.history)] if arguments.history else [])
+
+
+def _open(path: Path) -> Any:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+
+
+class Progress:
+    """A progress bar on stderr, if that is a terminal; otherwise nothing."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._bar: Any = None
+
+    def __enter__(self) -> "Progress":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._bar.add_task("operations", total=self._total)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def show(self, done: int) -> None:
+        """So many operations are done."""
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=done)
+
+
+# ------------------------------------------------------------------------------------------------- arguments
+
+
+def _cluster(arguments: argparse.Namespace) -> Cluster | str:
+    if not arguments.single:
+        return load(arguments.cluster)
+    single: str = arguments.single
+    try:
+        nodes_of(single)
+    except ValueError as error:
+        raise UsageError(f"--single: {error}") from None
+    return single
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 86400:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, above 0 and up to a day")
+
+
+def _between(low: int, high: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if low <= int(text) <= high:
+                return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
+
+    return number
+
+
+def _default_cluster() -> str:
+    """cluster.json beside this program, as one would type it."""
+    return os.path.relpath(Path(__file__).resolve().parent / "cluster.json")
+
+
+def _common(timeout: float) -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    where = common.add_mutually_exclusive_group()
+    where.add_argument("--cluster", metavar="FILE", default=_default_cluster(),
+                       help="the cluster's file (default: cluster.json beside this program)")  # fmt: skip
+    where.add_argument("--single", metavar="HOST:PORT", help="a single server instead of a cluster")
+    common.add_argument("--timeout", metavar="S", type=_seconds, default=timeout,
+                        help="seconds that one operation may take (default: %(default)g)")  # fmt: skip
+    common.add_argument("-o", "--output", choices=("text", "json"), default="text",
+                        help="answers for people, or for machines (default: text)")  # fmt: skip
+    return common
+
+
+def _add_read(parser: argparse.ArgumentParser, node: bool = True) -> None:
+    parser.add_argument("--read", choices=tuple(READ_MODES), default="linearizable",
+                        help="linearizable: sees every write answered before; log: so too, through the log; "
+                             "local: what one node has, perhaps stale (default: linearizable)")  # fmt: skip
+    if node:
+        parser.add_argument("--node", metavar="ID", type=int, help="ask this node, once, and no other")
+
+
+def arguments_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="client.py",
+        description="Talk to a cluster: single commands, or whole files of operations with measurements.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, what: str, more: str = "", timeout: float = TIMEOUT_S) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, parents=[_common(timeout)], help=what, description=what[0].upper() + what[1:] + "." + more,
+            epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+
+    run = add("run", "run a CSV file of operations, and measure them",
+              "\nA row is PUT,key,value or GET,key[,expected] or DELETE,key[,ignored].")  # fmt: skip
+    run.add_argument("file", metavar="FILE.csv")
+    run.add_argument("--processes", metavar="N", type=_between(1, MAX_PROCESSES), default=2,
+                     help="split the rows into so many parts, sent at once (default: 2)")  # fmt: skip
+    run.add_argument("--in-flight", metavar="N", type=_between(1, MAX_IN_FLIGHT), default=1,
+                     help="operations that each process keeps under way; with more than 1, neighbouring rows "
+                          "may overtake one another (default: 1)")  # fmt: skip
+    _add_read(run, node=False)
+    run.add_argument("--out", metavar="DIR", help="write operations.csv and summary.json there")
+    run.add_argument("--history", metavar="FILE", help="write a history for checkers of linearizability")
+    run.add_argument("--strict", action="store_true", help="send nothing at all if a row is malformed")
+
+    put = add("put", "set a key")
+    put.add_argument("key")
+    put.add_argument("value")
+    get = add("get", "print the value of a key")
+    get.add_argument("key")
+    _add_read(get)
+    add("delete", "remove a key").add_argument("key")
+    cas = add("cas", "set a key if it holds what is expected")
+    cas.usage = "client.py cas [options] KEY EXPECTED VALUE | client.py cas [options] KEY --absent VALUE"
+    cas.add_argument("key")
+    cas.add_argument("values", nargs="+", metavar="EXPECTED VALUE")
+    cas.add_argument("--absent", action="store_true", help="expect that the key does not exist")
+    incr = add("incr", "add to the integer that a key holds; a missing key counts as 0")
+    incr.add_argument("key")
+    incr.add_argument("delta", nargs="?", type=_between(-(2**63), 2**63 - 1), default=1, help="default: 1")
+    status = add("status", "how each node is", timeout=STATUS_TIMEOUT_S)
+    status.add_argument("--node", metavar="ID", type=int, help="this node only")
+    status.add_argument("--digest", action="store_true", help="with the hash of each node's store")
+    scan = add("scan", "print all keys that begin with a prefix, and their values")
+    scan.add_argument("prefix", nargs="?", default="")
+    _add_read(scan)
+    dump = add("dump", "print everything that one node has, as JSON lines; for comparing stores")
+    dump.add_argument("--node", metavar="ID", type=int, help="the node (with --single not needed)")
+    return parser
+
+
+_COMMANDS: Final = {
+    "put": _put, "get": _get, "delete": _delete, "cas": _cas, "incr": _incr, "status": _status, "scan": _scan,
+    "dump": _dump,
+}  # fmt: skip
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = arguments_parser().parse_args(words)
+    output = Output(arguments.output == "json")
+    try:
+        if arguments.command == "run":
+            return _run(arguments)
+        if arguments.command == "dump" and arguments.node is None and not arguments.single:
+            raise UsageError("dump: --node is needed: stores are compared node by node")
+        return _one(_COMMANDS[arguments.command], arguments)
+    except NoNodeReachable as error:
+        return output.error("unreachable", str(error), UNREACHABLE)
+    except UnknownOutcome as error:
+        return output.error("unknown", str(error), UNKNOWN)
+    except ClientError as error:
+        return output.error("not_done", str(error), NEGATIVE)
+    except (UsageError, ClusterError) as error:
+        return output.error("usage", str(error), USAGE)
+    except BrokenPipeError:  # whoever read our answers has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NEGATIVE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

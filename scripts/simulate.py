@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""Runs many simulations of the whole cluster, each from its own seed, until one breaks a rule.
+
+    scripts/simulate.py --seeds 1-1000                     every seed in one profile after the other
+    scripts/simulate.py --seeds 1-100000 --minutes 60 --jobs 2
+    scripts/simulate.py --seeds 17-17 --profile lossy      one run again
+
+The first 50 seeds are run twice, the second time in another process with other hashes, and must give the same
+events.
+tests/simulator.py says what is simulated and what is checked.
+
+Exit status: 0 no rule was broken; 1 one was (seed, replay command and the last events are printed); 2 usage.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from rich.console import Console  # noqa: E402
+from rich.progress import (  # noqa: E402
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from simulator import PROFILES, Profile, Report, Simulation, Violation  # noqa: E402
+
+TWICE = 50  # seeds that are run a second time
+AHEAD = 4  # runs per job that are handed out ahead
+
+
+class Result(NamedTuple):
+    """What came of one run."""
+
+    seed: int
+    profile: str
+    report: Report | None
+    failure: str | None
+    seconds: float  # of a core
+
+
+def profile_of(name: str, nodes: int | None) -> Profile:
+    profile = PROFILES[name]
+    return profile if nodes is None else replace(profile, nodes=nodes, dead=min(profile.dead, nodes // 2))
+
+
+def run_one(seed: int, name: str, nodes: int | None) -> Result:
+    """One run. Its failure is text: a Violation need not be carried between processes."""
+    began = time.process_time()
+    try:
+        report = Simulation(seed, profile_of(name, nodes)).run()
+    except Violation as violation:
+        return Result(seed, name, None, str(violation), time.process_time() - began)
+    return Result(seed, name, report, None, time.process_time() - began)
+
+
+def seeds_of(text: str) -> range:
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not A-B, or a number")
+    seeds = range(int(first), int(last or first) + 1)
+    if not seeds:
+        raise argparse.ArgumentTypeError(f"{text}: there is no seed in it")
+    return seeds
+
+
+def assignments(seeds: range, profiles: list[str]) -> Iterator[tuple[int, str]]:
+    """Seed by seed, one profile after the other: each has its share, whenever the time is up."""
+    for seed in seeds:
+        yield seed, profiles[seed % len(profiles)]
+
+
+class Tally:
+    """What was seen so far."""
+
+    def __init__(self) -> None:
+        self.runs: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.events = 0
+        self.seconds = 0.0
+        self.rest = 0.0
+        self.hashes: dict[tuple[int, str], int] = {}
+
+    def add(self, result: Result) -> None:
+        report = result.report
+        assert report is not None, "only runs that broke no rule are counted"
+        self.runs[result.profile] += 1
+        self.counts.update({name.replace("_", " "): count for name, count in report.counts.items()})
+        self.events += report.events
+        self.seconds += result.seconds
+        self.rest = max(self.rest, report.rest)
+        if len(self.hashes) < TWICE:
+            self.hashes[result.seed, result.profile] = report.trace_hash
+
+    def __str__(self) -> str:
+        rate = self.events / self.seconds if self.seconds else 0
+        return "\n".join([
+            f"{self.runs.total():,} runs, {self.events:,} events, {rate:,.0f} events per second and core, "
+            "no rule broken",
+            f"at rest at the latest {self.rest:.1f} simulated seconds after the last fault",
+            "runs      " + ", ".join(f"{count} {name}" for name, count in sorted(self.runs.items())),
+            "of which  " + ", ".join(f"{count:,} {name}" for name, count in sorted(self.counts.items())),
+        ])  # fmt: skip
+
+
+def explore(arguments: argparse.Namespace, progress: Progress, tally: Tally) -> Result | None:
+    """Run until the seeds or the minutes end. The first run that broke a rule, if any."""
+    deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes else float("inf")
+    todo = assignments(arguments.seeds, arguments.profiles)
+    bar = progress.add_task("seeds", total=len(arguments.seeds), failures=0)
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        running: set[Future[Result]] = set()
+        try:
+            while True:
+                while (
+                    len(running) < AHEAD * arguments.jobs
+                    and time.monotonic() < deadline
+                    and (next_ := next(todo, None))
+                ):
+                    running.add(pool.submit(run_one, *next_, arguments.nodes))
+                if not running:
+                    return None
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    result = future.result()
+                    if result.failure is not None:
+                        return result
+                    tally.add(result)
+                    rate = tally.events / tally.seconds
+                    progress.update(
+                        bar, advance=1, description=f"{tally.events:,} events, {rate:,.0f}/s and core"
+                    )
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def replay(result: Result, nodes: int | None) -> str:
+    """The command that shows this run again."""
+    more = "" if nodes is None else f" --nodes {nodes}"
+    return f"scripts/simulate.py --seeds {result.seed}-{result.seed} --profile {result.profile}{more}"
+
+
+def differing(tally: Tally, nodes: int | None) -> list[str]:
+    """The first runs once more in a process with other hashes: those whose events differ."""
+    code = (
+        f"import sys; sys.path[:0] = {sys.path[:2]!r}\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from simulate import run_one\n"
+        f"for seed, profile in {list(tally.hashes)!r}:\n"
+        f"    print(run_one(seed, profile, {nodes!r}).report.trace_hash)\n"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    output = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    again = [int(line) for line in output.split()]
+    return [
+        f"seed {seed} profile {profile}"
+        for (seed, profile), trace_hash in zip(tally.hashes, again, strict=True)
+        if tally.hashes[seed, profile] != trace_hash
+    ]
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run many simulations of the whole cluster.")
+    parser.add_argument("--seeds", type=seeds_of, default=range(1, 101), metavar="A-B", help="default: 1-100")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: 2)")
+    parser.add_argument(
+        "--minutes", type=float, default=0, metavar="M", help="end after this time (default: with the seeds)"
+    )
+    parser.add_argument(
+        "--nodes", type=int, choices=range(1, 16, 2), metavar="N", help="another number of nodes, odd"
+    )
+    parser.add_argument(
+        "--profile", choices=sorted(PROFILES), metavar="P", help=f"one of {', '.join(sorted(PROFILES))}"
+    )
+    found = parser.parse_args(arguments)
+    if found.jobs < 1:
+        parser.error("--jobs: at least 1")
+    found.profiles = [found.profile] if found.profile else list(PROFILES)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line says; returns the exit status."""
+    found = parse(arguments)
+    console = Console(stderr=True)
+    tally = Tally()
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        failure = explore(found, progress, tally)
+    if failure is not None:
+        print(failure.failure)
+        print(f"replay: {replay(failure, found.nodes)}")
+        return 1
+    if different := differing(tally, found.nodes):
+        print(f"not deterministic: {different[0]} gave other events in another process")
+        return 1
+    print(tally)
+    print(f"{len(tally.hashes)} runs were repeated in another process: the same events")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
