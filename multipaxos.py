@@ -1245,7 +1245,7 @@ class Node:
             proposer.step_down()
 
     def _lose_patience(self, log: int, needed: int, wait: Wait, now: float) -> None:
-        if now - wait.asked >= ASK_AFTER * (1 << wait.asks):
+        if now - wait.asked >= min(ASK_AFTER * (1 << wait.asks), self.patience(now) / 4):
             wait.asked, wait.asks = now, min(wait.asks + 1, 3)
             self._send += [(peer, Barrier(0, needed), None) for peer in self.peers]
         slot = max(TURN, 2 * self._round_trip(now))

@@ -72,6 +72,7 @@ SLOW_DISK = 0.005  # seconds: a frame that takes longer shows a slow disk
 SLOW_FOR = 1.0  # seconds for which a disk counts as slow, from its last slow frame on
 SWEEP = 1.0  # seconds between two looks for clients and requests that are late
 DRAIN = 3.0  # seconds that a stopping node gives its clients' requests
+MAX_COMPLAINTS = 1000  # strangers and refusing peers that are remembered, so as to be logged once
 MAX_SCAN = 1000  # items in a page
 MAX_ANSWER = 15_000_000  # bytes: standard Thrift clients take frames up to 16,384,000
 EXIT_USAGE, EXIT_BUG, EXIT_DISK = 2, 70, 74  # exit codes; the last two as in sysexits.h
@@ -106,7 +107,7 @@ class Writer:
         loop: asyncio.AbstractEventLoop,
         finished: Callable[[Callable[[], None]], None],
     ) -> None:
-        """`finished` is called in the event loop with the `done` of each frame that the thread has written."""
+        """`finished` is called in the event loop with the `done` of a frame that the thread has written."""
         self.journal = journal
         self.loop = loop
         self.finished = finished
@@ -182,6 +183,7 @@ class Server:
             self.accept_tls, connect_tls = tls_contexts(tls.certificate, tls.key, tls.authority)
         self.links = {peer: self._link(peer, member, connect_tls) for peer, member in peers.items()}
         self.greeted: set[int] = set()  # peers that our link may be used to
+        self.complaints: dict[tuple[str, object], object] = {}
         self.sequence = 0
         self.encoded: tuple[Message, bytes] = (None, b"")  # the last request, which often goes to all peers
         self.turning = False
@@ -204,13 +206,20 @@ class Server:
 
     # --------------------------------------------------------------------------------------------- life cycle
 
-    async def run(self, host: str, port: int) -> None:
-        """Serve until SIGTERM or SIGINT, then finish what was begun. OSError if the address cannot be had."""
+    async def run(self, host: str, port: int, origin: str) -> None:
+        """Serve until SIGTERM or SIGINT, then finish what was begun.
+
+        Usage if the address cannot be had; `origin` says where it was given.
+        """
         self.loop.set_exception_handler(self._bug)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, stop.set)
-        listener = await listen(host, port, self._accepted, self.accept_tls)
+        try:
+            listener = await listen(host, port, self._accepted, self.accept_tls)
+        except OSError as error:
+            reason = os.strerror(error.errno).lower() if (error.errno or 0) > 0 else error
+            raise Usage(f"{origin}: {host}:{port}: {reason}") from error
         log("listening", node=self.identity.node, address=f"{host}:{port}", pid=os.getpid(), version=VERSION)
         for link in self.links.values():
             link.start()
@@ -333,7 +342,7 @@ class Server:
         try:
             message = method.answer(kind, frame, offset)
         except (Refused, TApplicationException) as error:
-            log("peer-refused", "error", peer=link.user, reason=getattr(error, "reason", error))
+            self._complain("peer-refused", link.user, getattr(error, "reason", error))
             connection.close()
             return
         if name == b"hello":
@@ -346,12 +355,19 @@ class Server:
         if reason is None and identity.node != link.user:
             reason = f"node: {identity.node} answers where {link.user} is expected"
         if reason is not None:
-            log("peer-refused", "error", peer=link.user, reason=reason)
+            self._complain("peer-refused", link.user, reason)
             if link.connection:
                 link.connection.close()
             return
         self.greeted.add(link.user)
+        self.complaints.pop(("peer-refused", link.user), None)
         log("peer", peer=link.user)
+
+    def _complain(self, event: str, whom: object, reason: object) -> None:
+        """Log what is wrong with somebody, once: it will be tried again and again."""
+        if self.complaints.get((event, whom)) != reason and len(self.complaints) < MAX_COMPLAINTS:
+            self.complaints[event, whom] = reason
+            log(event, "error", who=whom, reason=reason)
 
     def _stranger(self, identity: Identity) -> str | None:
         """Why this node does not belong to us, or None."""
@@ -426,7 +442,7 @@ class Server:
     def _hello(self, connection: Connection, method: Method, sequence: int, identity: Identity) -> None:
         reason = self._stranger(identity)
         if reason is not None:
-            log("stranger", "error", address=connection.peer, reason=reason)
+            self._complain("stranger", connection.peer.rpartition(":")[0], reason)
             self._reply(connection, method.fail(sequence, Refused(reason)))
             return
         connection.user = identity.node
@@ -518,9 +534,9 @@ class Server:
             )
             return Page(items, more, self.store.position[0])
 
-        self._read(
-            token, mode if mode == ReadMode.LOCAL else ReadMode.LINEARIZABLE, reason, question, question
-        )
+        # There is no scan command for the log: the two modes promise the same.
+        mode = ReadMode.LINEARIZABLE if mode == ReadMode.LOG else mode
+        self._read(token, mode, reason, question, question)
 
     def _read(
         self,
@@ -653,21 +669,23 @@ async def serve_node(options: argparse.Namespace) -> None:
     peers = {node.id: node for node in settings.nodes if node.id != options.id}
     store = Store(str(directory / "store.json"))
     server = Server(journal.identity, core, store, journal, peers, settings.request_timeout_s, settings.tls)
-    await server.run(member.host, member.port)
+    origin = f"{options.cluster}: nodes: host and port of node {options.id}"
+    await server.run(member.host, member.port, origin)
 
 
 async def serve_standalone(options: argparse.Namespace) -> None:
     """The same service without replication."""
     host, _, port = options.listen.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise Usage(f"--listen: {options.listen!r} is not HOST:PORT")
+    host = host.removeprefix("[").removesuffix("]")
     identity = Identity("standalone", "", 0, 1)
     directory = Path(options.data or "data") / "standalone"
     journal = open_journal(directory, identity, options.init or not directory.exists(), True)
     core = Single()
     recover(journal, core)
     server = Server(journal.identity, core, Store(str(directory / "store.json")), journal, {}, 10.0, None)
-    await server.run(host, int(port))
+    await server.run(host, int(port), "--listen")
 
 
 def arguments() -> argparse.ArgumentParser:

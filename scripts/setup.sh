@@ -10,9 +10,9 @@ case ${1:-} in
 *) sed -n 2,3p "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
 
-# What was installed is remembered by the checksum of the list, so that a second run costs nothing.
-want=$(cat "$project"/requirements*.txt "$requirements" | sha256sum | cut -d' ' -f1)
-if [ "$(cat "$project/.venv/installed" 2>/dev/null)" = "$want" ]; then exit 0; fi
+# What was installed is remembered by the checksum of the lists, so that a second run costs nothing.
+lists=$(cat "$project"/requirements*.txt | sha256sum | cut -d' ' -f1)
+if grep -qx "$lists ${requirements##*/}" "$project/.venv/installed" 2>/dev/null; then exit 0; fi
 
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
     echo "setup.sh: Python 3.11 or later is needed (Debian: apt-get install python3 python3-venv)" >&2
@@ -30,4 +30,4 @@ echo "installing the packages of ${requirements##*/} into .venv ..." >&2
     echo "setup.sh: thrift was built without its C extension (Debian: apt-get install gcc python3-dev, then remove .venv)" >&2
     exit 2
 }
-echo "$want" >"$project/.venv/installed"
+printf '%s\n' "$lists requirements.txt" "$lists ${requirements##*/}" >"$project/.venv/installed"
