@@ -406,11 +406,13 @@ class Journal:
                 raise JournalError(f"{directory}: {reason}: --init overwrites nothing")
             missing = [path for path in (directory, *directory.parents) if not files.exists(path)]
             for path in reversed(missing):
-                files.make_directory(path)
+                # Nodes that are started together on one machine share the parent, and one of them is first.
+                with contextlib.suppress(FileExistsError):
+                    files.make_directory(path)
                 files.sync_directory(path.parent)
             files.sync_directory(directory.parent)  # also if somebody else has just made the directory
             journal = directory / "journal"
-            files.make_directory(journal)
+            files.make_directory(journal)  # of two processes that make one data directory, one fails here
             make_segment(files, journal, 1, segment_bytes)
             files.sync_directory(directory)  # an identity must never be there without its journal
             make_file(files, directory / "identity.json", iter([identity_json(identity).encode()]))

@@ -86,9 +86,11 @@ TURN = 0.05  # seconds between two candidates' turns to revoke a node
 REFUSED_AFTER = 0.05  # seconds: enough to wait for a node that refuses connections
 RESERVE = 1 << 20  # timestamps: how far ahead of the clock a reservation lies
 SKIP = 1 << 32  # timestamps: how far ahead of everything known a skip lies
-TOO_FAR = 1 << 40  # timestamps: further ahead than anything that a sane node sends
+TOO_FAR = 1 << 56  # timestamps: no sane node is so far ahead, however many skips (16 million) we have missed
+TOO_MANY = 1 << 40  # rounds: likewise
 UNCHOSEN_ENTRIES = 1024  # a log's unchosen entries at most, so that every sync and Promise fits one frame
 UNCHOSEN_BYTES = 4 << 20  # bytes: likewise
+STALE_PROBE = 5.0  # seconds: the answer to a measured Accept is not waited for any longer
 FETCH_BYTES = 1 << 20  # bytes in one Fetched, about
 
 
@@ -169,7 +171,7 @@ class Acceptor:
         An entry that was given up must not look like one that was never accepted, so a candidate that lacks
         it is told that it is behind, and so is one that lacks more than fits a frame.
         """
-        if message.from_slot < self.base or self._bytes_to_chosen(message.from_slot) > FETCH_BYTES:
+        if message.from_slot < self.base or self.bytes_to_chosen(message.from_slot) > FETCH_BYTES:
             return self._promise(message, Verdict.BEHIND, [], fact)
         if message.ballot < self.promised:
             return self._promise(message, Verdict.NACK, [], fact)
@@ -255,7 +257,7 @@ class Acceptor:
         ballots = (self.promised, self.accepted)
         return Promise(self.log, message.ballot, message.from_slot, verdict, *ballots, entries, fact)
 
-    def _bytes_to_chosen(self, slot: int) -> int:
+    def bytes_to_chosen(self, slot: int) -> int:
         return (
             sum(len(entry.payload) + 16 for entry in self.from_slot(slot, self.chosen))
             if slot < self.chosen
@@ -278,7 +280,7 @@ class Courier:
     """How far a leader has got with one peer."""
 
     sent: int = -1  # the log was sent up to this slot; -1: not even the sync
-    at: float = 0.0  # when something was last sent
+    at: float = 0.0  # since when what was sent is unanswered, or when it was last sent again
     silent: int = 0  # how often it was sent again without any answer since
 
 
@@ -374,7 +376,7 @@ class Proposer:
                 return int(entry.timestamp)
         return None
 
-    def on_accepted(self, sender: int, message: Accepted) -> int:
+    def on_accepted(self, sender: int, message: Accepted, now: float) -> int:
         """Count a vote at our ballot; returns how far the log is chosen now. Votes count per node, not per
         message.
         """
@@ -384,6 +386,7 @@ class Proposer:
             courier.sent = -1
         elif message.vote == Vote.TAKEN and message.length > self.lengths.get(sender, -1):
             self.lengths[sender] = min(message.length, self.end)
+            courier.at = now
         return quorum_length(self.lengths.values(), self.quorum)
 
     def advance(self, chosen: int) -> None:
@@ -393,28 +396,30 @@ class Proposer:
         del self.entries[: chosen - self.start]
         self.start = chosen
 
-    def due(self, peer: int, now: float) -> tuple[int, list[Entry], bool] | None:
-        """What to send to a peer now: (start, entries, sync), or None. The first Accept of a ballot is its
-        sync.
+    def due(self, peer: int, now: float) -> tuple[int, bool] | None:
+        """What to send to a peer now, up to the end: (start, sync), or None.
+
+        The first Accept of a ballot is its sync. What stays unanswered is sent again from where the peer
+        stands, which may lie below our chosen length.
         """
         courier = self.couriers[peer]
         held = self.lengths.get(peer, -1)
         if held >= self.end and courier.sent >= self.end:
             return None  # asked in every turn, and mostly so
         late = now - courier.at >= min(RESEND_AFTER * (1 << courier.silent), RESEND_AT_MOST)
-        if courier.sent < 0:
-            if courier.at and not late:
-                return None
-            start, sync = self.start, True
-        elif courier.sent < self.end:
-            start, sync = max(courier.sent, self.start), False
-        elif held < self.end and late:
-            start, sync = max(held, self.start), held < 0
+        if late and held < courier.sent:
+            start, sync = (held, False) if held >= 0 else (self.start, True)
             courier.silent = min(courier.silent + 1, 5)
+        elif courier.sent < 0 and (late or not courier.at):
+            start, sync = self.start, True
+        elif 0 <= courier.sent < self.end:
+            start, sync = courier.sent, False
         else:
             return None
-        courier.sent, courier.at = self.end, now
-        return start, self.entries[start - self.start :], sync
+        if late or held >= courier.sent:
+            courier.at = now
+        courier.sent = self.end
+        return start, sync
 
 
 class Learner:
@@ -690,7 +695,7 @@ class Node:
         """Whether commands are taken: we lead our own log. (Clients of another node are told to try the next
         one.)
         """
-        return self.own.leading
+        return self.own.established
 
     @property
     def in_flight(self) -> int:
@@ -705,7 +710,7 @@ class Node:
         """Put one entry of commands into our log; `token` comes back when it is applied. Only while ready and
         has_room.
         """
-        assert self.own.leading and payload, "the caller looks first"
+        assert self.own.established and payload, "the caller looks first"
         self.pending[self._append(payload)] = (payload, token)
 
     def read(self, token: Any) -> None:
@@ -723,6 +728,7 @@ class Node:
         ]
         for reads in waiting:
             reads[:] = [read for read in reads if read not in tokens]
+        self.dated = deque((timestamp, reads) for timestamp, reads in self.dated if reads)
 
     # ----------------------------------------------------------------------------------------------- messages
 
@@ -736,7 +742,7 @@ class Node:
 
     def _on_accept(self, sender: int, message: Accept, now: float, call: Any) -> None:
         last = max((entry.timestamp for entry in message.entries), default=0)
-        if last > max(self.clock, self.highest) + TOO_FAR:
+        if last > max(self.clock, self.highest) + TOO_FAR or self._is_absurd(message.log, message.ballot):
             return
         self.highest = max(self.highest, last)
         command = next((entry.timestamp for entry in reversed(message.entries) if entry.payload), 0)
@@ -763,17 +769,19 @@ class Node:
             self._measure(sender, message, now)
             self._learn(message.fact, now, sender)
         proposer = self.proposers.get(message.log)
-        if proposer is None or not proposer.leading:
+        if proposer is None or not proposer.leading or self._is_absurd(message.log, message.promised):
             return
         if message.promised > proposer.ballot:
             self._lose(proposer, message.promised, now)
         elif message.ballot == proposer.ballot:
-            chosen = proposer.on_accepted(sender, message)
+            chosen = proposer.on_accepted(sender, message, now)
             if chosen > self.learner.chosen[message.log]:
                 self._choose(proposer, chosen, now)
 
     def _on_prepare(self, sender: int, message: Prepare, now: float, call: Any) -> None:
         acceptor = self.acceptors[message.log]
+        if self._is_absurd(message.log, message.ballot):
+            return
         if message.wanted and self.fact(message.log).frontier >= message.wanted:
             fact = self.fact(message.log)
             ballots = (acceptor.promised, acceptor.accepted)
@@ -799,6 +807,8 @@ class Node:
             self._learn(message.fact, now, sender)
         proposer = self.proposers.get(message.log)
         if proposer is None or not proposer.preparing or message.ballot != proposer.ballot:
+            return
+        if self._is_absurd(message.log, message.promised):
             return
         if message.verdict == Verdict.NACK:
             self._lose(proposer, message.promised, now)
@@ -829,7 +839,7 @@ class Node:
         if message.log not in self.fetching:
             return
         if not message.entries:
-            self.fetching[message.log] = (now, self._another(sender))
+            self.fetching[message.log] = (now + FETCH_AFTER, self._another(sender))
             return
         for entry in message.entries:
             if entry.timestamp > max(self.clock, self.highest) + TOO_FAR:
@@ -990,7 +1000,7 @@ class Node:
 
     def _learn(self, fact: Fact, now: float, sender: int) -> None:
         log = fact.log
-        if fact.frontier > max(self.clock, self.highest) + TOO_FAR:
+        if fact.frontier > max(self.clock, self.highest) + TOO_FAR or self._is_absurd(log, fact.evidence):
             return
         if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
             proposer = self.proposers.get(log)
@@ -1013,6 +1023,10 @@ class Node:
         if self.acceptors[log].chosen < self.learner.chosen[log] and log not in self.fetching:
             hearsay = sender != node_of(self.learner.evidence[log])
             self.fetching[log] = (now + FETCH_AFTER if hearsay else now, sender)
+
+    def _is_absurd(self, log: int, ballot: int) -> bool:
+        """Whether a ballot is so far above all of ours that only a broken node can have sent it."""
+        return round_of(ballot) > round_of(self.acceptors[log].promised) + TOO_MANY
 
     def _install(
         self, log: int, start: int, entries: Sequence[Entry], evidence: int, now: float, sender: int
@@ -1107,22 +1121,34 @@ class Node:
         for log, proposer in self.proposers.items():
             if not proposer.leading:
                 continue
-            messages: dict[tuple[int, int, bool], Accept] = {}
+            messages: dict[tuple[int, bool], Accept] = {}
             for node in [self.me, *self.peers]:  # our own acceptor first: it shares the frame
-                due = proposer.due(node, now)
+                due = proposer.due(node, now) if proposer.leading else None
                 if due is None:
                     continue
-                start, entries, sync = due
-                key = (start, len(entries), sync)
-                if key not in messages:
-                    messages[key] = Accept(log, proposer.ballot, start, entries, sync, self.fact(log))
-                self._send_accept(node, messages[key], now)
+                if due not in messages:
+                    start, entries = self._entries(proposer, due[0])
+                    messages[due] = Accept(log, proposer.ballot, start, entries, due[1], self.fact(log))
+                self._send_accept(node, messages[due], now)
+
+    def _entries(self, proposer: Proposer, start: int) -> tuple[int, list[Entry]]:
+        """The leader's log from a slot on, with chosen entries if they are few; else the peer fetches them."""
+        chosen = proposer.start
+        if start >= chosen:
+            return start, proposer.entries[start - chosen :]
+        acceptor = self.acceptors[proposer.log]
+        if (
+            start < max(acceptor.base, chosen - UNCHOSEN_ENTRIES)
+            or acceptor.bytes_to_chosen(start) > FETCH_BYTES
+        ):
+            return chosen, list(proposer.entries)
+        return start, acceptor.from_slot(start, chosen) + proposer.entries
 
     def _send_accept(self, node: int, message: Accept, now: float) -> None:
         if node == self.me:
             self._on_accept(self.me, message, now, None)
             return
-        if node not in self.probes and message.entries:
+        if message.entries and now - self.probes.get(node, (0, 0, 0, float("-inf")))[3] > STALE_PROBE:
             self.probes[node] = (message.log, message.ballot, message.start + len(message.entries), now)
         if message.log == self.me:
             self._tell(node, message, message.fact)
@@ -1138,13 +1164,15 @@ class Node:
             told = self.telling[peer][1]
             if self.broadcast or (told < own.frontier and told < self.awaited[peer]):
                 self._gossip(peer, own, now)
+            elif self.telling[peer] != (own.chosen, own.frontier):
+                self.news_at.setdefault(peer, now)
         self.broadcast = False
 
     def drain(self, now: float) -> Ready:
         """End a turn: what was collected, and what is better done once per turn than once per message."""
         if self.unsure and self.own.established:
             self._propose_again()
-        while self.backlog and self.own.leading and self.own.has_room():
+        while self.backlog and self.own.established and self.own.has_room():
             payload, token = self.backlog.popleft()
             self.pending[self._append(payload)] = (payload, token)
         self._send_accepts(now)
@@ -1248,6 +1276,8 @@ class Node:
         if now - wait.asked >= min(ASK_AFTER * (1 << wait.asks), self.patience(now) / 4):
             wait.asked, wait.asks = now, min(wait.asks + 1, 3)
             self._send += [(peer, Barrier(0, needed), None) for peer in self.peers]
+        if log == self.me:
+            return  # we lead it, or take it back when it is time
         slot = max(TURN, 2 * self._round_trip(now))
         turn = (self.nodes.index(self.me) - self.nodes.index(log)) % len(self.nodes)
         patience = REFUSED_AFTER if log in self.refusing else self.patience(now)
@@ -1255,10 +1285,10 @@ class Node:
             return
         proposer = self._proposer(log)
         if proposer.leading:
-            if proposer is not self.own and not proposer.entries:
+            if not proposer.entries:
                 self._skip(proposer)
         elif not proposer.preparing:
-            self._stand(log, 0 if log == self.me else needed, now)
+            self._stand(log, needed, now)
         wait.since = now
 
     def patience(self, now: float) -> float:

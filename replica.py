@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from interface import (
     MAX_BATCH,
     MAX_CLIENT_FRAME,
+    Accept,
     Batch,
     Command,
     Entry,
@@ -34,6 +35,7 @@ from store import Store
 
 WINDOW = 2  # entries in flight; while they are, what arrives gathers in the next one
 QUEUE = 20_000  # commands that may wait for a place in an entry; beyond that the node is busy
+BACKLOG = 10_000  # records that may wait for the disk
 ENTRY_BYTES = MAX_CLIENT_FRAME  # encoded commands in one entry, about: one client's largest frame
 
 
@@ -74,6 +76,17 @@ class Request:
         self.key: tuple[int, int, int, int] | None = None  # (session, sequence) of a single command
 
 
+class Read:
+    """A read that waits for its turn. Two of them are never equal, whatever their tokens."""
+
+    __slots__ = ("arrived", "question", "token")
+
+    def __init__(self, token: Any, question: Callable[[], Any], arrived: float) -> None:
+        self.token = token
+        self.question = question
+        self.arrived = arrived
+
+
 class Replica:
     """One node without its sockets. See the module's docstring for who calls what."""
 
@@ -104,7 +117,7 @@ class Replica:
         self.joined: dict[
             tuple[int, int, int, int], list[Request]
         ] = {}  # repeats that wait for the first attempt
-        self.reading: dict[Any, tuple[float, Callable[[], Any]]] = {}
+        self.reading: dict[Read, None] = {}  # in order of arrival
         self.records: list[Record] = []  # for the next frame
         self.after: list[tuple[int, Message, Any]] = []  # messages that wait for it
         self.writing = False
@@ -121,7 +134,7 @@ class Replica:
         if not self.core.ready:
             self.answer(token, NotDone("this node does not lead its log now", False))
             return
-        if self.queued + len(commands) > QUEUE:
+        if self.queued + len(commands) > QUEUE or len(self.open) > QUEUE:
             self.answer(token, NotDone("busy: too many commands wait", False))
             return
         request = Request(token, commands, batch, self.clock())
@@ -141,8 +154,12 @@ class Replica:
 
     def read(self, token: Any, question: Callable[[], Any]) -> None:
         """Ask the store when it holds everything that was answered before this call: a linearizable read."""
-        self.reading[token] = (self.clock(), question)
-        self.core.read(token)
+        if len(self.reading) >= QUEUE:
+            self.answer(token, NotDone("busy: too many reads wait", False))
+            return
+        read = Read(token, question, self.clock())
+        self.reading[read] = None
+        self.core.read(read)
 
     def expire(self, before: float) -> None:
         """Answer what arrived before this moment and still waits: nobody waits without end."""
@@ -153,12 +170,12 @@ class Replica:
                 self.queue.remove(request)
                 self.queued -= len(request.commands)
                 self._finish(request, NotDone("not proposed in time", False))
-        late = [token for token, (arrived, _) in self.reading.items() if arrived < before]
+        late = {read for read in self.reading if read.arrived < before}
         if late:
-            self.core.forget_reads(set(late))
-        for token in late:
-            del self.reading[token]
-            self.answer(token, NotDone("no quorum has answered in time", False))
+            self.core.forget_reads(late)
+        for read in late:
+            del self.reading[read]
+            self.answer(read.token, NotDone("no quorum has answered in time", False))
 
     @property
     def pending(self) -> int:
@@ -167,7 +184,12 @@ class Replica:
     # ----------------------------------------------------------------------------------------------- the loop
 
     def step(self, sender: int, message: Message, call: Any = None) -> None:
-        """A peer's message; turn() must follow."""
+        """A peer's message; turn() must follow.
+
+        While the disk hangs, entries are dropped as if they had been lost: they would fill the memory.
+        """
+        if len(self.records) > BACKLOG and isinstance(message, Accept):
+            return
         self.core.step(sender, message, self.clock(), call)
 
     def tick(self) -> None:
@@ -193,9 +215,9 @@ class Replica:
                     again |= self._dispatch(after, now)
             for applied in ready.apply:
                 self._apply(applied)
-            for token in ready.reads:
-                _, question = self.reading.pop(token)
-                self.answer(token, question())
+            for read in ready.reads:
+                del self.reading[read]
+                self.answer(read.token, read.question())
 
     def _dispatch(self, messages: list[tuple[int, Message, Any]], now: float) -> bool:
         """Send; True if the core has had a message from itself."""

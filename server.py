@@ -69,7 +69,7 @@ VERSION = "0.1.0"
 TICK_BUSY = 0.005  # seconds between ticks while the core waits for something
 TICK_IDLE = 0.05  # and while it does not
 SLOW_DISK = 0.005  # seconds: a frame that takes longer shows a slow disk
-SLOW_FOR = 1.0  # seconds for which a disk counts as slow, from its last slow frame on
+SLOW_FOR = 60.0  # seconds for which a disk counts as slow, from its last slow frame on
 SWEEP = 1.0  # seconds between two looks for clients and requests that are late
 DRAIN = 3.0  # seconds that a stopping node gives its clients' requests
 MAX_COMPLAINTS = 1000  # strangers and refusing peers that are remembered, so as to be logged once
@@ -139,7 +139,11 @@ class Writer:
 
     def _run(self) -> None:
         while (frame := self.frames.get()) is not None:
-            self._write(frame[0])
+            try:
+                self._write(frame[0])
+            except BaseException as error:  # this thread must not die alone: nobody would vote any more
+                log("bug", "error", reason=f"{type(error).__name__}: {error}")
+                os._exit(EXIT_BUG)
             self.loop.call_soon_threadsafe(self.finished, frame[1])
 
     def _write(self, records: list[Record]) -> None:
@@ -187,7 +191,8 @@ class Server:
         self.sequence = 0
         self.encoded: tuple[Message, bytes] = (None, b"")  # the last request, which often goes to all peers
         self.turning = False
-        self.stopping = False
+        self.stopping = False  # takes no more commands
+        self.stopped = False  # takes no more turns: the journal is being closed
         self.ticker: asyncio.TimerHandle | None = None
         self.tick_at = 0.0
         self.started = self.loop.time()
@@ -218,7 +223,7 @@ class Server:
         try:
             listener = await listen(host, port, self._accepted, self.accept_tls)
         except OSError as error:
-            reason = os.strerror(error.errno).lower() if (error.errno or 0) > 0 else error
+            reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error
             raise Usage(f"{origin}: {host}:{port}: {reason}") from error
         log("listening", node=self.identity.node, address=f"{host}:{port}", pid=os.getpid(), version=VERSION)
         for link in self.links.values():
@@ -234,6 +239,7 @@ class Server:
         deadline = self.loop.time() + DRAIN
         while self.replica.pending and self.loop.time() < deadline:
             await asyncio.sleep(TICK_BUSY)
+        self.stopped = True
         sweeper.cancel()
         self.writer.stop()
         self.flusher.flush_all()
@@ -281,6 +287,8 @@ class Server:
 
     def _turn(self) -> None:
         self.turning = False
+        if self.stopped:
+            return
         self.replica.turn()
         self._carry_out()
         self._set_ticker()
@@ -303,8 +311,11 @@ class Server:
 
     def _durable(self, done: Callable[[], None]) -> None:
         """The thread has written a frame."""
+        if self.stopped:
+            return
         done()
         self._carry_out()
+        self._set_ticker()
 
     # -------------------------------------------------------------------------------------------------- peers
 
@@ -649,9 +660,25 @@ def recover(journal: Journal, core: Node | Single) -> None:
     log("recovered", records=count, bytes=journal.bytes, seconds=round(time.monotonic() - began, 3))
 
 
+def check_tls(tls: configuration.Tls, file: str) -> None:
+    """Usage if a file cannot be used: errors of the ssl module do not name it."""
+    for field in ("certificate", "key", "authority"):
+        path = getattr(tls, field)
+        try:
+            Path(path).read_bytes()
+        except OSError as error:
+            raise Usage(f"{file}: tls.{field}: {path}: {error.strerror}") from error
+    try:
+        tls_contexts(tls.certificate, tls.key, tls.authority)
+    except OSError as error:
+        raise Usage(f"{file}: tls: {error}") from error
+
+
 async def serve_node(options: argparse.Namespace) -> None:
     """One node of the cluster."""
     settings = configuration.load(options.cluster)
+    if settings.tls:
+        check_tls(settings.tls, options.cluster)
     try:
         member = settings.member(options.id)
     except configuration.ClusterError as error:

@@ -22,6 +22,7 @@ import io
 import json
 import math
 import multiprocessing
+import os
 import signal
 import statistics
 import sys
@@ -389,6 +390,12 @@ class _Worker:
         self.answers: dict[int, str | None] | None = {} if part.settings.answers else None
         self.errors: list[str] = []
         self.writes = any(row.verb != "GET" for row in part.rows)
+        self.parent = os.getppid()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nobody wants the rest done: we were told, or the parent was killed."""
+        return self.board.stop.value or os.getppid() != self.parent
 
     def begin(self, calls: Calls, i: int) -> Operation:
         """The operation of row i, whose clock starts now."""
@@ -436,7 +443,7 @@ def _work(part: _Part, pipe: Connection) -> None:
 
 
 def _one_at_a_time(part: _Part, worker: _Worker, pipe: Connection) -> None:
-    settings, stop = part.settings, part.board.stop
+    settings = part.settings
     with Client(settings.cluster, timeout=settings.timeout, first=part.process) as client:
         refused = ""
         try:
@@ -451,7 +458,7 @@ def _one_at_a_time(part: _Part, worker: _Worker, pipe: Connection) -> None:
         pipe.recv()
         calls = client.calls
         for i in range(len(part.rows)):
-            if stop.value:
+            if worker.stopped:
                 break
             operation = worker.begin(calls, i)
             try:
@@ -480,7 +487,7 @@ async def _many_at_a_time(part: _Part, worker: _Worker, pipe: Connection) -> Non
 
         async def lane(number: int) -> None:
             for i in rows:
-                if board.stop.value:
+                if worker.stopped:
                     break
                 board.lane[i] = number
                 operation = worker.begin(client.calls, i)
