@@ -588,6 +588,18 @@ def test_an_empty_directory_may_become_a_data_directory_and_any_other_is_refused
         Journal.create(tmp_path / "file", IDENTITY, SMALL)
 
 
+def test_a_parent_directory_that_another_node_makes_at_the_same_time_is_shared(tmp_path: Path):
+    class Late(Files):
+        """Looks before the other node makes the directory, and comes to make it after."""
+
+        def exists(self, path: Path) -> bool:
+            return path != tmp_path / "data" and super().exists(path)
+
+    (tmp_path / "data").mkdir()
+    Journal.create(tmp_path / "data" / "node-1", IDENTITY, files=Late())
+    assert recovered(tmp_path / "data" / "node-1") == []
+
+
 def test_a_directory_without_an_identity_is_refused_and_left_as_it_was(tmp_path: Path):
     for name in ("there", "missing"):
         if name == "there":
