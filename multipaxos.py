@@ -1132,7 +1132,7 @@ class Node:
                 self._send_accept(node, messages[due], now)
 
     def _entries(self, proposer: Proposer, start: int) -> tuple[int, list[Entry]]:
-        """The leader's log from a slot on, with chosen entries if they are few; else the peer fetches them."""
+        """The leader's log from a slot on, with chosen entries if they are few; the peer fetches many."""
         chosen = proposer.start
         if start >= chosen:
             return start, proposer.entries[start - chosen :]

@@ -53,8 +53,13 @@ class Result(NamedTuple):
 
 
 def profile_of(name: str, nodes: int | None) -> Profile:
+    """The profile, with another number of nodes: so few of them die that some node reaches a quorum."""
     profile = PROFILES[name]
-    return profile if nodes is None else replace(profile, nodes=nodes, dead=min(profile.dead, nodes // 2))
+    if nodes is None:
+        return profile
+    broken = profile.broken and nodes > 2
+    dead = min(profile.dead, nodes // 2, nodes - 3 if broken else nodes)
+    return replace(profile, nodes=nodes, dead=dead, broken=broken)
 
 
 def run_one(seed: int, name: str, nodes: int | None) -> Result:
