@@ -21,6 +21,7 @@ from interface import (
     Command,
     Entry,
     Expired,
+    Fetched,
     Forgotten,
     Held,
     NotDone,
@@ -170,7 +171,7 @@ class Replica:
                 self.queue.remove(request)
                 self.queued -= len(request.commands)
                 self._finish(request, NotDone("not proposed in time", False))
-        late = {read for read in self.reading if read.arrived < before}
+        late = dict.fromkeys(read for read in self.reading if read.arrived < before)  # a set has no order
         if late:
             self.core.forget_reads(late)
         for read in late:
@@ -188,7 +189,7 @@ class Replica:
 
         While the disk hangs, entries are dropped as if they had been lost: they would fill the memory.
         """
-        if len(self.records) > BACKLOG and isinstance(message, Accept):
+        if len(self.records) > BACKLOG and isinstance(message, Accept | Fetched):
             return
         self.core.step(sender, message, self.clock(), call)
 
