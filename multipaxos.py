@@ -309,6 +309,7 @@ class Proposer:
         self.couriers: dict[int, Courier] = {}
         self.prepared_at = 0.0
         self.prepares = 0
+        self.fresh = False  # whether something may be due to be sent
 
     @property
     def end(self) -> int:
@@ -352,6 +353,7 @@ class Proposer:
         self.bytes = sum(len(entry.payload) for entry in self.entries)
         self.couriers = {node: Courier() for node in self.nodes}
         self.promises.clear()
+        self.fresh = True
         return True
 
     def step_down(self, promised: int = 0) -> None:
@@ -365,6 +367,7 @@ class Proposer:
     def append(self, entry: Entry) -> None:
         self.entries.append(entry)
         self.bytes += len(entry.payload)
+        self.fresh = True
 
     def has_room(self) -> bool:
         return len(self.entries) < UNCHOSEN_ENTRIES and self.bytes < UNCHOSEN_BYTES
@@ -441,6 +444,7 @@ class Learner:
         self.heads: dict[int, int] = {}
         self.facts = {log: Fact(log, 0, 0, 0) for log in acceptors}
         self.position = (0, 0)
+        self.moved = False  # whether a command may have become applicable
 
     def fact(self, log: int) -> Fact:
         fact = self.facts[log]
@@ -469,12 +473,14 @@ class Learner:
             acceptor.learn(self.chosen[log], self.evidence[log])
         before, chosen = self.held[log], acceptor.chosen
         if chosen > before:
+            self.moved = True
             self.held[log] = chosen
             self.passed(log)
             last = acceptor.entries[chosen - acceptor.base - 1].timestamp
             self.frontier[log] = max(self.frontier[log], last)
             self.known[log] = max(self.known[log], last)
         if chosen >= self.chosen[log] and self.known[log] > self.frontier[log]:
+            self.moved = True
             self.frontier[log] = self.known[log]
         return chosen > before
 
@@ -541,6 +547,7 @@ class Learner:
                 last = acceptor.entries[acceptor.chosen - acceptor.base - 1].timestamp
                 self.frontier[log] = self.known[log] = last
         self.position = position
+        self.moved = True
         yield from merge(*logs)
 
 
@@ -633,6 +640,7 @@ class Node:
         self.telling = dict.fromkeys(self.peers, (0, 0))  # likewise, counting answers that wait for an fsync
         self.news_at: dict[int, float] = {}
         self.gossiped = dict.fromkeys(self.peers, float("-inf"))
+        self.shown: Fact | None = None  # our own fact as it was when _tell_waiting looked
         self.broadcast = False
 
         self.journaled = 0  # drains that had records
@@ -741,11 +749,14 @@ class Node:
         HANDLERS[message.__class__](self, sender, message, now, call)
 
     def _on_accept(self, sender: int, message: Accept, now: float, call: Any) -> None:
-        last = max((entry.timestamp for entry in message.entries), default=0)
+        last = command = 0
+        for entry in message.entries:
+            last = max(last, entry.timestamp)
+            if entry.payload:
+                command = last
         if last > max(self.clock, self.highest) + TOO_FAR or self._is_absurd(message.log, message.ballot):
             return
         self.highest = max(self.highest, last)
-        command = next((entry.timestamp for entry in reversed(message.entries) if entry.payload), 0)
         self._raise_clock(command)  # R6
         if sender != self.me:
             self.awaited[sender] = max(self.awaited[sender], command)
@@ -1000,6 +1011,13 @@ class Node:
 
     def _learn(self, fact: Fact, now: float, sender: int) -> None:
         log = fact.log
+        known = self.learner.facts[log]
+        if (
+            fact.chosen <= known.chosen
+            and fact.frontier <= known.frontier
+            and fact.evidence <= known.evidence
+        ):
+            return
         if fact.frontier > max(self.clock, self.highest) + TOO_FAR or self._is_absurd(log, fact.evidence):
             return
         if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
@@ -1119,8 +1137,9 @@ class Node:
 
     def _send_accepts(self, now: float) -> None:
         for log, proposer in self.proposers.items():
-            if not proposer.leading:
+            if not (proposer.leading and proposer.fresh):
                 continue
+            proposer.fresh = False
             messages: dict[tuple[int, bool], Accept] = {}
             for node in [self.me, *self.peers]:  # our own acceptor first: it shares the frame
                 due = proposer.due(node, now) if proposer.leading else None
@@ -1155,11 +1174,10 @@ class Node:
         else:
             self._send.append((node, message, None))
 
-    def _tell_waiting(self, now: float) -> None:
+    def _tell_waiting(self, own: Fact, now: float) -> None:
         """Who is known to wait for our frontier hears at once that it has moved; all others with the next
         message.
         """
-        own = self._own_fact()
         for peer in self.peers:
             told = self.telling[peer][1]
             if self.broadcast or (told < own.frontier and told < self.awaited[peer]):
@@ -1176,14 +1194,19 @@ class Node:
             payload, token = self.backlog.popleft()
             self.pending[self._append(payload)] = (payload, token)
         self._send_accepts(now)
-        self._own_fact()
-        for timestamp, owner, payload in self.learner.apply():
-            _, token = self.pending.pop(timestamp, (None, None)) if owner == self.me else (None, None)
-            self._apply.append(Applied(timestamp, owner, payload, token))
+        own = self._own_fact()
+        if self.learner.moved:
+            self.learner.moved = False
+            for timestamp, owner, payload in self.learner.apply():
+                _, token = self.pending.pop(timestamp, (None, None)) if owner == self.me else (None, None)
+                self._apply.append(Applied(timestamp, owner, payload, token))
         if self.reads and self.round is None:
             self._start_round(now)
-        self._answer_reads()
-        self._tell_waiting(now)
+        if self.dated:
+            self._answer_reads()
+        if own is not self.shown or self.broadcast:
+            self.shown = own
+            self._tell_waiting(own, now)
         if self.fetching:
             self._send_fetches(now)
         if self._records:
@@ -1207,31 +1230,25 @@ class Node:
     def tick(self, now: float) -> None:
         """Time has passed: repeat what was lost, gossip, and look for nodes that hold us up."""
         own = self._own_fact()
-        slow = (
-            self.journaled > self.synced and now - self.journaled_at >= GOSSIP_NEWS
-        )  # votes wait for a slow disk
+        # Votes that wait for a slow disk have told nobody anything yet.
+        slow = self.journaled > self.synced and now - self.journaled_at >= GOSSIP_NEWS
         for peer in self.peers:
             if (self.told if slow else self.telling)[peer] != (own.chosen, own.frontier):
                 self.news_at.setdefault(peer, now)
             else:
                 self.news_at.pop(peer, None)
-            if (
-                now - self.news_at.get(peer, now) >= GOSSIP_NEWS / 2
-                or now - self.gossiped[peer] >= GOSSIP_IDLE
-            ):
+            old = now - self.news_at.get(peer, now)
+            if old >= GOSSIP_NEWS / 2 or now - self.gossiped[peer] >= GOSSIP_IDLE:
                 self._gossip(peer, own, now)
         if self.round is not None and now - self.round.at >= RESEND_AFTER:
             self.round.at = now
             self._send_barriers(peer for peer in self.peers if peer not in self.round.clocks)
         for proposer in self.proposers.values():
+            proposer.fresh = True
             if proposer.preparing and now - proposer.prepared_at >= RESEND_AFTER * min(proposer.prepares, 8):
                 self._send_prepare(proposer, now)
-        if (
-            self.retake_at is not None
-            and now >= self.retake_at
-            and not self.own.preparing
-            and not self.own.leading
-        ):
+        idle = not self.own.preparing and not self.own.leading
+        if idle and self.retake_at is not None and now >= self.retake_at:
             self._stand(self.me, 0, now)
         self._watch(now)
 

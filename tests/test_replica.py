@@ -1,0 +1,319 @@
+"""The loop around the core: batches, repeats, refusals, expiry; and the single, unreplicated core."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from scenario import Answer, Cluster
+
+import replica
+from interface import (
+    MAX_BATCH,
+    MAX_CLIENT_FRAME,
+    MAX_NODE_FRAME,
+    Command,
+    Expired,
+    Forgotten,
+    NotDone,
+    Outcome,
+    Record,
+    RequestId,
+    Result,
+    Session,
+    Unknown,
+    Verb,
+)
+from replica import QUEUE, WINDOW, Replica, Single, refusal
+from store import Store
+
+
+def increments(count: int) -> list[Command]:
+    return [Command(Verb.INCREMENT, "n", delta=1)] * count
+
+
+def crowd(cluster: Cluster, commands: list[list[Command]]) -> list[Answer]:
+    """All of these arrive at node 1 in one turn."""
+    machine = cluster[1]
+    answers = [Answer() for _ in commands]
+
+    def submit() -> None:
+        for answer, batch in zip(answers, commands, strict=True):
+            machine.replica.submit(answer, batch, batch=True)
+        machine.replica.turn()
+
+    machine.do(submit)
+    return answers
+
+
+def entries(cluster: Cluster) -> list[int]:
+    """Sizes of the payloads in node 1's log."""
+    return [len(entry.payload) for entry in cluster.core(1).acceptors[1].entries]
+
+
+# ---------------------------------------------------------------------------------------------------- batches
+
+
+def test_commands_that_arrive_together_share_an_entry() -> None:
+    cluster = Cluster(nodes=3)
+    answers = crowd(cluster, [increments(1)] * 50)
+    cluster.run_until(lambda: all(answer.answered() for answer in answers), within_s=1)
+    assert len(entries(cluster)) == 1
+    assert [answer.value[0].value for answer in answers] == [str(number + 1) for number in range(50)]
+
+
+def test_commands_gather_while_two_entries_are_in_flight() -> None:
+    cluster = Cluster(nodes=3)
+    answers = [cluster.increment(1, "n") for _ in range(20)]
+    cluster.run_until(lambda: all(answer.answered() for answer in answers), within_s=1)
+    assert len(entries(cluster)) == WINDOW + 1
+    assert [answer.text for answer in answers] == [str(number + 1) for number in range(20)]
+
+
+def test_a_batch_is_answered_in_order_with_nothing_in_between() -> None:
+    cluster = Cluster(nodes=3)
+    first, second = crowd(cluster, [increments(3), increments(2)])
+    cluster.run_until(second.answered, within_s=1)
+    assert [result.value for result in first.value] == ["1", "2", "3"]
+    assert [result.value for result in second.value] == ["4", "5"]
+
+
+def test_an_entry_holds_a_limited_number_of_commands() -> None:
+    cluster = Cluster(nodes=3)
+    answers = crowd(cluster, [increments(MAX_BATCH - 1), increments(1), increments(1)])
+    cluster.run_until(lambda: all(answer.answered() for answer in answers), within_s=5)
+    assert len(entries(cluster)) == 2
+    assert cluster.get(1, "n") == str(MAX_BATCH + 1)
+
+
+@pytest.mark.parametrize("count", [6, 80])
+def test_an_entry_holds_a_limited_number_of_bytes(count: int) -> None:
+    cluster = Cluster(nodes=3)
+    big = [Command(Verb.PUT, "key", "v" * (MAX_CLIENT_FRAME // 3))]
+    answers = crowd(cluster, [big] * count)
+    cluster.run_until(lambda: all(answer.answered() for answer in answers), within_s=5)
+    assert max(entries(cluster)) <= MAX_CLIENT_FRAME
+    assert 2 * max(entries(cluster)) < MAX_NODE_FRAME
+
+
+# ---------------------------------------------------------------------------------------------------- repeats
+
+
+def test_a_repeat_joins_the_first_attempt_that_still_waits() -> None:
+    cluster = Cluster(nodes=3)
+    request = RequestId(cluster.open_session(1), 1, 1)
+    answers = [cluster.increment(1, "n", request) for _ in range(3)]
+    assert cluster[1].replica.pending == 3
+    cluster.run_until(lambda: all(answer.answered() for answer in answers), within_s=1)
+    assert [answer.text for answer in answers] == ["1", "1", "1"]
+    assert len(entries(cluster)) == 2  # the session's, and one for all three
+    assert cluster[1].replica.pending == 0
+
+
+def test_a_repeat_of_an_attempt_that_was_given_up_is_applied_once() -> None:
+    cluster = Cluster(nodes=3)
+    request = RequestId(cluster.open_session(1), 1, 1)
+    lost = cluster.drop(sender={1})
+    first = cluster.increment(1, "n", request)
+    joined = cluster.increment(1, "n", request)
+    cluster.run(0.1)
+    cluster[1].replica.expire(cluster.now)
+    assert isinstance(first.value, Unknown)
+    assert isinstance(joined.value, Unknown)
+    again = cluster.increment(1, "n", request)
+    lost.lift()
+    cluster.run_until(again.answered, within_s=2)
+    assert again.text == "1"
+    cluster.assert_equal()
+    assert cluster.get(2, "n") == "1"
+
+
+def test_an_unknown_session_is_expired_and_a_result_given_up_is_forgotten() -> None:
+    cluster = Cluster(nodes=3)
+    stranger = cluster.increment(1, "n", RequestId(Session(1, 2, 3), 1, 1))
+    session = cluster.open_session(1)
+    cluster.increment(1, "n", RequestId(session, 2, 2))
+    late = cluster.increment(1, "n", RequestId(session, 1, 1))
+    cluster.run_until(late.answered, within_s=1)
+    assert isinstance(stranger.value, Expired)
+    assert isinstance(late.value, Forgotten)
+
+
+def test_other_outcomes_are_results() -> None:
+    for outcome in (Outcome.OK, Outcome.NOT_FOUND, Outcome.MISMATCH, Outcome.NOT_A_NUMBER, Outcome.INVALID):
+        assert refusal(Result(outcome)) == Result(outcome)
+
+
+# ---------------------------------------------------------------------------------------- refusals and expiry
+
+
+def test_a_node_that_does_not_lead_its_log_refuses() -> None:
+    cluster = Cluster(nodes=3, start={1, 2})
+    cluster.isolate(3)
+    cluster.restart(3)
+    answer = cluster.put(3, "x", "1")
+    assert isinstance(answer.value, NotDone)
+    assert not answer.value.permanent
+
+
+def test_a_node_that_loses_its_log_refuses_what_it_has_not_proposed() -> None:
+    cluster = Cluster(nodes=3)
+    cluster.isolate(1)
+    proposed = [cluster.increment(1, "n") for _ in range(WINDOW)]
+    waiting = cluster.increment(1, "n")
+    cluster.run_until(cluster.increment(2, "n").answered, within_s=3)
+    assert not waiting.answered()
+    cluster.heal()
+    cluster.run_until(
+        lambda: waiting.answered() and all(answer.answered() for answer in proposed), within_s=3
+    )
+    assert isinstance(waiting.value, NotDone)
+    assert cluster.get(3, "n") == str(WINDOW + 1)
+    assert cluster[1].replica.queued == 0
+
+
+def test_a_busy_node_refuses() -> None:
+    cluster = Cluster(nodes=3)
+    cluster.isolate(1)
+    for _ in range(WINDOW):
+        cluster.increment(1, "n")
+    half = cluster.submit(1, increments(QUEUE // 2), batch=True)
+    full = cluster.submit(1, increments(QUEUE // 2), batch=True)
+    over = cluster.increment(1, "n")
+    assert isinstance(over.value, NotDone)
+    assert not half.answered()
+    assert not full.answered()
+
+
+def test_a_node_with_too_many_reads_refuses_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "QUEUE", 2)
+    cluster = Cluster(nodes=3)
+    cluster.isolate(1)
+    reads = [cluster.read(1, "x") for _ in range(3)]
+    assert [read.answered() for read in reads] == [False, False, True]
+    assert isinstance(reads[2].value, NotDone)
+    assert not reads[2].value.permanent
+
+
+def test_while_the_disk_hangs_what_waits_for_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "BACKLOG", 10)
+    cluster = Cluster(nodes=3)
+    cluster.hold_disk(3)
+    for _ in range(30):
+        answer = cluster.increment(1, "n")
+        cluster.run_until(answer.answered, within_s=1)
+    assert len(cluster[3].replica.records) <= 12
+    cluster.sync(3)
+    cluster.assert_equal()
+
+
+def test_what_waits_too_long_is_answered_with_what_is_known() -> None:
+    cluster = Cluster(nodes=3)
+    cluster.isolate(1)
+    proposed = [cluster.increment(1, "n") for _ in range(WINDOW)]
+    queued = cluster.increment(1, "n")
+    read = cluster.read(1, "n")
+    cluster.run(0.2)
+    young = cluster.increment(1, "n")
+    node = cluster[1].replica
+    node.expire(cluster.now - 0.1)
+    assert all(isinstance(answer.value, Unknown) for answer in proposed)  # may be done later
+    assert isinstance(queued.value, NotDone)
+    assert isinstance(read.value, NotDone)
+    assert not young.answered()
+    assert node.pending == node.queued == 1
+    cluster.heal()
+    cluster.run_until(young.answered, within_s=3)
+    cluster.assert_equal()
+    assert cluster.get(2, "n") == str(WINDOW + 1)
+
+
+def test_a_request_that_expired_with_its_first_attempt_is_answered_once() -> None:
+    cluster = Cluster(nodes=3)
+    request = RequestId(cluster.open_session(1), 1, 1)
+    cluster.isolate(1)
+    for _ in range(WINDOW):
+        cluster.increment(1, "n")
+    first, joined = cluster.increment(1, "n", request), cluster.increment(1, "n", request)
+    cluster.run(0.1)
+    cluster[1].replica.expire(cluster.now)
+    assert isinstance(first.value, NotDone)
+    assert isinstance(joined.value, NotDone)
+    assert cluster[1].replica.pending == 0
+
+
+# ----------------------------------------------------------------------------------------------------- single
+
+
+class Disk:
+    """One fsync at a time, when the test says so."""
+
+    def __init__(self) -> None:
+        self.frames: list[list[Record]] = []
+        self.done: list[Callable[[], None]] = []
+
+    def write(self, records: list[Record], done: Callable[[], None]) -> None:
+        self.frames.append(records)
+        self.done.append(done)
+
+    def sync(self) -> None:
+        self.done.pop(0)()
+
+
+def alone(disk: Disk, core: Single) -> Replica:
+    def answer(token: Answer, value: Any) -> None:
+        token.value = value
+
+    def send(*message: Any) -> None:
+        raise AssertionError("there is nobody to send to")
+
+    return Replica(core, Store("unused"), lambda: 0.0, send, disk.write, answer)
+
+
+def test_the_single_core_answers_when_the_command_is_durable() -> None:
+    disk = Disk()
+    single = alone(disk, Single())
+    put, read = Answer(), Answer()
+    single.submit(put, [Command(Verb.PUT, "x", "1")])
+    single.read(read, lambda: single.store.get("x"))
+    single.turn()
+    assert not put.answered()
+    assert read.value.outcome == Outcome.NOT_FOUND
+    disk.sync()
+    assert put.ok
+    again = Answer()
+    single.read(again, lambda: single.store.get("x"))
+    single.tick()
+    single.turn()
+    assert again.text == "1"
+    assert len(disk.frames) == 1
+
+
+def test_the_single_core_gathers_what_arrives_during_an_fsync() -> None:
+    disk = Disk()
+    single = alone(disk, Single())
+    answers = [Answer() for _ in range(20)]
+    for answer in answers:
+        single.submit(answer, increments(1))
+        single.turn()
+    assert len(disk.frames) == 1
+    disk.sync()
+    disk.sync()
+    assert len(disk.frames) == 2
+    assert [answer.text for answer in answers] == [str(number + 1) for number in range(20)]
+    assert single.core.in_flight == 0
+
+
+def test_the_single_core_recovers_what_was_durable() -> None:
+    disk = Disk()
+    single = alone(disk, Single())
+    for _ in range(3):
+        single.submit(Answer(), increments(1))
+        single.turn()
+    disk.sync()
+    core = Single()
+    for record in disk.frames[0] + [Record(reservation=1)]:
+        core.replay(record)
+    again = alone(Disk(), core)
+    again.turn()
+    assert again.store.get("n").value == "1"
+    assert again.store.position == (1, 0)
