@@ -68,8 +68,10 @@ from store import Store, invalid
 VERSION = "0.1.0"
 TICK_BUSY = 0.005  # seconds between ticks while the core waits for something
 TICK_IDLE = 0.05  # and while it does not
-SLOW_DISK = 0.005  # seconds: a frame that takes longer shows a slow disk
-SLOW_FOR = 60.0  # seconds for which a disk counts as slow, from its last slow frame on
+STALL = 0.05  # seconds: a frame that takes longer keeps the node from gossiping in time
+SLOW = 0.003  # seconds for a frame, on average: the event loop has better things to do meanwhile
+WARY_FOR = 60.0  # seconds for which the thread writes after a stall
+SLOW_FOR = 5.0  # seconds for which it writes after the average was slow
 SWEEP = 1.0  # seconds between two looks for clients and requests that are late
 DRAIN = 3.0  # seconds that a stopping node gives its clients' requests
 MAX_COMPLAINTS = 1000  # strangers and refusing peers that are remembered, so as to be logged once
@@ -98,7 +100,7 @@ class Writer:
     """Writes the journal: in the event loop while the disk is fast, in a thread of its own while it is slow.
 
     A thread costs two switches and several wake-ups for each frame, more than a fast fdatasync takes. A slow
-    one would keep the node from gossiping: after the first that was slow, the thread has them for a while.
+    one would keep the node from gossiping: after a stall, and while they are slow, the thread has them.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Writer:
         self.loop = loop
         self.finished = finished
         self.frame: tuple[list[Record], Callable[[], None]] | None = None  # not begun
+        self.average = 0.0  # seconds that the last frames took
         self.slow_until = 0.0
         self.frames: SimpleQueue[tuple[list[Record], Callable[[], None]] | None] = SimpleQueue()
         self.thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -154,8 +157,11 @@ class Writer:
             log("disk-failed", "error", reason=error)
             os._exit(EXIT_DISK)
         now = self.loop.time()
-        if now - begun > SLOW_DISK:
-            self.slow_until = now + SLOW_FOR
+        self.average += (now - begun - self.average) / 16
+        if now - begun > STALL:
+            self.slow_until = now + WARY_FOR
+        elif self.average > SLOW:
+            self.slow_until = max(self.slow_until, now + SLOW_FOR)
 
 
 class Server:
