@@ -85,7 +85,7 @@ def _fields(struct: Any) -> Any:
     if isinstance(struct, list):
         return [_fields(part) for part in struct]
     if hasattr(struct, "thrift_spec"):
-        return {name: _fields(getattr(struct, name)) for name in struct.__slots__}
+        return {name: _fields(getattr(struct, name)) for name in struct._fields}
     return dict(struct) if isinstance(struct, dict) else struct
 
 

@@ -50,7 +50,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -71,7 +70,6 @@ SEGMENT_NUMBER_AT = 12  # its offset in HEADER
 FORMAT = 1  # of identity.json
 NEVER = sys.maxsize
 
-fields = attrgetter(*Record.__slots__)
 T = TypeVar("T")
 
 
@@ -193,7 +191,7 @@ def find_stray(data: bytes, segment: Segment, start: int, end: int, expected: in
 def read_records(data: bytes, start: int, end: int) -> list[Record]:
     """The records of a valid frame. Malformed if another version of this program must have written it."""
     records: list[Record] | None = decode(Frame, data[start + OVERHEAD : end]).records
-    if records is None or any(fields(record).count(None) != len(Record.__slots__) - 1 for record in records):
+    if records is None or any(record.count(None) != len(record) - 1 for record in records):
         raise Malformed("Frame: a record without exactly one field that is known here")
     return records
 

@@ -28,16 +28,14 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from functools import cache
 from math import inf
-from operator import attrgetter
 from struct import Struct
 from struct import error as struct_error
 from typing import Any, cast
 
 from thrift.Thrift import TApplicationException, TMessageType, TType
 
-from interface import Malformed, decode, encode
+from interface import Malformed, decode, encode, named_tuple
 
 # isort: split
 from kvstore import KeyValue, Node  # behind interface, which puts gen-py/ on the path
@@ -82,34 +80,18 @@ def header(frame: bytes, offset: int = 0) -> tuple[int, bytes, int, int]:
         raise Malformed("a message that ends within its header") from None
 
 
-@cache
-def _fields(kind: Any) -> tuple[Callable[[Any], tuple[Any, ...]], list[Callable[[Any], Any]]]:
-    """Functions that get all fields of a struct, with those of structs in it, and each list of structs."""
-    names: list[str] = []
-    lists: list[Callable[[Any], Any]] = []
-    for _, type_, name, details, _ in filter(None, kind.thrift_spec):
-        if type_ == TType.STRUCT:
-            names += [f"{name}.{inner}" for inner in details[0].__slots__]
-        else:
-            names.append(name)
-        if type_ == TType.LIST and details[0] == TType.STRUCT:
-            lists.append(attrgetter(name))
-    # (The first name twice: of a single one attrgetter would make no tuple.)
-    return attrgetter(names[0], *names), lists
-
-
-def complete(struct: Any) -> bool:
-    """Whether no field of a generated struct is absent, nor one of the structs in it."""
-    fields, lists = _fields(struct.__class__)
-    try:
-        if None in fields(struct):
-            return False
-    except AttributeError:  # a struct in it is absent
+def complete(struct: tuple[Any, ...]) -> bool:
+    """Whether no field of a struct is absent, nor one of the structs in it."""
+    if None in struct:
         return False
-    for items in lists:
-        for item in items(struct):
-            if not complete(item):
+    for part in struct:
+        if isinstance(part, tuple):
+            if not complete(part):
                 return False
+        elif part.__class__ is list:
+            for item in part:
+                if isinstance(item, tuple) and not complete(item):
+                    return False
     return True
 
 
@@ -147,21 +129,20 @@ class Method:
     """
 
     __slots__ = (
-        "_call", "_call_start", "_fields", "_plain", "_reply", "_reply_start", "_results", "_whole_argument",
+        "_call", "_call_start", "_plain", "_reply", "_reply_start", "_whole_argument",
         "_whole_result", "args", "name", "oneway", "result", "service", "throws",
     )  # fmt: skip
 
     def __init__(self, service: Any, name: str) -> None:
         self.name = name
         self.service: str = service.__name__.rpartition(".")[2]
-        self.args: type = getattr(service, f"{name}_args")
-        self.result: type | None = getattr(service, f"{name}_result", None)
-        self.oneway = self.result is None
-        arguments = [field for field in getattr(self.args, "thrift_spec") if field]  # noqa: B009
+        self.args: Any = named_tuple(getattr(service, f"{name}_args"))
+        result = getattr(service, f"{name}_result", None)
+        self.result: Any = result and named_tuple(result)
+        self.oneway = result is None
+        arguments = [field for field in self.args.thrift_spec if field]
         results = [field for field in getattr(self.result, "thrift_spec", ()) if field]
         self.throws: dict[type, int] = {field[3][0]: field[0] for field in results if field[0] != 0}
-        self._fields = _values([field[2] for field in arguments])
-        self._results = _values([field[2] for field in results])
         self._whole_argument = _only_struct(arguments)
         self._whole_result = _only_struct([field for field in results if field[0] == 0])
         # Nodes always fill every field, and the core relies on it; clients may leave arguments out.
@@ -220,7 +201,7 @@ class Method:
         if whole and frame.startswith(_ARGUMENT, offset):
             values: tuple[Any, ...] = (decode(whole, frame, offset + 3),)
         else:
-            values = self._fields(decode(self.args, frame, offset))
+            values = decode(self.args, frame, offset)
         if self._plain or (values[0] is not None and complete(values[0])):
             return values
         raise Malformed(f"{self.name}: a field is absent")
@@ -237,7 +218,7 @@ class Method:
         if whole and frame.startswith(_SUCCESS, offset):
             value = decode(whole, frame, offset + 3)
         else:
-            value, *errors = self._results(decode(self.result, frame, offset))
+            value, *errors = decode(self.result, frame, offset)
             if value is None:
                 declared = (error for error in errors if error is not None)
                 raise next(declared, Malformed(f"{self.name}: empty reply"))
@@ -256,13 +237,6 @@ class Method:
 # How a struct begins whose only field is itself a struct: type 12, and the field's number. What follows the
 # inner struct is the end of the outer one, or fields that this version does not know: nobody needs either.
 _ARGUMENT, _SUCCESS = b"\x0c\0\1", b"\x0c\0\0"
-
-
-def _values(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
-    """A function that returns these attributes of a struct as a tuple."""
-    if len(names) > 1:
-        return attrgetter(*names)
-    return lambda struct: tuple(getattr(struct, name) for name in names)
 
 
 def _only_struct(fields: list[Any]) -> type | None:

@@ -37,7 +37,7 @@ def promise(proposer: Proposer, accepted: int = 0, entries: Any = (), **changes:
         list(entries),
         NOTHING,
     )
-    return Promise(**{name: changes.get(name, getattr(message, name)) for name in message.__slots__})
+    return Promise(**{name: changes.get(name, getattr(message, name)) for name in message._fields})
 
 
 def vote(proposer: Proposer, length: int, kind: int = Vote.TAKEN) -> Accepted:

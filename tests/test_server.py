@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from kvstore import KeyValue
+from kvstore.ttypes import Command, RequestId, Session
 from linearizability import check
 from processes import (
     SERVER,
@@ -40,7 +41,6 @@ from drivers import Client
 from failover import ClientError
 from interface import (
     Accept,
-    Command,
     Expired,
     Fact,
     Forgotten,
@@ -49,8 +49,6 @@ from interface import (
     Outcome,
     ReadMode,
     Refused,
-    RequestId,
-    Session,
     Verb,
 )
 from rpc import METHODS, header
