@@ -77,7 +77,7 @@ Message = Any  # one of the generated structs above, or Synced
 
 RESEND_AFTER = 0.05  # seconds: what is unanswered is sent again; doubled for a peer that stays silent
 RESEND_AT_MOST = 1.0  # seconds: the longest such pause
-GOSSIP_NEWS = 0.01  # seconds: a peer hears of news this late at most
+GOSSIP_NEWS = 0.02  # seconds: news that no other message has brought to a peer by then is gossiped
 GOSSIP_IDLE = 0.1  # seconds: and of nothing new this often
 ASK_AFTER = 0.02  # seconds: whoever waits for a frontier this long asks everybody for it
 FETCH_AFTER = 0.02  # seconds: entries known by hearsay to be chosen may still be on their way
@@ -1231,14 +1231,14 @@ class Node:
         """Time has passed: repeat what was lost, gossip, and look for nodes that hold us up."""
         own = self._own_fact()
         # Votes that wait for a slow disk have told nobody anything yet.
-        slow = self.journaled > self.synced and now - self.journaled_at >= GOSSIP_NEWS
+        slow = self.journaled > self.synced and now - self.journaled_at >= GOSSIP_NEWS / 2
         for peer in self.peers:
             if (self.told if slow else self.telling)[peer] != (own.chosen, own.frontier):
                 self.news_at.setdefault(peer, now)
             else:
                 self.news_at.pop(peer, None)
             old = now - self.news_at.get(peer, now)
-            if old >= GOSSIP_NEWS / 2 or now - self.gossiped[peer] >= GOSSIP_IDLE:
+            if old >= GOSSIP_NEWS or now - self.gossiped[peer] >= GOSSIP_IDLE:
                 self._gossip(peer, own, now)
         if self.round is not None and now - self.round.at >= RESEND_AFTER:
             self.round.at = now

@@ -66,7 +66,7 @@ from rpc import CALL, METHODS, ONEWAY, Connection, Flusher, Link, Method, listen
 from store import Store, invalid
 
 VERSION = "0.1.0"
-TICK_BUSY = 0.005  # seconds between ticks while the core waits for something
+TICK_BUSY = 0.01  # seconds between ticks while the core waits for something
 TICK_IDLE = 0.05  # and while it does not
 STALL = 0.05  # seconds: a frame that takes longer keeps the node from gossiping in time
 SLOW = 0.003  # seconds for a frame, on average: the event loop has better things to do meanwhile
@@ -75,6 +75,7 @@ SLOW_FOR = 5.0  # seconds for which it writes after the average was slow
 SWEEP = 1.0  # seconds between two looks for clients and requests that are late
 DRAIN = 3.0  # seconds that a stopping node gives its clients' requests
 MAX_COMPLAINTS = 1000  # strangers and refusing peers that are remembered, so as to be logged once
+GARBAGE = (50_000, 50, 100)  # allocations, and rounds: entries are kept, and hardly anything has cycles
 MAX_SCAN = 1000  # items in a page
 MAX_ANSWER = 15_000_000  # bytes: standard Thrift clients take frames up to 16,384,000
 EXIT_USAGE, EXIT_BUG, EXIT_DISK = 2, 70, 74  # exit codes; the last two as in sysexits.h
@@ -160,6 +161,7 @@ class Writer:
         self.average += (now - begun - self.average) / 16
         if now - begun > STALL:
             self.slow_until = now + WARY_FOR
+            log("disk-stalled", "warning", seconds=round(now - begun, 3))
         elif self.average > SLOW:
             self.slow_until = max(self.slow_until, now + SLOW_FOR)
 
@@ -238,6 +240,7 @@ class Server:
         sweeper = self.loop.create_task(self._sweep())
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GARBAGE)
         await stop.wait()
         log("stopping", pending=self.replica.pending)
         self.stopping = True

@@ -61,7 +61,7 @@ from multipaxos import UNCHOSEN_ENTRIES, Failures, Message, Node
 from replica import Replica
 from store import Store
 
-TICK_BUSY = 0.005  # seconds, as in server.py
+TICK_BUSY = 0.01  # seconds, as in server.py
 TICK_IDLE = 0.05
 SWEEP = 0.25  # seconds between two looks for requests that have waited too long
 DIRECTORY = Path("node")
@@ -1196,7 +1196,24 @@ class Simulation:
             lines.append(f"  {time:11.6f} {what:9} " + " ".join(str(item) for item in rest))
         for node, machine in self.machines.items():
             lines.append(f"  node {node}: " + self._state(machine))
+        for log, truth in self.oracle.logs.items():
+            lines.append(f"  log {log}: {len(truth.chosen)} chosen; durable: " + self._held(log))
         return "\n".join(lines)
+
+    def _held(self, log: int) -> str:
+        """Who holds what of a log on its disk: length, ballot, and the timestamps of the last chosen entries
+        and of those beyond.
+        """
+        parts = []
+        from_slot = max(0, len(self.oracle.logs[log].chosen) - 2)
+        for node in self.nodes:
+            held = self.oracle.held[node][log]
+            entries = " ".join(
+                f"{entry.timestamp}{'' if entry.payload else '-'}" for entry in held.entries[from_slot:]
+            )
+            ballot = f"{held.accepted >> 8}.{held.accepted & 255}"
+            parts.append(f"{node} has {len(held.entries)} at {ballot} [{entries}]")
+        return ", ".join(parts)
 
     def _state(self, machine: Machine) -> str:
         if machine.replica is None:
