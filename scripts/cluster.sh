@@ -77,7 +77,8 @@ launch() { # ID [--init]
         return
     fi
     mkdir -p "$data"
-    setsid "$python" "$project/server.py" --id "$node" --cluster "$file" --data "$data" "$@" \
+    # Each node stays on one processor: left to itself the kernel gathers them, for they wake one another.
+    setsid "$python" "$project/server.py" --id "$node" --cluster "$file" --data "$data" --cpu "$node" "$@" \
         </dev/null >>"$data/node-$node.log" 2>&1 &
     echo $! >"$data/node-$node.pid"
 }
