@@ -831,8 +831,7 @@ class Node:
     def _on_learn(self, sender: int, message: Learn, now: float, call: Any) -> None:
         self._hear_clock(message.clock)
         for fact in message.facts:
-            if fact.log in self.acceptors:
-                self._learn(fact, now, sender)
+            self._learn(fact, now, sender)
 
     def _on_fetch(self, sender: int, message: Fetch, now: float, call: Any) -> None:
         acceptor = self.acceptors[message.log]
@@ -865,7 +864,7 @@ class Node:
 
     def _on_barrier(self, sender: int, message: Barrier, now: float, call: Any) -> None:
         self._hear_clock(message.clock)
-        self.awaited[sender] = max(self.awaited[sender], message.clock)
+        self.awaited[sender] = max(self.awaited[sender], min(message.clock, self.clock))
         own = self._own_fact()
         others = [] if message.round else [self.fact(log) for log in self.nodes if log != self.me]
         self._tell(sender, Reading(message.round, self.clock, [own, *others]), own, call)
@@ -873,8 +872,7 @@ class Node:
     def _on_reading(self, sender: int, message: Reading, now: float, call: Any) -> None:
         self._hear_clock(message.clock)
         for fact in message.facts:
-            if fact.log in self.acceptors:
-                self._learn(fact, now, sender)
+            self._learn(fact, now, sender)
         if self.round is not None and message.round == self.round.number:
             self.round.clocks[sender] = message.clock
             self._date_reads()
@@ -1011,12 +1009,11 @@ class Node:
 
     def _learn(self, fact: Fact, now: float, sender: int) -> None:
         log = fact.log
-        known = self.learner.facts[log]
-        if (
-            fact.chosen <= known.chosen
-            and fact.frontier <= known.frontier
-            and fact.evidence <= known.evidence
-        ):
+        known = self.learner.facts.get(log)
+        if known is None:
+            return  # no log of ours
+        older = fact.chosen <= known.chosen and fact.frontier <= known.frontier
+        if older and fact.evidence <= known.evidence:
             return
         if fact.frontier > max(self.clock, self.highest) + TOO_FAR or self._is_absurd(log, fact.evidence):
             return

@@ -412,7 +412,7 @@ def test_a_fact_of_a_dead_node_is_relayed_by_whoever_knows_it() -> None:
     with cluster.deliver_only(Accept, Learn, to={2, 3}, sender={1}):
         first = cluster.put(1, "x", "1")
         cluster.run_until(first.answered, within_s=1)
-        cluster.run(0.02)  # 2 and 3 hear that it is chosen; 4 and 5 have never seen the entry
+        cluster.run(0.05)  # 2 and 3 hear that it is chosen; 4 and 5 have never seen the entry
         cluster.crash(1)
     cluster.run_until(lambda: cluster[4].store.get("x").value == "1", within_s=1)
     cluster.run_until(lambda: cluster[5].store.get("x").value == "1", within_s=1)
@@ -443,7 +443,7 @@ def test_a_late_joiner_fetches_what_it_has_missed_and_takes_its_log_back() -> No
 
     cluster.restart(5)
     cluster.assert_equal()
-    assert cluster.sent_messages(Fetch, 5, 1) or cluster.sent_messages(Fetch, 5, 2)
+    assert any(cluster.sent_messages(Fetch, 5, to) for to in ALL - {5})
     cluster.run_until(lambda: cluster.core(5).own.established, within_s=5)
     answer = cluster.increment(5, "n")
     cluster.run_until(answer.answered, within_s=2)
