@@ -1,0 +1,228 @@
+"""Stories that tests/mutants.py asked for: each is about a rule that no other test would have missed.
+
+As in test_scenarios.py: nodes 1 to 5; log 1 is owned by node 1; three are a quorum.
+"""
+
+from scenario import FSYNC, Answer, Cluster
+
+from interface import Accept, Barrier, Fetch, Fetched, Learn, NotDone, Prepare, Promise, Reading
+
+
+def answered(answers: list[Answer]) -> bool:
+    return all(answer.answered() for answer in answers)
+
+
+# ------------------------------------------------------------------------------------- messages lost and late
+
+
+def test_an_accept_that_was_lost_is_sent_again() -> None:
+    cluster = Cluster()
+    with cluster.drop(Accept, sender={1}):
+        answer = cluster.put(1, "x", "1")
+        cluster.run(0.01)
+    cluster.run_until(answer.answered, within_s=0.5)
+
+
+def test_a_prepare_that_was_lost_is_sent_again() -> None:
+    cluster = Cluster()
+    cluster.crash(1)
+    with cluster.drop(Prepare, sender={1}):
+        cluster.restart(1)
+        cluster.run(0.02)
+    cluster.run_until(lambda: cluster.core(1).ready, within_s=1)
+    assert cluster.put(1, "x", "1").value is None  # taken, not refused
+
+
+def test_a_fetch_that_was_lost_goes_to_another_node() -> None:
+    cluster = Cluster()
+    cluster.drop(Accept, to={4})
+    lost = cluster.drop(Fetch, sender={4})
+    answer = cluster.put(1, "x", "1")
+    cluster.run_until(lambda: bool(cluster.sent_messages(Fetch, 4, 1)), within_s=1)
+    lost.lift()
+    cluster.crash(1)
+    assert answer.ok
+    cluster.run_until(lambda: cluster[4].store.get("x").value == "1", within_s=1)
+
+
+def test_a_reads_question_that_was_lost_is_sent_again() -> None:
+    cluster = Cluster()
+    with cluster.drop(Barrier, sender={1}):
+        answer = cluster.read(1, "x")
+        cluster.run(0.005)
+    cluster.run_until(answer.answered, within_s=0.5)
+
+
+def test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it() -> None:
+    cluster = Cluster()
+    lost = cluster.drop(Accept, sender={1}, to={5}, where=lambda message: bool(message.entries))
+    unfetched = cluster.drop(Fetched, to={5})
+    answers = [cluster.put(1, key, "1") for key in "abcd"]
+    cluster.run_until(lambda: answered(answers), within_s=1)
+    cluster.run(0.2)
+    leader = cluster.core(1)
+    assert leader.own.lengths[5] == 0
+    leader.acceptors[1].drop(leader.acceptors[1].chosen - 1)  # as a checkpoint allows
+    lost.lift()
+    cluster.run(1.2)  # sent again, as far as the leader has it
+    assert cluster.core(5).acceptors[1].length == 0, "what the leader has is not what comes next"
+    unfetched.lift()
+    cluster.assert_equal()
+    assert cluster.get(5, "a") == "1"
+
+
+def test_a_promise_to_an_earlier_ballot_of_the_same_candidate_does_not_count() -> None:
+    """Node 5 promised to 4, later to 1, and then accepted an entry: 4 must ask it again."""
+    cluster = Cluster()
+    candidate, owner = cluster[4], cluster.core(1)
+    quiet = cluster.drop(Prepare, sender={4}, to={1, 2, 3})
+    late = cluster.hold(Promise, sender={5}, to={4})
+    candidate.do(lambda: (candidate.core._stand(1, 0, cluster.now), candidate.replica.turn()))
+    cluster.run_until(lambda: bool(late.held), within_s=1)
+    candidate.core.proposers[1].step_down()
+    cluster.drop(Accept, sender={1}, to={2, 4}, where=lambda message: bool(message.entries))
+    cluster.drop(Learn, sender={1, 3, 5})
+    before = owner.own.ballot
+    cluster.put(1, "x", "1")  # refused by 5: its owner takes a higher ballot than 4's
+    cluster.run_until(lambda: owner.own.established and owner.own.ballot > before, within_s=1)
+    cluster.run_until(lambda: owner.acceptors[1].chosen == 1, within_s=1)  # on 1, 3 and 5
+    cluster.crash(1)
+
+    quiet.lift()
+    again = cluster.drop(Prepare, sender={4}, to={3, 5})
+    candidate.core.proposers[1].highest = cluster.core(2).acceptors[1].promised
+    candidate.do(lambda: (candidate.core._stand(1, 0, cluster.now), candidate.replica.turn()))
+    late.release()
+    cluster.run(0.2)
+    again.lift()
+    cluster.heal()
+    last = cluster.put(2, "y", "1")
+    cluster.run_until(last.answered, within_s=3)
+    assert cluster.get(3, "x") == "1"
+
+
+# --------------------------------------------------------------------------------------- clocks and frontiers
+
+
+def test_nodes_with_nothing_to_do_follow_the_clocks_of_others() -> None:
+    cluster = Cluster()
+    cluster.hear_clock(1, 1000)
+    cluster.run(0.5)
+    for node in (1, 2, 3, 4, 5):
+        assert min(cluster.core(node).learner.frontier.values()) >= 1000
+    assert cluster.revocations() == 0
+
+
+def test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too() -> None:
+    """Its answers must bring frontiers that reach its timestamp, not only the one before."""
+    cluster = Cluster(delay=0.02)
+    for key in "abc":
+        began = cluster.now
+        answer = cluster.put(5, key, "1")
+        cluster.run_until(answer.answered, within_s=1)
+        assert cluster.now - began < 2 * 0.02 + FSYNC + 1e-9
+
+
+def test_commands_of_all_nodes_at_once_are_answered_in_half_a_round_trip_more() -> None:
+    cluster = Cluster(delay=0.02)
+    for _ in range(3):
+        began = cluster.now
+        answers = [cluster.increment(node, "n") for node in (1, 2, 3, 4, 5)]
+        cluster.run_until(lambda answers=answers: answered(answers), within_s=1)
+        assert cluster.now - began < 3 * 0.02 + 2 * FSYNC + 1e-9
+        cluster.run(0.5)
+
+
+# ---------------------------------------------------------------------------------------- commands and reads
+
+
+def test_no_command_is_taken_before_the_ballot_is_established() -> None:
+    """A leader that nobody answers would keep its clients waiting; they do better to ask another node."""
+    cluster = Cluster()
+    cluster.crash(1)
+    unsynced = cluster.drop(Accept, sender={1})
+    cluster.restart(1)
+    cluster.run_until(lambda: cluster.core(1).own.leading, within_s=1)
+    cluster.run(0.02)
+    refused = cluster.put(1, "x", "1")
+    assert isinstance(refused.value, NotDone)
+    assert not refused.value.permanent
+    unsynced.lift()
+    cluster.run_until(lambda: cluster.core(1).ready, within_s=1)
+
+
+def write_unheard_of(cluster: Cluster, node: int, key: str) -> Answer:
+    """A write at node 2 with a quorum that does not include this node, which hears nothing any more."""
+    cluster.drop(to={node})
+    cluster.hear_clock(2, cluster.core(node).clock + 1000)
+    write = cluster.put(2, key, "new")
+    cluster.run_until(write.answered, within_s=3)
+    return write
+
+
+def test_a_read_does_not_count_the_answers_to_an_earlier_round() -> None:
+    cluster = Cluster()
+    late = cluster.hold(Reading, sender={2, 3}, to={1})
+    first = cluster.read(1, "x")
+    cluster.run_until(first.answered, within_s=1)  # by the clocks of 1, 4 and 5
+    assert len(late.held) >= 2
+    write_unheard_of(cluster, 1, "x")
+    second = cluster.read(1, "x")
+    late.release()
+    cluster.run(0.05)
+    cluster.heal()
+    cluster.run_until(second.answered, within_s=5)
+    assert second.text == "new"
+
+
+def test_a_read_does_not_count_the_answers_to_a_round_of_an_earlier_life() -> None:
+    cluster = Cluster()
+    late = cluster.hold(Reading, sender={2, 3}, to={1})
+    cluster.read(1, "x")
+    cluster.run(0.005)
+    cluster.crash(1)
+    late.lift()
+    cluster.restart(1)
+    cluster.run(1)  # it has its log again, and all clocks stand where its own does
+    clock = cluster.core(1).clock
+    assert min(cluster.core(1).learner.frontier.values()) >= clock
+    write_unheard_of(cluster, 1, "x")
+    second = cluster.read(1, "x")
+    late.release()
+    cluster.run(0.05)
+    cluster.heal()
+    cluster.run_until(second.answered, within_s=5)
+    assert second.text == "new"
+
+
+def test_a_read_goes_by_the_highest_clock_of_those_that_it_asked() -> None:
+    """Of 1, 2 and 5, only 2 has seen the write."""
+    cluster = Cluster()
+    cluster.drop(to={5})
+    write_unheard_of(cluster, 1, "x")
+    cluster.gates = [
+        cluster.drop(Reading, sender={3, 4}),
+        cluster.drop(to={1}, where=lambda message: not isinstance(message, Reading)),
+        cluster.drop(to={5}, where=lambda message: not isinstance(message, Barrier)),
+    ]
+    read = cluster.read(1, "x")
+    cluster.run(0.01)
+    cluster.heal()
+    cluster.run_until(read.answered, within_s=5)
+    assert read.text == "new"
+
+
+def test_a_read_waits_for_its_own_nodes_log_too() -> None:
+    """Others may have finished it, applied its entries, and shown them to their readers."""
+    cluster = Cluster()
+    with cluster.deliver_only(Accept, to={1, 2}, sender={1}):
+        cluster.put(1, "x", "1")
+        cluster.run(0.01)
+    cluster.isolate(1)
+    cluster.run_until(cluster.put(2, "y", "1").answered, within_s=2)
+    assert cluster.get(3, "x") == "1"
+    cluster.heal()
+    cluster.drop(to={1}, where=lambda message: not isinstance(message, Reading | Fetched))
+    read = cluster.read(1, "x")
+    cluster.run_until(read.answered, within_s=2)
+    assert read.text == "1"
