@@ -4,12 +4,16 @@
     scripts/simulate.py --seeds 1-1000                     every seed in one profile after the other
     scripts/simulate.py --seeds 1-100000 --minutes 60 --jobs 2
     scripts/simulate.py --seeds 17-17 --profile lossy      one run again
+    scripts/simulate.py --seeds 17-17 --profile lossy --set seconds=0.5 --set clients=1
 
 The first 50 seeds are run twice, the second time in another process with other hashes, and must give the same
 events.
 tests/simulator.py says what is simulated and what is checked.
 
-Exit status: 0 no rule was broken; 1 one was (seed, replay command and the last events are printed); 2 usage.
+A run that breaks a rule is shrunk: to a shorter time with faults, fewer clients, and fewer kinds of faults,
+as long as some rule is still broken. The last messages of what remains are printed, and who held what.
+
+Exit status: 0 no rule was broken; 1 one was (replay commands and the last events are printed); 2 usage.
 """
 
 import argparse
@@ -20,9 +24,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -39,6 +43,13 @@ from rich.progress import (  # noqa: E402
 from simulator import PROFILES, Profile, Report, Simulation, Violation  # noqa: E402
 
 TWICE = 50  # seeds that are run a second time
+SHRINKING = 120.0  # seconds for which a failure is made smaller, about
+SEEDS = (
+    4  # that are tried when a smaller run is another one, for all that is random in it comes out differently
+)
+SETTINGS = {
+    field.name: field.type for field in fields(Profile) if field.name not in ("name", "nodes", "failures")
+}
 AHEAD = 4  # runs per job that are handed out ahead
 
 
@@ -52,9 +63,9 @@ class Result(NamedTuple):
     seconds: float  # of a core
 
 
-def profile_of(name: str, nodes: int | None) -> Profile:
+def profile_of(name: str, nodes: int | None, settings: dict[str, Any] | None = None) -> Profile:
     """The profile, with another number of nodes: so few of them die that some node reaches a quorum."""
-    profile = PROFILES[name]
+    profile = replace(PROFILES[name], **(settings or {}))
     if nodes is None:
         return profile
     broken = profile.broken and nodes > 2
@@ -62,11 +73,11 @@ def profile_of(name: str, nodes: int | None) -> Profile:
     return replace(profile, nodes=nodes, dead=dead, broken=broken)
 
 
-def run_one(seed: int, name: str, nodes: int | None) -> Result:
+def run_one(seed: int, name: str, nodes: int | None, settings: dict[str, Any] | None = None) -> Result:
     """One run. Its failure is text: a Violation need not be carried between processes."""
     began = time.process_time()
     try:
-        report = Simulation(seed, profile_of(name, nodes)).run()
+        report = Simulation(seed, profile_of(name, nodes, settings)).run()
     except Violation as violation:
         return Result(seed, name, None, str(violation), time.process_time() - began)
     return Result(seed, name, report, None, time.process_time() - began)
@@ -80,6 +91,18 @@ def seeds_of(text: str) -> range:
     if not seeds:
         raise argparse.ArgumentTypeError(f"{text}: there is no seed in it")
     return seeds
+
+
+def setting_of(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    if name not in SETTINGS:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(SETTINGS)}")
+    try:
+        if SETTINGS[name] is bool:
+            return name, {"True": True, "False": False}[value]
+        return name, SETTINGS[name](value)
+    except (KeyError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{name}: {value!r} is no {SETTINGS[name].__name__}") from error
 
 
 def assignments(seeds: range, profiles: list[str]) -> Iterator[tuple[int, str]]:
@@ -135,7 +158,7 @@ def explore(arguments: argparse.Namespace, progress: Progress, tally: Tally) -> 
                     and time.monotonic() < deadline
                     and (next_ := next(todo, None))
                 ):
-                    running.add(pool.submit(run_one, *next_, arguments.nodes))
+                    running.add(pool.submit(run_one, *next_, arguments.nodes, arguments.settings))
                 if not running:
                     return None
                 done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -153,20 +176,62 @@ def explore(arguments: argparse.Namespace, progress: Progress, tally: Tally) -> 
                 future.cancel()
 
 
-def replay(result: Result, nodes: int | None) -> str:
+def replay(result: Result, nodes: int | None, settings: dict[str, Any]) -> str:
     """The command that shows this run again."""
     more = "" if nodes is None else f" --nodes {nodes}"
+    more += "".join(f" --set {name}={value}" for name, value in settings.items())
     return f"scripts/simulate.py --seeds {result.seed}-{result.seed} --profile {result.profile}{more}"
 
 
-def differing(tally: Tally, nodes: int | None) -> list[str]:
+def smaller(profile: Profile) -> Iterator[tuple[str, Any]]:
+    """What may be left out of a run: (setting, value), one after the other."""
+    for name, least in (("clients", 1), ("in_flight", 1), ("keys", 1)):
+        yield from ((name, count) for count in range(least, getattr(profile, name)))
+    for name in (
+        "disk_troubles", "weather", "broken_links", "one_ways", "partitions", "pauses", "crashes",
+        "late_duplicates", "duplicates", "loss", "slow_messages", "slow_syncs", "lost_requests",
+        "batching", "reads",
+    ):  # fmt: skip
+        if getattr(profile, name):
+            yield name, 0.0
+
+
+def shrink(failed: Result, nodes: int | None, settings: dict[str, Any]) -> tuple[Result, dict[str, Any]]:
+    """A smaller run that breaks a rule, and its settings; perhaps with another seed, and another rule."""
+    deadline = time.monotonic() + SHRINKING
+
+    def fails(settings: dict[str, Any], seeds: int = 1) -> Result | None:
+        for seed in range(failed.seed, failed.seed + seeds):
+            if time.monotonic() < deadline:
+                result = run_one(seed, failed.profile, nodes, settings)
+                if result.failure is not None:
+                    return result
+        return None
+
+    for name, value in smaller(profile_of(failed.profile, nodes, settings)):
+        if value >= getattr(profile_of(failed.profile, nodes, settings), name):
+            continue
+        if found := fails({**settings, name: value}, SEEDS):
+            failed, settings = found, {**settings, name: value}
+    enough = profile_of(failed.profile, nodes, settings).seconds
+    too_short = 0.0
+    while enough - too_short > 0.01:
+        middle = round((enough + too_short) / 2, 4)
+        if found := fails({**settings, "seconds": middle}):
+            failed, settings, enough = found, {**settings, "seconds": middle}, middle
+        else:
+            too_short = middle
+    return failed, settings
+
+
+def differing(tally: Tally, nodes: int | None, settings: dict[str, Any]) -> list[str]:
     """The first runs once more in a process with other hashes: those whose events differ."""
     code = (
         f"import sys; sys.path[:0] = {sys.path[:2]!r}\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from simulate import run_one\n"
         f"for seed, profile in {list(tally.hashes)!r}:\n"
-        f"    print(run_one(seed, profile, {nodes!r}).report.trace_hash)\n"
+        f"    print(run_one(seed, profile, {nodes!r}, {settings!r}).report.trace_hash)\n"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     output = subprocess.run(
@@ -193,9 +258,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--profile", choices=sorted(PROFILES), metavar="P", help=f"one of {', '.join(sorted(PROFILES))}"
     )
+    parser.add_argument(
+        "--set", type=setting_of, action="append", default=[], dest="settings", metavar="NAME=VALUE",
+        help=f"another value for one of {', '.join(SETTINGS)}",
+    )  # fmt: skip
     found = parser.parse_args(arguments)
     if found.jobs < 1:
         parser.error("--jobs: at least 1")
+    found.settings = dict(found.settings)
     found.profiles = [found.profile] if found.profile else list(PROFILES)
     return found
 
@@ -212,10 +282,11 @@ def main(arguments: list[str] | None = None) -> int:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         failure = explore(found, progress, tally)
     if failure is not None:
-        print(failure.failure)
-        print(f"replay: {replay(failure, found.nodes)}")
+        print(f"{failure.failure}\nreplay: {replay(failure, found.nodes, found.settings)}\n", flush=True)
+        small, settings = shrink(failure, found.nodes, found.settings)
+        print(f"shrunk: {small.failure}\nreplay: {replay(small, found.nodes, settings)}")
         return 1
-    if different := differing(tally, found.nodes):
+    if different := differing(tally, found.nodes, found.settings):
         print(f"not deterministic: {different[0]} gave other events in another process")
         return 1
     print(tally)

@@ -175,7 +175,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             name="impatient",
             request_timeout=0.05,
-            client_timeout=0.06,
+            client_timeout=0.4,  # so that the server gives up first
             sync=0.005,
             slow_syncs=0.05,
             fault_rate=6,

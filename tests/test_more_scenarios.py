@@ -5,7 +5,20 @@ As in test_scenarios.py: nodes 1 to 5; log 1 is owned by node 1; three are a quo
 
 from scenario import FSYNC, Answer, Cluster
 
-from interface import Accept, Barrier, Fetch, Fetched, Learn, NotDone, Prepare, Promise, Reading
+from interface import (
+    Accept,
+    Accepted,
+    Barrier,
+    Command,
+    Fetch,
+    Fetched,
+    Learn,
+    NotDone,
+    Prepare,
+    Promise,
+    Reading,
+    Verb,
+)
 
 
 def answered(answers: list[Answer]) -> bool:
@@ -67,6 +80,9 @@ def test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it() -> None:
     cluster.run(1.2)  # sent again, as far as the leader has it
     assert cluster.core(5).acceptors[1].length == 0, "what the leader has is not what comes next"
     unfetched.lift()
+    with cluster.drop(Fetch, to={2, 3, 4}):
+        cluster.run(1)
+    assert cluster.core(5).acceptors[1].length == 0, "what the leader has is not what was asked for"
     cluster.assert_equal()
     assert cluster.get(5, "a") == "1"
 
@@ -90,13 +106,14 @@ def test_a_promise_to_an_earlier_ballot_of_the_same_candidate_does_not_count() -
 
     quiet.lift()
     again = cluster.drop(Prepare, sender={4}, to={3, 5})
+    last = cluster.put(4, "y", "1")
+    cluster.run(0.02)  # it waits for log 1, else it would not stand for long
     candidate.core.proposers[1].highest = cluster.core(2).acceptors[1].promised
     candidate.do(lambda: (candidate.core._stand(1, 0, cluster.now), candidate.replica.turn()))
     late.release()
     cluster.run(0.2)
     again.lift()
     cluster.heal()
-    last = cluster.put(2, "y", "1")
     cluster.run_until(last.answered, within_s=3)
     assert cluster.get(3, "x") == "1"
 
@@ -111,6 +128,33 @@ def test_nodes_with_nothing_to_do_follow_the_clocks_of_others() -> None:
     for node in (1, 2, 3, 4, 5):
         assert min(cluster.core(node).learner.frontier.values()) >= 1000
     assert cluster.revocations() == 0
+
+
+def test_the_first_command_of_a_life_lies_above_the_frontiers_of_the_last() -> None:
+    """Also if it arrives together with the votes that establish the ballot, and who heard them is silent."""
+    cluster = Cluster()
+    cluster.drop(Learn, Reading)
+    cluster.hear_clock(4, 1000)
+    cluster.run_until(cluster.put(4, "x", "1").answered, within_s=1)  # 4 has heard that log 1 is past it
+    cluster.crash(1)
+    cluster.drop(Promise, sender={4, 5})
+    votes = cluster.hold(Accepted, to={1})
+    cluster.restart(1)
+    cluster.run_until(lambda: len(votes.held) >= 2, within_s=1)
+    machine, answer = cluster[1], Answer()
+
+    def establish() -> None:
+        for vote in votes.held:
+            machine.replica.step(vote.sender, vote.message)
+        machine.replica.submit(answer, [Command(Verb.PUT, "x", "2")])
+        machine.replica.turn()
+
+    machine.do(establish)
+    votes.lift()
+    cluster.run_until(answer.answered, within_s=2)
+    cluster.heal()
+    assert cluster.get(3, "x") == "2"
+    cluster.assert_equal()
 
 
 def test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too() -> None:

@@ -1,0 +1,24 @@
+"""An option of the tests, and what a run says at its end."""
+
+from typing import Any
+
+
+def pytest_addoption(parser: Any) -> None:
+    parser.addoption(
+        "--all-graphs", action="store_true", help="test_graphs.py: all 1,024, not one of each shape"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How much was simulated, by whichever processes: see test_simulation.py."""
+    found = [
+        dict(report.user_properties)
+        for report in terminalreporter.getreports("passed")
+        if dict(report.user_properties).get("seeds")
+    ]
+    if found:
+        seeds, events, seconds = (
+            sum(each[name] for each in found) for name in ("seeds", "events", "seconds")
+        )
+        rate = f"{events / seconds:,.0f} events per second and core"
+        terminalreporter.write_line(f"simulated: {seeds:,} seeds, {events:,} events, {rate}")
