@@ -44,7 +44,7 @@ ATTEMPT_TIMEOUT_S = 1.0
 # No answer is longer. (A page of a scan fits a client's frame, but a batch of results may not.)
 MAX_ANSWER = 64 << 20
 # A connection that was idle for so long (seconds) is looked at before it is used: the node may have hung up.
-IDLE_S = 1.0
+IDLE_S = 0.05
 # How often an AsyncClient looks for calls that got no answer in time, in seconds.
 SWEEP_S = 0.05
 
