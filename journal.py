@@ -228,7 +228,7 @@ def read_identity(data: bytes) -> Identity:
     for name, kind in types.items():
         if type(content.get(name)) is not kind:
             raise ValueError(f"{name}: missing, or not of type {kind.__name__}")
-    identity = Identity(content["cluster"], content["digest"], content["node"], content["incarnation"])
+    identity = Identity(content["cluster"], content["digest"], content["node"], content["incarnation"], 0)
     try:
         check = zlib.crc32(encode(identity))
     except (OverflowError, ValueError) as error:  # a number that does not fit, half a surrogate pair

@@ -123,6 +123,20 @@ struct Page {
     3: i64 timestamp
 } (python.immutable = "")
 
+/** A piece of a checkpoint's file. */
+struct Chunk {
+    /** Which checkpoint of the node that sends it; 0: it has none, or this one no longer. */
+    1: i64 number
+    /** Bytes of the whole file. */
+    2: i64 size
+    /** CRC-32 of the whole file. */
+    3: i64 check
+    /** Where in the file the data begins. */
+    4: i64 offset
+    /** At most 1 MiB; empty only at the end of the file. */
+    5: binary data
+} (python.immutable = "")
+
 /** A place in the order of all commands. */
 struct Position {
     /** The entry's timestamp. */
@@ -183,6 +197,18 @@ struct Status {
     14: double uptime_s
     /** Counters since the start, by name. */
     15: map<string, i64> counters
+    /** Rolling hash of all that was applied up to `applied`: nodes that applied the same have the same. */
+    16: i64 hash
+    /** Seconds since the newest checkpoint was made; absent: there is none. */
+    17: optional double checkpoint_age_s
+    /** Which disk the node has: raised by a rejoin. */
+    18: i64 incarnation
+    /** How often the node was started with this disk. */
+    19: i64 life
+    /** Entries of its own log that are not chosen yet. */
+    20: i64 in_flight
+    /** serving, starting, rejoining, stopping, or disk-full. */
+    21: string state
 } (python.immutable = "")
 
 // ------------------------------------------------------------------------------------------------------------ errors
@@ -253,6 +279,12 @@ service KeyValue {
     /** Up to `limit` items (at most 1,000) whose keys begin with `prefix` and come after `start_after`. */
     Page scan(1: string prefix, 2: string start_after, 3: i32 limit, 4: ReadMode mode)
         throws (1: NotDone not_done, 2: Unknown unknown)
+
+    /** Make a checkpoint now, and answer with its number when it is durable. */
+    i64 checkpoint() throws (1: NotDone not_done)
+
+    /** A piece of a checkpoint; number 0: of the newest. For backups. */
+    Chunk read_checkpoint(1: i64 number, 2: i64 offset) throws (1: NotDone not_done)
 
     /** The node's own view of itself; `digest` asks for the hash of the whole store as well. */
     Status status(1: bool digest)
@@ -383,6 +415,12 @@ struct Learn {
     1: i64 clock
     /** What it knows, of some or all logs. */
     2: list<Fact> facts
+    /** How many chosen entries of each log the sender holds or has applied, in the order of the logs' numbers. */
+    3: list<i64> held
+    /** The last entry that it has applied. */
+    4: Position applied
+    /** The rolling hash of what it has applied up to there. */
+    5: i64 hash
 } (python.immutable = "")
 
 /** Ask for chosen entries. */
@@ -403,6 +441,48 @@ struct Fetched {
     3: list<Entry> entries
     /** The established ballot that they were counted in. */
     4: Ballot evidence
+    /** The first slot that the node still holds: whoever needs one below it takes a checkpoint. */
+    5: i64 base
+} (python.immutable = "")
+
+/** Ask for a piece of a checkpoint. */
+struct FetchCheckpoint {
+    /** Which one; 0: the newest. */
+    1: i64 number
+    /** Where the piece begins, in bytes. */
+    2: i64 offset
+} (python.immutable = "")
+
+/** A node whose disk was wiped asks for what it must know before it may vote again, one log at a time. */
+struct Rejoin {
+    /** The log. */
+    1: i32 log
+    /** Its new incarnation, for the peer to note durably; 0: it has none yet, and asks which ones are noted. */
+    2: i64 incarnation
+} (python.immutable = "")
+
+/** The answer to a Rejoin. It leaves when the incarnation is noted durably. */
+struct Rejoined {
+    /** The log. */
+    1: i32 log
+    /** As in the Rejoin. */
+    2: i64 incarnation
+    /** The highest incarnation of the asking node that this node has noted. */
+    3: i64 noted
+    /** The peer is rejoining itself: it counts as having answered, but has nothing to tell. */
+    4: bool rejoining
+    /** The highest ballot promised. */
+    5: Ballot promised
+    /** The ballot of the entries. */
+    6: Ballot accepted
+    /** The slot of the first of them: the peer's chosen length. */
+    7: i64 start
+    /** All entries held from there on; of a log that it leads, also those proposed and not yet voted for. */
+    8: list<Entry> entries
+    /** What the peer knows of the log. */
+    9: Fact fact
+    /** The peer's clock. */
+    10: i64 clock
 } (python.immutable = "")
 
 /** A reader asks for a node's clock, and tells the timestamp that it waits for. */
@@ -433,6 +513,8 @@ struct Identity {
     3: i32 node
     /** Which disk: raised by a rejoin. */
     4: i64 incarnation
+    /** How often the node was started with this disk: a copy of an older state has a smaller one. */
+    5: i64 life
 } (python.immutable = "")
 
 /** What nodes say to one another. Answers may overtake one another. */
@@ -454,6 +536,12 @@ service Node {
 
     /** Clock and fact, for a read. */
     Reading barrier(1: Barrier message)
+
+    /** Hand out a checkpoint, piece by piece. */
+    Chunk fetch_checkpoint(1: FetchCheckpoint message)
+
+    /** Tell a node that lost its disk what it must know. */
+    Rejoined rejoin(1: Rejoin message)
 }
 
 // ----------------------------------------------------------------------------------------------------------- journal
@@ -488,6 +576,16 @@ struct Chosen {
     3: Ballot evidence
 } (python.immutable = "")
 
+/** Which disk and which start of a peer were heard of: older ones are refused. */
+struct Noted {
+    /** The peer. */
+    1: i32 node
+    /** Its highest incarnation. */
+    2: i64 incarnation
+    /** The highest life of that incarnation. */
+    3: i64 life
+} (python.immutable = "")
+
 /** What a node must not forget. Exactly one field is set. */
 struct Record {
     /** The acceptor of this log promised this ballot. */
@@ -502,6 +600,16 @@ struct Record {
     5: optional Chosen chosen
     /** Everything up to here was applied. */
     6: optional Position applied
+    /** A peer's incarnation and life. */
+    7: optional Noted noted
+    /** The checkpoint of this number, which another node made, was installed: it is merged into what stands before. */
+    8: optional i64 installed
+    /** This node's own incarnation, taken by a rejoin that has begun. */
+    9: optional i64 incarnation
+    /** The rejoin is over: this node votes again. */
+    10: optional bool rejoined
+    /** This node was started once more. */
+    11: optional i64 life
 } (python.immutable = "")
 
 /** The records of one turn of the event loop: they become durable together or not at all. */

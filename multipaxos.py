@@ -23,9 +23,8 @@ among them. Facts stay true for ever, so anybody may relay them, and they merge 
   R3  A frontier made from the clock never exceeds a durable reservation: a restart begins there.
   R4  Only the owner, its ballot established (a quorum took its sync), makes frontiers from its clock.
   R5  A client is answered when its command has been applied, not when it is chosen.
-  R6 Who receives an entry raises its clock past it before it answers, so that the answer to an Accept brings
-  the
-      frontier that the proposer waits for: one round trip, and one fsync, for a command.
+  R6  Who receives an entry raises its clock past it before it answers, so that the answer to an Accept brings
+      the frontier that the proposer waits for: one round trip, and one fsync, for a command.
 
 **A node that holds the others up** is revoked: another node becomes leader of its log, finishes it, and
 appends a no-op stamped far ahead, a *skip*. The owner notices when its Accepts are refused, takes its log
@@ -37,10 +36,12 @@ reached it and everything up to there is applied, the read is answered.
 Nothing here does I/O or looks at a clock. The caller runs this loop, the same in the server and in the
 simulator:
 
-    node.step(sender, message, now), node.propose(...), node.read(...), node.tick(now) any number of times
-    ready = node.drain(now) send ready.send at once journal ready.journal + node.notes() in one frame send
-    ready.send_after when that frame, and every frame before it, is durable apply ready.apply to the store,
-    then answer ready.reads
+    node.step(sender, message, now), node.propose(...), node.read(...), node.tick(now)   any number of times
+    ready = node.drain(now)
+    send ready.send                            at once
+    journal ready.journal + node.notes()       in one frame
+    send ready.send_after                      when that frame, and every frame before it, is durable
+    apply ready.apply to the store, then answer ready.reads
 
 Messages that a node addresses to itself go into its step() when they would leave.
 """
@@ -843,7 +844,9 @@ class Node:
                 size += len(entry.payload) + 32
                 if size >= FETCH_BYTES:
                     break
-        self._send.append((sender, Fetched(message.log, message.from_slot, entries, acceptor.evidence), call))
+        self._send.append(
+            (sender, Fetched(message.log, message.from_slot, entries, acceptor.evidence, acceptor.base), call)
+        )
 
     def _on_fetched(self, sender: int, message: Fetched, now: float, call: Any) -> None:
         if message.log not in self.fetching:
@@ -1128,7 +1131,8 @@ class Node:
 
     def _gossip(self, peer: int, own: Fact, now: float) -> None:
         facts = [own] + [self.learner.fact(log) for log in self.nodes if log != self.me]
-        self._tell(peer, Learn(self.clock, facts), own)
+        held = [acceptor.chosen for acceptor in self.acceptors.values()]
+        self._tell(peer, Learn(self.clock, facts, held, Position(*self.learner.position), 0), own)
         self.gossiped[peer] = now
         self.news_at.pop(peer, None)
 

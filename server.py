@@ -599,6 +599,11 @@ class Server:
                 memory_bytes=_memory_bytes(),
                 uptime_s=self.loop.time() - self.started,
                 counters=self._counters(),
+                hash=0,
+                incarnation=self.identity.incarnation,
+                life=self.identity.life,
+                in_flight=core.in_flight,
+                state="stopping" if self.stopping else "serving" if core.ready else "starting",
             ),
         )
         self._wake()
@@ -692,7 +697,7 @@ async def serve_node(options: argparse.Namespace) -> None:
         member = settings.member(options.id)
     except configuration.ClusterError as error:
         raise Usage(f"{options.cluster}: {error}") from error
-    identity = Identity(settings.name, settings.digest, options.id, 1)
+    identity = Identity(settings.name, settings.digest, options.id, 1, 0)
     directory = Path(options.data or settings.data) / f"node-{options.id}"
     journal = open_journal(directory, identity, options.init, settings.fsync)
     failing = settings.acceptor_failures
@@ -715,7 +720,7 @@ async def serve_standalone(options: argparse.Namespace) -> None:
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise Usage(f"--listen: {options.listen!r} is not HOST:PORT")
     host = host.removeprefix("[").removesuffix("]")
-    identity = Identity("standalone", "", 0, 1)
+    identity = Identity("standalone", "", 0, 1, 0)
     directory = Path(options.data or "data") / "standalone"
     journal = open_journal(directory, identity, options.init or not directory.exists(), True)
     core = Single()

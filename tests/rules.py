@@ -48,8 +48,8 @@ RULES: dict[str, Rule] = {
             "chosen, evidence, known = self.chosen[log], self.acceptors[log].accepted, self.known[log]",
         ),
         (
-            "Fetched(message.log, message.from_slot, entries, acceptor.evidence)",
-            "Fetched(message.log, message.from_slot, entries, acceptor.accepted)",
+            "Fetched(message.log, message.from_slot, entries, acceptor.evidence, acceptor.base)",
+            "Fetched(message.log, message.from_slot, entries, acceptor.accepted, acceptor.base)",
         ),
     ),
     "N4, R4: frontiers come from established ballots only": core(

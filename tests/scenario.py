@@ -32,6 +32,7 @@ from interface import (
     Frame,
     Learn,
     Outcome,
+    Position,
     Record,
     RequestId,
     Result,
@@ -397,7 +398,7 @@ class Cluster:
         """The node is told that some other node's clock stands there."""
         machine = self.machines[node]
         other = next(peer for peer in self.ids if peer != node)
-        machine.do(lambda: machine.receive(other, Learn(clock, [])))
+        machine.do(lambda: machine.receive(other, Learn(clock, [], [], Position(0, 0), 0)))
 
     # ------------------------------------------------------------------------------------------------ clients
 

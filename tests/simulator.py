@@ -552,7 +552,7 @@ class Machine:
         self.simulation = simulation
         self.node = node
         self.disk = SlowDisk(Random(f"{simulation.seed} disk {node}"))
-        identity = Identity("simulated", "", node, 1)
+        identity = Identity("simulated", "", node, 1, 0)
         Journal.create(DIRECTORY, identity, SEGMENT_BYTES, self.disk)
         self.life = 0
         self.replica: Replica | None = None

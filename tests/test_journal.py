@@ -40,7 +40,7 @@ from journal import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-IDENTITY = Identity("test", "0123abcd", 3, 1)
+IDENTITY = Identity("test", "0123abcd", 3, 1, 0)
 SMALL = 1024  # bytes of a segment in most tests
 NODE = Path("node")  # the data directory on a simulated disk
 T = TypeVar("T")

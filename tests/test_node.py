@@ -39,6 +39,7 @@ from multipaxos import (
 )
 
 NOTHING = Fact(2, 0, 0, 0)
+POSITION = Position(0, 0)
 FAR = 2 * TOO_FAR
 ABSURD = ballot_of(2 * TOO_MANY, 2)
 
@@ -128,8 +129,8 @@ def test_the_reservation_is_renewed_when_half_of_it_is_used() -> None:
     assert made.reserved == 500 + RESERVE
     made.step(1, Synced(0, 1), 1.0)
     assert made.reserved == 500 + RESERVE
-    assert tell(made, 2, Learn(500 + RESERVE // 2, [])).journal == []
-    ready = tell(made, 2, Learn(501 + RESERVE // 2, []))
+    assert tell(made, 2, Learn(500 + RESERVE // 2, [], [], POSITION, 0)).journal == []
+    ready = tell(made, 2, Learn(501 + RESERVE // 2, [], [], POSITION, 0))
     assert [record.reservation for record in ready.journal] == [501 + RESERVE // 2 + RESERVE]
 
 
@@ -140,18 +141,18 @@ def test_the_reservation_is_renewed_when_half_of_it_is_used() -> None:
     "message",
     [
         Accept(2, ballot_of(1, 2), 0, [Entry(FAR, b"x")], True, NOTHING),
-        Learn(FAR, [Fact(2, 0, 0, FAR)]),
+        Learn(FAR, [Fact(2, 0, 0, FAR)], [], POSITION, 0),
         Reading(0, FAR, [Fact(2, 0, 0, FAR)]),
         Barrier(1, FAR),
-        Learn(1, [Fact(9, 1, 1, 1)]),
+        Learn(1, [Fact(9, 1, 1, 1)], [], POSITION, 0),
         Reading(0, 1, [Fact(9, 1, 1, 1)]),
         Promise(2, 1, 0, Verdict.COVERED, 0, 0, [], Fact(9, 1, 1, 1)),
         Accepted(2, 1, 1, Vote.TAKEN, 7, NOTHING),
         Accepted(1, 1, 1, Vote.TAKEN, 7, NOTHING),
-        Fetched(2, 0, [Entry(1, b"x")], 1),
+        Fetched(2, 0, [Entry(1, b"x")], 1, 0),
         Accept(2, ABSURD, 0, [Entry(1, b"x")], True, NOTHING),
         Prepare(2, ABSURD, 0, 0),
-        Learn(1, [Fact(2, 1, ABSURD, 1)]),
+        Learn(1, [Fact(2, 1, ABSURD, 1)], [], POSITION, 0),
     ],
 )
 def test_what_lies_too_far_ahead_or_was_never_asked_for_changes_nothing(message: Any) -> None:
@@ -165,10 +166,10 @@ def test_what_lies_too_far_ahead_or_was_never_asked_for_changes_nothing(message:
 
 def test_fetched_entries_too_far_ahead_are_not_installed() -> None:
     made = node()
-    tell(made, 2, Learn(1, [Fact(2, 1, ballot_of(1, 2), 0)]))
-    tell(made, 2, Fetched(2, 0, [Entry(FAR, b"x")], ballot_of(1, 2)))
+    tell(made, 2, Learn(1, [Fact(2, 1, ballot_of(1, 2), 0)], [], POSITION, 0))
+    tell(made, 2, Fetched(2, 0, [Entry(FAR, b"x")], ballot_of(1, 2), 0))
     assert made.acceptors[2].length == 0
-    tell(made, 2, Fetched(2, 0, [Entry(5, b"x")], ballot_of(1, 2)))
+    tell(made, 2, Fetched(2, 0, [Entry(5, b"x")], ballot_of(1, 2), 0))
     assert made.acceptors[2].chosen == 1
     assert made.clock == 5
 
@@ -208,13 +209,13 @@ def test_a_fetch_is_answered_with_chosen_entries_only() -> None:
     big = b"x" * (FETCH_BYTES // 2)
     entries = [Entry(slot, big) for slot in range(1, 5)]
     tell(made, 2, Accept(2, ballot, 0, entries, True, NOTHING))
-    assert sent(tell(made, 3, Fetch(2, 0)), Fetched) == [Fetched(2, 0, [], 0)]
-    tell(made, 2, Learn(1, [Fact(2, 3, ballot, 0)]))
-    assert sent(tell(made, 3, Fetch(2, 0)), Fetched) == [Fetched(2, 0, entries[:2], ballot)]
-    assert sent(tell(made, 3, Fetch(2, 2)), Fetched) == [Fetched(2, 2, entries[2:3], ballot)]
-    assert sent(tell(made, 3, Fetch(2, 3)), Fetched) == [Fetched(2, 3, [], ballot)]
+    assert sent(tell(made, 3, Fetch(2, 0)), Fetched) == [Fetched(2, 0, [], 0, 0)]
+    tell(made, 2, Learn(1, [Fact(2, 3, ballot, 0)], [], POSITION, 0))
+    assert sent(tell(made, 3, Fetch(2, 0)), Fetched) == [Fetched(2, 0, entries[:2], ballot, 0)]
+    assert sent(tell(made, 3, Fetch(2, 2)), Fetched) == [Fetched(2, 2, entries[2:3], ballot, 0)]
+    assert sent(tell(made, 3, Fetch(2, 3)), Fetched) == [Fetched(2, 3, [], ballot, 0)]
     made.acceptors[2].drop(1)
-    assert sent(tell(made, 3, Fetch(2, 0)), Fetched) == [Fetched(2, 0, [], ballot)]
+    assert sent(tell(made, 3, Fetch(2, 0)), Fetched) == [Fetched(2, 0, [], ballot, 1)]
 
 
 def test_who_lacks_more_than_fits_an_accept_is_left_to_fetch_it() -> None:
@@ -352,7 +353,7 @@ def test_a_leader_whose_acceptor_promises_to_another_has_lost_the_log_at_that_mo
 def test_a_leader_that_hears_of_a_later_ballots_evidence_has_lost_the_log_at_that_moment() -> None:
     cluster = Cluster()
     leader = cluster[1]
-    leader.core.step(2, Learn(1, [Fact(1, 1, leader.core.own.ballot + 256, 0)]), cluster.now)
+    leader.core.step(2, Learn(1, [Fact(1, 1, leader.core.own.ballot + 256, 0)], [], POSITION, 0), cluster.now)
     assert not leader.core.ready
 
 

@@ -26,10 +26,12 @@ from interface import (
     Accept,
     Accepted,
     Barrier,
+    Chunk,
     Command,
     Entry,
     Fact,
     Fetch,
+    FetchCheckpoint,
     Fetched,
     Identity,
     Item,
@@ -43,6 +45,8 @@ from interface import (
     Promise,
     Reading,
     Refused,
+    Rejoin,
+    Rejoined,
     RequestId,
     Result,
     Session,
@@ -70,19 +74,22 @@ from rpc import (
 
 FACT = Fact(1, 20, (3 << 8) | 1, 1 << 41)
 ENTRIES = [Entry(1 << 40, b"payload"), Entry((1 << 40) + 5, b"")]
-IDENTITY = Identity("cluster", "digest", 3, 1)
+IDENTITY = Identity("cluster", "digest", 3, 1, 4)
 # One call of every method between nodes, and an answer to it.
 BETWEEN_NODES: dict[str, tuple[Any, Any]] = {
     "hello": (IDENTITY, IDENTITY),
     "prepare": (Prepare(1, 513, 7, 0), Promise(1, 513, 7, 0, 513, 257, ENTRIES, FACT)),
     "accept": (Accept(1, 257, 5, ENTRIES, True, FACT), Accepted(1, 257, 257, 0, 7, FACT)),
-    "learn": (Learn(99, [FACT, FACT]), None),
-    "fetch": (Fetch(2, 9), Fetched(2, 9, ENTRIES, 258)),
+    "learn": (Learn(99, [FACT, FACT], [7, 8], Position(5, 2), 6), None),
+    "fetch": (Fetch(2, 9), Fetched(2, 9, ENTRIES, 258, 3)),
     "barrier": (Barrier(4, 1 << 40), Reading(4, 1 << 40, [FACT])),
+    "fetch_checkpoint": (FetchCheckpoint(3, 1 << 20), Chunk(3, 1 << 21, 77, 1 << 20, b"data")),
+    "rejoin": (Rejoin(2, 5), Rejoined(2, 5, 5, False, 513, 257, 7, ENTRIES, FACT, 1 << 40)),
 }
 REQUEST = RequestId(Session(1, 2, 3), 4, 3)
 STATUS = Status(
-    1, "c", "v", True, 5, Position(1, 2), 3, None, [], [1, 2], 0, 10, 20, 1.5, {"a": 1}
+    1, "c", "v", True, 5, Position(1, 2), 3, None, [], [1, 2], 0, 10, 20, 1.5, {"a": 1},
+    9, 2.5, 1, 4, 0, "serving",
 )  # fmt: skip
 FROM_CLIENTS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "open_session": ((), Session(1, 2, 3)),
@@ -93,6 +100,8 @@ FROM_CLIENTS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "increment": (("k", -3, None), Result(Outcome.OK, "-3")),
     "execute": (([Command(Verb.PUT, "k", "v"), Command(Verb.GET, "k")],), [Result(0), Result(0, "v")]),
     "scan": (("k", None, 10, 0), Page([Item("k", "v")], False, 3)),
+    "checkpoint": ((), 3),
+    "read_checkpoint": ((3, 7), Chunk(3, 7, 77, 7, b"")),
     "status": ((True,), STATUS),
 }
 EVERY_CALL = {name: ((message,), answer) for name, (message, answer) in BETWEEN_NODES.items()} | FROM_CLIENTS
@@ -199,7 +208,7 @@ def test_an_empty_or_strange_reply_is_malformed(name: str) -> None:
 
 def lacking(value: Any) -> Iterator[Any]:
     """The struct with each of its fields, at any depth, taken away in turn."""
-    for name in value._fields:
+    for name in getattr(value, "_fields", ()):  # (a list may hold plain numbers)
         fields = {other: getattr(value, other) for other in value._fields}
         part = fields[name]
         yield type(value)(**fields | {name: None})

@@ -489,7 +489,7 @@ def raw(cluster: RealCluster, node: int) -> Raw:
 
 def identity(cluster: RealCluster, node: int) -> Identity:
     """Who this node would say it is."""
-    return Identity(cluster.settings.name, cluster.settings.digest, node, 1)
+    return Identity(cluster.settings.name, cluster.settings.digest, node, 1, 0)
 
 
 def test_a_message_between_nodes_before_hello_ends_the_connection(cluster: RealCluster) -> None:
@@ -506,10 +506,10 @@ def test_a_message_between_nodes_before_hello_ends_the_connection(cluster: RealC
 def test_hello_tells_strangers_what_differs_and_refuses_them(cluster: RealCluster) -> None:
     us = identity(cluster, 2)
     for stranger, told in (
-        (Identity("other", us.digest, 2, 1), "cluster: 'other'"),
-        (Identity(us.cluster, "0" * 64, 2, 1), "digest: "),
-        (Identity(us.cluster, us.digest, 9, 1), "node: 9"),
-        (Identity(us.cluster, us.digest, 1, 1), "node: 1"),
+        (Identity("other", us.digest, 2, 1, 0), "cluster: 'other'"),
+        (Identity(us.cluster, "0" * 64, 2, 1, 0), "digest: "),
+        (Identity(us.cluster, us.digest, 9, 1, 0), "node: 9"),
+        (Identity(us.cluster, us.digest, 1, 1, 0), "node: 1"),
     ):
         with raw(cluster, 1) as connection, pytest.raises(Refused) as caught:
             connection.call(b"hello", stranger)

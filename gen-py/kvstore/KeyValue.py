@@ -112,6 +112,24 @@ class Iface(object):
         """
         pass
 
+    def checkpoint(self):
+        """
+        Make a checkpoint now, and answer with its number when it is durable.
+
+        """
+        pass
+
+    def read_checkpoint(self, number, offset):
+        """
+        A piece of a checkpoint; number 0: of the newest. For backups.
+
+        Parameters:
+         - number
+         - offset
+
+        """
+        pass
+
     def status(self, digest):
         """
         The node's own view of itself; `digest` asks for the hash of the whole store as well.
@@ -474,6 +492,76 @@ class Client(Iface):
             raise result.unknown
         raise TApplicationException(TApplicationException.MISSING_RESULT, "scan failed: unknown result")
 
+    def checkpoint(self):
+        """
+        Make a checkpoint now, and answer with its number when it is durable.
+
+        """
+        self.send_checkpoint()
+        return self.recv_checkpoint()
+
+    def send_checkpoint(self):
+        self._oprot.writeMessageBegin('checkpoint', TMessageType.CALL, self._seqid)
+        args = checkpoint_args()
+        args.write(self._oprot)
+        self._oprot.writeMessageEnd()
+        self._oprot.trans.flush()
+
+    def recv_checkpoint(self):
+        iprot = self._iprot
+        (fname, mtype, rseqid) = iprot.readMessageBegin()
+        if mtype == TMessageType.EXCEPTION:
+            x = TApplicationException()
+            x.read(iprot)
+            iprot.readMessageEnd()
+            raise x
+        result = checkpoint_result()
+        result.read(iprot)
+        iprot.readMessageEnd()
+        if result.success is not None:
+            return result.success
+        if result.not_done is not None:
+            raise result.not_done
+        raise TApplicationException(TApplicationException.MISSING_RESULT, "checkpoint failed: unknown result")
+
+    def read_checkpoint(self, number, offset):
+        """
+        A piece of a checkpoint; number 0: of the newest. For backups.
+
+        Parameters:
+         - number
+         - offset
+
+        """
+        self.send_read_checkpoint(number, offset)
+        return self.recv_read_checkpoint()
+
+    def send_read_checkpoint(self, number, offset):
+        self._oprot.writeMessageBegin('read_checkpoint', TMessageType.CALL, self._seqid)
+        args = read_checkpoint_args()
+        args.number = number
+        args.offset = offset
+        args.write(self._oprot)
+        self._oprot.writeMessageEnd()
+        self._oprot.trans.flush()
+
+    def recv_read_checkpoint(self):
+        iprot = self._iprot
+        (fname, mtype, rseqid) = iprot.readMessageBegin()
+        if mtype == TMessageType.EXCEPTION:
+            x = TApplicationException()
+            x.read(iprot)
+            iprot.readMessageEnd()
+            raise x
+        result = read_checkpoint_result()
+        result.read(iprot)
+        iprot.readMessageEnd()
+        if result.success is not None:
+            return result.success
+        if result.not_done is not None:
+            raise result.not_done
+        raise TApplicationException(TApplicationException.MISSING_RESULT, "read_checkpoint failed: unknown result")
+
     def status(self, digest):
         """
         The node's own view of itself; `digest` asks for the hash of the whole store as well.
@@ -521,6 +609,8 @@ class Processor(Iface, TProcessor):
         self._processMap["increment"] = Processor.process_increment
         self._processMap["execute"] = Processor.process_execute
         self._processMap["scan"] = Processor.process_scan
+        self._processMap["checkpoint"] = Processor.process_checkpoint
+        self._processMap["read_checkpoint"] = Processor.process_read_checkpoint
         self._processMap["status"] = Processor.process_status
         self._on_message_begin = None
 
@@ -796,6 +886,58 @@ class Processor(Iface, TProcessor):
             msg_type = TMessageType.EXCEPTION
             result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
         oprot.writeMessageBegin("scan", msg_type, seqid)
+        result.write(oprot)
+        oprot.writeMessageEnd()
+        oprot.trans.flush()
+
+    def process_checkpoint(self, seqid, iprot, oprot):
+        args = checkpoint_args()
+        args.read(iprot)
+        iprot.readMessageEnd()
+        result = checkpoint_result()
+        try:
+            result.success = self._handler.checkpoint()
+            msg_type = TMessageType.REPLY
+        except TTransport.TTransportException:
+            raise
+        except NotDone as not_done:
+            msg_type = TMessageType.REPLY
+            result.not_done = not_done
+        except TApplicationException as ex:
+            logging.exception('TApplication exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = ex
+        except Exception:
+            logging.exception('Unexpected exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
+        oprot.writeMessageBegin("checkpoint", msg_type, seqid)
+        result.write(oprot)
+        oprot.writeMessageEnd()
+        oprot.trans.flush()
+
+    def process_read_checkpoint(self, seqid, iprot, oprot):
+        args = read_checkpoint_args()
+        args.read(iprot)
+        iprot.readMessageEnd()
+        result = read_checkpoint_result()
+        try:
+            result.success = self._handler.read_checkpoint(args.number, args.offset)
+            msg_type = TMessageType.REPLY
+        except TTransport.TTransportException:
+            raise
+        except NotDone as not_done:
+            msg_type = TMessageType.REPLY
+            result.not_done = not_done
+        except TApplicationException as ex:
+            logging.exception('TApplication exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = ex
+        except Exception:
+            logging.exception('Unexpected exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
+        oprot.writeMessageBegin("read_checkpoint", msg_type, seqid)
         result.write(oprot)
         oprot.writeMessageEnd()
         oprot.trans.flush()
@@ -2080,10 +2222,10 @@ class execute_args(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     self.commands = []
-                    (_etype89, _size86) = iprot.readListBegin()
-                    for _i90 in range(_size86):
-                        _elem91 = Command.read(iprot)
-                        self.commands.append(_elem91)
+                    (_etype103, _size100) = iprot.readListBegin()
+                    for _i104 in range(_size100):
+                        _elem105 = Command.read(iprot)
+                        self.commands.append(_elem105)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2100,8 +2242,8 @@ class execute_args(object):
         if self.commands is not None:
             oprot.writeFieldBegin('commands', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.commands))
-            for iter92 in self.commands:
-                iter92.write(oprot)
+            for iter106 in self.commands:
+                iter106.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -2167,10 +2309,10 @@ class execute_result(object):
             if fid == 0:
                 if ftype == TType.LIST:
                     self.success = []
-                    (_etype96, _size93) = iprot.readListBegin()
-                    for _i97 in range(_size93):
-                        _elem98 = Result.read(iprot)
-                        self.success.append(_elem98)
+                    (_etype110, _size107) = iprot.readListBegin()
+                    for _i111 in range(_size107):
+                        _elem112 = Result.read(iprot)
+                        self.success.append(_elem112)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2197,8 +2339,8 @@ class execute_result(object):
         if self.success is not None:
             oprot.writeFieldBegin('success', TType.LIST, 0)
             oprot.writeListBegin(TType.STRUCT, len(self.success))
-            for iter99 in self.success:
-                iter99.write(oprot)
+            for iter113 in self.success:
+                iter113.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.not_done is not None:
@@ -2447,6 +2589,315 @@ scan_result.thrift_spec = (
     (0, TType.STRUCT, 'success', [Page, None], None, ),  # 0
     (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
     (2, TType.STRUCT, 'unknown', [Unknown, None], None, ),  # 2
+)
+
+
+class checkpoint_args(object):
+
+    __slots__ = (
+    )
+
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('checkpoint_args')
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(checkpoint_args)
+checkpoint_args.thrift_spec = (
+)
+
+
+class checkpoint_result(object):
+    """
+    Attributes:
+     - success
+     - not_done
+
+    """
+
+    __slots__ = (
+        'success',
+        'not_done',
+    )
+
+
+    def __init__(self, success=None, not_done=None,):
+        self.success = success
+        self.not_done = not_done
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 0:
+                if ftype == TType.I64:
+                    self.success = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 1:
+                if ftype == TType.STRUCT:
+                    self.not_done = NotDone.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('checkpoint_result')
+        if self.success is not None:
+            oprot.writeFieldBegin('success', TType.I64, 0)
+            oprot.writeI64(self.success)
+            oprot.writeFieldEnd()
+        if self.not_done is not None:
+            oprot.writeFieldBegin('not_done', TType.STRUCT, 1)
+            self.not_done.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(checkpoint_result)
+checkpoint_result.thrift_spec = (
+    (0, TType.I64, 'success', None, None, ),  # 0
+    (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
+)
+
+
+class read_checkpoint_args(object):
+    """
+    Attributes:
+     - number
+     - offset
+
+    """
+
+    __slots__ = (
+        'number',
+        'offset',
+    )
+
+
+    def __init__(self, number=None, offset=None,):
+        self.number = number
+        self.offset = offset
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I64:
+                    self.number = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I64:
+                    self.offset = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('read_checkpoint_args')
+        if self.number is not None:
+            oprot.writeFieldBegin('number', TType.I64, 1)
+            oprot.writeI64(self.number)
+            oprot.writeFieldEnd()
+        if self.offset is not None:
+            oprot.writeFieldBegin('offset', TType.I64, 2)
+            oprot.writeI64(self.offset)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(read_checkpoint_args)
+read_checkpoint_args.thrift_spec = (
+    None,  # 0
+    (1, TType.I64, 'number', None, None, ),  # 1
+    (2, TType.I64, 'offset', None, None, ),  # 2
+)
+
+
+class read_checkpoint_result(object):
+    """
+    Attributes:
+     - success
+     - not_done
+
+    """
+
+    __slots__ = (
+        'success',
+        'not_done',
+    )
+
+
+    def __init__(self, success=None, not_done=None,):
+        self.success = success
+        self.not_done = not_done
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 0:
+                if ftype == TType.STRUCT:
+                    self.success = Chunk.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 1:
+                if ftype == TType.STRUCT:
+                    self.not_done = NotDone.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('read_checkpoint_result')
+        if self.success is not None:
+            oprot.writeFieldBegin('success', TType.STRUCT, 0)
+            self.success.write(oprot)
+            oprot.writeFieldEnd()
+        if self.not_done is not None:
+            oprot.writeFieldBegin('not_done', TType.STRUCT, 1)
+            self.not_done.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(read_checkpoint_result)
+read_checkpoint_result.thrift_spec = (
+    (0, TType.STRUCT, 'success', [Chunk, None], None, ),  # 0
+    (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
 )
 
 

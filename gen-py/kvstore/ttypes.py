@@ -869,6 +869,145 @@ class Page(object):
         return not (self == other)
 
 
+class Chunk(object):
+    """
+    A piece of a checkpoint's file.
+
+    Attributes:
+     - number: Which checkpoint of the node that sends it; 0: it has none, or this one no longer.
+     - size: Bytes of the whole file.
+     - check: CRC-32 of the whole file.
+     - offset: Where in the file the data begins.
+     - data: At most 1 MiB; empty only at the end of the file.
+
+    """
+
+    __slots__ = (
+        'number',
+        'size',
+        'check',
+        'offset',
+        'data',
+    )
+
+
+    def __init__(self, number=None, size=None, check=None, offset=None, data=None,):
+        super(Chunk, self).__setattr__('number', number)
+        super(Chunk, self).__setattr__('size', size)
+        super(Chunk, self).__setattr__('check', check)
+        super(Chunk, self).__setattr__('offset', offset)
+        super(Chunk, self).__setattr__('data', data)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.number, self.size, self.check, self.offset, self.data, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        number = None
+        size = None
+        check = None
+        offset = None
+        data = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I64:
+                    number = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I64:
+                    size = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.I64:
+                    check = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.I64:
+                    offset = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.STRING:
+                    data = iprot.readBinary()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            number=number,
+            size=size,
+            check=check,
+            offset=offset,
+            data=data,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Chunk')
+        if self.number is not None:
+            oprot.writeFieldBegin('number', TType.I64, 1)
+            oprot.writeI64(self.number)
+            oprot.writeFieldEnd()
+        if self.size is not None:
+            oprot.writeFieldBegin('size', TType.I64, 2)
+            oprot.writeI64(self.size)
+            oprot.writeFieldEnd()
+        if self.check is not None:
+            oprot.writeFieldBegin('check', TType.I64, 3)
+            oprot.writeI64(self.check)
+            oprot.writeFieldEnd()
+        if self.offset is not None:
+            oprot.writeFieldBegin('offset', TType.I64, 4)
+            oprot.writeI64(self.offset)
+            oprot.writeFieldEnd()
+        if self.data is not None:
+            oprot.writeFieldBegin('data', TType.STRING, 5)
+            oprot.writeBinary(self.data)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
 class Position(object):
     """
     A place in the order of all commands.
@@ -1167,6 +1306,12 @@ class Status(object):
      - memory_bytes: Resident memory, bytes.
      - uptime_s: Seconds since it started.
      - counters: Counters since the start, by name.
+     - hash: Rolling hash of all that was applied up to `applied`: nodes that applied the same have the same.
+     - checkpoint_age_s: Seconds since the newest checkpoint was made; absent: there is none.
+     - incarnation: Which disk the node has: raised by a rejoin.
+     - life: How often the node was started with this disk.
+     - in_flight: Entries of its own log that are not chosen yet.
+     - state: serving, starting, rejoining, stopping, or disk-full.
 
     """
 
@@ -1186,10 +1331,16 @@ class Status(object):
         'memory_bytes',
         'uptime_s',
         'counters',
+        'hash',
+        'checkpoint_age_s',
+        'incarnation',
+        'life',
+        'in_flight',
+        'state',
     )
 
 
-    def __init__(self, node=None, cluster=None, version=None, ready=None, clock=None, applied=None, keys=None, digest=None, logs=None, connected=None, pending=None, journal_bytes=None, memory_bytes=None, uptime_s=None, counters=None,):
+    def __init__(self, node=None, cluster=None, version=None, ready=None, clock=None, applied=None, keys=None, digest=None, logs=None, connected=None, pending=None, journal_bytes=None, memory_bytes=None, uptime_s=None, counters=None, hash=None, checkpoint_age_s=None, incarnation=None, life=None, in_flight=None, state=None,):
         super(Status, self).__setattr__('node', node)
         super(Status, self).__setattr__('cluster', cluster)
         super(Status, self).__setattr__('version', version)
@@ -1205,6 +1356,12 @@ class Status(object):
         super(Status, self).__setattr__('memory_bytes', memory_bytes)
         super(Status, self).__setattr__('uptime_s', uptime_s)
         super(Status, self).__setattr__('counters', counters)
+        super(Status, self).__setattr__('hash', hash)
+        super(Status, self).__setattr__('checkpoint_age_s', checkpoint_age_s)
+        super(Status, self).__setattr__('incarnation', incarnation)
+        super(Status, self).__setattr__('life', life)
+        super(Status, self).__setattr__('in_flight', in_flight)
+        super(Status, self).__setattr__('state', state)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -1213,7 +1370,7 @@ class Status(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.node, self.cluster, self.version, self.ready, self.clock, self.applied, self.keys, self.digest, self.logs, self.connected, self.pending, self.journal_bytes, self.memory_bytes, self.uptime_s, self.counters, ))
+        return hash(self.__class__) ^ hash((self.node, self.cluster, self.version, self.ready, self.clock, self.applied, self.keys, self.digest, self.logs, self.connected, self.pending, self.journal_bytes, self.memory_bytes, self.uptime_s, self.counters, self.hash, self.checkpoint_age_s, self.incarnation, self.life, self.in_flight, self.state, ))
 
     @classmethod
     def read(cls, iprot):
@@ -1235,6 +1392,12 @@ class Status(object):
         memory_bytes = None
         uptime_s = None
         counters = None
+        hash = None
+        checkpoint_age_s = None
+        incarnation = None
+        life = None
+        in_flight = None
+        state = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -1330,6 +1493,36 @@ class Status(object):
                     iprot.readMapEnd()
                 else:
                     iprot.skip(ftype)
+            elif fid == 16:
+                if ftype == TType.I64:
+                    hash = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 17:
+                if ftype == TType.DOUBLE:
+                    checkpoint_age_s = iprot.readDouble()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 18:
+                if ftype == TType.I64:
+                    incarnation = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 19:
+                if ftype == TType.I64:
+                    life = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 20:
+                if ftype == TType.I64:
+                    in_flight = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 21:
+                if ftype == TType.STRING:
+                    state = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -1350,6 +1543,12 @@ class Status(object):
             memory_bytes=memory_bytes,
             uptime_s=uptime_s,
             counters=counters,
+            hash=hash,
+            checkpoint_age_s=checkpoint_age_s,
+            incarnation=incarnation,
+            life=life,
+            in_flight=in_flight,
+            state=state,
         )
 
     def write(self, oprot):
@@ -1426,6 +1625,30 @@ class Status(object):
                 oprot.writeString(kiter28.encode('utf-8') if sys.version_info[0] == 2 else kiter28)
                 oprot.writeI64(viter29)
             oprot.writeMapEnd()
+            oprot.writeFieldEnd()
+        if self.hash is not None:
+            oprot.writeFieldBegin('hash', TType.I64, 16)
+            oprot.writeI64(self.hash)
+            oprot.writeFieldEnd()
+        if self.checkpoint_age_s is not None:
+            oprot.writeFieldBegin('checkpoint_age_s', TType.DOUBLE, 17)
+            oprot.writeDouble(self.checkpoint_age_s)
+            oprot.writeFieldEnd()
+        if self.incarnation is not None:
+            oprot.writeFieldBegin('incarnation', TType.I64, 18)
+            oprot.writeI64(self.incarnation)
+            oprot.writeFieldEnd()
+        if self.life is not None:
+            oprot.writeFieldBegin('life', TType.I64, 19)
+            oprot.writeI64(self.life)
+            oprot.writeFieldEnd()
+        if self.in_flight is not None:
+            oprot.writeFieldBegin('in_flight', TType.I64, 20)
+            oprot.writeI64(self.in_flight)
+            oprot.writeFieldEnd()
+        if self.state is not None:
+            oprot.writeFieldBegin('state', TType.STRING, 21)
+            oprot.writeString(self.state.encode('utf-8') if sys.version_info[0] == 2 else self.state)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -2845,18 +3068,27 @@ class Learn(object):
     Attributes:
      - clock: The sender's clock.
      - facts: What it knows, of some or all logs.
+     - held: How many chosen entries of each log the sender holds or has applied, in the order of the logs' numbers.
+     - applied: The last entry that it has applied.
+     - hash: The rolling hash of what it has applied up to there.
 
     """
 
     __slots__ = (
         'clock',
         'facts',
+        'held',
+        'applied',
+        'hash',
     )
 
 
-    def __init__(self, clock=None, facts=None,):
+    def __init__(self, clock=None, facts=None, held=None, applied=None, hash=None,):
         super(Learn, self).__setattr__('clock', clock)
         super(Learn, self).__setattr__('facts', facts)
+        super(Learn, self).__setattr__('held', held)
+        super(Learn, self).__setattr__('applied', applied)
+        super(Learn, self).__setattr__('hash', hash)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -2865,7 +3097,7 @@ class Learn(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.clock, self.facts, ))
+        return hash(self.__class__) ^ hash((self.clock, self.facts, self.held, self.applied, self.hash, ))
 
     @classmethod
     def read(cls, iprot):
@@ -2874,6 +3106,9 @@ class Learn(object):
         iprot.readStructBegin()
         clock = None
         facts = None
+        held = None
+        applied = None
+        hash = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -2893,6 +3128,26 @@ class Learn(object):
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.LIST:
+                    held = []
+                    (_etype60, _size57) = iprot.readListBegin()
+                    for _i61 in range(_size57):
+                        _elem62 = iprot.readI64()
+                        held.append(_elem62)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.STRUCT:
+                    applied = Position.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.I64:
+                    hash = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -2900,6 +3155,9 @@ class Learn(object):
         return cls(
             clock=clock,
             facts=facts,
+            held=held,
+            applied=applied,
+            hash=hash,
         )
 
     def write(self, oprot):
@@ -2914,9 +3172,24 @@ class Learn(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 2)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter57 in self.facts:
-                iter57.write(oprot)
+            for iter63 in self.facts:
+                iter63.write(oprot)
             oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.held is not None:
+            oprot.writeFieldBegin('held', TType.LIST, 3)
+            oprot.writeListBegin(TType.I64, len(self.held))
+            for iter64 in self.held:
+                oprot.writeI64(iter64)
+            oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.applied is not None:
+            oprot.writeFieldBegin('applied', TType.STRUCT, 4)
+            self.applied.write(oprot)
+            oprot.writeFieldEnd()
+        if self.hash is not None:
+            oprot.writeFieldBegin('hash', TType.I64, 5)
+            oprot.writeI64(self.hash)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -3049,6 +3322,7 @@ class Fetched(object):
      - from_slot: The slot of the first entry.
      - entries: Chosen entries, as many as fit.
      - evidence: The established ballot that they were counted in.
+     - base: The first slot that the node still holds: whoever needs one below it takes a checkpoint.
 
     """
 
@@ -3057,14 +3331,16 @@ class Fetched(object):
         'from_slot',
         'entries',
         'evidence',
+        'base',
     )
 
 
-    def __init__(self, log=None, from_slot=None, entries=None, evidence=None,):
+    def __init__(self, log=None, from_slot=None, entries=None, evidence=None, base=None,):
         super(Fetched, self).__setattr__('log', log)
         super(Fetched, self).__setattr__('from_slot', from_slot)
         super(Fetched, self).__setattr__('entries', entries)
         super(Fetched, self).__setattr__('evidence', evidence)
+        super(Fetched, self).__setattr__('base', base)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -3073,7 +3349,7 @@ class Fetched(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.log, self.from_slot, self.entries, self.evidence, ))
+        return hash(self.__class__) ^ hash((self.log, self.from_slot, self.entries, self.evidence, self.base, ))
 
     @classmethod
     def read(cls, iprot):
@@ -3084,6 +3360,7 @@ class Fetched(object):
         from_slot = None
         entries = None
         evidence = None
+        base = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -3101,16 +3378,21 @@ class Fetched(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype61, _size58) = iprot.readListBegin()
-                    for _i62 in range(_size58):
-                        _elem63 = Entry.read(iprot)
-                        entries.append(_elem63)
+                    (_etype68, _size65) = iprot.readListBegin()
+                    for _i69 in range(_size65):
+                        _elem70 = Entry.read(iprot)
+                        entries.append(_elem70)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 4:
                 if ftype == TType.I64:
                     evidence = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.I64:
+                    base = iprot.readI64()
                 else:
                     iprot.skip(ftype)
             else:
@@ -3122,6 +3404,7 @@ class Fetched(object):
             from_slot=from_slot,
             entries=entries,
             evidence=evidence,
+            base=base,
         )
 
     def write(self, oprot):
@@ -3140,13 +3423,428 @@ class Fetched(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter64 in self.entries:
-                iter64.write(oprot)
+            for iter71 in self.entries:
+                iter71.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.evidence is not None:
             oprot.writeFieldBegin('evidence', TType.I64, 4)
             oprot.writeI64(self.evidence)
+            oprot.writeFieldEnd()
+        if self.base is not None:
+            oprot.writeFieldBegin('base', TType.I64, 5)
+            oprot.writeI64(self.base)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class FetchCheckpoint(object):
+    """
+    Ask for a piece of a checkpoint.
+
+    Attributes:
+     - number: Which one; 0: the newest.
+     - offset: Where the piece begins, in bytes.
+
+    """
+
+    __slots__ = (
+        'number',
+        'offset',
+    )
+
+
+    def __init__(self, number=None, offset=None,):
+        super(FetchCheckpoint, self).__setattr__('number', number)
+        super(FetchCheckpoint, self).__setattr__('offset', offset)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.number, self.offset, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        number = None
+        offset = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I64:
+                    number = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I64:
+                    offset = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            number=number,
+            offset=offset,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('FetchCheckpoint')
+        if self.number is not None:
+            oprot.writeFieldBegin('number', TType.I64, 1)
+            oprot.writeI64(self.number)
+            oprot.writeFieldEnd()
+        if self.offset is not None:
+            oprot.writeFieldBegin('offset', TType.I64, 2)
+            oprot.writeI64(self.offset)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Rejoin(object):
+    """
+    A node whose disk was wiped asks for what it must know before it may vote again, one log at a time.
+
+    Attributes:
+     - log: The log.
+     - incarnation: Its new incarnation, for the peer to note durably; 0: it has none yet, and asks which ones are noted.
+
+    """
+
+    __slots__ = (
+        'log',
+        'incarnation',
+    )
+
+
+    def __init__(self, log=None, incarnation=None,):
+        super(Rejoin, self).__setattr__('log', log)
+        super(Rejoin, self).__setattr__('incarnation', incarnation)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.log, self.incarnation, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        log = None
+        incarnation = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I32:
+                    log = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I64:
+                    incarnation = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            log=log,
+            incarnation=incarnation,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Rejoin')
+        if self.log is not None:
+            oprot.writeFieldBegin('log', TType.I32, 1)
+            oprot.writeI32(self.log)
+            oprot.writeFieldEnd()
+        if self.incarnation is not None:
+            oprot.writeFieldBegin('incarnation', TType.I64, 2)
+            oprot.writeI64(self.incarnation)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Rejoined(object):
+    """
+    The answer to a Rejoin. It leaves when the incarnation is noted durably.
+
+    Attributes:
+     - log: The log.
+     - incarnation: As in the Rejoin.
+     - noted: The highest incarnation of the asking node that this node has noted.
+     - rejoining: The peer is rejoining itself: it counts as having answered, but has nothing to tell.
+     - promised: The highest ballot promised.
+     - accepted: The ballot of the entries.
+     - start: The slot of the first of them: the peer's chosen length.
+     - entries: All entries held from there on; of a log that it leads, also those proposed and not yet voted for.
+     - fact: What the peer knows of the log.
+     - clock: The peer's clock.
+
+    """
+
+    __slots__ = (
+        'log',
+        'incarnation',
+        'noted',
+        'rejoining',
+        'promised',
+        'accepted',
+        'start',
+        'entries',
+        'fact',
+        'clock',
+    )
+
+
+    def __init__(self, log=None, incarnation=None, noted=None, rejoining=None, promised=None, accepted=None, start=None, entries=None, fact=None, clock=None,):
+        super(Rejoined, self).__setattr__('log', log)
+        super(Rejoined, self).__setattr__('incarnation', incarnation)
+        super(Rejoined, self).__setattr__('noted', noted)
+        super(Rejoined, self).__setattr__('rejoining', rejoining)
+        super(Rejoined, self).__setattr__('promised', promised)
+        super(Rejoined, self).__setattr__('accepted', accepted)
+        super(Rejoined, self).__setattr__('start', start)
+        super(Rejoined, self).__setattr__('entries', entries)
+        super(Rejoined, self).__setattr__('fact', fact)
+        super(Rejoined, self).__setattr__('clock', clock)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.log, self.incarnation, self.noted, self.rejoining, self.promised, self.accepted, self.start, self.entries, self.fact, self.clock, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        log = None
+        incarnation = None
+        noted = None
+        rejoining = None
+        promised = None
+        accepted = None
+        start = None
+        entries = None
+        fact = None
+        clock = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I32:
+                    log = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I64:
+                    incarnation = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.I64:
+                    noted = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.BOOL:
+                    rejoining = iprot.readBool()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.I64:
+                    promised = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 6:
+                if ftype == TType.I64:
+                    accepted = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 7:
+                if ftype == TType.I64:
+                    start = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 8:
+                if ftype == TType.LIST:
+                    entries = []
+                    (_etype75, _size72) = iprot.readListBegin()
+                    for _i76 in range(_size72):
+                        _elem77 = Entry.read(iprot)
+                        entries.append(_elem77)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 9:
+                if ftype == TType.STRUCT:
+                    fact = Fact.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 10:
+                if ftype == TType.I64:
+                    clock = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            log=log,
+            incarnation=incarnation,
+            noted=noted,
+            rejoining=rejoining,
+            promised=promised,
+            accepted=accepted,
+            start=start,
+            entries=entries,
+            fact=fact,
+            clock=clock,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Rejoined')
+        if self.log is not None:
+            oprot.writeFieldBegin('log', TType.I32, 1)
+            oprot.writeI32(self.log)
+            oprot.writeFieldEnd()
+        if self.incarnation is not None:
+            oprot.writeFieldBegin('incarnation', TType.I64, 2)
+            oprot.writeI64(self.incarnation)
+            oprot.writeFieldEnd()
+        if self.noted is not None:
+            oprot.writeFieldBegin('noted', TType.I64, 3)
+            oprot.writeI64(self.noted)
+            oprot.writeFieldEnd()
+        if self.rejoining is not None:
+            oprot.writeFieldBegin('rejoining', TType.BOOL, 4)
+            oprot.writeBool(self.rejoining)
+            oprot.writeFieldEnd()
+        if self.promised is not None:
+            oprot.writeFieldBegin('promised', TType.I64, 5)
+            oprot.writeI64(self.promised)
+            oprot.writeFieldEnd()
+        if self.accepted is not None:
+            oprot.writeFieldBegin('accepted', TType.I64, 6)
+            oprot.writeI64(self.accepted)
+            oprot.writeFieldEnd()
+        if self.start is not None:
+            oprot.writeFieldBegin('start', TType.I64, 7)
+            oprot.writeI64(self.start)
+            oprot.writeFieldEnd()
+        if self.entries is not None:
+            oprot.writeFieldBegin('entries', TType.LIST, 8)
+            oprot.writeListBegin(TType.STRUCT, len(self.entries))
+            for iter78 in self.entries:
+                iter78.write(oprot)
+            oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.fact is not None:
+            oprot.writeFieldBegin('fact', TType.STRUCT, 9)
+            self.fact.write(oprot)
+            oprot.writeFieldEnd()
+        if self.clock is not None:
+            oprot.writeFieldBegin('clock', TType.I64, 10)
+            oprot.writeI64(self.clock)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -3327,10 +4025,10 @@ class Reading(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype68, _size65) = iprot.readListBegin()
-                    for _i69 in range(_size65):
-                        _elem70 = Fact.read(iprot)
-                        facts.append(_elem70)
+                    (_etype82, _size79) = iprot.readListBegin()
+                    for _i83 in range(_size79):
+                        _elem84 = Fact.read(iprot)
+                        facts.append(_elem84)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3360,8 +4058,8 @@ class Reading(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter71 in self.facts:
-                iter71.write(oprot)
+            for iter85 in self.facts:
+                iter85.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -3398,6 +4096,7 @@ class Identity(object):
      - digest: Digest of the membership: cluster name, ids and addresses.
      - node: The node's id.
      - incarnation: Which disk: raised by a rejoin.
+     - life: How often the node was started with this disk: a copy of an older state has a smaller one.
 
     """
 
@@ -3406,14 +4105,16 @@ class Identity(object):
         'digest',
         'node',
         'incarnation',
+        'life',
     )
 
 
-    def __init__(self, cluster=None, digest=None, node=None, incarnation=None,):
+    def __init__(self, cluster=None, digest=None, node=None, incarnation=None, life=None,):
         super(Identity, self).__setattr__('cluster', cluster)
         super(Identity, self).__setattr__('digest', digest)
         super(Identity, self).__setattr__('node', node)
         super(Identity, self).__setattr__('incarnation', incarnation)
+        super(Identity, self).__setattr__('life', life)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -3422,7 +4123,7 @@ class Identity(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, ))
+        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, self.life, ))
 
     @classmethod
     def read(cls, iprot):
@@ -3433,6 +4134,7 @@ class Identity(object):
         digest = None
         node = None
         incarnation = None
+        life = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -3457,6 +4159,11 @@ class Identity(object):
                     incarnation = iprot.readI64()
                 else:
                     iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.I64:
+                    life = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -3466,6 +4173,7 @@ class Identity(object):
             digest=digest,
             node=node,
             incarnation=incarnation,
+            life=life,
         )
 
     def write(self, oprot):
@@ -3488,6 +4196,10 @@ class Identity(object):
         if self.incarnation is not None:
             oprot.writeFieldBegin('incarnation', TType.I64, 4)
             oprot.writeI64(self.incarnation)
+            oprot.writeFieldEnd()
+        if self.life is not None:
+            oprot.writeFieldBegin('life', TType.I64, 5)
+            oprot.writeI64(self.life)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -3677,10 +4389,10 @@ class Held(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype75, _size72) = iprot.readListBegin()
-                    for _i76 in range(_size72):
-                        _elem77 = Entry.read(iprot)
-                        entries.append(_elem77)
+                    (_etype89, _size86) = iprot.readListBegin()
+                    for _i90 in range(_size86):
+                        _elem91 = Entry.read(iprot)
+                        entries.append(_elem91)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3715,8 +4427,8 @@ class Held(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter78 in self.entries:
-                iter78.write(oprot)
+            for iter92 in self.entries:
+                iter92.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -3855,6 +4567,117 @@ class Chosen(object):
         return not (self == other)
 
 
+class Noted(object):
+    """
+    Which disk and which start of a peer were heard of: older ones are refused.
+
+    Attributes:
+     - node: The peer.
+     - incarnation: Its highest incarnation.
+     - life: The highest life of that incarnation.
+
+    """
+
+    __slots__ = (
+        'node',
+        'incarnation',
+        'life',
+    )
+
+
+    def __init__(self, node=None, incarnation=None, life=None,):
+        super(Noted, self).__setattr__('node', node)
+        super(Noted, self).__setattr__('incarnation', incarnation)
+        super(Noted, self).__setattr__('life', life)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.node, self.incarnation, self.life, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        node = None
+        incarnation = None
+        life = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I32:
+                    node = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I64:
+                    incarnation = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.I64:
+                    life = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            node=node,
+            incarnation=incarnation,
+            life=life,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Noted')
+        if self.node is not None:
+            oprot.writeFieldBegin('node', TType.I32, 1)
+            oprot.writeI32(self.node)
+            oprot.writeFieldEnd()
+        if self.incarnation is not None:
+            oprot.writeFieldBegin('incarnation', TType.I64, 2)
+            oprot.writeI64(self.incarnation)
+            oprot.writeFieldEnd()
+        if self.life is not None:
+            oprot.writeFieldBegin('life', TType.I64, 3)
+            oprot.writeI64(self.life)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
 class Record(object):
     """
     What a node must not forget. Exactly one field is set.
@@ -3866,6 +4689,11 @@ class Record(object):
      - reservation: No frontier of this node exceeds this; a restart begins its clock here.
      - chosen: Known to be chosen.
      - applied: Everything up to here was applied.
+     - noted: A peer's incarnation and life.
+     - installed: The checkpoint of this number, which another node made, was installed: it is merged into what stands before.
+     - incarnation: This node's own incarnation, taken by a rejoin that has begun.
+     - rejoined: The rejoin is over: this node votes again.
+     - life: This node was started once more.
 
     """
 
@@ -3876,16 +4704,26 @@ class Record(object):
         'reservation',
         'chosen',
         'applied',
+        'noted',
+        'installed',
+        'incarnation',
+        'rejoined',
+        'life',
     )
 
 
-    def __init__(self, promised=None, held=None, candidate=None, reservation=None, chosen=None, applied=None,):
+    def __init__(self, promised=None, held=None, candidate=None, reservation=None, chosen=None, applied=None, noted=None, installed=None, incarnation=None, rejoined=None, life=None,):
         super(Record, self).__setattr__('promised', promised)
         super(Record, self).__setattr__('held', held)
         super(Record, self).__setattr__('candidate', candidate)
         super(Record, self).__setattr__('reservation', reservation)
         super(Record, self).__setattr__('chosen', chosen)
         super(Record, self).__setattr__('applied', applied)
+        super(Record, self).__setattr__('noted', noted)
+        super(Record, self).__setattr__('installed', installed)
+        super(Record, self).__setattr__('incarnation', incarnation)
+        super(Record, self).__setattr__('rejoined', rejoined)
+        super(Record, self).__setattr__('life', life)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -3894,7 +4732,7 @@ class Record(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.promised, self.held, self.candidate, self.reservation, self.chosen, self.applied, ))
+        return hash(self.__class__) ^ hash((self.promised, self.held, self.candidate, self.reservation, self.chosen, self.applied, self.noted, self.installed, self.incarnation, self.rejoined, self.life, ))
 
     @classmethod
     def read(cls, iprot):
@@ -3907,6 +4745,11 @@ class Record(object):
         reservation = None
         chosen = None
         applied = None
+        noted = None
+        installed = None
+        incarnation = None
+        rejoined = None
+        life = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -3941,6 +4784,31 @@ class Record(object):
                     applied = Position.read(iprot)
                 else:
                     iprot.skip(ftype)
+            elif fid == 7:
+                if ftype == TType.STRUCT:
+                    noted = Noted.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 8:
+                if ftype == TType.I64:
+                    installed = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 9:
+                if ftype == TType.I64:
+                    incarnation = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 10:
+                if ftype == TType.BOOL:
+                    rejoined = iprot.readBool()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 11:
+                if ftype == TType.I64:
+                    life = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -3952,6 +4820,11 @@ class Record(object):
             reservation=reservation,
             chosen=chosen,
             applied=applied,
+            noted=noted,
+            installed=installed,
+            incarnation=incarnation,
+            rejoined=rejoined,
+            life=life,
         )
 
     def write(self, oprot):
@@ -3982,6 +4855,26 @@ class Record(object):
         if self.applied is not None:
             oprot.writeFieldBegin('applied', TType.STRUCT, 6)
             self.applied.write(oprot)
+            oprot.writeFieldEnd()
+        if self.noted is not None:
+            oprot.writeFieldBegin('noted', TType.STRUCT, 7)
+            self.noted.write(oprot)
+            oprot.writeFieldEnd()
+        if self.installed is not None:
+            oprot.writeFieldBegin('installed', TType.I64, 8)
+            oprot.writeI64(self.installed)
+            oprot.writeFieldEnd()
+        if self.incarnation is not None:
+            oprot.writeFieldBegin('incarnation', TType.I64, 9)
+            oprot.writeI64(self.incarnation)
+            oprot.writeFieldEnd()
+        if self.rejoined is not None:
+            oprot.writeFieldBegin('rejoined', TType.BOOL, 10)
+            oprot.writeBool(self.rejoined)
+            oprot.writeFieldEnd()
+        if self.life is not None:
+            oprot.writeFieldBegin('life', TType.I64, 11)
+            oprot.writeI64(self.life)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -4047,10 +4940,10 @@ class Frame(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     records = []
-                    (_etype82, _size79) = iprot.readListBegin()
-                    for _i83 in range(_size79):
-                        _elem84 = Record.read(iprot)
-                        records.append(_elem84)
+                    (_etype96, _size93) = iprot.readListBegin()
+                    for _i97 in range(_size93):
+                        _elem98 = Record.read(iprot)
+                        records.append(_elem98)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4070,8 +4963,8 @@ class Frame(object):
         if self.records is not None:
             oprot.writeFieldBegin('records', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.records))
-            for iter85 in self.records:
-                iter85.write(oprot)
+            for iter99 in self.records:
+                iter99.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -4142,6 +5035,15 @@ Page.thrift_spec = (
     (2, TType.BOOL, 'more', None, None, ),  # 2
     (3, TType.I64, 'timestamp', None, None, ),  # 3
 )
+all_structs.append(Chunk)
+Chunk.thrift_spec = (
+    None,  # 0
+    (1, TType.I64, 'number', None, None, ),  # 1
+    (2, TType.I64, 'size', None, None, ),  # 2
+    (3, TType.I64, 'check', None, None, ),  # 3
+    (4, TType.I64, 'offset', None, None, ),  # 4
+    (5, TType.STRING, 'data', 'BINARY', None, ),  # 5
+)
 all_structs.append(Position)
 Position.thrift_spec = (
     None,  # 0
@@ -4178,6 +5080,12 @@ Status.thrift_spec = (
     (13, TType.I64, 'memory_bytes', None, None, ),  # 13
     (14, TType.DOUBLE, 'uptime_s', None, None, ),  # 14
     (15, TType.MAP, 'counters', (TType.STRING, 'UTF8', TType.I64, None, False), None, ),  # 15
+    (16, TType.I64, 'hash', None, None, ),  # 16
+    (17, TType.DOUBLE, 'checkpoint_age_s', None, None, ),  # 17
+    (18, TType.I64, 'incarnation', None, None, ),  # 18
+    (19, TType.I64, 'life', None, None, ),  # 19
+    (20, TType.I64, 'in_flight', None, None, ),  # 20
+    (21, TType.STRING, 'state', 'UTF8', None, ),  # 21
 )
 all_structs.append(NotDone)
 NotDone.thrift_spec = (
@@ -4269,6 +5177,9 @@ Learn.thrift_spec = (
     None,  # 0
     (1, TType.I64, 'clock', None, None, ),  # 1
     (2, TType.LIST, 'facts', (TType.STRUCT, [Fact, None], False), None, ),  # 2
+    (3, TType.LIST, 'held', (TType.I64, None, False), None, ),  # 3
+    (4, TType.STRUCT, 'applied', [Position, None], None, ),  # 4
+    (5, TType.I64, 'hash', None, None, ),  # 5
 )
 all_structs.append(Fetch)
 Fetch.thrift_spec = (
@@ -4283,6 +5194,33 @@ Fetched.thrift_spec = (
     (2, TType.I64, 'from_slot', None, None, ),  # 2
     (3, TType.LIST, 'entries', (TType.STRUCT, [Entry, None], False), None, ),  # 3
     (4, TType.I64, 'evidence', None, None, ),  # 4
+    (5, TType.I64, 'base', None, None, ),  # 5
+)
+all_structs.append(FetchCheckpoint)
+FetchCheckpoint.thrift_spec = (
+    None,  # 0
+    (1, TType.I64, 'number', None, None, ),  # 1
+    (2, TType.I64, 'offset', None, None, ),  # 2
+)
+all_structs.append(Rejoin)
+Rejoin.thrift_spec = (
+    None,  # 0
+    (1, TType.I32, 'log', None, None, ),  # 1
+    (2, TType.I64, 'incarnation', None, None, ),  # 2
+)
+all_structs.append(Rejoined)
+Rejoined.thrift_spec = (
+    None,  # 0
+    (1, TType.I32, 'log', None, None, ),  # 1
+    (2, TType.I64, 'incarnation', None, None, ),  # 2
+    (3, TType.I64, 'noted', None, None, ),  # 3
+    (4, TType.BOOL, 'rejoining', None, None, ),  # 4
+    (5, TType.I64, 'promised', None, None, ),  # 5
+    (6, TType.I64, 'accepted', None, None, ),  # 6
+    (7, TType.I64, 'start', None, None, ),  # 7
+    (8, TType.LIST, 'entries', (TType.STRUCT, [Entry, None], False), None, ),  # 8
+    (9, TType.STRUCT, 'fact', [Fact, None], None, ),  # 9
+    (10, TType.I64, 'clock', None, None, ),  # 10
 )
 all_structs.append(Barrier)
 Barrier.thrift_spec = (
@@ -4304,6 +5242,7 @@ Identity.thrift_spec = (
     (2, TType.STRING, 'digest', 'UTF8', None, ),  # 2
     (3, TType.I32, 'node', None, None, ),  # 3
     (4, TType.I64, 'incarnation', None, None, ),  # 4
+    (5, TType.I64, 'life', None, None, ),  # 5
 )
 all_structs.append(LogBallot)
 LogBallot.thrift_spec = (
@@ -4326,6 +5265,13 @@ Chosen.thrift_spec = (
     (2, TType.I64, 'chosen', None, None, ),  # 2
     (3, TType.I64, 'evidence', None, None, ),  # 3
 )
+all_structs.append(Noted)
+Noted.thrift_spec = (
+    None,  # 0
+    (1, TType.I32, 'node', None, None, ),  # 1
+    (2, TType.I64, 'incarnation', None, None, ),  # 2
+    (3, TType.I64, 'life', None, None, ),  # 3
+)
 all_structs.append(Record)
 Record.thrift_spec = (
     None,  # 0
@@ -4335,6 +5281,11 @@ Record.thrift_spec = (
     (4, TType.I64, 'reservation', None, None, ),  # 4
     (5, TType.STRUCT, 'chosen', [Chosen, None], None, ),  # 5
     (6, TType.STRUCT, 'applied', [Position, None], None, ),  # 6
+    (7, TType.STRUCT, 'noted', [Noted, None], None, ),  # 7
+    (8, TType.I64, 'installed', None, None, ),  # 8
+    (9, TType.I64, 'incarnation', None, None, ),  # 9
+    (10, TType.BOOL, 'rejoined', None, None, ),  # 10
+    (11, TType.I64, 'life', None, None, ),  # 11
 )
 all_structs.append(Frame)
 Frame.thrift_spec = (
