@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Make .venv with the pinned packages, unless it is there already.
-# usage: scripts/setup.sh [--dev]      (--dev: the tools for tests and checks as well)
+# usage: scripts/setup.sh [--dev]      (--dev: the tools for tests and checks as well; PYTHON=... makes it with another Python)
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 requirements=$project/requirements.txt
+base=${PYTHON:-python3}
 case ${1:-} in
 '') ;;
 --dev) requirements=$project/requirements-dev.txt ;;
@@ -14,13 +15,13 @@ esac
 lists=$(cat "$project"/requirements*.txt | sha256sum | cut -d' ' -f1)
 if grep -qx "$lists ${requirements##*/}" "$project/.venv/installed" 2>/dev/null; then exit 0; fi
 
-python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+"$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
     echo "setup.sh: Python 3.11 or later is needed (Debian: apt-get install python3 python3-venv)" >&2
     exit 2
 }
 if [ ! -x "$project/.venv/bin/python" ]; then
-    python3 -m venv "$project/.venv" || {
-        echo "setup.sh: python3 cannot make a virtual environment (Debian: apt-get install python3-venv)" >&2
+    "$base" -m venv "$project/.venv" || {
+        echo "setup.sh: $base cannot make a virtual environment (Debian: apt-get install python3-venv)" >&2
         exit 2
     }
 fi
