@@ -35,8 +35,8 @@ from typing import Any, BinaryIO
 FREE = 320 << 20  # bytes: .venv takes 80 MiB, a new journal two segments of 64 MiB
 READY_S = 60.0  # within which a node that was started takes commands
 STOP_S = 15.0  # within which a node that was told to stop ends; it gives its clients' requests 3 s
+ENDS_S = 5.0  # within which a server ends that cannot use its settings
 POLL_S = 0.05
-ASK_S = 0.3  # between two questions whether a node is ready: each starts a program
 SHOWN = 300  # characters of other programs' messages that are passed on
 LOCK_S = 120.0  # for which another launch is waited for
 
@@ -271,13 +271,18 @@ def python_of(task: Task) -> str:
     return str(place(task) / ".venv" / "bin" / "python")
 
 
-def prepare(task: Task) -> None:
+def packages(task: Task) -> None:
     """Make .venv, unless the Python named in cluster.json has all packages already."""
     directory = place(task)
     python = python_of(task)
     if not python.startswith(str(directory)):
         return
-    environment = {**os.environ, "PYTHON": os.path.expanduser(task["python"]), "LC_ALL": "C"}
+    environment = {
+        **os.environ,
+        "PYTHON": os.path.expanduser(task["python"]),
+        "PIP_NO_COMPILE": "1",  # what is used is compiled when it is used
+        "LC_ALL": "C",
+    }
     if (directory / "wheels").is_dir():
         environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(directory / "wheels")}
     done = subprocess.run(
@@ -297,56 +302,96 @@ def prepare(task: Task) -> None:
 # --------------------------------------------------------------------------------------------------- start
 
 
+# Runs in the project's directory and prints one line when the node takes commands or the time is over.
+AWAIT_READY = """
+import json, sys, time
+sys.path[:0] = [".", "gen-py"]
+from client import Client, ClientError, load
+node, seconds = int(sys.argv[1]), float(sys.argv[2])
+state = {}
+with Client(load("cluster.json"), timeout=2) as client:
+    while not state.get("ready") and seconds > 0:
+        began = time.monotonic()
+        try:
+            status = client.status(node)
+            state = {"ready": status.ready, "connected": list(status.connected)}
+        except ClientError:
+            pass
+        time.sleep(0.1)
+        seconds -= time.monotonic() - began
+print(json.dumps(state))
+"""
+
+
+def prepare(task: Task, payload: BinaryIO) -> Report:
+    """Take the project's files, if they are sent along, then make the Python environment."""
+    if "check" in task:
+        push(task, payload)
+    packages(task)
+    return {"nodes": {str(node["id"]): {} for node in task["nodes"]}}
+
+
 def start(task: Task, _: BinaryIO) -> Report:
-    """Prepare the packages, start the nodes asked for, wait until they take commands."""
-    prepare(task)
+    """Start the nodes asked for, unless they run, and wait until they take commands."""
     python = python_of(task)
-    began = [begin(task, node, python) for node in task["nodes"]]
-    return {"nodes": {str(one["id"]): await_ready(task, one, python) for one in began}}
+    began = [(node, begin(task, node, python)) for node in task["nodes"]]
+    return {"nodes": {str(node["id"]): await_ready(task, node, python, child) for node, child in began}}
 
 
-def begin(task: Task, node: Report, python: str) -> Report:
+def ready(task: Task, _: BinaryIO) -> Report:
+    """Wait until the nodes, which run, take commands."""
+    python = python_of(task)
+
+    def one(node: Report) -> Report:
+        if not processes(task, node["id"]):
+            return {"problem": f"node {node['id']} does not run"}
+        return await_ready(task, node, python, None)
+
+    return {"nodes": {str(node["id"]): one(node) for node in task["nodes"]}}
+
+
+def begin(task: Task, node: Report, python: str) -> "subprocess.Popen[bytes] | None":
     """Start one server that outlives this session, unless it runs."""
     if processes(task, node["id"]):
-        return {**node, "child": None}
-    directory, log = place(task), log_of(task, node["id"])
+        return None
     data = str(Path(task["data"]).expanduser())
     words = ["server.py", "--id", str(node["id"]), "--cluster", "cluster.json", "--data", data]
     words += [node["how"]] if node.get("how") else []
     command = [python, "scripts/supervise.py", *words] if task.get("restart") else [python, *words]
-    with log.open("ab") as output:
-        child = subprocess.Popen(
-            command, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+    with log_of(task, node["id"]).open("ab") as output:
+        node["offset"] = output.tell()
+        return subprocess.Popen(
+            command, cwd=place(task), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             start_new_session=True,
         )  # fmt: skip
-        return {**node, "child": child, "offset": output.tell()}
 
 
-def await_ready(task: Task, node: Report, python: str) -> Report:
+def await_ready(task: Task, node: Report, python: str, child: "subprocess.Popen[bytes] | None") -> Report:
     """Until it takes commands, or has ended, or its time is over."""
-    child = node["child"]
-    deadline = time.monotonic() + READY_S
-    while True:
-        state = state_of(task, node["id"], python)
-        if state.get("ready"):
-            pid = next((pid for pid, supervisor in processes(task, node["id"]) if not supervisor), None)
-            return {"did": "runs already" if child is None else "started", "pid": pid}
+    command = [python, "-c", AWAIT_READY, str(node["id"]), str(READY_S)]
+    waiter = subprocess.Popen(
+        command, cwd=place(task), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while waiter.poll() is None:
         if child is not None and child.poll() is not None:
+            waiter.kill()
+            waiter.wait()
             return {"problem": ended(task, node, child.returncode)}
-        if time.monotonic() > deadline:
-            return {"problem": not_ready(node, state, log_of(task, node["id"]))}
-        time.sleep(ASK_S)
-
-
-def state_of(task: Task, node: int, python: str) -> Report:
-    """What the node's status says; {} if it does not answer."""
-    command = [python, "client.py", "status", "--cluster", "cluster.json", "--node", str(node), "-o", "json"]
-    done = subprocess.run(command, cwd=place(task), capture_output=True, text=True, check=False)
-    with contextlib.suppress(ValueError):
-        states = json.loads(done.stdout)
-        if isinstance(states, list) and states and isinstance(states[0], dict):
-            return dict(states[0])
-    return {}
+        time.sleep(POLL_S)
+    output, errors = waiter.communicate()
+    if waiter.returncode:
+        if (
+            child is not None
+        ):  # what keeps us from asking may end the server as well: its own words are better
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return {"problem": ended(task, node, child.wait(ENDS_S))}
+        lines = errors.decode(errors="replace").splitlines() or ["no reason"]
+        return {"problem": f"runs, but nobody can ask it: {lines[-1][:SHOWN]}"}
+    state = json.loads(output)
+    if not state.get("ready"):
+        return {"problem": not_ready(node, state, log_of(task, node["id"]))}
+    pid = next((pid for pid, supervisor in processes(task, node["id"]) if not supervisor), None)
+    return {"did": "runs already" if child is None else "started", "pid": pid}
 
 
 def ended(task: Task, node: Report, code: int) -> str:
@@ -437,7 +482,9 @@ def locked(task: Task) -> Iterator[None]:
 ACTIONS: dict[str, Callable[[Task, BinaryIO], Report]] = {
     "look": look,
     "push": push,
+    "prepare": prepare,
     "start": start,
+    "ready": ready,
     "stop": stop,
 }
 

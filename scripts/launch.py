@@ -64,7 +64,7 @@ MEANINGS: Final = (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         "its host key has changed: if the host was set up anew: ssh-keygen -R {name}",
     ),
-    ("Host key verification failed", "its host key is not known: log in once by hand to accept it: ssh {port}{at}"),
+    ("Host key verification failed", "its host key is not known: log in once to accept it: ssh {port}{at}"),
     ("Permission denied", "the key is refused: put yours there: ssh-copy-id {port}{at}"),
     ("Too many authentication failures", "too many keys were tried: name one, \"key\" in cluster.json"),
     ("Could not resolve hostname", "the name is unknown: correct host (or ssh_host) in cluster.json"),
@@ -299,26 +299,43 @@ class Launch:
         for node in rejoin & set(data):
             self.say(node, False, f"its data directory is there: start it without --rejoin {node}")
         how = {node: "--rejoin" if node in rejoin else "" if data else "--init" for node in found}
-        check, tar = archive(self.file, self.options.wheels)
-        wanted = [host for host in self.hosts.all if any(node.id not in self.lines for node in host.nodes)]
-        self.started(self.hosts.each(wanted, lambda host: self.start(host, found, how, check, tar)))
+        stale = self.prepare(found)
+        if not data and self.lines:
+            for node in found:
+                self.say(node, False, "not started: a cluster begins on all hosts or none")
+        self.started(self.hosts.each(self.wanted(), lambda host: self.start(host, how)), stale)
         self.report()
         return self.summary()
 
-    def start(
-        self, host: Host, found: dict[int, dict[str, Any]], how: dict[int, str], check: str, tar: bytes
-    ) -> dict[str, Any]:
-        """Copy what is not there, then start the nodes of this host that can be."""
-        chosen = [node for node in host.nodes if node.id not in self.lines]
-        running = [node for node in chosen if found[node.id]["pid"]]
-        stale = any(found[node.id]["pushed"] != check for node in chosen)
-        if stale and not running:
-            self.hosts.run(host, "push", tar, check=check)
-        nodes = [{"id": n.id, "host": n.host, "port": n.port, "how": how[n.id]} for n in chosen]
-        report = self.hosts.run(host, "start", nodes=nodes, restart=self.options.restart)
-        return {**report, "stale": stale and running}
+    def wanted(self) -> list[Host]:
+        """Hosts with a node of which nothing has been said yet."""
+        return [host for host in self.hosts.all if self.left(host)]
 
-    def started(self, results: dict[int, Any]) -> None:
+    def left(self, host: Host) -> list[Member]:
+        return [node for node in host.nodes if node.id not in self.lines]
+
+    def prepare(self, found: dict[int, dict[str, Any]]) -> set[int]:
+        """Copy files and make environments where nothing runs. Gives the nodes with old files."""
+        check, tar = archive(self.file, self.options.wheels)
+        stale = {node for node, state in found.items() if state["pushed"] != check}
+        idle = [host for host in self.wanted() if not any(found[node.id]["pid"] for node in host.nodes)]
+
+        def work(host: Host) -> Any:
+            if host.nodes[0].id in stale:
+                return self.hosts.run(host, "prepare", tar, check=check)
+            return self.hosts.run(host, "prepare")
+
+        self.failures(self.hosts.each(idle, work))
+        return stale - {node.id for host in idle for node in host.nodes}
+
+    def start(self, host: Host, how: dict[int, str]) -> dict[str, Any]:
+        nodes = [
+            {"id": node.id, "host": node.host, "port": node.port, "how": how[node.id]}
+            for node in self.left(host)
+        ]
+        return self.hosts.run(host, "start", nodes=nodes, restart=self.options.restart)
+
+    def started(self, results: dict[int, Any], stale: set[int]) -> None:
         """Say what came of starting them."""
         for node, report in self.failures(results).items():
             state = report["nodes"].get(str(node))
@@ -327,7 +344,7 @@ class Launch:
             if "problem" in state:
                 self.say(node, False, state["problem"])
             else:
-                old = ", with older files than yours: scripts/launch.sh rolling" if report["stale"] else ""
+                old = ", with older files than yours: scripts/launch.sh rolling" if node in stale else ""
                 self.say(node, True, f"{state['did']} (process {state['pid']}), ready{old}")
 
     def summary(self) -> int:
@@ -437,7 +454,7 @@ class Launch:
                 result = self.hosts.each(
                     [host], lambda host, node=node: self.renew(host, node, found, check, tar)
                 )
-                self.started({node.id: result[node.id]})
+                self.started({node.id: result[node.id]}, set())
                 good, text = self.lines[node.id]
                 print(f"node {node.id}: {text}", flush=True)
                 if not good:
@@ -448,17 +465,16 @@ class Launch:
         self, host: Host, node: Member, found: dict[int, dict[str, Any]], check: str, tar: bytes
     ) -> dict[str, Any]:
         """Bring one node to the new files and back, when all others are ready."""
-        for other in self.hosts.all:  # also those restarted before: they must be ready by now
-            report = self.hosts.run(other, "start", restart=False)
-            for state in report["nodes"].values():
-                if "problem" in state:
-                    raise Failure(f"not restarted: another node {state['problem']}")
-        if found[node.id]["pushed"] != check:
-            self.hosts.run(host, "push", tar, check=check)
+        all_ready = self.hosts.each(self.hosts.all, lambda other: self.hosts.run(other, "ready"))
+        for other, report in all_ready.items():  # also those restarted before: they must be ready by now
+            problem = report if isinstance(report, Failure) else report["nodes"][str(other)].get("problem")
+            if problem:
+                raise Failure(f"not restarted: node {other} is to be ready first: {problem}")
+        self.hosts.run(host, "prepare", tar, check=check)
         one = [{"id": node.id, "host": node.host, "port": node.port}]
         self.hosts.run(host, "stop", nodes=one)
         restart = self.options.restart or found[node.id]["supervised"]
-        return {**self.hosts.run(host, "start", nodes=one, restart=restart), "stale": False}
+        return self.hosts.run(host, "start", nodes=one, restart=restart)
 
 
 # --------------------------------------------------------------------------------------------- command line

@@ -287,7 +287,7 @@ def test_an_unknown_and_a_changed_host_key_are_told(hosts: Network, tmp_path: Pa
     config = tmp_path / "config"
     cluster = Launched(hosts, tmp_path)
     for known, told in (
-        ("", "its host key is not known: log in once by hand to accept it: ssh 10.77.0.1"),
+        ("", "its host key is not known: log in once to accept it: ssh 10.77.0.1"),
         (f"10.77.0.* {(hosts.directory / 'other_key.pub').read_text()}", "ssh-keygen -R 10.77.0.1"),
     ):
         (tmp_path / "known").write_text(known)
@@ -328,7 +328,7 @@ def test_a_full_disk_is_told(hosts: Network, tmp_path: Path) -> None:
         "--mount",
         "--target",
         str(hosts.servers[2].pid),
-    ]  # where sshd 3 sees it, nobody else
+    ]  # only sshd 3 sees it
     if finish([*inside, "mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", cluster.host(3)]).returncode:
         pytest.skip("no file system can be mounted here")
     try:
