@@ -6,7 +6,8 @@
         {"id": 1,                              1 to 255
          "host": "127.0.0.1", "port": 7001,    where the node listens, and where the others find it
          "ssh_user": "paxos", "ssh_port": 22,  this and the next line: for starting it over ssh
-         "directory": "kv", "python": "python3"}
+         "directory": "kv", "python": "python3",
+         "metrics_port": 9001}                 where it serves /metrics, /healthz and /readyz; absent: nowhere
       ],
       "data": "data",                          directory of the nodes' data directories
       "fsync": true,                           false gives durability up, for measurements
@@ -57,6 +58,7 @@ class Member:
     ssh_port: int | None = None
     directory: str | None = None
     python: str | None = None
+    metrics_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,17 +187,27 @@ def _nodes(value: Any, where: str) -> tuple[Member, ...]:
         first = ids.setdefault(node.id, i)
         if first != i:
             _refuse(f"{where}[{i}].id", node.id, f"is the id of {where}[{first}] already")
-        first = addresses.setdefault((node.host, node.port), i)
-        if first != i:
-            _refuse(
-                f"{where}[{i}].port", node.port, f"at {node.host} is the port of {where}[{first}] already"
-            )
+        for field, port in (("port", node.port), ("metrics_port", node.metrics_port)):
+            if port is None:
+                continue
+            if (node.host, port) in addresses:
+                first = addresses[node.host, port]
+                _refuse(
+                    f"{where}[{i}].{field}", port, f"at {node.host} is the port of {where}[{first}] already"
+                )
+            addresses[node.host, port] = i
     return tuple(sorted(nodes, key=lambda node: node.id))
 
 
 def _member(value: Any, where: str) -> Member:
     required = {"id": _whole(1, MAX_ID, "a node id"), "host": _host, "port": _port}
-    optional: dict[str, Check] = {"ssh_user": _name, "ssh_port": _port, "directory": _text, "python": _text}
+    optional: dict[str, Check] = {
+        "ssh_user": _name,
+        "ssh_port": _port,
+        "directory": _text,
+        "python": _text,
+        "metrics_port": _port,
+    }
     return Member(**_object(value, where, required, optional))
 
 
