@@ -181,7 +181,7 @@ def _histogram(
         for bits in limits:
             # Durations were rounded down, so that they lie below the limit; sizes are whole: one less.
             limit = 2**bits / unit if unit != 1 else 2**bits - 1
-            buckets.append((f"{limit:.6g}", sum(histogram.buckets[: bits + 1])))
+            buckets.append((str(float(limit)), sum(histogram.buckets[: bits + 1])))
         buckets.append(("+Inf", sum(histogram.buckets)))
         family.add_metric([key] if label else [], buckets, sum_value=histogram.total / unit)
     return family
@@ -244,7 +244,7 @@ class Page:
             )
         else:
             answer = _response("404 Not Found", b"there are /metrics, /healthz and /readyz\n")
-        return answer if method == "GET" else answer[: answer.index(b"\r\n\r\n") + 4]
+        return answer if method != "HEAD" else answer[: answer.index(b"\r\n\r\n") + 4]
 
     def _metrics(self, accept: str) -> bytes:
         from prometheus_client.exposition import choose_encoder
