@@ -85,6 +85,7 @@ SWEEP = 1.0  # seconds between two looks for clients and requests that are late
 DRAIN = 3.0  # seconds that a stopping node gives its clients' requests
 RECENT = 5.0  # seconds for which a complaint counts: whoever is refused comes back each second
 MAX_PROBLEMS, MAX_PROBLEM = 20, 300  # complaints that the status tells, and characters of each
+MAX_HUNG_UP = 10  # connections in a second, of which each has a line in the log
 MAX_COMPLAINTS = 1000  # strangers and refusing peers that are remembered, so as to be logged once
 GARBAGE = (50_000, 50, 100)  # allocations, and rounds: entries are kept, and hardly anything has cycles
 MAX_SCAN = 1000  # items in a page
@@ -251,6 +252,7 @@ class Server:
         self.links = {peer: self._link(peer, member, connect_tls) for peer, member in peers.items()}
         self.greeted: set[int] = set()  # peers that our link may be used to
         self.complaints: dict[tuple[str, object], tuple[object, float]] = {}  # reason, and when last heard
+        self.hung_up = 0  # connections, since the last sweep
         self.sequence = 0
         self.encoded: tuple[Message, bytes] = (None, b"")  # the last request, which often goes to all peers
         self.turning = False
@@ -340,6 +342,9 @@ class Server:
                 if connection.stale(now):
                     self.counts.refused("late_connection")
                     log("cut-off", "warning", address=connection.peer)
+            if self.hung_up > MAX_HUNG_UP:
+                log("hung-up-more", "warning", count=self.hung_up - MAX_HUNG_UP)
+            self.hung_up = 0
             for link in self.links.values():
                 link.stale(now)
             self.replica.expire(now - self.request_timeout_s)
@@ -519,7 +524,9 @@ class Server:
         self.connections.discard(connection)
         if isinstance(error, Malformed | TimeoutError):
             self.counts.refused("malformed" if isinstance(error, Malformed) else "slow_connection")
-            log("hung-up", "warning", address=connection.peer, reason=error)
+            self.hung_up += 1
+            if self.hung_up <= MAX_HUNG_UP:
+                log("hung-up", "warning", address=connection.peer, reason=error)
 
     def _message(
         self, connection: Connection, kind: int, name: bytes, sequence: int, frame: bytes, offset: int
