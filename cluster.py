@@ -5,9 +5,10 @@
       "nodes": [                               an odd number of them, 1 to 255; their order means nothing
         {"id": 1,                              1 to 255
          "host": "127.0.0.1", "port": 7001,    where the node listens, and where the others find it
-         "ssh_host": "n1", "ssh_user": "paxos",   the rest: for this node what "ssh" says for all; ssh_host if
-         "ssh_port": 22, "directory": "kv",       ssh finds the host by another name than the nodes do
-         "python": "python3"}
+         "metrics_port": 9001,                 where it serves /metrics, /healthz and /readyz; absent: nowhere
+         "ssh_host": "n1",                     if ssh finds the host by another name than the nodes do
+         "ssh_user": "paxos", "ssh_port": 22,  this and the next line: for this node, what "ssh" says for all
+         "directory": "kv", "python": "python3"}
       ],
       "ssh": {                                 how scripts/launch.sh reaches the hosts, and what is where
         "user": "paxos", "port": 22,             (as OpenSSH's configuration says, if left out)
@@ -64,6 +65,7 @@ class Member:
     ssh_port: int | None = None
     directory: str | None = None
     python: str | None = None
+    metrics_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,17 +207,22 @@ def _nodes(value: Any, where: str) -> tuple[Member, ...]:
         first = ids.setdefault(node.id, i)
         if first != i:
             _refuse(f"{where}[{i}].id", node.id, f"is the id of {where}[{first}] already")
-        first = addresses.setdefault((node.host, node.port), i)
-        if first != i:
-            _refuse(
-                f"{where}[{i}].port", node.port, f"at {node.host} is the port of {where}[{first}] already"
-            )
+        for field, port in (("port", node.port), ("metrics_port", node.metrics_port)):
+            if port is None:
+                continue
+            if (node.host, port) in addresses:
+                first = addresses[node.host, port]
+                _refuse(
+                    f"{where}[{i}].{field}", port, f"at {node.host} is the port of {where}[{first}] already"
+                )
+            addresses[node.host, port] = i
     return tuple(sorted(nodes, key=lambda node: node.id))
 
 
 def _member(value: Any, where: str) -> Member:
     required = {"id": _whole(1, MAX_ID, "a node id"), "host": _host, "port": _port}
     optional: dict[str, Check] = {
+        "metrics_port": _port,
         "ssh_host": _host,
         "ssh_user": _name,
         "ssh_port": _port,

@@ -68,11 +68,13 @@ OWN = {
     "journal": {"interface"},
     "rpc": {"interface"},
     "replica": {"interface", "multipaxos", "store"},
-    "server": {"cluster", "interface", "journal", "multipaxos", "replica", "rpc", "store"},
+    "metrics": set(),
+    "server": {"cluster", "interface", "journal", "metrics", "multipaxos", "replica", "rpc", "store"},
     "failover": {"interface", "rpc"},
     "drivers": {"cluster", "failover", "interface", "rpc"},
     "workload": {"cluster", "drivers", "failover", "interface"},
-    "client": {"cluster", "drivers", "failover", "interface", "workload"},
+    "monitor": {"cluster", "drivers", "failover", "interface"},
+    "client": {"cluster", "drivers", "failover", "interface", "monitor", "workload"},
 }
 FOREIGN = {
     "interface": {"kvstore", "thrift"},
@@ -82,6 +84,8 @@ FOREIGN = {
     "failover": {"thrift"},
     "workload": {"uvloop"},
     "client": {"rich"},
+    "metrics": {"prometheus_client"},
+    "monitor": {"rich"},
 }
 # What makes a module impure: the outside world, time and randomness of their own.
 IMPURE = {
