@@ -30,7 +30,7 @@ CLIENT = 6
 SWITCH = "switch"
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 EMPTY = Path("/run/sshd")  # where sshd locks its unprivileged half into; it must exist, and be empty
-PREFIX = "10.77.0."
+PREFIX = "10.0.0."  # as in docs/operations.md: its commands are run here as they stand
 LOG_LINES = 20
 
 SSHD_CONFIG = """\

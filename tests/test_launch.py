@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,7 +260,7 @@ def test_a_host_without_a_route_is_told_and_nothing_is_begun(hosts: Network, tmp
             "there is no /usr/bin/python-of-nobody: install Python 3.11",
         ),
         ({"directory": "/proc/kv"}, "/proc/kv"),
-        ({"host": "10.77.0.66", "ssh_host": "10.77.0.2"}, "10.77.0.66 is no address of this host"),
+        ({"host": "10.0.0.66", "ssh_host": "10.0.0.2"}, "10.0.0.66 is no address of this host"),
         ({"ssh_host": "no-such-host.invalid"}, "the name is unknown: correct host (or ssh_host)"),
         ({"ssh_user": "nobody-of-that-name"}, "the key is refused: put yours there: ssh-copy-id nobody-of"),
     ],
@@ -274,7 +275,7 @@ def test_a_refused_key_is_told_with_the_command_that_helps(hosts: Network, tmp_p
     config = tmp_path / "config"
     config.write_text(hosts.ssh_config.read_text().replace("/key\n", "/other_key\n"))
     line = Launched(hosts, tmp_path, ssh={"port": 22, "user": "root"}).line(1, "up", config=config)
-    assert line == "the key is refused: put yours there: ssh-copy-id -p 22 root@10.77.0.1"
+    assert line == "the key is refused: put yours there: ssh-copy-id -p 22 root@10.0.0.1"
 
 
 def test_the_key_that_cluster_json_names_is_used(hosts: Network, tmp_path: Path) -> None:
@@ -288,8 +289,8 @@ def test_an_unknown_and_a_changed_host_key_are_told(hosts: Network, tmp_path: Pa
     config = tmp_path / "config"
     cluster = Launched(hosts, tmp_path)
     for known, told in (
-        ("", "its host key is not known: log in once to accept it: ssh 10.77.0.1"),
-        (f"10.77.0.* {(hosts.directory / 'other_key.pub').read_text()}", "ssh-keygen -R 10.77.0.1"),
+        ("", "its host key is not known: log in once to accept it: ssh 10.0.0.1"),
+        (f"10.0.0.* {(hosts.directory / 'other_key.pub').read_text()}", "ssh-keygen -R 10.0.0.1"),
     ):
         (tmp_path / "known").write_text(known)
         text = hosts.ssh_config.read_text().replace(f"{hosts.directory}/known_hosts", f"{tmp_path}/known")
@@ -318,7 +319,7 @@ def test_a_taken_port_is_told(hosts: Network, tmp_path: Path) -> None:
             line = cluster.line(5, "up")
         finally:
             taker.kill()
-    assert line.startswith("port 7001 of 10.77.0.5 is taken by another program: end it (ss -ltnp shows it)")
+    assert line.startswith("port 7001 of 10.0.0.5 is taken by another program: end it (ss -ltnp shows it)")
 
 
 def test_a_full_disk_is_told(hosts: Network, tmp_path: Path) -> None:
@@ -415,3 +416,16 @@ def test_a_supervisor_starts_what_crashes_again_and_what_is_refused_not(tmp_path
         "--id 1 --data d",
     ]
     assert "code=-9 restart_in_s=1" in done.stderr and "code=70 restart_in_s=2" in done.stderr
+
+
+def test_the_systemd_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    """With this project in place of the one that it names."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not installed")
+    unit = (PROJECT / "deploy" / "multipaxos-kv@.service").read_text()
+    assert "server.py --id %i --cluster cluster.json" in unit
+    unit = unit.replace("/srv/multipaxos-kv/.venv/bin/python", sys.executable)
+    unit = unit.replace("/srv/multipaxos-kv", str(PROJECT)).replace("User=multipaxos", "User=root")
+    (tmp_path / "multipaxos-kv@.service").write_text(unit)
+    done = finish(["systemd-analyze", "verify", tmp_path / "multipaxos-kv@.service"])
+    assert "multipaxos" not in done.stderr, done.stderr
