@@ -501,7 +501,8 @@ struct Reading {
     1: i64 round
     /** The node's clock. */
     2: i64 clock
-    /** What the node knows of its own log; in answer to round 0, of all logs. */
+    /** What the node knows of its own log, and of those that it knows to have reached the asker's clock; in answer to
+     * round 0, of all logs. */
     3: list<Fact> facts
 } (python.immutable = "")
 

@@ -3997,7 +3997,8 @@ class Reading(object):
     Attributes:
      - round: As in the Barrier.
      - clock: The node's clock.
-     - facts: What the node knows of its own log; in answer to round 0, of all logs.
+     - facts: What the node knows of its own log, and of those that it knows to have reached the asker's clock; in answer to
+    round 0, of all logs.
 
     """
 
