@@ -5,6 +5,7 @@ import contextlib
 import json
 import signal
 import socket
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -819,3 +820,14 @@ def test_a_server_that_speaks_something_else_is_told_from_a_node(tmp_path: Path)
             stranger.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             with stranger, pytest.raises(NotDoneError, match="makes no sense"):
                 client.run(client.calls.status(0))
+
+
+def test_the_readme_shows_a_program_that_works(
+    fakes: FakeCluster, shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(command_line.__file__).parent / "README.md").read_text()
+    program = text.split("    from client import Client", 1)[1].split("\n\nA", 1)[0]
+    monkeypatch.chdir(tmp_path)
+    exec(textwrap.dedent("    from client import Client" + program), {})
+    assert shell("get", "colour")[1:] == ("blue\n", "")
+    assert shell("get", "visits")[1:] == ("1\n", "")

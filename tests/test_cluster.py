@@ -51,7 +51,7 @@ def test_settings_that_are_left_out_have_defaults(tmp_path: Path) -> None:
 
 def test_every_setting_is_read(tmp_path: Path) -> None:
     ssh = {"ssh_user": "paxos", "ssh_port": 2222, "directory": "/srv/kv", "python": "python3.11"}
-    content = document_with(0, **ssh) | {
+    content = document_with(0, **ssh, metrics_port=9001) | {
         "revoke_after_s": 1,
         "acceptor_failures": {"probability": 0.05, "silence_s": 1, "every_s": 5},
         "fsync": False,
@@ -60,7 +60,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         "data": "elsewhere",
     }
     cluster = read(tmp_path, content)
-    assert cluster.nodes[0] == Member(1, "10.0.0.1", 7001, "paxos", 2222, "/srv/kv", "python3.11")
+    assert cluster.nodes[0] == Member(1, "10.0.0.1", 7001, "paxos", 2222, "/srv/kv", "python3.11", 9001)
     assert cluster.acceptor_failures == AcceptorFailures(0.05, 1, 5)
     assert (cluster.revoke_after_s, cluster.fsync, cluster.request_timeout_s) == (1.0, False, 2.5)
     assert isinstance(cluster.revoke_after_s, float)
@@ -203,6 +203,22 @@ WRONG: dict[str, tuple[Any, str]] = {
             ]
         ),
         "nodes[1].port: 7001 at ::1 is the port of nodes[0] already",
+    ),
+    "metrics port 0": (
+        document_with(2, metrics_port=0),
+        "nodes[2].metrics_port: 0 is not a port (1 to 65535)",
+    ),
+    "metrics port is its port": (
+        document_with(2, metrics_port=7003),
+        "nodes[2].metrics_port: 7003 at 10.0.0.1 is the port of nodes[2] already",
+    ),
+    "metrics port is another's port": (
+        document_with(2, metrics_port=7001),
+        "nodes[2].metrics_port: 7001 at 10.0.0.1 is the port of nodes[0] already",
+    ),
+    "port is another's metrics port": (
+        document_with(0, metrics_port=7003),
+        "nodes[2].port: 7003 at 10.0.0.1 is the port of nodes[0] already",
     ),
     "host a number": (document_with(0, host=10), "nodes[0].host: 10 is not a host name or IP address"),
     "host empty": (document_with(0, host=""), 'nodes[0].host: "" is not a host name'),
