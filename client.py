@@ -140,7 +140,7 @@ def _incr(client: Client, arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _scan(client: Client, arguments: argparse.Namespace, output: Output) -> int:
-    for item in client.scan(arguments.prefix, read=arguments.read, node=arguments.node):
+    for item in client.scan(arguments.prefix, "", arguments.limit, arguments.read, arguments.node):
         output.answer(f"{item.key}\t{item.value}", {"key": item.key, "value": item.value})
     return DONE
 
@@ -338,15 +338,16 @@ def _between(low: int, high: int) -> Callable[[str], int]:
 
 
 def _default_cluster() -> str:
-    """cluster.json beside this program, as one would type it."""
-    return os.path.relpath(Path(__file__).resolve().parent / "cluster.json")
+    """cluster.json beside this program, as one would type it; installed, the program has none beside it."""
+    beside = Path(__file__).resolve().parent / "cluster.json"
+    return os.path.relpath(beside) if beside.exists() else "cluster.json"
 
 
 def _common(timeout: float) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     where = common.add_mutually_exclusive_group()
     where.add_argument("--cluster", metavar="FILE", default=_default_cluster(),
-                       help="the cluster's file (default: cluster.json beside this program)")  # fmt: skip
+                       help="the cluster's file (default: %(default)s)")  # fmt: skip
     where.add_argument("--single", metavar="HOST:PORT", help="a single server instead of a cluster")
     common.add_argument("--timeout", metavar="S", type=_seconds, default=timeout,
                         help="seconds that one operation may take (default: %(default)g)")  # fmt: skip
@@ -418,6 +419,7 @@ def arguments_parser() -> argparse.ArgumentParser:
                         help="this node only (may be given several times)")  # fmt: skip
     scan = add("scan", "print all keys that begin with a prefix, and their values")
     scan.add_argument("prefix", nargs="?", default="")
+    scan.add_argument("--limit", metavar="N", type=_between(1, 2**31), help="at most so many of them")
     _add_read(scan)
     dump = add("dump", "print everything that one node has, as JSON lines; for comparing stores")
     dump.add_argument("--node", metavar="ID", type=int, help="the node (with --single not needed)")

@@ -212,6 +212,22 @@ WRONG: dict[str, tuple[Any, str]] = {
         ),
         "nodes[1].port: 7001 at ::1 is the port of nodes[0] already",
     ),
+    "metrics port 0": (
+        document_with(2, metrics_port=0),
+        "nodes[2].metrics_port: 0 is not a port (1 to 65535)",
+    ),
+    "metrics port is its port": (
+        document_with(2, metrics_port=7003),
+        "nodes[2].metrics_port: 7003 at 10.0.0.1 is the port of nodes[2] already",
+    ),
+    "metrics port is another's port": (
+        document_with(2, metrics_port=7001),
+        "nodes[2].metrics_port: 7001 at 10.0.0.1 is the port of nodes[0] already",
+    ),
+    "port is another's metrics port": (
+        document_with(0, metrics_port=7003),
+        "nodes[2].port: 7003 at 10.0.0.1 is the port of nodes[0] already",
+    ),
     "host a number": (document_with(0, host=10), "nodes[0].host: 10 is not a host name or IP address"),
     "host empty": (document_with(0, host=""), 'nodes[0].host: "" is not a host name'),
     "host with port": (document_with(0, host="h:7001"), 'nodes[0].host: "h:7001" is not a host name'),

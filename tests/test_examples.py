@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def use(cluster: RealCluster, command: list[str], directory: Path, prefix: str) 
         ) as child,
     ):  # fmt: skip
         assert child.stdin is not None and child.stdout is not None
+        watchdog = threading.Timer(2 * DEADLINE_S, child.kill)
+        watchdog.start()
         try:
             said = []
             for line in child.stdout:
@@ -86,6 +89,7 @@ def use(cluster: RealCluster, command: list[str], directory: Path, prefix: str) 
             errors.seek(0)
             assert code == 0, f"{said}\n{errors.read()[-3000:]}"
         finally:
+            watchdog.cancel()
             child.kill()
     assert said[:-2] == [f"{step}: ok" for step in SAID]
     assert said[-1] == "failover: ok"

@@ -16,7 +16,9 @@ MAX_LINE = 110
 PRAGMA = re.compile(r"\s*# (?:type: ignore|noqa|fmt:).*")  # for tools, who want it on the same line
 
 PYTHON = sorted(
-    path for pattern in ("*.py", "scripts/*.py", "tests/*.py") for path in PROJECT.glob(pattern)
+    path
+    for pattern in ("*.py", "scripts/*.py", "tests/*.py", "examples/*/*.py")
+    for path in PROJECT.glob(pattern)
 )  # gen-py is not ours to format
 TEXTS = sorted(
     {

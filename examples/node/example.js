@@ -34,7 +34,6 @@ class Cluster {
         this.connection = thrift.createConnection(host, port, {
           transport: thrift.TFramedTransport,
           protocol: thrift.TBinaryProtocol,
-          max_attempts: 1,
         });
       }
       const connection = this.connection;
