@@ -29,7 +29,6 @@ HOSTS = (1, 2, 3, 4, 5)
 CLIENT = 6
 SWITCH = "switch"
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
-EMPTY = Path("/run/sshd")  # where sshd locks its unprivileged half into; it must exist, and be empty
 PREFIX = "10.0.0."  # as in docs/operations.md: its commands are run here as they stand
 LOG_LINES = 20
 
@@ -79,7 +78,6 @@ class Network:
         self.ssh_config = directory / "ssh_config"
         self.servers: list[subprocess.Popen[bytes]] = []
         self.names = {which: f"kv{os.getpid()}-{which}" for which in (*HOSTS, CLIENT, SWITCH)}
-        self.made_empty = False
 
     def __enter__(self) -> Self:
         try:
@@ -107,9 +105,6 @@ class Network:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
             finish(["ip", "netns", "del", name])
-        if self.made_empty:
-            with contextlib.suppress(OSError):
-                EMPTY.rmdir()
 
     # ---- what it is made of
 
@@ -141,12 +136,12 @@ class Network:
         self.ssh_config.write_text(SSH_CONFIG.format(directory=self.directory))
 
     def _start_sshd(self, number: int) -> None:
-        if not EMPTY.exists():
-            EMPTY.mkdir(mode=0o755)
-            self.made_empty = True
         config = self.directory / f"sshd-{number}.conf"
         config.write_text(SSHD_CONFIG.format(address=self.address(number), directory=self.directory))
-        command = self.at(number, [SSHD, "-D", "-e", "-f", config])
+        # sshd locks its unprivileged half into /run/sshd: in a /run of its own, for `ip netns exec` lets a
+        # mount be seen by this process and its children only.
+        run = f"mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && exec {SSHD} -D -e -f {config}"
+        command = self.at(number, ["sh", "-c", run])
         with (self.directory / f"sshd-{number}.log").open("ab") as log:
             self.servers.append(
                 subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, preexec_fn=die_with_parent)
