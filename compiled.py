@@ -25,8 +25,10 @@ def directory() -> Path:
 
 def use() -> bool:
     """Let the compiled modules be found before the plain ones; False if there are none."""
+    if os.environ.get("MULTIPAXOS_PLAIN") or not (PROJECT / "build" / "compiled").exists():
+        return False
     path = directory()
-    if os.environ.get("MULTIPAXOS_PLAIN") or not path.exists():
+    if not path.exists():
         return False
     sys.path.insert(0, str(path))
     return True

@@ -209,6 +209,8 @@ struct Status {
     20: i64 in_flight
     /** serving, starting, rejoining, stopping, or disk-full. */
     21: string state
+    /** Who refuses this node, or is refused by it, and why: at this time, a line for each. */
+    22: list<string> problems
 } (python.immutable = "")
 
 // ------------------------------------------------------------------------------------------------------------ errors

@@ -3,14 +3,15 @@
 # usage: scripts/setup.sh [--dev] [--fast]
 #   --dev   the tools for tests and checks as well
 #   --fast  compile the busiest modules: optional, the nodes get about a third faster (needs gcc and Python's headers)
+# PYTHON=... makes it with another Python.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-lists=(requirements.txt) fast=''
+lists=(requirements.txt) fast='' base=${PYTHON:-python3}
 for option in "$@"; do
     case $option in
     --dev) lists+=(requirements-dev.txt) ;;
     --fast) lists+=(requirements-fast.txt) fast=yes ;;
-    *) sed -n '2,5s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
     esac
 done
 
@@ -22,13 +23,13 @@ for list in "${lists[@]}"; do
 done
 
 if [ ${#missing[@]} -gt 0 ]; then
-    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+    "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
         echo "setup.sh: Python 3.11 or later is needed (Debian: apt-get install python3 python3-venv)" >&2
         exit 2
     }
     if [ ! -x "$project/.venv/bin/python" ]; then
-        python3 -m venv "$project/.venv" || {
-            echo "setup.sh: python3 cannot make a virtual environment (Debian: apt-get install python3-venv)" >&2
+        "$base" -m venv "$project/.venv" || {
+            echo "setup.sh: $base cannot make a virtual environment (Debian: apt-get install python3-venv)" >&2
             exit 2
         }
     fi
