@@ -18,6 +18,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
+import compiled
+
+if __name__ == "__main__":
+    compiled.use()  # before the modules below are imported
+
+# isort: split
 import workload
 from cluster import Cluster, ClusterError, load
 from drivers import ATTEMPT_TIMEOUT_S, TIMEOUT_S, AsyncClient, Client, nodes_of

@@ -12,6 +12,7 @@ written to once.
 import argparse
 import asyncio
 import gc
+import importlib
 import os
 import resource
 import signal
@@ -27,6 +28,13 @@ from typing import Any
 
 import uvloop
 from thrift.Thrift import TApplicationException
+
+import compiled
+
+if __name__ == "__main__":
+    compiled.use()  # before the modules below are imported
+
+# isort: split
 
 import cluster as configuration
 from interface import (
@@ -66,6 +74,7 @@ from rpc import CALL, METHODS, ONEWAY, Connection, Flusher, Link, Method, listen
 from store import Store, invalid
 
 VERSION = "0.1.0"
+TEXT = "plain" if __file__.endswith(".py") else "compiled"
 TICK_BUSY = 0.01  # seconds between ticks while the core waits for something
 TICK_IDLE = 0.05  # and while it does not
 STALL = 0.05  # seconds: a frame that takes longer keeps the node from gossiping in time
@@ -233,7 +242,14 @@ class Server:
         except OSError as error:
             reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error
             raise Usage(f"{origin}: {host}:{port}: {reason}") from error
-        log("listening", node=self.identity.node, address=f"{host}:{port}", pid=os.getpid(), version=VERSION)
+        log(
+            "listening",
+            node=self.identity.node,
+            address=f"{host}:{port}",
+            pid=os.getpid(),
+            version=VERSION,
+            text=TEXT,
+        )
         for link in self.links.values():
             link.start()
         self._tick()
@@ -779,4 +795,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # The compiled one, where there is one: __main__ is always the text.
+    sys.exit(importlib.import_module("server").main())
