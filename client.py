@@ -19,6 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import compiled
+
+if __name__ == "__main__":
+    compiled.use()  # before the modules below are imported
+
+# isort: split
 import monitor
 import workload
 from cluster import Cluster, ClusterError, load

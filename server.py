@@ -12,6 +12,7 @@ written to once.
 import argparse
 import asyncio
 import gc
+import importlib
 import ipaddress
 import json
 import os
@@ -31,6 +32,13 @@ from typing import Any
 
 import uvloop
 from thrift.Thrift import TApplicationException
+
+import compiled
+
+if __name__ == "__main__":
+    compiled.use()  # before the modules below are imported
+
+# isort: split
 
 import cluster as configuration
 from interface import (
@@ -75,6 +83,7 @@ from rpc import CALL, METHODS, ONEWAY, Connection, Flusher, Link, Method, listen
 from store import Store, invalid
 
 VERSION = "0.1.0"
+TEXT = "plain" if __file__.endswith(".py") else "compiled"
 TICK_BUSY = 0.01  # seconds between ticks while the core waits for something
 TICK_IDLE = 0.05  # and while it does not
 STALL = 0.05  # seconds: a frame that takes longer keeps the node from gossiping in time
@@ -294,7 +303,14 @@ class Server:
         except OSError as error:
             reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error
             raise Usage(f"{origin}: {host}:{wanted}: {reason}") from error
-        log("listening", address=f"{host}:{port}", metrics=metrics_port, pid=os.getpid(), version=VERSION)
+        log(
+            "listening",
+            address=f"{host}:{port}",
+            metrics=metrics_port,
+            pid=os.getpid(),
+            version=VERSION,
+            text=TEXT,
+        )
         if not ipaddress.ip_address(listener.sockets[0].getsockname()[0]).is_loopback:
             log("reachable", "warning", address=f"{host}:{port}", tls="on" if self.accept_tls else "off",
                 reason="not a loopback address: whoever can connect can read and write")  # fmt: skip
@@ -938,4 +954,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # The compiled one, where there is one: __main__ is always the text.
+    sys.exit(importlib.import_module("server").main())

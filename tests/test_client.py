@@ -826,8 +826,9 @@ def test_the_readme_shows_a_program_that_works(
     fakes: FakeCluster, shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (Path(command_line.__file__).parent / "README.md").read_text()
-    program = text.split("    from client import Client", 1)[1].split("\n\nA", 1)[0]
+    begins = "    from client import Client"
+    program = begins + text.split("\n" + begins, 1)[1].split("\n\n`", 1)[0]
     monkeypatch.chdir(tmp_path)
-    exec(textwrap.dedent("    from client import Client" + program), {})
+    exec(textwrap.dedent(program), {})
     assert shell("get", "colour")[1:] == ("blue\n", "")
     assert shell("get", "visits")[1:] == ("1\n", "")
