@@ -3,10 +3,11 @@
 # usage: scripts/setup.sh [--dev] [--fast]
 #   --dev   the tools for tests and checks as well
 #   --fast  compile the busiest modules: optional, the nodes get about a third faster (needs gcc and Python's headers)
-# PYTHON=... makes it with another Python.
+# PYTHON names the Python that .venv is made with (default: python3).
 set -euo pipefail
+base=${PYTHON:-python3}
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-lists=(requirements.txt) fast='' base=${PYTHON:-python3}
+lists=(requirements.txt) fast=''
 for option in "$@"; do
     case $option in
     --dev) lists+=(requirements-dev.txt) ;;

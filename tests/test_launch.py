@@ -30,6 +30,7 @@ from processes import (
 from cluster import load
 
 LAUNCH = SCRIPTS / "launch.sh"
+UP_S = 90.0  # for setting up and starting five hosts, by a machine with nothing else to do
 pytestmark = pytest.mark.slow
 
 
@@ -120,12 +121,13 @@ def test_five_hosts_are_set_up_serve_through_a_cut_network_are_restarted_and_lea
     hosts: Network, wheels: Path, tmp_path: Path
 ) -> None:
     cluster = Launched(hosts, tmp_path)
+    others = os.getloadavg()[0] / (os.cpu_count() or 1)  # what else the machine has to do: we get our share
     began = time.monotonic()
     told = cluster.expect(0, "up", "--restart", "--wheels", wheels)
     took = time.monotonic() - began
     print(f"up: {took:.1f} s")
     assert "up: all 5 nodes are ready" in told and told.count("started (process") == 5
-    assert took < 90
+    assert took < UP_S * max(1.0, others)
     for node in HOSTS:
         assert (cluster.host(node) / "data" / f"node-{node}" / "identity.json").exists()
         assert (cluster.host(node) / ".venv" / "bin" / "python").exists()
