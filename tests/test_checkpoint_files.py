@@ -4,8 +4,9 @@ import contextlib
 import json
 import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from checkpoint import (
     recover,
     sum_path,
 )
-from interface import Command, Entry, Held, Identity, Malformed, Record, Verb
+from interface import Command, Identity, Malformed, Outcome, Record, Result, Verb
 from journal import (
     MANIFEST,
     Damaged,
@@ -34,54 +35,76 @@ from journal import (
     read_manifest,
     segment_path,
 )
-from multipaxos import Cut
-from replica import Single
-from store import RESERVED_KEY, Store, encode_batch
+from multipaxos import Cut, Node
+from replica import Replica, Single
+from store import RESERVED_KEY, Store
 
 IDENTITY = Identity("test", "0123abcd", 0, 1, 0)
 NODE = Path("node")
 SMALL = 1024  # bytes of a segment
 
 
-def put(timestamp: int, key: str, value: str) -> Record:
-    """The standalone server's record of one PUT."""
-    payload = encode_batch([Command(Verb.PUT, key, value)])
-    return Record(held=Held(0, 0, timestamp - 1, [Entry(timestamp, payload)]))
-
-
 class Server:
-    """What the standalone server does with its data directory: open, apply, make checkpoints."""
+    """What a server does with its data directory, without sockets: open, apply, make checkpoints.
 
-    def __init__(self, directory: Path, files: Files) -> None:
+    The standalone server; or the only node of a cluster, which is its own quorum.
+    """
+
+    def __init__(self, directory: Path, files: Files, nodes: Sequence[int] = ()) -> None:
         self.directory = directory
         self.files = files
-        self.core = Single()
+        self.nodes = nodes
+        self.core = self.new_core()
         self.store = Store("unused")
         self.journal = Journal(directory, SMALL, files=files)
         recover(self.journal, directory, self.core, self.store, files)
-        self.apply()
+        self.core.start(0.0)
+        self.frames: list[tuple[list[Record], Callable[[], None]]] = []
+        self.answers: list[Any] = []
+        self.replica = Replica(
+            self.core,
+            self.store,
+            lambda: 0.0,
+            lambda *message: None,
+            lambda *frame: self.frames.append(frame[:2]),
+            lambda token, value: self.answers.append((token, value)),
+        )
+        self.turn()
+        self.replica.tick()
+        self.turn()
+        assert self.core.ready
         self.checkpoints = Checkpoints(directory, self.journal, lambda call: call(), files)
 
-    def apply(self) -> None:
-        for applied in self.core.drain(0.0).apply:
-            self.store.apply(applied.timestamp, applied.owner, applied.payload)
+    def new_core(self) -> Any:
+        return Node(self.nodes[0], self.nodes, Random(0)) if self.nodes else Single()
+
+    def turn(self) -> None:
+        self.replica.turn()
+        while self.frames:
+            records, done = self.frames.pop(0)
+            self.journal.write(records)
+            done()
 
     def put(self, key: str, value: str) -> None:
-        record = put(self.core.clock + 1, key, value)
-        self.journal.write([record])
-        self.core.replay(record)
-        self.apply()
+        """Returns when it is answered, and so durable."""
+        self.replica.submit(key, [Command(Verb.PUT, key, value)])
+        self.turn()
+        assert self.answers.pop() == (key, Result(Outcome.OK))
 
     def roll(self) -> None:
+        if notes := self.core.notes():
+            self.journal.write(notes)
         self.journal.write(self.core.state(), new_segment=True)
 
     def checkpoint(self) -> None:
         assert self.journal.rolled is not None
-        number = self.checkpoints.next_number()
-        new = make_checkpoint(
-            self.directory, Single(), Store("unused"), number, *self.journal.rolled, self.files
-        )
-        self.journal.checkpointed(new[0])
+        self.checkpoints.making = self.checkpoints.next_number()
+        manifest, _ = make_checkpoint(
+            self.directory, self.new_core(), Store("unused"), self.checkpoints.making, *self.journal.rolled,
+            self.files,
+        )  # fmt: skip
+        self.journal.checkpointed(manifest)
+        self.checkpoints.making = None
         self.checkpoints.remove_old()
 
     def content(self) -> dict[str, str]:
@@ -89,17 +112,17 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(files: Files, directory: Path = NODE) -> Iterator[Server]:
+def serving(files: Files, directory: Path = NODE, nodes: Sequence[int] = ()) -> Iterator[Server]:
     if not files.exists(directory):
         Journal.create(directory, IDENTITY, SMALL, files)
-    server = Server(directory, files)
+    server = Server(directory, files, nodes)
     yield server
     server.journal.close()
 
 
-def content(files: Files, directory: Path = NODE) -> dict[str, str]:
+def content(files: Files, directory: Path = NODE, nodes: Sequence[int] = ()) -> dict[str, str]:
     """What a start finds."""
-    with serving(files, directory) as server:
+    with serving(files, directory, nodes) as server:
         return server.content()
 
 
@@ -110,10 +133,11 @@ def names(files: Files, directory: Path = NODE) -> set[str]:
 # -------------------------------------------------------------------------------------------- the common case
 
 
-def test_a_checkpoint_takes_the_place_of_the_segments_before_it(tmp_path: Path):
+@pytest.mark.parametrize("nodes", [(), (7,)])
+def test_a_checkpoint_takes_the_place_of_the_segments_before_it(tmp_path: Path, nodes: tuple[int, ...]):
     for files, directory in ((Files(), tmp_path / "node"), (Disk(), NODE)):
         expected = {}
-        with serving(files, directory) as server:
+        with serving(files, directory, nodes) as server:
             for generation in range(4):
                 for i in range(20):
                     expected[f"key {generation} {i}"] = f"value {i}"
@@ -126,7 +150,8 @@ def test_a_checkpoint_takes_the_place_of_the_segments_before_it(tmp_path: Path):
                 assert f"{server.journal.rolled[0]:010}.segment" == min(segments)
         numbers = {"checkpoint-0000000003.json", "checkpoint-0000000004.json", MANIFEST}
         assert names(files, directory) == numbers
-        assert content(files, directory) == expected
+        assert content(files, directory, nodes) == expected
+        assert content(files, directory, nodes) == expected
 
 
 def test_the_file_of_a_checkpoint_is_plain_json_with_the_keys_as_they_are(tmp_path: Path):
@@ -159,16 +184,17 @@ def test_a_journal_counts_its_bytes_from_the_last_checkpoint_on():
             assert again.journal.bytes == left
 
 
-def test_a_state_frame_without_a_checkpoint_of_it_is_an_ordinary_frame():
+@pytest.mark.parametrize("nodes", [(), (7,)])
+def test_a_state_frame_without_a_checkpoint_of_it_is_an_ordinary_frame(nodes: tuple[int, ...]):
     disk = Disk()
-    with serving(disk) as server:
+    with serving(disk, nodes=nodes) as server:
         for i in range(5):
             server.put(str(i), "x" * 50)
             server.roll()
         server.checkpoint()
         server.put("last", "y")
         server.roll()
-    assert content(disk) == {**{str(i): "x" * 50 for i in range(5)}, "last": "y"}
+    assert content(disk, nodes=nodes) == {**{str(i): "x" * 50 for i in range(5)}, "last": "y"}
 
 
 # ----------------------------------------------------------------------------------------------------- damage
