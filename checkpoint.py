@@ -35,6 +35,7 @@ import contextlib
 import json
 import os
 import re
+import subprocess
 import sys
 import threading
 import zlib
@@ -98,9 +99,14 @@ def sum_path(directory: Path, number: int) -> Path:
 def state_of(store: Store, cut: Cut) -> dict[str, Any]:
     """What a checkpoint holds: the store, and where it stands in each log."""
     state = store.save_state()
-    state[RESERVED_KEY]["logs"] = {str(log): list(covered) for log, covered in cut.logs.items()}
-    state[RESERVED_KEY]["clock"] = cut.clock
+    state[RESERVED_KEY] |= bookkeeping(cut)
     return state
+
+
+def bookkeeping(cut: Cut) -> dict[str, Any]:
+    """What a checkpoint says about where it stands."""
+    logs = {str(log): list(covered) for log, covered in cut.logs.items()}
+    return {"position": list(cut.position), "logs": logs, "clock": cut.clock}
 
 
 def cut_of(state: dict[str, Any]) -> Cut:
@@ -198,8 +204,7 @@ def recover(journal: Journal, directory: Path, core: Core, store: Store, files: 
     """
     files = files or Files()
     count = replay(core, store, files, directory, journal.manifest, journal.recover())
-    discard(files, [directory / INCOMING])
-    remove_old(files, directory, journal)
+    discard(files, [directory / INCOMING, *old_files(files, directory, journal)])
     return count
 
 
@@ -232,11 +237,11 @@ def install(core: Core, store: Store, state: dict[str, Any]) -> None:
         store.load_state(state)
 
 
-def remove_old(files: Files, directory: Path, journal: Journal, keep: Iterable[int] = ()) -> None:
-    """Remove segments and checkpoints that are needed no more, and what an earlier life left unfinished.
+def old_files(files: Files, directory: Path, journal: Journal, keep: Iterable[int] = ()) -> list[Path]:
+    """Segments and checkpoints that are needed no more, and what an earlier life left unfinished.
 
     Only after what the manifest names has been read, or has just been made. `keep`: checkpoints that are
-    about to be journaled or made. An error is no reason to stop: what is left is removed another time.
+    about to be journaled or made.
     """
     manifest = journal.manifest
     first, frame = (manifest.segment, manifest.frame) if manifest else (1, 1)
@@ -244,15 +249,16 @@ def remove_old(files: Files, directory: Path, journal: Journal, keep: Iterable[i
     if manifest:
         needed.add(manifest.checkpoint.number)
         needed |= {manifest.previous.number} if manifest.previous else set()
-    with contextlib.suppress(OSError):
-        for name in files.names(directory):
-            found = OURS.fullmatch(name)
-            if (found and int(found[1]) not in needed) or name.startswith(MANIFEST + "."):
-                files.remove(directory / name)
-        segments = directory / "journal"
-        for name in files.names(segments):
-            if re.fullmatch(r"[0-9]{10}\.segment", name) and int(name[:10]) < first:
-                files.remove(segments / name)
+    old = []
+    for name in files.names(directory):
+        found = OURS.fullmatch(name)
+        if (found and int(found[1]) not in needed) or name.startswith(MANIFEST + "."):
+            old.append(directory / name)
+    segments = directory / "journal"
+    for name in files.names(segments):
+        if re.fullmatch(r"[0-9]{10}\.segment", name) and int(name[:10]) < first:
+            old.append(segments / name)
+    return old
 
 
 # ---------------------------------------------------------------------------------------- making a checkpoint
@@ -436,13 +442,82 @@ class Checkpoints:
         return state
 
     def remove_old(self) -> None:
-        """After a new manifest: remove what it makes superfluous."""
+        """After a new manifest: remove what it makes superfluous, in the background: large files take time."""
         waiting = self.received - set(self.journal.installed)
         keep = waiting if self.making is None else {*waiting, self.making}
-        remove_old(self.files, self.directory, self.journal, keep)
+        old = old_files(self.files, self.directory, self.journal, keep)
+        self.files.background(lambda: discard(self.files, old))
 
 
 # ------------------------------------------------------------------------------------------------ the process
+
+
+class Maker:
+    """Starts the process that makes a checkpoint, and waits for it. One at a time.
+
+    The process works for seconds, at a low priority; the node goes on meanwhile.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, nodes: Iterable[int], cpus: Iterable[int], lock: int | None
+    ) -> None:
+        """nodes: all ids; none: the standalone server. cpus: where the process may run. lock: see Journal."""
+        self.checkpoints = checkpoints
+        self.nodes = ",".join(map(str, nodes))
+        self.cpus = ",".join(map(str, cpus))
+        self.lock = lock
+        self.child: subprocess.Popen[str] | None = None
+
+    def make(
+        self, begin: tuple[int, int], done: Callable[[Manifest, Cut], None], failed: Callable[[str], None]
+    ) -> None:
+        """Make a checkpoint of what lies before this (segment, frame). Later, one of the two is called."""
+        own = self.checkpoints
+        assert own.making is None, "one at a time"
+        own.making = own.next_number()
+        numbers = [str(number) for number in (own.making, *begin)]
+        command = [sys.executable, __file__, str(own.directory), *numbers]
+        command += ["--nodes", self.nodes, "--cpus", self.cpus]
+
+        def run() -> None:
+            call: Callable[[], None]
+            try:
+                manifest, cut = self._run(command)
+            except (OSError, JournalError, ValueError, KeyError) as error:
+                reason = str(error)
+                call = lambda: self._end(lambda: failed(reason))  # noqa: E731
+            else:
+                call = lambda: self._end(lambda: done(manifest, cut))  # noqa: E731
+            own.later(call)
+
+        own.files.background(run)
+
+    def _run(self, command: list[str]) -> tuple[Manifest, Cut]:
+        """Blocks until the process has ended. It shares our lock, and ends when its input does, as we do."""
+        self.child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            pass_fds=[] if self.lock is None else [self.lock], start_new_session=True,
+        )  # fmt: skip
+        assert self.child.stdout and self.child.stderr and self.child.stdin
+        with self.child:
+            output, errors = self.child.stdout.read(), self.child.stderr.read()
+        if self.child.returncode:
+            last = errors.strip().rpartition("\n")[2]
+            raise ValueError(f"{last or 'no reason given'} (exit code {self.child.returncode})")
+        manifest = load_manifest(self.checkpoints.files, self.checkpoints.directory)
+        if manifest is None or manifest.checkpoint.number != self.checkpoints.making:
+            raise ValueError("the manifest does not name it")
+        return manifest, cut_of(json.loads(output))
+
+    def _end(self, call: Callable[[], None]) -> None:
+        self.checkpoints.making = None
+        self.child = None
+        call()
+
+    def stop(self) -> None:
+        """The node stops: nobody waits for the checkpoint any more."""
+        if self.child is not None:
+            self.child.kill()
 
 
 def end_with_parent() -> None:
@@ -481,7 +556,7 @@ def main() -> int:
         if options.nodes:
             me = read_identity((options.directory / "identity.json").read_bytes()).node
             core = Node(me, [int(node) for node in options.nodes.split(",")], Random(0))
-        manifest, cut = make_checkpoint(
+        _, cut = make_checkpoint(
             options.directory, core, Store("unused"), options.number, options.segment, options.frame
         )
     except OSError as error:
@@ -490,12 +565,7 @@ def main() -> int:
     except (JournalError, ValueError) as error:
         print(error, file=sys.stderr)
         return EXIT_FAILED
-    logs = {str(log): covered for log, covered in cut.logs.items()}
-    print(
-        json.dumps(
-            {"number": manifest.checkpoint.number, "position": cut.position, "logs": logs, "clock": cut.clock}
-        )
-    )
+    print(json.dumps({RESERVED_KEY: bookkeeping(cut)}))
     return 0
 
 
