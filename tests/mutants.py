@@ -417,7 +417,11 @@ MUTANTS = [
     met(
         "a clock begins at zero after a restart",
         "default 1",
-        (CORE, "self.clock, self.reserving = max(self.clock, self.reserved), self.reserved\n", "self.reserving = self.reserved\n"),
+        (
+            CORE,
+            "self.clock, self.reserving = max(self.clock, self.reserved), self.reserved\n",
+            "self.reserving = self.reserved\n",
+        ),
     ),
     told(
         "a clock heard of raises nobody's",
