@@ -66,6 +66,7 @@ OWN = {
     "multipaxos": {"interface"},
     "store": {"interface"},
     "journal": {"interface"},
+    "checkpoint": {"interface", "journal", "multipaxos", "replica", "store"},
     "rpc": {"interface"},
     "replica": {"interface", "multipaxos", "store"},
     "server": {"cluster", "interface", "journal", "multipaxos", "replica", "rpc", "store"},
@@ -77,6 +78,7 @@ OWN = {
 FOREIGN = {
     "interface": {"kvstore", "thrift"},
     "store": {"pickledb"},
+    "journal": {"pickledb"},
     "rpc": {"kvstore", "thrift"},
     "server": {"thrift", "uvloop"},
     "failover": {"thrift"},
