@@ -104,7 +104,8 @@ KEEP_BYTES = (
     64 << 20
 )  # bytes of one log that are kept for nodes that lag; further behind, they take a checkpoint
 KEEP_OVERHEAD = 64  # bytes that an entry costs besides its payload, about
-RECENT = 4096  # entries whose hashes are remembered: gossip is not older
+RECENT = 4096  # applied entries whose hashes are remembered: gossip is not older
+DOUBT = 1.0  # seconds in which all nodes have said what they have applied
 
 
 def ballot_of(round_: int, node: int) -> int:
@@ -118,6 +119,10 @@ def round_of(ballot: int) -> int:
 
 def node_of(ballot: int) -> int:
     return ballot & 255
+
+
+class Diverged(Exception):
+    """This node has applied something else than others, or is one of as many as have not: it must stop."""
 
 
 class Synced(NamedTuple):
@@ -750,6 +755,10 @@ class Node:
         self.compact_at = 0.0
         self.catch_up: int | None = None
         self.lost: list[Any] = []
+        self.applied = (0, 0), 0  # the last entry that the store has, and its hash there
+        self.hashes: dict[tuple[int, int], int] = {}  # what it was at each of the last RECENT entries
+        self.agrees: dict[int, bool] = {}  # by peer: whether its hash was ours when last compared
+        self.doubt: float | None = None  # since when some do not agree
 
         self.incarnation = incarnation  # which disk; 0: one that has not joined the cluster yet
         self.life = 0  # how often this disk was started
@@ -824,14 +833,16 @@ class Node:
         """Whether all records have been handed out: then state() holds nothing that they do not."""
         return not self._records
 
-    def state(self) -> list[Record]:
+    def state(self, pending: Sequence[Record] = ()) -> list[Record]:
         """All that must not be forgotten, for the first frame of a new segment (N13): it takes the place of
         all segments before it, together with a checkpoint made of them. Only while drained.
 
-        Entries that were executed when the frame before was written are in that checkpoint.
+        Entries that were executed when the frame before was written are in that checkpoint. `pending` are
+        records that were handed out but not written yet: all but `installed` are superseded.
         """
         assert self.drained, "what is journaled later must not be repeated"
-        records = [Record(life=self.life), Record(reservation=self.reserving)]
+        records = [record for record in pending if record.installed is not None]
+        records += [Record(life=self.life), Record(reservation=self.reserving)]
         records += [Record(noted=Noted(peer, *lives)) for peer, lives in self.lives.items() if any(lives)]
         for log, acceptor in self.acceptors.items():
             start = max(acceptor.base, self.passed[log])
@@ -1032,6 +1043,9 @@ class Node:
         self._hear_clock(message.clock)
         if len(message.held) == len(self.nodes):
             self.holding[sender] = message.held
+        ours = self.hashes.get(message.applied)
+        if ours is not None:
+            self._compare(sender, ours == message.hash, now)
         for fact in message.facts:
             self._learn(fact, now, sender)
 
@@ -1278,6 +1292,34 @@ class Node:
     def _another(self, node: int) -> int:
         return self.random.choice([peer for peer in self.peers if peer != node] or self.peers)
 
+    # ------------------------------------------------------------------------------ do all apply the same?
+
+    def hashed(self, position: tuple[int, int], rolling: int) -> None:
+        """The store has applied the entry at this position, or a checkpoint up to there; this is its hash."""
+        self.applied = position, rolling
+        self.hashes[position] = rolling
+        if len(self.hashes) > RECENT:
+            del self.hashes[next(iter(self.hashes))]
+
+    def _compare(self, peer: int, same: bool, now: float) -> None:
+        self.agrees[peer] = same
+        if not same and self.doubt is None:
+            self.doubt = now
+
+    def _look_who_differs(self, now: float) -> None:
+        """Diverged if most differ from us, or if after a while as many do as agree: nobody knows then who is
+        right, and none may go on in silence.
+        """
+        differ = [peer for peer, same in self.agrees.items() if not same]
+        ours = 1 + sum(self.agrees.values())
+        if len(differ) >= self.quorum or (len(differ) >= ours and now - (self.doubt or 0.0) >= DOUBT):
+            position, rolling = self.applied
+            raise Diverged(
+                f"at {position} with hash {rolling:08x}: nodes {differ} have applied something else"
+            )
+        if not differ:
+            self.doubt = None
+
     # ---------------------------------------------------------------------------------------- clock and reads
 
     def _raise_clock(self, timestamp: int) -> None:
@@ -1339,7 +1381,8 @@ class Node:
     def _gossip(self, peer: int, own: Fact, now: float) -> None:
         facts = [own] + [self.learner.fact(log) for log in self.nodes if log != self.me]
         held = [acceptor.chosen for acceptor in self.acceptors.values()]
-        self._tell(peer, Learn(self.clock, facts, held, Position(*self.learner.position), 0), own)
+        position, rolling = self.applied
+        self._tell(peer, Learn(self.clock, facts, held, Position(*position), rolling), own)
         self.gossiped[peer] = now
         self.news_at.pop(peer, None)
 
@@ -1463,6 +1506,8 @@ class Node:
             self._stand(self.me, 0, now)
         if now >= self.compact_at:
             self._compact(now)
+        if self.doubt is not None:
+            self._look_who_differs(now)
         self._watch(now)
 
     def link(self, peer: int, refused: bool) -> None:

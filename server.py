@@ -121,7 +121,7 @@ class Writer:
         self.thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self.thread.start()
 
-    def write(self, records: list[Record], done: Callable[[], None]) -> None:
+    def write(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
         """Hand in one frame; work() writes it, when what may leave before it is durable has left."""
         self.frame = (records, done)
 
