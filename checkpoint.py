@@ -40,6 +40,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -441,12 +442,12 @@ class Checkpoints:
         files.sync_directory(self.directory)
         return state
 
-    def remove_old(self) -> None:
+    def remove_old(self) -> Future[None]:
         """After a new manifest: remove what it makes superfluous, in the background: large files take time."""
         waiting = self.received - set(self.journal.installed)
         keep = waiting if self.making is None else {*waiting, self.making}
         old = old_files(self.files, self.directory, self.journal, keep)
-        self.files.background(lambda: discard(self.files, old))
+        return self.files.background(lambda: discard(self.files, old))
 
 
 # ------------------------------------------------------------------------------------------------ the process

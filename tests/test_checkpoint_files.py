@@ -105,7 +105,7 @@ class Server:
         )  # fmt: skip
         self.journal.checkpointed(manifest)
         self.checkpoints.making = None
-        self.checkpoints.remove_old()
+        self.checkpoints.remove_old().result()
 
     def content(self) -> dict[str, str]:
         return {key: value for key, value in self.store.save_state().items() if key != RESERVED_KEY}
