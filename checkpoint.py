@@ -443,7 +443,7 @@ class Checkpoints:
         return state
 
     def remove_old(self) -> Future[None]:
-        """After a new manifest: remove what it makes superfluous, in the background: large files take time."""
+        """After a new manifest: remove what it makes superfluous. In the background, for it takes time."""
         waiting = self.received - set(self.journal.installed)
         keep = waiting if self.making is None else {*waiting, self.making}
         old = old_files(self.files, self.directory, self.journal, keep)
@@ -550,6 +550,7 @@ def main() -> int:
     options = arguments().parse_args()
     end_with_parent()
     os.nice(NICENESS)
+    os.umask(0o077)  # as all files of a data directory are
     if options.cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in options.cpus.split(",")})
     core: Core = Single()
