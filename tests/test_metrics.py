@@ -307,3 +307,16 @@ def test_a_node_that_strangers_can_reach_says_so(tmp_path: Path) -> None:
 
 def test_a_node_on_loopback_has_nothing_to_say_about_it(cluster: Measured) -> None:
     assert "event=reachable" not in cluster.nodes[1].log()
+
+
+def test_a_checkpoint_and_its_duration_are_counted(cluster: Measured) -> None:
+    with cluster.client() as client:
+        client.put("before", "the checkpoint")
+        before = page(cluster.ports[2])
+        assert client.checkpoint(2) >= 1
+    after = page(cluster.ports[2])
+    assert (
+        value(after, "paxos_checkpoint_seconds_count") == value(before, "paxos_checkpoint_seconds_count") + 1
+    )
+    assert value(after, "paxos_checkpoint_seconds_sum") > value(before, "paxos_checkpoint_seconds_sum")
+    assert value(after, "paxos_operations_total", verb="checkpoint", outcome="ok") == 1
