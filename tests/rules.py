@@ -294,3 +294,23 @@ def removed(name: str) -> Iterator[None]:
                 if module.__name__ == "multipaxos" and hasattr(tests, kind):
                     patch.setattr(tests, kind, getattr(module, kind))
         yield
+
+
+def table() -> str:
+    """The rules and their stories, as docs/protocol.md has them."""
+    lines = ["| rule | the test that fails without it |", "|---|---|"]
+    for name, rule in RULES.items():
+        file = f"tests/{rule.story.__module__}.py"
+        lines.append(f"| {name} | [`{rule.story.__name__}`](../{file}) |")
+    return "\n".join(lines)
+
+
+def documented(page: str) -> str:
+    """The page with the table as it should be."""
+    begin, end = page.index("-->", page.index("<!-- rules:")) + 3, page.index("<!-- end of rules")
+    return f"{page[:begin]}\n{table()}\n{page[end:]}"
+
+
+if __name__ == "__main__":
+    path = ROOT / "docs" / "protocol.md"
+    path.write_text(documented(path.read_text()))
