@@ -3,6 +3,7 @@
     DIR/
       lock                            flock: one process at a time
       identity.json                   who the node is; made by --init, last of all
+      manifest.json                   which checkpoint (see checkpoint.py) the journal stands on; absent: none
       journal/0000000001.segment      frames, oldest first
       journal/0000000002.segment      the next segment, made ahead of need: a header, then zeros
       journal/0000000003.segment.new  not finished: removed by the next start
@@ -27,6 +28,15 @@ it, even if that frame's body is itself torn, proves that more was durable once:
 cut. The header has a check of its own for this reason. A file that is shorter than it was made is damage as
 well.
 
+The manifest names the segment and the frame, the first one in it, from which the journal is replayed on top
+of its checkpoint. Segments before that one are not looked at: they are deleted, but only when the manifest is
+durable, and whatever part of them a crash leaves is deleted later.
+
+A full disk is noticed before it is reached: the next segment is made while half of this one is free. While
+that fails for want of room, `full` says so, and it is tried again by every maintain(); the frames that still
+fit are written. A frame that does not fit raises Full, with nothing written and nothing lost: the same frame
+may be handed in again.
+
 What recovery hands out must be durable, but a process that was killed may have left its last frame in the
 page cache only, and after a failed fsync the kernel takes such pages for clean. So recovery writes the last
 frame again, and syncs, before it hands it out.
@@ -35,6 +45,7 @@ frame again, and syncs, before it hands it out.
     journal = Journal(directory)
     for records in journal.recover(): ...   # to its end
     journal.write(records)                  # durable when it returns
+    journal.maintain()                      # about once a second
 """
 
 import contextlib
@@ -50,14 +61,18 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+from pickledb import PickleDB
 
 from interface import Frame, Identity, Malformed, Record, decode, encode
 
 SEGMENT_BYTES = 16 << 20  # a new segment is rare, and made in well under a second
 ZEROS = bytes(1 << 20)  # synced piece by piece, so that no frame's fdatasync waits for a whole segment
 
+MANIFEST = "manifest.json"
 MAGIC = b"journal1"  # the last character is the version of the format
 SEGMENT = struct.Struct(">8sQQ8s")
 HEADER = struct.Struct(">IQQI")
@@ -67,8 +82,9 @@ OVERHEAD = HEADER.size + CHECK.size  # bytes of a frame before its body
 SEGMENT_NUMBER = struct.Struct(">Q")
 SEGMENT_NUMBER_AT = 12  # its offset in HEADER
 
-FORMAT = 1  # of identity.json
+FORMAT = 1  # of identity.json and manifest.json
 NEVER = sys.maxsize
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # errors that pass when somebody removes something
 
 T = TypeVar("T")
 
@@ -88,6 +104,10 @@ class Damaged(JournalError):
         super().__init__(f"{path}: offset {offset}: {reason}")
         self.path = path
         self.offset = offset
+
+
+class Full(JournalError):
+    """There is no room on the disk for one more frame. Nothing was written: the journal is as it was."""
 
 
 # --------------------------------------------------------------------------------- bytes: segments and frames
@@ -238,6 +258,72 @@ def read_identity(data: bytes) -> Identity:
     return identity
 
 
+# --------------------------------------------------------------------------------------------------- manifest
+
+
+class Saved(NamedTuple):
+    """A file that must be found as it was left."""
+
+    number: int  # of the checkpoint
+    size: int  # bytes
+    check: int  # CRC-32 of all of them
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Where recovery begins: with this checkpoint, and then with this frame, the first of this segment."""
+
+    checkpoint: Saved
+    previous: Saved | None  # the one before it, kept for those who are reading it
+    segment: int
+    frame: int
+
+
+def manifest_json(manifest: Manifest) -> str:
+    """The content of manifest.json; its crc32 is that of the other lines."""
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "checkpoint": manifest.checkpoint._asdict(),
+        "previous": manifest.previous and manifest.previous._asdict(),
+        "segment": manifest.segment,
+        "frame": manifest.frame,
+    }
+    content["crc32"] = zlib.crc32(json.dumps(content).encode())
+    return json.dumps(content, indent=2) + "\n"
+
+
+def read_manifest(data: bytes) -> Manifest:
+    """The manifest in the content of manifest.json. ValueError, its reason in one line, if there is none.
+
+    It is compared with what manifest_json() would have written: not a space can change unnoticed.
+    """
+    try:
+        content = json.loads(data.decode("utf-8"))
+        previous = content["previous"]
+        manifest = Manifest(
+            Saved(**content["checkpoint"]),
+            previous and Saved(**previous),
+            content["segment"],
+            content["frame"],
+        )
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"is not what a manifest is: {type(error).__name__}: {error}") from error
+    if manifest_json(manifest).encode() != data:
+        raise ValueError("crc32: does not match the other fields: the file was changed")
+    return manifest
+
+
+def load_manifest(files: "Files", directory: Path) -> Manifest | None:
+    """The manifest of a data directory; None: there is none, nothing was ever deleted. Damaged, OSError."""
+    path = directory / MANIFEST
+    if not files.exists(path):
+        return None
+    try:
+        return read_manifest(files.read(path))
+    except ValueError as error:
+        raise Damaged(path, 0, str(error)) from error
+
+
 # --------------------------------------------------------------------------------------------------- the disk
 
 
@@ -258,6 +344,24 @@ class Files:
     def read(self, path: Path) -> bytes:
         """The whole file."""
         return path.read_bytes()
+
+    def size(self, path: Path) -> int:
+        """Bytes in a file."""
+        return path.stat().st_size
+
+    def read_part(self, path: Path, offset: int, length: int) -> bytes:
+        """So many bytes of a file from the offset on; fewer at its end."""
+        with path.open("rb") as file:
+            return os.pread(file.fileno(), length, offset)
+
+    def save(self, path: Path, content: dict[str, Any]) -> None:
+        """Make a file, or replace it, through pickledb. Durable after fdatasync and sync_directory.
+
+        Not to be called from an event loop, where pickledb would return a coroutine.
+        """
+        database = PickleDB(str(path))
+        database.db = content
+        database.save()
 
     def make_directory(self, path: Path) -> None:
         """Make a directory; its parent must exist. Durable after sync_directory of the parent."""
@@ -283,6 +387,11 @@ class Files:
     def fdatasync(self, handle: int) -> None:
         """Make the file's content, and its size, durable."""
         os.fdatasync(handle)
+
+    def uncache(self, handle: int) -> None:
+        """Let the next read of this file, which is durable, see what the disk has."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def close(self, handle: int) -> None:
         """Close a file; a lock that it carries is released."""
@@ -318,8 +427,8 @@ class Files:
         """8 bytes that nobody can guess."""
         return os.urandom(8)
 
-    def background(self, work: Callable[[], T]) -> Callable[[], T]:
-        """Begin some work beside the caller's. What is returned waits for its result, or raises its error."""
+    def background(self, work: Callable[[], T]) -> Future[T]:
+        """Begin some work beside the caller's."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -329,23 +438,31 @@ class Files:
                 future.set_exception(error)
 
         threading.Thread(target=run, name="journal", daemon=True).start()
-        return future.result
+        return future
 
 
 def make_file(files: Files, path: Path, pieces: Iterator[bytes]) -> None:
-    """Write a file that has its name only once it is whole and durable."""
+    """Write a file that has its name only once it is whole and durable; a file of this name is replaced.
+
+    OSError: there is no such file, or the old one; where the disk was full, what was begun is removed.
+    """
     unfinished = path.with_name(path.name + ".new")
-    handle = files.create(unfinished)
     try:
-        offset = 0
-        for piece in pieces:
-            files.pwrite(handle, piece, offset)
-            files.fdatasync(handle)
-            offset += len(piece)
-    finally:
-        files.close(handle)
-    files.rename(unfinished, path)
-    files.sync_directory(path.parent)
+        handle = files.create(unfinished)
+        try:
+            offset = 0
+            for piece in pieces:
+                files.pwrite(handle, piece, offset)
+                files.fdatasync(handle)
+                offset += len(piece)
+        finally:
+            files.close(handle)
+        files.rename(unfinished, path)
+        files.sync_directory(path.parent)
+    except OSError as error:
+        if error.errno in NO_ROOM and files.exists(unfinished):
+            files.remove(unfinished)
+        raise
 
 
 def zeros(count: int) -> Iterator[bytes]:
@@ -357,6 +474,69 @@ def zeros(count: int) -> Iterator[bytes]:
 def segment_path(journal: Path, number: int) -> Path:
     """The file of a segment."""
     return journal / f"{number:010}.segment"
+
+
+def segment_numbers(files: Files, journal: Path, first: int) -> list[int]:
+    """The segments from the first one that is needed on, in order. Damaged if one is missing."""
+    if not files.exists(journal):
+        raise Damaged(journal, 0, "the directory is missing")
+    names = files.names(journal)
+    numbers = sorted(int(name[:10]) for name in names if re.fullmatch(r"[0-9]{10}\.segment", name))
+    numbers = [number for number in numbers if number >= first]
+    for present, number in enumerate(numbers, start=first):
+        if present != number:
+            raise Damaged(segment_path(journal, present), 0, "the segment is missing")
+    if not numbers:
+        raise Damaged(segment_path(journal, first), 0, "the segment is missing, and there is no later one")
+    return numbers
+
+
+def read_segment(files: Files, journal: Path, number: int) -> tuple[Segment, bytes]:
+    """A segment and its bytes, which have the size that its header says. Damaged otherwise."""
+    path = segment_path(journal, number)
+    data = files.read(path)
+    segment = read_segment_header(data)
+    if segment is None or segment.number != number:
+        raise Damaged(path, 0, f"no valid header of segment {number} of this version")
+    if segment.size != len(data):
+        offset = min(segment.size, len(data))
+        raise Damaged(path, offset, f"{len(data)} bytes long, but made with {segment.size}")
+    return segment, data
+
+
+def read_frame(path: Path, data: bytes, start: int, end: int, number: int) -> list[Record]:
+    """The records of a valid frame. Damaged if another version of this program must have written it."""
+    try:
+        return read_records(data, start, end)
+    except Malformed as error:
+        raise Damaged(path, start, f"frame {number} is intact, but {error}") from error
+
+
+def closed_frames(
+    files: Files, directory: Path, begin: tuple[int, int], end: tuple[int, int]
+) -> Iterator[list[Record]]:
+    """The records of all frames of closed segments. Changes nothing; the node may go on writing behind them.
+
+    `begin`, `end`: a segment and the number of the first frame in it; the latter must be durable, so that all
+    before it is. Hence nothing here can be torn: whatever is missing is Damaged.
+    """
+    journal = directory / "journal"
+    segment_number, expected = begin
+    while segment_number < end[0]:
+        path = segment_path(journal, segment_number)
+        segment, data = read_segment(files, journal, segment_number)
+        found = scan(data, segment, expected)
+        if found.end > found.stop:
+            raise Damaged(
+                path, found.stop, f"frame {expected + len(found.frames)} is damaged: later ones exist"
+            )
+        for frame_start, frame_end in found.frames:
+            yield read_frame(path, data, frame_start, frame_end, expected)
+            expected += 1
+        segment_number += 1
+    if expected != end[1]:
+        path = segment_path(journal, end[0])
+        raise Damaged(path, FIRST, f"frame {end[1]} begins this segment, but {expected} should")
 
 
 def make_segment(files: Files, journal: Path, number: int, size: int) -> Segment:
@@ -433,7 +613,11 @@ class Journal:
         self._journal = directory / "journal"
         self._segment_bytes = segment_bytes
         self._sync = sync
-        self.bytes = 0  # of all frames, those recovered included
+        self.bytes = 0  # of all frames since the checkpoint that recovery begins with
+        self.manifest: Manifest | None = None  # as of the last checkpoint
+        self.rolled: tuple[int, int] | None = None  # segment and frame that a checkpoint could begin with
+        self.installed: dict[int, int] = {}  # checkpoints of others in the journal, and the frame of each
+        self.full: str | None = None  # why there is no room for the next segment, as far as is known
         self.torn: str | None = None  # what recovery cut, and where; one line
         self._ready = False  # recovered, not closed, and no write has failed
         self._handle: int | None = None  # of the segment that is written to
@@ -442,7 +626,10 @@ class Journal:
         self._number = 1  # of the next frame
         self._newest = 0  # the highest segment number in use, also of a segment in the making
         self._spares: list[Segment] = []  # empty segments behind the one that is written to
-        self._making: Callable[[], Segment] | None = None  # waits for the spare that is being made
+        self._making: Future[Segment] | None = None  # the spare that is being made
+        self._total = 0  # bytes of all frames recovered or written
+        self._before_roll = 0  # what `_total` was when the frame `rolled` was written
+        self._covered = 0  # bytes of frames that the checkpoint has
         self._make_at = NEVER  # from this offset on the next segment is made
         self._lock: int | None = None
         self.identity = self._take(directory)
@@ -455,9 +642,15 @@ class Journal:
             if not files.exists(path):  # asked first: not even a lock is left in a directory that is not ours
                 raise JournalError(f"{path}: missing: this is no data directory (--init makes one)")
             self._lock = files.lock(directory / "lock")
-            return read_identity(files.read(path))
+            identity = read_identity(files.read(path))
+            path = directory / MANIFEST
+            self.manifest = load_manifest(files, directory)
+            return identity
         except BlockingIOError as error:
             raise Locked(f"{directory / 'lock'}: another process uses this data directory") from error
+        except Damaged:
+            self.close()
+            raise
         except ValueError as error:
             self.close()
             raise JournalError(f"{path}: {error}") from error
@@ -465,18 +658,25 @@ class Journal:
             self.close()
             raise JournalError(f"{error.filename or path}: {error.strerror or error}") from error
 
+    @property
+    def lock(self) -> int | None:
+        """The open file that carries the lock: who inherits it shares the lock."""
+        return self._lock
+
     def recover(self) -> Iterator[list[Record]]:
-        """The records of every frame, oldest first. At the end a torn tail is cut and the journal ready.
+        """The records of every frame since the checkpoint of `manifest`, oldest first. At the end a torn tail
+        is cut and the journal ready.
 
         Everything handed out is durable. Damaged may come late: act on nothing before the end. OSError if the
         disk fails.
         """
         files = self._files
-        numbers = self._find_segments()
+        first, self._number = (self.manifest.segment, self.manifest.frame) if self.manifest else (1, 1)
+        numbers = self._find_segments(first)
         suspect: tuple[Path, int] | None = None  # where something that is no frame follows the last valid one
         cuts: list[tuple[Segment, Scan]] = []
         for number in numbers:
-            segment, data = self._read_segment(number)
+            segment, data = read_segment(files, self._journal, number)
             path = segment_path(self._journal, number)
             found = scan(data, segment, self._number)
             if found.frames:
@@ -490,7 +690,9 @@ class Journal:
                 lost = self._number + len(found.frames)
                 reason = f"frame {lost} is damaged, for a later one is at {path}: offset {found.stray}"
                 raise Damaged(*(suspect or (path, found.stop)), reason)
-            if found.frames or number == 1:
+            if number == first and self.manifest and not found.frames:
+                raise Damaged(path, FIRST, f"frame {self._number} is damaged, for the manifest names it")
+            if found.frames or number == first:
                 self._segment, self._offset = segment, found.stop
             else:
                 self._spares.append(segment)
@@ -504,35 +706,15 @@ class Journal:
         self._make_at = NEVER if self._spares else self._segment.size // 2
         self._ready = True
 
-    def _find_segments(self) -> list[int]:
-        """The numbers of all segments, in order; what was not finished is removed."""
+    def _find_segments(self, first: int) -> list[int]:
+        """The numbers of the segments that are needed, in order; what was not finished is removed."""
         files = self._files
-        if not files.exists(self._journal):
-            raise Damaged(self._journal, 0, "the directory is missing")
-        names = files.names(self._journal)
-        for name in names:
-            if name.endswith(".segment.new"):
-                files.remove(self._journal / name)
-        files.sync_directory(self._journal)  # a process that was killed may have left names not durable
-        numbers = sorted(int(name[:10]) for name in names if re.fullmatch(r"[0-9]{10}\.segment", name))
-        for present, number in enumerate(numbers, start=1):
-            if present != number:
-                raise Damaged(segment_path(self._journal, present), 0, "the segment is missing")
-        if not numbers:
-            raise Damaged(segment_path(self._journal, 1), 0, "the segment is missing, and there is no other")
-        return numbers
-
-    def _read_segment(self, number: int) -> tuple[Segment, bytes]:
-        """A segment and its bytes, which have the size that its header says."""
-        path = segment_path(self._journal, number)
-        data = self._files.read(path)
-        segment = read_segment_header(data)
-        if segment is None or segment.number != number:
-            raise Damaged(path, 0, f"no valid header of segment {number} of this version")
-        if segment.size != len(data):
-            offset = min(segment.size, len(data))
-            raise Damaged(path, offset, f"{len(data)} bytes long, but made with {segment.size}")
-        return segment, data
+        if files.exists(self._journal):
+            for name in files.names(self._journal):
+                if name.endswith(".segment.new"):
+                    files.remove(self._journal / name)
+            files.sync_directory(self._journal)  # a process that was killed may have left names not durable
+        return segment_numbers(files, self._journal, first)
 
     def _write_again(self, path: Path, data: bytes, start: int, end: int) -> None:
         """Make the last frame of a segment durable, whatever the kernel thinks of its pages."""
@@ -545,13 +727,18 @@ class Journal:
 
     def _hand_out(self, path: Path, data: bytes, frames: list[tuple[int, int]]) -> Iterator[list[Record]]:
         for start, end in frames:
-            try:
-                records = read_records(data, start, end)
-            except Malformed as error:
-                raise Damaged(path, start, f"frame {self._number} is intact, but {error}") from error
+            records = read_frame(path, data, start, end, self._number)
+            self._note(records)
             self._number += 1
-            self.bytes += end - start
+            self._total += end - start
+            self.bytes = self._total
             yield records
+
+    def _note(self, records: list[Record]) -> None:
+        """Frame `_number` holds these records: checkpoints that they name are needed from now on."""
+        for record in records:
+            if record.installed is not None:
+                self.installed[record.installed] = self._number
 
     def _cut(self, segment: Segment, found: Scan) -> None:
         """Overwrite a torn tail with zeros, durably: nothing of it may show beside what comes next."""
@@ -569,52 +756,113 @@ class Journal:
         cut = f"{path}: offset {found.stop}: cut {length} bytes of frame {self._number}, which was torn"
         self.torn = f"{self.torn}; {cut}" if self.torn else cut
 
-    def write(self, records: list[Record]) -> None:
+    def write(self, records: list[Record], new_segment: bool = False) -> None:
         """Append one frame; durable when this returns. Blocks for as long as the disk takes.
 
-        OSError is final: whether the frame will be there after a restart nobody knows, and the journal
-        takes no further one (JournalError). ValueError, TypeError or OverflowError: the records do not fit
-        their types, and nothing was written.
+        new_segment: the frame holds the node's whole state and begins a segment. `rolled` says which, and a
+        checkpoint can be made of all that lies before it.
+
+        Full: there is no room for it, and nothing has happened. Any other OSError is final: whether the frame
+        will be there after a restart nobody knows, and the journal takes no further one (JournalError).
+        ValueError, TypeError or OverflowError: the records do not fit their types, and nothing was written.
         """
         body = encode(Frame(records))
         if not self._ready:
             raise JournalError(f"{self._journal}: not recovered, or closed, or an earlier write failed")
         self._ready = False
         length = OVERHEAD + len(body)
-        if self._offset + length > self._segment.size:
+        if new_segment or self._offset + length > self._segment.size:
             self._roll(length)
         handle = self._handle
         assert handle is not None, "ready without an open segment"
         self._files.pwrite(handle, frame(body, self._number, self._segment), self._offset)
         if self._sync:
             self._files.fdatasync(handle)
+        if new_segment:
+            self.rolled = (self._segment.number, self._number)
+            self._before_roll = self._total
+        self._note(records)
         self._offset += length
         self._number += 1
-        self.bytes += length
+        self._total += length
+        self.bytes = self._total - self._covered
         if self._offset >= self._make_at:
             self._make_next()
         self._ready = True
 
+    def checkpointed(self, manifest: Manifest) -> None:
+        """A checkpoint of everything before the frame `rolled` is durable, and so is its manifest."""
+        self.manifest = manifest
+        if self.rolled == (manifest.segment, manifest.frame):
+            self._covered = self._before_roll
+            self.bytes = self._total - self._covered
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether the next segment is there, so that nobody waits for it to be made."""
+        return bool(self._spares)
+
+    def prepare(self) -> None:
+        """Have the next segment made soon, whatever room there is in this one. See `has_spare`."""
+        if self._ready and not self._spares and self._making is None:
+            self._make_next()
+
+    def maintain(self) -> None:
+        """Take what was made in the background; where the disk was full, try again. Does not block.
+
+        OSError is final, as in write().
+        """
+        if self._making is not None and self._making.done():
+            with contextlib.suppress(Full):
+                self._take_spare()
+        elif self.full and self._making is None and self._ready:
+            self._make_next()
+
     def _make_next(self) -> None:
         """Begin to make the next segment, while there is room for some time in this one."""
         self._make_at = NEVER
-        self._newest += 1
-        number = self._newest
+        number = self._newest + 1
         self._making = self._files.background(
             lambda: make_segment(self._files, self._journal, number, self._segment_bytes)
         )
 
+    def _take_spare(self) -> None:
+        """Wait for the segment in the making. Full if there is no room for it; _ready is as before then."""
+        assert self._making is not None
+        making, self._making = self._making, None
+        self._spares.append(self._made(making.result))
+
+    def _made(self, make: Callable[[], Segment]) -> Segment:
+        """A new segment, with the number above all others. Only what became of it decides about `full`."""
+        try:
+            segment = make()
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                self._ready = False
+                raise
+            self.full = error.strerror
+            raise Full(f"{self._journal}: no room for the next segment: {error.strerror}") from error
+        self._newest += 1
+        self.full = None
+        return segment
+
     def _roll(self, length: int) -> None:
-        """Go on in the next segment with room for so many bytes; smaller ones before it stay empty."""
-        if self._making:
-            making, self._making = self._making, None
-            self._spares.append(making())
-        while self._spares and FIRST + length > self._spares[0].size:
-            del self._spares[0]
-        if not self._spares:
-            self._newest += 1
-            size = max(self._segment_bytes, FIRST + length)
-            self._spares.append(make_segment(self._files, self._journal, self._newest, size))
+        """Go on in the next segment with room for so many bytes; smaller ones before it stay empty.
+
+        Full: there is no room for such a segment, and the journal is ready as before.
+        """
+        try:
+            if self._making:
+                self._take_spare()
+            while self._spares and FIRST + length > self._spares[0].size:
+                del self._spares[0]
+            if not self._spares:
+                number, size = self._newest + 1, max(self._segment_bytes, FIRST + length)
+                make = partial(make_segment, self._files, self._journal, number, size)
+                self._spares.append(self._made(make))
+        except Full:
+            self._ready = True
+            raise
         handle = self._files.open(segment_path(self._journal, self._spares[0].number))
         if self._handle is not None:
             self._files.close(self._handle)
@@ -629,7 +877,7 @@ class Journal:
         if self._making:
             making, self._making = self._making, None
             with contextlib.suppress(OSError):  # what it left behind is removed by the next start
-                making()
+                making.result()
         for handle in (self._handle, self._lock):
             if handle is not None:
                 self._files.close(handle)

@@ -249,8 +249,12 @@ class Page:
     def _metrics(self, accept: str) -> bytes:
         from prometheus_client.exposition import choose_encoder
 
-        encode, kind = choose_encoder(accept)
-        return _response("200 OK", encode(self.registry), kind)
+        try:
+            encode, kind = choose_encoder(accept)
+            return _response("200 OK", encode(self.registry), kind)
+        except Exception as error:  # a page that cannot be shown is no reason to end the node
+            reason = f"{type(error).__name__}: {error}\n"
+            return _response("500 Internal Server Error", reason.encode("utf-8", "backslashreplace"))
 
 
 def _accepted(lines: Iterable[str]) -> str:

@@ -43,7 +43,12 @@ simulator:
     send ready.send_after                      when that frame, and every frame before it, is durable
     apply ready.apply to the store, then answer ready.reads
 
+
 Messages that a node addresses to itself go into its step() when they would leave.
+
+**Checkpoints.** Now and then the journal begins a new segment with node.state(), and a checkpoint is made of
+the segments before it; node.checkpointed() then gives up entries that all nodes hold. Who lacks entries that
+its peers have given up (ready.catch_up) takes a peer's checkpoint, and merges it by node.install().
 """
 
 from collections import deque
@@ -65,6 +70,7 @@ from interface import (
     Held,
     Learn,
     LogBallot,
+    Noted,
     Position,
     Prepare,
     Promise,
@@ -93,6 +99,13 @@ UNCHOSEN_ENTRIES = 1024  # a log's unchosen entries at most, so that every sync 
 UNCHOSEN_BYTES = 4 << 20  # bytes: likewise
 STALE_PROBE = 5.0  # seconds: the answer to a measured Accept is not waited for any longer
 FETCH_BYTES = 1 << 20  # bytes in one Fetched, about
+COMPACT_EVERY = 1.0  # seconds between two looks for entries that nobody needs any more
+KEEP_BYTES = (
+    64 << 20
+)  # bytes of one log that are kept for nodes that lag; further behind, they take a checkpoint
+KEEP_OVERHEAD = 64  # bytes that an entry costs besides its payload, about
+RECENT = 4096  # applied entries whose hashes are remembered: gossip is not older
+DOUBT = 1.0  # seconds in which all nodes have said what they have applied
 
 
 def ballot_of(round_: int, node: int) -> int:
@@ -106,6 +119,10 @@ def round_of(ballot: int) -> int:
 
 def node_of(ballot: int) -> int:
     return ballot & 255
+
+
+class Diverged(Exception):
+    """This node has applied something else than others, or is one of as many as have not: it must stop."""
 
 
 class Synced(NamedTuple):
@@ -126,7 +143,7 @@ class Applied(NamedTuple):
 
 class Ready(NamedTuple):
     """What the caller has to do, in this order. Messages are (receiver, message, call of the request
-    answered).
+    answered). `lost` are the tokens of own commands that a checkpoint covers: they may have been applied.
     """
 
     send: list[tuple[int, Message, Any]]
@@ -134,6 +151,28 @@ class Ready(NamedTuple):
     send_after: list[tuple[int, Message, Any]]
     apply: list[Applied]
     reads: list[Any]
+    lost: Sequence[Any] = ()
+    catch_up: int | None = None  # a peer to take a checkpoint from: it no longer holds the entries we lack
+
+
+class Covered(NamedTuple):
+    """A fact about one log, as a checkpoint has it: the first `executed` entries are chosen, in the
+    established ballot `evidence`, and all of them are in the checkpoint; `last` is the timestamp of the last.
+
+    (Without it the owner could stamp below a skip that nobody holds any more.)
+    """
+
+    executed: int
+    evidence: int
+    last: int
+
+
+class Cut(NamedTuple):
+    """Where a checkpoint stands: all entries up to `position` are applied, and of each log so many passed."""
+
+    position: tuple[int, int]  # (timestamp, owner)
+    logs: dict[int, Covered]
+    clock: int
 
 
 class Acceptor:
@@ -151,6 +190,7 @@ class Acceptor:
         self.promised = 0
         self.accepted = 0
         self.base = 0  # entries below this slot have been given up: they are executed, and in a checkpoint
+        self.floor = 0  # the timestamp of the last of those
         self.entries: list[Entry] = []  # from slot `base` on
         self.chosen = 0
         self.evidence = 0
@@ -161,7 +201,7 @@ class Acceptor:
 
     @property
     def last_timestamp(self) -> int:
-        return self.entries[-1].timestamp if self.entries else 0
+        return self.entries[-1].timestamp if self.entries else self.floor
 
     def from_slot(self, slot: int, end: int | None = None) -> list[Entry]:
         return self.entries[slot - self.base : None if end is None else end - self.base]
@@ -226,10 +266,25 @@ class Acceptor:
             self._hold(evidence, self.chosen, entries[self.chosen - start :])
         self.learn(end, evidence)
 
+    def cover(self, chosen: int, evidence: int, last: int) -> None:
+        """A checkpoint has the first `chosen` entries, counted in `evidence`: as if we had fetched, executed
+        and given them up. The ballots rise as by install(), for the same reason (N23).
+        """
+        if chosen <= self.chosen:
+            return
+        if self.accepted >= evidence and chosen <= self.length:
+            self.learn(chosen, evidence)
+            return
+        self.accepted = max(self.accepted, evidence)
+        self.promised = max(self.promised, self.accepted)
+        self.base, self.floor, self.entries = chosen, last, []
+        self.chosen, self.evidence = chosen, evidence
+
     def drop(self, below: int) -> None:
         """Give up executed entries: whoever lacks them needs a checkpoint."""
         assert below <= self.chosen, "only chosen entries can be given up"
         if below > self.base:
+            self.floor = self.entries[below - self.base - 1].timestamp
             del self.entries[: below - self.base]
             self.base = below
 
@@ -238,7 +293,8 @@ class Acceptor:
         if record.promised:
             self.promised = max(self.promised, record.promised.ballot)
         elif record.held:
-            self._replace(record.held.ballot, record.held.start, record.held.entries)
+            covered = max(self.chosen - record.held.start, 0)  # a checkpoint or an older segment has them
+            self._replace(record.held.ballot, record.held.start + covered, record.held.entries[covered:])
         else:
             self.learn(record.chosen.chosen, record.chosen.evidence)
 
@@ -249,7 +305,9 @@ class Acceptor:
         self.journal(Record(held=Held(self.log, ballot, start, entries)))
 
     def _replace(self, ballot: int, start: int, entries: Sequence[Entry]) -> None:
-        assert ballot >= self.accepted and start >= self.chosen, "a log never goes back"
+        assert ballot >= self.accepted and self.chosen <= start <= self.length, (
+            "a log goes back, or has a gap"
+        )
         self.accepted = ballot
         self.promised = max(self.promised, ballot)
         self.entries[start - self.base :] = entries
@@ -477,9 +535,10 @@ class Learner:
             self.moved = True
             self.held[log] = chosen
             self.passed(log)
-            last = acceptor.entries[chosen - acceptor.base - 1].timestamp
-            self.frontier[log] = max(self.frontier[log], last)
-            self.known[log] = max(self.known[log], last)
+            if chosen > acceptor.base:  # else a checkpoint has just covered them all
+                last = acceptor.entries[chosen - acceptor.base - 1].timestamp
+                self.frontier[log] = max(self.frontier[log], last)
+                self.known[log] = max(self.known[log], last)
         if chosen >= self.chosen[log] and self.known[log] > self.frontier[log]:
             self.moved = True
             self.frontier[log] = self.known[log]
@@ -530,24 +589,60 @@ class Learner:
                 waits[log] = needed
         return waits
 
+    def install(self, cut: Cut) -> bool:
+        """Stand at least where a checkpoint stands. True if its position lies beyond ours: then its state
+        takes the place of what we have applied.
+
+        Element by element, for no-ops are passed over early: of two nodes' positions neither need lie beyond
+        the other's in all logs.
+        """
+        timestamp, owner = cut.position
+        for log, (executed, evidence, last) in cut.logs.items():
+            frontier = max(last, timestamp - (log > owner))
+            self.acceptors[log].cover(executed, evidence, last)
+            self.learn(log, executed, evidence, frontier)
+            self.executed[log] = max(self.executed[log], executed)
+            self.frontier[log] = max(self.frontier[log], frontier)
+            self.passed(log)
+        self.moved = True
+        if cut.position <= self.position:
+            return False
+        self.position = cut.position
+        return True
+
+    def cut(self, clock: int) -> Cut:
+        """Where a checkpoint stands that is made of what is applied now."""
+        logs = {}
+        for log, acceptor in self.acceptors.items():
+            executed = self.executed[log]
+            last = (
+                acceptor.entries[executed - acceptor.base - 1].timestamp
+                if executed > acceptor.base
+                else acceptor.floor
+            )
+            logs[log] = Covered(executed, acceptor.evidence, last)
+        return Cut(self.position, logs, clock)
+
     def recover(self, position: tuple[int, int]) -> Iterator[tuple[int, int, bytes]]:
-        """After a restart: the commands that were applied up to the position, in the same order."""
+        """After a restart: the commands that were applied up to the position, in the same order; without
+        those that an installed checkpoint has.
+        """
         logs = []
         for log, acceptor in self.acceptors.items():
             self.learn(log, acceptor.chosen, acceptor.evidence, 0)
             entries = [
                 e
-                for e in acceptor.from_slot(acceptor.base, acceptor.chosen)
+                for e in acceptor.from_slot(self.executed[log], acceptor.chosen)
                 if (e.timestamp, log) <= position
             ]
-            self.executed[log] = acceptor.base + len(entries)
+            self.executed[log] += len(entries)
             self.held[log] = acceptor.chosen
             logs.append([(e.timestamp, log, e.payload) for e in entries if e.payload])
             self.passed(log)
             if acceptor.chosen > acceptor.base:
                 last = acceptor.entries[acceptor.chosen - acceptor.base - 1].timestamp
-                self.frontier[log] = self.known[log] = last
-        self.position = position
+                self.frontier[log] = self.known[log] = max(self.known[log], last)
+        self.position = max(self.position, position)
         self.moved = True
         yield from merge(*logs)
 
@@ -599,6 +694,7 @@ class Node:
         random: Random,
         revoke_after: float = 0.5,
         failures: Failures | None = None,
+        incarnation: int = 1,
     ) -> None:
         self.me = me
         self.nodes = sorted(nodes)
@@ -649,9 +745,28 @@ class Node:
         self.journaled = 0  # drains that had records
         self.journaled_at = 0.0
         self.synced = 0
-        self.noted: dict[int, int] = dict.fromkeys(self.nodes, 0)
-        self.noted_position = (0, 0)
+        self.saved = dict.fromkeys(self.nodes, 0)  # by log: the chosen length that notes() last journaled
+        self.passed = dict.fromkeys(self.nodes, 0)  # by log: how much was executed then
+        self.saved_position = (0, 0)
+        self.replayed = (0, 0)  # up to where the journal says that we had applied
         self.revocations = 0
+
+        self.covered = dict.fromkeys(self.nodes, 0)  # by log: how much of it our own checkpoint has
+        self.measured = dict.fromkeys(self.nodes, (0, 0))  # by log: up to which slot, bytes held up to there
+        self.holding = {peer: [0] * len(self.nodes) for peer in self.peers}  # what they said that they hold
+        self.compact_at = 0.0
+        self.catch_up: int | None = None
+        self.lost: list[Any] = []
+        self.applied = (0, 0), 0  # the last entry that the store has, and its hash there
+        self.hashes: dict[tuple[int, int], int] = {}  # what it was at each of the last RECENT entries
+        self.agrees: dict[int, bool] = {}  # by peer: whether its hash was ours when last compared
+        self.doubt: float | None = None  # since when some do not agree
+
+        self.incarnation = incarnation  # which disk; 0: one that has not joined the cluster yet
+        self.life = 0  # how often this disk was started
+        self.lives: dict[int, tuple[int, int]] = dict.fromkeys(
+            self.peers, (0, 0)
+        )  # by peer, the highest seen
 
         self._records: list[Record] = []
         self._send: list[tuple[int, Message, Any]] = []
@@ -662,14 +777,21 @@ class Node:
     # ------------------------------------------------------------------------------- starting, and what lasts
 
     def replay(self, record: Record) -> None:
-        """Recovery: one journaled record, in the order in which they were written."""
+        """Recovery: one journaled record, in the order in which they were written.
+
+        The caller resolves `installed` itself, by install(): it has the checkpoint.
+        """
         if record.reservation is not None:
             self.reserved = max(self.reserved, record.reservation)
         elif record.applied:
-            self.learner.position = (record.applied.timestamp, record.applied.owner)
+            self.replayed = (record.applied.timestamp, record.applied.owner)
         elif record.candidate:
             proposer = self._proposer(record.candidate.log)
             proposer.highest = max(proposer.highest, record.candidate.ballot)
+        elif record.noted:
+            self.lives[record.noted.node] = (record.noted.incarnation, record.noted.life)
+        elif record.life is not None:
+            self.life = record.life
         else:
             self.acceptors[(record.promised or record.held or record.chosen).log].replay(record)
 
@@ -677,13 +799,14 @@ class Node:
         """Begin a life: the clock where the reservation ends, the applied commands once more, our own log
         prepared.
         """
-        self.clock = self.reserving = self.reserved
-        for timestamp, owner, payload in self.learner.recover(self.learner.position):
+        self.life += 1
+        self._journal(Record(life=self.life))
+        self.clock, self.reserving = max(self.clock, self.reserved), self.reserved
+        for timestamp, owner, payload in self.learner.recover(max(self.replayed, self.learner.position)):
             self._apply.append(Applied(timestamp, owner, payload, None))
-        for log, acceptor in self.acceptors.items():
-            self.noted[log] = acceptor.chosen
+        for acceptor in self.acceptors.values():
             self.highest = max(self.highest, acceptor.last_timestamp)
-        self.noted_position = self.learner.position
+        self._save()
         self._reserve()
         self.retake_at = now
 
@@ -691,13 +814,100 @@ class Node:
         """What need not be durable soon, for the frame written next: how much is chosen, and applied."""
         records = []
         for log, acceptor in self.acceptors.items():
-            if acceptor.chosen > self.noted[log]:
-                self.noted[log] = acceptor.chosen
+            if acceptor.chosen > self.saved[log]:
                 records.append(Record(chosen=Chosen(log, acceptor.chosen, acceptor.evidence)))
-        if self.learner.position > self.noted_position:
-            self.noted_position = self.learner.position
+        if self.learner.position > self.saved_position:
             records.append(Record(applied=Position(*self.learner.position)))
+        self._save()
         return records
+
+    def _save(self) -> None:
+        """What is chosen and applied now is in the journal, or joins its next frame."""
+        for log, acceptor in self.acceptors.items():
+            self.saved[log] = acceptor.chosen
+            self.passed[log] = self.learner.executed[log]
+        self.saved_position = self.learner.position
+
+    # -------------------------------------------------------------------------------------------- checkpoints
+
+    @property
+    def drained(self) -> bool:
+        """Whether all records have been handed out: then state() holds nothing that they do not."""
+        return not self._records
+
+    def state(self, pending: Sequence[Record] = ()) -> list[Record]:
+        """All that must not be forgotten, for the first frame of a new segment (N13): it takes the place of
+        all segments before it, together with a checkpoint made of them. Only while drained.
+
+        Entries that were executed when the frame before was written are in that checkpoint. `pending` are
+        records that were handed out but not written yet: all but `installed` are superseded.
+        """
+        assert self.drained, "what is journaled later must not be repeated"
+        records = [record for record in pending if record.installed is not None]
+        records += [Record(life=self.life), Record(reservation=self.reserving)]
+        records += [Record(noted=Noted(peer, *lives)) for peer, lives in self.lives.items() if any(lives)]
+        for log, acceptor in self.acceptors.items():
+            start = max(acceptor.base, self.passed[log])
+            records += [
+                Record(promised=LogBallot(log, acceptor.promised)),
+                Record(held=Held(log, acceptor.accepted, start, acceptor.from_slot(start))),
+                Record(chosen=Chosen(log, acceptor.chosen, acceptor.evidence)),
+            ]
+        records += [Record(candidate=LogBallot(log, p.highest)) for log, p in self.proposers.items()]
+        records.append(Record(applied=Position(*self.learner.position)))
+        self._save()
+        return records
+
+    def cut(self) -> Cut:
+        """Where a checkpoint stands that holds what is applied now."""
+        return self.learner.cut(self.clock)
+
+    def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
+        """Merge a checkpoint: our own before replay() (then no `now` and no number), or that of another node,
+        which was stored as this number. True: its state must take the place of the store's.
+
+        Nothing goes back by it. What was noted before comes first in the journal: replaying it after the
+        checkpoint would find other entries held.
+        """
+        if number:
+            self._records += [*self.notes(), Record(installed=number)]
+        newer = self.learner.install(cut)
+        self.clock = max(self.clock, cut.clock)
+        for log, covered in cut.logs.items():
+            self.highest = max(self.highest, covered.last)
+            self._check_leader(log, now)
+            self._check_evidence(log, covered.evidence, now)
+            self._settle(log, now, self.me)
+        if number:
+            self._reserve()
+        if newer:
+            for timestamp in [t for t in self.pending if (t, self.me) <= cut.position]:
+                self.lost.append(self.pending.pop(timestamp)[1])
+        return newer
+
+    def checkpointed(self, cut: Cut) -> None:
+        """A durable checkpoint of our own covers this: its entries may be given up, by the next tick()."""
+        for log, covered in cut.logs.items():
+            self.covered[log] = covered.executed
+        self.compact_at = 0.0
+
+    def _compact(self, now: float) -> None:
+        """Give up entries that our checkpoint has: once all nodes hold them, or when there are too many."""
+        self.compact_at = now + COMPACT_EVERY
+        for index, log in enumerate(self.nodes):
+            acceptor = self.acceptors[log]
+            covered = max(acceptor.base, min(self.covered[log], self.learner.executed[log]))
+            everywhere = min([held[index] for held in self.holding.values()], default=covered)
+            measured, size = self.measured[log]
+            if measured < acceptor.base:  # a checkpoint has covered it meanwhile
+                measured, size = acceptor.base, 0
+            size += sum(len(entry.payload) + KEEP_OVERHEAD for entry in acceptor.from_slot(measured, covered))
+            below = acceptor.base
+            while below < covered and (below < everywhere or size > KEEP_BYTES):
+                size -= len(acceptor.entries[below - acceptor.base].payload) + KEEP_OVERHEAD
+                below += 1
+            self.measured[log] = (max(measured, covered), size)
+            acceptor.drop(below)
 
     # -------------------------------------------------------------------------------------- what clients want
 
@@ -836,6 +1046,11 @@ class Node:
 
     def _on_learn(self, sender: int, message: Learn, now: float, call: Any) -> None:
         self._hear_clock(message.clock)
+        if len(message.held) == len(self.nodes):
+            self.holding[sender] = message.held
+        ours = self.hashes.get(message.applied)
+        if ours is not None:
+            self._compare(sender, ours == message.hash, now)
         for fact in message.facts:
             self._learn(fact, now, sender)
 
@@ -857,6 +1072,8 @@ class Node:
         if message.log not in self.fetching:
             return
         if not message.entries:
+            if message.base > self._fetch(message.log).from_slot:
+                self.catch_up = sender
             self.fetching[message.log] = (now + FETCH_AFTER, self._another(sender))
             return
         for entry in message.entries:
@@ -981,6 +1198,12 @@ class Node:
         if proposer is not None and (proposer.leading or proposer.preparing) and promised > proposer.ballot:
             self._lose(proposer, promised, now)
 
+    def _check_evidence(self, log: int, evidence: int, now: float) -> None:
+        """Likewise a leader that hears of a higher ballot that was established."""
+        proposer = self.proposers.get(log)
+        if proposer is not None and proposer.leading and evidence > proposer.ballot:
+            self._lose(proposer, evidence, now)
+
     def _lose(self, proposer: Proposer, promised: int, now: float) -> None:
         """Step down. The owner tries again at once, unless it was skipped often: then it may be it that is
         slow.
@@ -1030,9 +1253,7 @@ class Node:
         if fact.frontier > max(self.clock, self.highest) + TOO_FAR or self._is_absurd(log, fact.evidence):
             return
         if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
-            proposer = self.proposers.get(log)
-            if proposer is not None and proposer.leading and fact.evidence > proposer.ballot:
-                self._lose(proposer, fact.evidence, now)
+            self._check_evidence(log, fact.evidence, now)
             self._settle(log, now, sender)
 
     def _settle(self, log: int, now: float, sender: int) -> None:
@@ -1079,6 +1300,34 @@ class Node:
 
     def _another(self, node: int) -> int:
         return self.random.choice([peer for peer in self.peers if peer != node] or self.peers)
+
+    # ------------------------------------------------------------------------------ do all apply the same?
+
+    def hashed(self, position: tuple[int, int], rolling: int) -> None:
+        """The store has applied the entry at this position, or a checkpoint up to there; this is its hash."""
+        self.applied = position, rolling
+        self.hashes[position] = rolling
+        if len(self.hashes) > RECENT:
+            del self.hashes[next(iter(self.hashes))]
+
+    def _compare(self, peer: int, same: bool, now: float) -> None:
+        self.agrees[peer] = same
+        if not same and self.doubt is None:
+            self.doubt = now
+
+    def _look_who_differs(self, now: float) -> None:
+        """Diverged if most differ from us, or if after a while as many do as agree: nobody knows then who is
+        right, and none may go on in silence.
+        """
+        differ = [peer for peer, same in self.agrees.items() if not same]
+        ours = 1 + sum(self.agrees.values())
+        if len(differ) >= self.quorum or (len(differ) >= ours and now - (self.doubt or 0.0) >= DOUBT):
+            position, rolling = self.applied
+            raise Diverged(
+                f"at {position} with hash {rolling:08x}: nodes {differ} have applied something else"
+            )
+        if not differ:
+            self.doubt = None
 
     # ---------------------------------------------------------------------------------------- clock and reads
 
@@ -1153,7 +1402,8 @@ class Node:
     def _gossip(self, peer: int, own: Fact, now: float) -> None:
         facts = [own] + [self.learner.fact(log) for log in self.nodes if log != self.me]
         held = [acceptor.chosen for acceptor in self.acceptors.values()]
-        self._tell(peer, Learn(self.clock, facts, held, Position(*self.learner.position), 0), own)
+        position, rolling = self.applied
+        self._tell(peer, Learn(self.clock, facts, held, Position(*position), rolling), own)
         self.gossiped[peer] = now
         self.news_at.pop(peer, None)
 
@@ -1235,8 +1485,11 @@ class Node:
             self.journaled += 1
             self.journaled_at = now
             self._after.append((self.me, Synced(self.journaled, self.reserving), None))
-        ready = Ready(self._send, self._records, self._after, self._apply, self._answer)
+        ready = Ready(
+            self._send, self._records, self._after, self._apply, self._answer, self.lost, self.catch_up
+        )
         self._send, self._records, self._after, self._apply, self._answer = [], [], [], [], []
+        self.lost, self.catch_up = [], None
         return ready
 
     # --------------------------------------------------------------------------------------------------- time
@@ -1272,6 +1525,10 @@ class Node:
         idle = not self.own.preparing and not self.own.leading
         if idle and self.retake_at is not None and now >= self.retake_at:
             self._stand(self.me, 0, now)
+        if now >= self.compact_at:
+            self._compact(now)
+        if self.doubt is not None:
+            self._look_who_differs(now)
         self._watch(now)
 
     def link(self, peer: int, refused: bool) -> None:

@@ -8,6 +8,9 @@ and tick() as things happen, and turn() once when they have all been handed in:
     clients
 
 The core is a multipaxos.Node, or Single: the same service without replication, for comparison.
+
+Checkpoints are files, so the embedding has them (class Checkpoints says what it offers); which are wanted,
+and how they come from one node to another, is decided here.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -18,9 +21,11 @@ from interface import (
     MAX_CLIENT_FRAME,
     Accept,
     Batch,
+    Chunk,
     Command,
     Entry,
     Expired,
+    FetchCheckpoint,
     Fetched,
     Forgotten,
     Held,
@@ -31,13 +36,16 @@ from interface import (
     Unknown,
     encode,
 )
-from multipaxos import Applied, Message, Ready
+from multipaxos import Applied, Cut, Message, Ready
 from store import Store
 
 WINDOW = 2  # entries in flight; while they are, what arrives gathers in the next one
 QUEUE = 20_000  # commands that may wait for a place in an entry; beyond that the node is busy
 BACKLOG = 10_000  # records that may wait for the disk
 ENTRY_BYTES = MAX_CLIENT_FRAME  # encoded commands in one entry, about: one client's largest frame
+ASK_AGAIN = 0.05  # seconds: a piece of a checkpoint that has not come is asked for again; doubled each time
+ASK_AT_MOST = 1.0  # seconds: the longest such pause
+GIVE_UP = 5.0  # seconds without any piece: then another node may have a checkpoint
 
 
 class Core(Protocol):
@@ -61,6 +69,38 @@ class Core(Protocol):
     def tick(self, now: float) -> None: ...
     def drain(self, now: float) -> Ready: ...
     def notes(self) -> list[Record]: ...
+    @property
+    def drained(self) -> bool: ...
+    def state(self, pending: Sequence[Record] = ()) -> list[Record]: ...
+    def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool: ...
+    def hashed(self, position: tuple[int, int], rolling: int) -> None: ...
+
+
+class Checkpoints(Protocol):
+    """The files of checkpoints: those that this node hands out, and the one that it takes from another."""
+
+    def chunk(self, number: int, offset: int) -> Chunk:
+        """A piece of a checkpoint (0: the newest). Chunk.number is 0 if there is none such (any more)."""
+
+    def begin(self, size: int) -> None:
+        """Take a checkpoint of so many bytes. What was being taken is dropped. OSError: there is no room."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """A piece of it. OSError: drop() it."""
+
+    def drop(self) -> None:
+        """Give up what is being taken."""
+
+    def finish(
+        self,
+        check: int,
+        done: Callable[[int, Cut, dict[str, Any]], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        """All pieces are there: verify them against the CRC-32 and store them durably.
+
+        Then done(number, where it stands, state), or failed(reason): later, never from inside the call.
+        """
 
 
 class Request:
@@ -88,6 +128,85 @@ class Read:
         self.arrived = arrived
 
 
+class Download:
+    """Takes a checkpoint from a peer: one piece at a time, asked for again until it comes.
+
+    A piece that comes twice, or late, is known by its number and offset. If the peer has replaced the
+    checkpoint meanwhile, the new one is taken from its beginning.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, send: Callable[[int, Message, Any], None]) -> None:
+        self.checkpoints = checkpoints
+        self.send = send
+        self.peer: int | None = None  # whom it is taken from; None: none is
+        self.number = 0  # which; 0: the newest, which has not been begun
+        self.size = 0
+        self.check = 0
+        self.offset = 0  # so much of it is there
+        self.progress = 0.0  # when the last piece came
+        self.asked = 0.0
+        self.asks = 0  # for the same piece
+        self.finishing = False  # all is there, and being verified
+
+    def start(self, peer: int, now: float) -> None:
+        """Take the peer's newest checkpoint, unless one is being taken."""
+        if self.peer is None:
+            self.peer = peer
+            self._begin(now)
+
+    def tick(self, now: float) -> None:
+        """Ask again for what has not come; in the end, give up."""
+        if self.peer is None or self.finishing:
+            return
+        if now - self.progress >= GIVE_UP:
+            self.stop()
+        elif now - self.asked >= min(ASK_AGAIN * (1 << self.asks), ASK_AT_MOST):
+            self.asks = min(self.asks + 1, 5)
+            self._ask(now)
+
+    def on_chunk(self, sender: int, chunk: Chunk, now: float) -> bool:
+        """A piece; True if it was the last one, and finish() is due."""
+        if sender != self.peer or self.finishing:
+            return False
+        if self.number and chunk.number != self.number:
+            if not chunk.number:
+                self._begin(now)
+            return False  # else a late piece of a checkpoint that was given up
+        if not chunk.number or chunk.size < self.offset + len(chunk.data) or not chunk.data:
+            self.stop()
+            return False
+        if chunk.offset != self.offset:
+            return False
+        try:
+            if not self.number:
+                self.number, self.size, self.check = chunk.number, chunk.size, chunk.check
+                self.checkpoints.begin(chunk.size)
+            self.checkpoints.write(chunk.offset, chunk.data)
+        except OSError:
+            self.stop()
+            return False
+        self.offset += len(chunk.data)
+        self.progress, self.asks = now, 0
+        self.finishing = self.offset == self.size
+        if not self.finishing:
+            self._ask(now)
+        return self.finishing
+
+    def stop(self) -> None:
+        """Begin anew when the core asks for it, perhaps with another peer."""
+        if self.number:
+            self.checkpoints.drop()
+        self.peer, self.number, self.offset, self.finishing = None, 0, 0, False
+
+    def _begin(self, now: float) -> None:
+        self.number, self.offset, self.asks, self.progress = 0, 0, 0, now
+        self._ask(now)
+
+    def _ask(self, now: float) -> None:
+        self.asked = now
+        self.send(self.peer or 0, FetchCheckpoint(self.number, self.offset), None)
+
+
 class Replica:
     """One node without its sockets. See the module's docstring for who calls what."""
 
@@ -97,11 +216,13 @@ class Replica:
         store: Store,
         clock: Callable[[], float],
         send: Callable[[int, Message, Any], None],
-        write: Callable[[list[Record], Callable[[], None]], None],
+        write: Callable[[list[Record], Callable[[], None], bool], None],
         answer: Callable[[Any, Any], None],
+        checkpoints: Checkpoints | None = None,
     ) -> None:
-        """`write(frame, done)` must call done() later, when the frame is durable, and never from inside the
-        call.
+        """`write(frame, done, new_segment)` must call done() later, when the frame is durable, and never from
+        inside the call. `new_segment`: the frame begins one, and when it is durable, a checkpoint can be made
+        of all segments before it.
 
         `answer(token, value)`: the value is a Result, a list of them, whatever read()'s question returned, or
         one of the interface's exceptions.
@@ -122,6 +243,10 @@ class Replica:
         self.records: list[Record] = []  # for the next frame
         self.after: list[tuple[int, Message, Any]] = []  # messages that wait for it
         self.writing = False
+        self.rolling = False  # whether the next frame is to begin a segment
+        self.checkpoints = checkpoints
+        self.download = Download(checkpoints, send) if checkpoints else None
+        self.installed = 0  # checkpoints of others, in this life
         self.entries_applied = 0
         self.commands_applied = 0
         self.frames = 0
@@ -193,11 +318,17 @@ class Replica:
         """
         if len(self.records) > BACKLOG and isinstance(message, Accept | Fetched):
             return
-        self.core.step(sender, message, self.clock(), call)
+        if message.__class__ in TRANSFER:
+            self._transfer(sender, message, call)
+        else:
+            self.core.step(sender, message, self.clock(), call)
 
     def tick(self) -> None:
         """Time has passed; turn() must follow."""
-        self.core.tick(self.clock())
+        now = self.clock()
+        self.core.tick(now)
+        if self.download:
+            self.download.tick(now)
 
     def turn(self) -> None:
         """Carry out what the core wants, until it wants nothing more."""
@@ -211,7 +342,7 @@ class Replica:
             self.records += ready.journal
             self.after += ready.send_after
             if not self.writing:
-                if self.records:
+                if self.records or (self.rolling and self.core.drained):
                     self._write_frame()
                 elif self.after:
                     after, self.after = self.after, []
@@ -221,6 +352,11 @@ class Replica:
             for read in ready.reads:
                 del self.reading[read]
                 self.answer(read.token, read.question())
+            for token in ready.lost:
+                for request in token:
+                    self._finish(request, Unknown("it was overtaken by a checkpoint, which may contain it"))
+            if ready.catch_up is not None and self.download:
+                self.download.start(ready.catch_up, now)
 
     def _dispatch(self, messages: list[tuple[int, Message, Any]], now: float) -> bool:
         """Send; True if the core has had a message from itself."""
@@ -237,12 +373,17 @@ class Replica:
         """One frame at a time: the next is written when this one is durable, so that only the last can be
         torn.
         """
-        self.records += self.core.notes()
+        new_segment = self.rolling and self.core.drained
+        if new_segment:
+            self.rolling = False
+            self.records = self.core.state(self.records)
+        else:
+            self.records += self.core.notes()
         records, self.records = self.records, []
         after, self.after = self.after, []
         self.writing = True
         self.frames += 1
-        self.write(records, lambda: self._durable(after))
+        self.write(records, lambda: self._durable(after), new_segment)
 
     def _durable(self, after: list[tuple[int, Message, Any]]) -> None:
         self.writing = False
@@ -280,6 +421,7 @@ class Replica:
 
     def _apply(self, applied: Applied) -> None:
         results = self.store.apply(applied.timestamp, applied.owner, applied.payload)
+        self.core.hashed(self.store.position, self.store.hash)
         self.entries_applied += 1
         self.commands_applied += len(results)
         if applied.token is None:
@@ -290,12 +432,48 @@ class Replica:
             self._finish(request, results[at : at + count] if request.batch else refusal(results[at]))
             at += count
 
+    # -------------------------------------------------------------------------------------------- checkpoints
+
+    def roll(self) -> None:
+        """Let the next frame begin a new segment, so that a checkpoint can be made; turn() must follow."""
+        self.rolling = True
+
+    def _transfer(self, sender: int, message: Message, call: Any) -> None:
+        if not self.checkpoints or not self.download:
+            return
+        if message.__class__ is FetchCheckpoint:
+            chunk = self.checkpoints.chunk(message.number, message.offset)
+            if not chunk.number and not message.number:
+                self.roll()  # there is none yet
+            self.send(sender, chunk, call)
+        elif self.download.on_chunk(sender, message, self.clock()):
+            stop = self.download.stop
+            self.checkpoints.finish(self.download.check, self._install, lambda reason: stop())
+
+    def _install(self, number: int, cut: Cut, state: dict[str, Any]) -> None:
+        """A checkpoint of another node is durable here, as this number: merge it.
+
+        Nothing that rests on it leaves before the record is durable that tells a restart to do the same. A
+        checkpoint of our own is due, for until then the journal does not reach further back than this one.
+        """
+        assert self.download, "only what was asked for is installed"
+        self.download.stop()
+        self.installed += 1
+        if self.core.install(cut, self.clock(), number):
+            self.store.load_state(state)
+            self.core.hashed(self.store.position, self.store.hash)
+        self.roll()
+        self.turn()
+
     def _finish(self, request: Request, value: Any) -> None:
         if self.open.pop(request, 0) is None:
             self.answer(request.token, value)
         if request.key is not None:
             for repeat in self.joined.pop(request.key, ()):
                 self._finish(repeat, value)
+
+
+TRANSFER = frozenset({Chunk, FetchCheckpoint})  # between replicas; all other messages are between cores
 
 
 def refusal(result: Result) -> Result | Expired | Forgotten:
@@ -328,6 +506,26 @@ class Single:
     ready = True
     has_room = True
     busy = False
+    drained = True
+
+    def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
+        """Recovery: the checkpoint that the journal stands on, before replay()."""
+        self.clock = cut.clock
+        return True
+
+    def state(self, pending: Sequence[Record] = ()) -> list[Record]:
+        """For the first frame of a segment: what is journaled before it is in the checkpoint."""
+        return list(pending)
+
+    def cut(self) -> Cut:
+        """Where a checkpoint stands that holds all that was replayed."""
+        return Cut((self.clock, 0), {}, self.clock)
+
+    def start(self, now: float) -> None:
+        """Begin a life: what was replayed comes with the next drain()."""
+
+    def hashed(self, position: tuple[int, int], rolling: int) -> None:
+        """There is nobody to compare it with."""
 
     def replay(self, record: Record) -> None:
         """Recovery: one journaled record, in the order in which they were written."""

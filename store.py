@@ -31,6 +31,8 @@ import hashlib
 import heapq
 import json
 import re
+import struct
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
@@ -59,6 +61,8 @@ MAX_RESULTS: Final = (
 )
 MAX_SESSIONS: Final = 65_536
 ITEM_OVERHEAD: Final = 15  # bytes that Thrift adds to the key and value of an Item in a list
+
+_PLACE = struct.Struct(">IQB")  # a hash, a timestamp, an owner
 
 _VERBS = frozenset({Verb.PUT, Verb.GET, Verb.DELETE, Verb.COMPARE_AND_SET, Verb.INCREMENT, Verb.OPEN_SESSION})
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")  # what str(int) writes; more digits never fit 64 bits
@@ -141,6 +145,7 @@ class Store:
         """An empty store. `location` is the file of pickledb, which is neither read nor written here."""
         self.database = PickleDB(location)
         self.position: tuple[int, int] = (0, 0)  # (timestamp, owner) of the last applied entry
+        self.hash = 0  # CRC-32 over all that was applied up to there: the entries and their outcomes
         self._content: dict[str, str] = self.database.db
         self._sessions: OrderedDict[tuple[int, int, int], _Session] = (
             OrderedDict()
@@ -157,7 +162,10 @@ class Store:
         position = (timestamp, owner)
         assert position > self.position, f"entry {position} applied after {self.position}"
         self.position = position
-        return [self._apply(command, index) for index, command in enumerate(commands)]
+        results = [self._apply(command, index) for index, command in enumerate(commands)]
+        place = zlib.crc32(_PLACE.pack(self.hash, timestamp, owner))
+        self.hash = zlib.crc32(bytes([result.outcome for result in results]), zlib.crc32(payload, place))
+        return results
 
     def get(self, key: str) -> Result:
         """What a read of the key answers now: OK and the value, or NOT_FOUND."""
@@ -209,7 +217,11 @@ class Store:
         """
         return {
             **self._content,
-            RESERVED_KEY: {"position": list(self.position), "sessions": self._dump_sessions()},
+            RESERVED_KEY: {
+                "position": list(self.position),
+                "hash": self.hash,
+                "sessions": self._dump_sessions(),
+            },
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -221,10 +233,12 @@ class Store:
         try:
             bookkeeping = content.pop(RESERVED_KEY)
             timestamp, owner = bookkeeping["position"]
+            rolling = int(bookkeeping["hash"])
             sessions = OrderedDict(_load_session(*session) for session in bookkeeping["sessions"])
         except (KeyError, TypeError, ValueError) as error:
             raise Malformed(f"state: no bookkeeping: {type(error).__name__}: {error}") from error
         self.position = (timestamp, owner)
+        self.hash = rolling
         self.database.db = self._content = content
         self._sessions = sessions
 

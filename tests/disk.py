@@ -17,8 +17,11 @@ import errno
 import os
 import random
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import orjson
 
 from journal import Files
 
@@ -193,6 +196,25 @@ class Disk(Files):
     def read(self, path: Path) -> bytes:
         return bytes(self._file(path).cached)
 
+    def size(self, path: Path) -> int:
+        return len(self._file(path).cached)
+
+    def read_part(self, path: Path, offset: int, length: int) -> bytes:
+        return bytes(self._file(path).cached[offset : offset + length])
+
+    def save(self, path: Path, content: dict[str, Any]) -> None:
+        """As pickledb does it: another file, written at once, takes the name."""
+        unfinished = path.with_name(path.name + ".tmp")
+        if self.exists(unfinished):
+            self.remove(unfinished)  # pickledb would overwrite it
+        handle = self.create(unfinished)
+        self.pwrite(handle, orjson.dumps(content), 0)
+        self.close(handle)
+        self.rename(unfinished, path)
+
+    def uncache(self, handle: int) -> None:
+        self._opened(handle)
+
     def make_directory(self, path: Path) -> None:
         self._begin("make_directory")
         self._new(path, Folder())
@@ -258,13 +280,14 @@ class Disk(Files):
     def salt(self) -> bytes:
         return self._salt.randbytes(8)
 
-    def background(self, work: Callable[[], T]) -> Callable[[], T]:
+    def background(self, work: Callable[[], T]) -> Future[T]:
         """At once, so that a run depends on nothing but its seed. A Crash in it ends the caller too."""
+        future: Future[T] = Future()
         try:
-            result = work()
+            future.set_result(work())
         except OSError as error:
-            return failing(error)
-        return lambda: result
+            future.set_exception(error)
+        return future
 
     def _begin(self, operation: str) -> None:
         self.operations += 1
@@ -310,12 +333,3 @@ class Disk(Files):
         if path.name in folder.cached:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         folder.change(None, path.name, node)
-
-
-def failing(error: OSError) -> Callable[[], T]:
-    """What waits for a piece of work that has failed."""
-
-    def wait() -> T:
-        raise error
-
-    return wait

@@ -193,7 +193,7 @@ MUTANTS = [
             "            self._lose(proposer, message.promised, now)\n        elif message.ballot",
             "        if message.ballot",
         ),
-        (CORE, "proposer.leading and fact.evidence > proposer.ballot", "False"),
+        (CORE, "proposer.leading and evidence > proposer.ballot", "False"),
     ),
     met(
         "a new ballot's sync keeps the old log's end",
@@ -417,7 +417,11 @@ MUTANTS = [
     met(
         "a clock begins at zero after a restart",
         "default 1",
-        (CORE, "self.clock = self.reserving = self.reserved\n", "self.reserving = self.reserved\n"),
+        (
+            CORE,
+            "self.clock, self.reserving = max(self.clock, self.reserved), self.reserved\n",
+            "self.reserving = self.reserved\n",
+        ),
     ),
     told(
         "a clock heard of raises nobody's",

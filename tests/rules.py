@@ -250,7 +250,7 @@ RULES: dict[str, Rule] = {
     ),
     "a leader that hears of a later ballot's evidence has lost the log": core(
         nodes.test_a_leader_that_hears_of_a_later_ballots_evidence_has_lost_the_log_at_that_moment,
-        ("proposer.leading and fact.evidence > proposer.ballot", "False"),
+        ("proposer.leading and evidence > proposer.ballot", "False"),
     ),
     "a silent peer that speaks again is sent what it lacks": core(
         nodes.test_a_silent_peer_is_sent_what_it_lacks_when_it_speaks_again,

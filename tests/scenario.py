@@ -15,11 +15,14 @@ slot is chosen with two values, and timestamps increase along a log. A breach is
 moment at which it happens.
 """
 
+import ast
 import heapq
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import multipaxos
 import replica
@@ -27,6 +30,7 @@ import store
 from interface import (
     Accept,
     Accepted,
+    Chunk,
     Command,
     Entry,
     Frame,
@@ -45,6 +49,7 @@ from interface import (
 DELAY = 0.001  # seconds that a message takes
 FSYNC = 0.001  # seconds that an fsync takes
 TICK = 0.005  # seconds between two ticks of a node
+CHUNK = 100  # bytes of a checkpoint in one message
 
 __all__ = ["DELAY", "FSYNC", "Accept", "Accepted", "Answer", "Cluster", "Envelope", "Gate", "Machine"]
 
@@ -129,6 +134,89 @@ class Gate:
         self.lift()
 
 
+class Files:
+    """The files of one node's checkpoints, and its closed segments; all of it durable."""
+
+    def __init__(self, machine: "Machine") -> None:
+        self.machine = machine
+        self.checkpoints: dict[int, tuple[bytes, multipaxos.Cut]] = {}
+        self.newest = 0  # our own that recovery begins with
+        self.closed: list[list[bytes]] = []  # segments behind it
+        self.incoming = bytearray()
+        self.broken = False  # whether what arrives is spoiled on the disk
+        self.no_room = False
+
+    # what recovery does
+
+    def frames(self) -> list[bytes]:
+        """Of all closed segments."""
+        return [frame for segment in self.closed for frame in segment]
+
+    def close_segment(self, frames: list[bytes]) -> None:
+        self.closed.append(frames)
+        self.covering = len(self.closed)
+
+    def recover(self, core: Any, into: Any, frames: Sequence[bytes]) -> None:
+        if self.newest:
+            self._load(core, into, self.newest)
+        for frame in frames:
+            for record in decode(Frame, frame).records:
+                if record.installed is None:
+                    core.replay(record)
+                else:
+                    self._load(core, into, record.installed)
+
+    def _load(self, core: Any, into: Any, number: int) -> None:
+        data, cut = self.checkpoints[number]
+        if core.install(cut):
+            into.load_state(json.loads(data))
+
+    def make(self, cut: Any, state: dict[str, Any]) -> None:
+        """A checkpoint of all closed segments."""
+        self.newest = self._add(json.dumps(state).encode(), cut)
+        self.closed = []
+
+    def _add(self, data: bytes, cut: Any) -> int:
+        number = max(self.checkpoints, default=0) + 1
+        self.checkpoints[number] = data, cut
+        return number
+
+    # what replica.Checkpoints asks for
+
+    def chunk(self, number: int, offset: int) -> Chunk:
+        number = number or self.newest
+        if number not in self.checkpoints:
+            return Chunk(0, 0, 0, offset, b"")
+        data, cut = self.checkpoints[number]
+        data += repr(
+            (tuple(cut.position), {log: tuple(c) for log, c in cut.logs.items()}, cut.clock)
+        ).encode()
+        return Chunk(number, len(data), crc32(data), offset, data[offset : offset + CHUNK])
+
+    def begin(self, size: int) -> None:
+        if self.no_room:
+            raise OSError("no space left on device")
+        self.incoming = bytearray(size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.incoming[offset : offset + len(data)] = data
+
+    def drop(self) -> None:
+        self.incoming = bytearray()
+
+    def finish(self, check: int, done: Callable[..., None], failed: Callable[[str], None]) -> None:
+        data = bytes(self.incoming)
+        if crc32(data) != check or self.broken:
+            self.machine.later(FSYNC, lambda: failed("its CRC-32 is wrong"))
+            return
+        end = data.rindex(b"}((") + 1
+        position, logs, clock = ast.literal_eval(data[end:].decode())
+        covered = {log: multipaxos.Covered(*values) for log, values in logs.items()}
+        cut = multipaxos.Cut(position, covered, clock)
+        number = self._add(data[:end], cut)
+        self.machine.later(FSYNC, lambda: done(number, cut, json.loads(data[:end])))
+
+
 class Machine:
     """One node's computer: the disk survives a crash, the rest does not."""
 
@@ -138,8 +226,10 @@ class Machine:
         self.life = 0
         self.running = False
         self.paused = False
-        self.durable: list[bytes] = []
-        self.unsynced: deque[tuple[bytes, Callable[[], None]]] = deque()
+        self.durable: list[bytes] = []  # the frames of the last segment
+        self.files = Files(self)
+        self.checkpoint_takes = FSYNC  # seconds
+        self.unsynced: deque[tuple[bytes, Callable[[], None], bool]] = deque()
         self.auto_sync = True
         self.fsync = FSYNC
         self.inbox: list[Callable[[], None]] = []  # what arrived while paused
@@ -154,14 +244,18 @@ class Machine:
             self.me, cluster.ids, random, cluster.revoke_after, cluster.failures.get(self.me)
         )
         self.store = store.Store("unused")
-        self.applied: list[tuple[int, int]] = []
         self.checked = dict.fromkeys(cluster.ids, 0)
-        for frame in self.durable:
-            for record in decode(Frame, frame).records:
-                self.core.replay(record)
+        self.files.recover(self.core, self.store, [*self.files.frames(), *self.durable])
+        self.applied = self._order_up_to(self.store.position)
         self.core.start(cluster.now)
         self.replica = replica.Replica(
-            self.core, self._recorded(self.store), lambda: cluster.now, self._send, self._write, self._answer
+            self.core,
+            self._recorded(self.store),
+            lambda: cluster.now,
+            self._send,
+            self._write,
+            self._answer,
+            self.files,
         )
         self.replica.turn()
 
@@ -193,16 +287,21 @@ class Machine:
     def sync(self) -> None:
         """Complete the fsync under way, if there is one."""
         if self.unsynced:
-            frame, done = self.unsynced.popleft()
+            frame, done, new_segment = self.unsynced.popleft()
+            if new_segment:
+                self.files.close_segment(self.durable)
+                self.durable = []
             self.durable.append(frame)
             done()
+            if new_segment:
+                self.later(self.checkpoint_takes, self.make_checkpoint)
 
     def _send(self, to: int, message: Any, call: Any) -> None:
         self.cluster.post(Envelope(self.me, to, decode(type(message), encode(message))))
 
-    def _write(self, records: list[Record], done: Callable[[], None]) -> None:
+    def _write(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
         assert not self.unsynced, "a frame is written only when the one before is durable"
-        self.unsynced.append((encode(Frame(records)), done))
+        self.unsynced.append((encode(Frame(records)), done, new_segment))
         if self.auto_sync:
             self.later(self.fsync, self.sync)
 
@@ -210,9 +309,24 @@ class Machine:
         assert answer.value is None, "a client is answered once"
         answer.value = value
 
+    def make_checkpoint(self) -> None:
+        """What the process does that makes checkpoints: recover the closed segments, save, let them go."""
+        core = multipaxos.Node(self.me, self.cluster.ids, Random(1))
+        made = store.Store("unused")
+        self.files.recover(core, made, self.files.frames())
+        core.start(0.0)
+        for entry in core.drain(0.0).apply:
+            made.apply(entry.timestamp, entry.owner, entry.payload)
+        self.files.make(core.cut(), made.save_state())
+        self.core.checkpointed(core.cut())
+
+    def _order_up_to(self, position: tuple[int, int]) -> list[tuple[int, int]]:
+        """What a checkpoint contains."""
+        return [applied for applied in self.cluster.order if applied <= position]
+
     def _recorded(self, real: Any) -> Any:
         """The store, with what is applied compared with what the other nodes have applied."""
-        apply = real.apply
+        apply, load = real.apply, real.load_state
 
         def recorded(timestamp: int, owner: int, payload: bytes) -> list[Result]:
             self.applied.append((timestamp, owner))
@@ -220,7 +334,11 @@ class Machine:
             results: list[Result] = apply(timestamp, owner, payload)
             return results
 
-        real.apply = recorded
+        def loaded(state: dict[str, Any]) -> None:
+            load(state)
+            self.applied = self._order_up_to(real.position)
+
+        real.apply, real.load_state = recorded, loaded
         return real
 
 

@@ -625,7 +625,7 @@ class Machine:
         simulation.oracle.sends(self.node, message)
         simulation.network.send(self.node, to, message, call)
 
-    def write(self, records: list[Record], done: Callable[[], None]) -> None:
+    def write(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
         simulation, profile = self.simulation, self.simulation.profile
         random = simulation.random
         self.disk.slow = True

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from interface import Accept, Chosen, Entry, Fact, Prepare, Promise, Record, Verdict, Vote
+from interface import Accept, Chosen, Entry, Fact, Held, Prepare, Promise, Record, Verdict, Vote
 from multipaxos import FETCH_BYTES, Acceptor
 
 LOG = 1
@@ -255,6 +255,57 @@ def test_only_executed_entries_are_given_up_and_only_once() -> None:
     assert (made.base, made.length, made.entries) == (2, 3, LOGS[1][2:])
     with pytest.raises(AssertionError, match="only chosen"):
         made.drop(3)
+
+
+@pytest.mark.parametrize("evidence", BALLOTS)
+def test_a_checkpoint_brings_an_acceptor_nowhere_back_and_no_wrong_entry(evidence: int) -> None:
+    """N23. All states, all lengths; all that the checkpoint covers is chosen in the log of `evidence`."""
+    for promised, accepted, length, known, covered in product(
+        BALLOTS, (0, *BALLOTS), LENGTHS, LENGTHS, LENGTHS
+    ):
+        if accepted > promised or (length and not accepted) or known > min(length, covered):
+            continue
+        made = Acceptor(LOG, [].append)
+        log = chosen_at(evidence, covered, accepted) if accepted else []
+        if accepted:
+            made.on_accept(Accept(LOG, accepted, 0, log[:length], True, NOTHING))
+        made.on_prepare(Prepare(LOG, promised, 0, 0), NOTHING)
+        if accepted >= evidence:
+            made.learn(known, evidence)
+        before = state(made)
+        made.cover(covered, evidence, LOGS[evidence][covered - 1].timestamp if covered else 0)
+        case = f"{covered} covered at {evidence}; {promised, accepted, length, known}: {state(made)}"
+        assert made.promised >= before[0] and made.accepted >= before[1], case
+        assert made.evidence <= made.accepted <= made.promised, case
+        assert made.chosen == covered, case
+        assert made.length >= made.chosen >= made.base, case
+        if covered > before[3]:
+            assert made.accepted >= evidence, case
+        if made.accepted == accepted:
+            assert made.length >= length, f"cut at one ballot: {case}"
+        if made.accepted:
+            whole = chosen_at(evidence, covered, made.accepted)
+            assert made.entries == whole[made.base : made.length], case
+
+
+def test_what_a_checkpoint_covers_is_not_held_again_by_the_journal_above_it() -> None:
+    made = acceptor()
+    made.cover(2, 2, LOGS[2][1].timestamp)
+    made.replay(Record(held=Held(LOG, 2, 0, LOGS[2])))
+    assert (made.base, made.entries, made.chosen) == (2, LOGS[2][2:], 2)
+
+
+def test_a_gap_in_what_is_replayed_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="gap"):
+        acceptor().replay(Record(held=Held(LOG, 2, 1, LOGS[2][1:])))
+
+
+def test_an_entry_that_a_checkpoint_covers_does_not_look_like_one_never_accepted() -> None:
+    made = acceptor()
+    made.cover(2, 2, LOGS[2][1].timestamp)
+    assert made.on_prepare(Prepare(LOG, 3, 0, 0), NOTHING).verdict == Verdict.BEHIND
+    assert made.on_accept(Accept(LOG, 3, 0, LOGS[2][:1], True, NOTHING)) == Vote.NEEDS_SYNC
+    assert made.on_prepare(Prepare(LOG, 3, 2, 0), NOTHING).verdict == Verdict.PROMISED
 
 
 def test_the_last_timestamp_of_an_empty_log_is_none() -> None:

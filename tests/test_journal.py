@@ -25,6 +25,7 @@ from journal import (
     OVERHEAD,
     Damaged,
     Files,
+    Full,
     Journal,
     JournalError,
     Locked,
@@ -768,13 +769,43 @@ def test_a_torn_tail_that_was_cut_is_zeros_on_the_disk_before_anything_is_writte
 
 def test_a_failure_in_the_background_is_raised_by_the_write_that_needs_the_segment():
     disk, journal = failing_journal([])
-    disk.fail_next("create", errno.ENOSPC)
+    disk.fail_next("create", errno.EIO)
     journal.write(held(b"x" * 500))
     journal.write(held(b"y"))
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="Input/output"):
         journal.write(held(b"z" * 500))
+    with pytest.raises(JournalError, match="an earlier write failed"):
+        journal.write(held(b"y"))
     journal.close()
     assert recovered(NODE, disk) == [held(b"x" * 500), held(b"y")]
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("operation", ["create", "pwrite", "fdatasync", "rename", "sync_directory"])
+def test_a_disk_that_is_full_refuses_the_frame_that_does_not_fit_and_takes_it_when_there_is_room(
+    operation: str, error: int
+):
+    disk, journal = failing_journal([])
+    frames = [held(b"x" * 300), held(b"y" * 100), held(b"z" * 100)]
+    journal.write(frames[0])
+    disk.fail_next(operation, error)
+    journal.prepare()  # notices it, long before the segment is full
+    journal.write(frames[1])
+    journal.maintain()
+    assert journal.full is not None
+    disk.fail_next(operation, error)
+    journal.maintain()
+    with pytest.raises(Full, match="no room for the next segment"):
+        journal.write(held(b"w" * 500))
+    journal.write(frames[2])  # what fits is still written
+    assert journal.full is not None and not journal.has_spare
+    journal.maintain()  # begins to make the segment
+    journal.maintain()  # takes it
+    assert journal.full is None and journal.has_spare
+    journal.write(held(b"w" * 500))
+    journal.close()
+    disk.power_cut(lost)
+    assert recovered(NODE, disk) == [*frames, held(b"w" * 500)]
 
 
 def test_a_journal_that_is_closed_while_the_next_segment_fails_is_closed_all_the_same():

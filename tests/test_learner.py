@@ -2,12 +2,11 @@
 
 from itertools import permutations, product
 from random import Random
-from typing import Any
 
 import pytest
 
-from interface import Accept, Entry, Fact
-from multipaxos import Acceptor, Learner
+from interface import Accept, Chosen, Entry, Fact, Held, Record
+from multipaxos import Acceptor, Covered, Cut, Learner
 
 LOGS = (1, 2, 3)
 NOTHING = Fact(1, 0, 0, 0)
@@ -207,12 +206,86 @@ def test_after_a_restart_the_applied_commands_come_again_in_the_same_order(count
     assert again.fact(1).evidence == BALLOT
 
 
-def test_a_log_that_has_been_given_up_in_part_recovers_the_rest() -> None:
+def test_a_restart_on_a_checkpoint_applies_what_lies_beyond_it() -> None:
     made = learner()
     choose(made, 1, 10, 20)
     choose(made, 2, -10)
-    made.acceptors[1].drop(1)
-    made.acceptors[2].drop(1)
-    commands: list[Any] = list(made.recover((20, 1)))
-    assert commands == [(20, 1, b"20")]
+    cut = Cut((10, 1), {1: Covered(1, BALLOT, 10), 2: Covered(1, BALLOT, 10), 3: Covered(0, 0, 0)}, 0)
+    again = learner()
+    assert again.install(cut)
+    for log in LOGS:
+        acceptor = again.acceptors[log]
+        acceptor.replay(Record(held=Held(log, BALLOT, 0, made.acceptors[log].entries)))
+        acceptor.replay(Record(chosen=Chosen(log, made.acceptors[log].chosen, BALLOT)))
+    assert list(again.recover((20, 1))) == [(20, 1, b"20")]
+    assert again.executed == {1: 2, 2: 1, 3: 0}
+    assert again.position == (20, 1)
+    assert again.cut(7) == Cut(
+        (20, 1), {1: Covered(2, BALLOT, 20), 2: Covered(1, BALLOT, 10), 3: Covered(0, 0, 0)}, 7
+    )
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+
+def test_a_checkpoint_takes_the_place_of_what_is_applied_only_if_it_lies_beyond() -> None:
+    made = learner()
+    choose(made, 1, 10, 20)
+    choose(made, 2, frontier=99)
+    choose(made, 3, frontier=99)
+    assert applied(made) == [(10, 1), (20, 1)]
+    assert not made.install(Cut((10, 1), {1: Covered(1, BALLOT, 10)}, 0))
+    assert made.position == (20, 1)
+    assert made.executed[1] == 2
+    assert made.install(Cut((30, 1), {1: Covered(3, BALLOT, 30)}, 0))
+    assert made.position == (30, 1)
+    assert made.executed[1] == 3
+    choose(made, 1, 40)
+    assert applied(made) == [(40, 1)]
+
+
+def test_positions_merge_log_by_log() -> None:
+    """No-ops are passed over early: each of two nodes may have passed what the other has not."""
+    made = learner()
+    choose(made, 1, 10, -20)
+    choose(made, 2, 15)
+    choose(made, 3, frontier=99)
+    assert applied(made) == [(10, 1), (15, 2)]
     assert made.executed == {1: 2, 2: 1, 3: 0}
+    cut = Cut((16, 3), {1: Covered(1, BALLOT, 10), 2: Covered(1, BALLOT, 15), 3: Covered(2, BALLOT, 90)}, 0)
+    assert made.install(cut)
+    assert made.executed == {1: 2, 2: 1, 3: 2}
+    assert made.position == (16, 3)
+    assert [made.frontier[log] for log in LOGS] == [20, 16, 99]
+    assert made.fact(3) == Fact(3, 2, BALLOT, 99)
+
+
+def test_an_entry_chosen_and_not_in_the_checkpoint_is_applied_after_it() -> None:
+    made = learner()
+    choose(made, 1, 10, 20, 30)
+    assert made.install(Cut((20, 1), {1: Covered(2, BALLOT, 20)}, 0))
+    choose(made, 2, frontier=99)
+    choose(made, 3, frontier=99)
+    assert applied(made) == [(30, 1)]
+
+
+def test_a_checkpoint_says_how_far_all_logs_have_come() -> None:
+    made = learner()
+    made.install(Cut((50, 2), {log: Covered(1, BALLOT, 40) for log in LOGS}, 0))
+    assert [made.frontier[log] for log in LOGS] == [50, 50, 49]
+
+
+def test_a_skip_that_was_given_up_still_counts() -> None:
+    """Otherwise an owner that recovers would stamp below it, where others no longer wait."""
+    made = learner()
+    choose(made, 1, 10, -1000)
+    choose(made, 2, frontier=50)
+    choose(made, 3, frontier=50)
+    assert applied(made) == [(10, 1)]
+    made.acceptors[1].drop(2)
+    cut = made.cut(0)
+    assert cut.logs[1] == Covered(2, BALLOT, 1000)
+    again = learner()
+    again.install(cut)
+    assert again.fact(1).frontier == 1000
+    assert again.acceptors[1].last_timestamp == 1000

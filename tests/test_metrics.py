@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import server
 from cluster import load
 from interface import Command, NotDone, Verb
-from metrics import COUNTERS, GAUGES, Collector, Counts, Histogram
+from metrics import COUNTERS, GAUGES, Collector, Counts, Histogram, Page
 
 
 def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -185,6 +185,7 @@ def test_the_other_pages_and_what_there_is_none_of(cluster: Measured) -> None:
     assert ask(port, "/")[0] == 404
 
 
+@pytest.mark.slow
 def test_a_scraper_that_dawdles_or_talks_nonsense_hurts_nobody(cluster: Measured) -> None:
     port = cluster.ports[1]
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(10)]
@@ -231,6 +232,12 @@ def test_a_metrics_port_that_is_taken_is_told_like_any_other(tmp_path: Path) -> 
 def test_without_a_metrics_port_the_library_is_not_even_loaded() -> None:
     code = "import sys, server; sys.exit('prometheus_client' in sys.modules)"
     assert finish([sys.executable, "-c", code], cwd=Path(SERVER).parent).returncode == 0
+
+
+def test_an_error_in_making_the_page_is_answered_and_ends_nothing() -> None:
+    shown = Page(Collector(Counts(), Histogram(), dict, {}), lambda: "serving")
+    answer = shown._answer(["GET /metrics HTTP/1.1", "Accept: text/plain", ""])
+    assert answer.startswith(b"HTTP/1.1 500 ") and b"KeyError" in answer
 
 
 # ----------------------------------------------------------------------------------------------------- logs
@@ -307,3 +314,16 @@ def test_a_node_that_strangers_can_reach_says_so(tmp_path: Path) -> None:
 
 def test_a_node_on_loopback_has_nothing_to_say_about_it(cluster: Measured) -> None:
     assert "event=reachable" not in cluster.nodes[1].log()
+
+
+def test_a_checkpoint_and_its_duration_are_counted(cluster: Measured) -> None:
+    with cluster.client() as client:
+        client.put("before", "the checkpoint")
+        before = page(cluster.ports[2])
+        assert client.checkpoint(2) >= 1
+    after = page(cluster.ports[2])
+    assert (
+        value(after, "paxos_checkpoint_seconds_count") == value(before, "paxos_checkpoint_seconds_count") + 1
+    )
+    assert value(after, "paxos_checkpoint_seconds_sum") > value(before, "paxos_checkpoint_seconds_sum")
+    assert value(after, "paxos_operations_total", verb="checkpoint", outcome="ok") == 1

@@ -11,6 +11,7 @@ from interface import (
     Barrier,
     Command,
     Fetch,
+    FetchCheckpoint,
     Fetched,
     Learn,
     NotDone,
@@ -80,7 +81,7 @@ def test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it() -> None:
     cluster.run(1.2)  # sent again, as far as the leader has it
     assert cluster.core(5).acceptors[1].length == 0, "what the leader has is not what comes next"
     unfetched.lift()
-    with cluster.drop(Fetch, to={2, 3, 4}):
+    with cluster.drop(Fetch, to={2, 3, 4}), cluster.drop(FetchCheckpoint):
         cluster.run(1)
     assert cluster.core(5).acceptors[1].length == 0, "what the leader has is not what was asked for"
     cluster.assert_equal()

@@ -68,11 +68,13 @@ OWN = {
     "multipaxos": {"interface"},
     "store": {"interface"},
     "journal": {"interface"},
+    "checkpoint": {"interface", "journal", "multipaxos", "replica", "store"},
     "rpc": {"interface"},
     "replica": {"interface", "multipaxos", "store"},
     "compiled": set(),
     "metrics": set(),
     "server": {
+        "checkpoint",
         "cluster",
         "compiled",
         "interface",
@@ -92,6 +94,7 @@ OWN = {
 FOREIGN = {
     "interface": {"kvstore", "thrift"},
     "store": {"pickledb"},
+    "journal": {"pickledb"},
     "rpc": {"kvstore", "thrift"},
     "server": {"thrift", "uvloop"},
     "failover": {"thrift"},
