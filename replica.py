@@ -523,28 +523,12 @@ class Single:
     def hashed(self, position: tuple[int, int], rolling: int) -> None:
         """There is nobody to compare it with."""
 
-    def install(self, cut: Cut) -> bool:
-        """Recovery: the checkpoint that the journal stands on, before replay()."""
-        self.clock = cut.clock
-        return True
-
     def replay(self, record: Record) -> None:
         """Recovery: one journaled record, in the order in which they were written."""
         if record.held:
             for entry in record.held.entries:
                 self.clock = entry.timestamp
                 self._apply.append(Applied(entry.timestamp, 0, entry.payload, None))
-
-    def start(self, now: float) -> None:
-        """Begin a life: what was replayed comes with the next drain()."""
-
-    def state(self) -> list[Record]:
-        """For the first frame of a segment: all that is journaled before it is in the checkpoint."""
-        return []
-
-    def cut(self) -> Cut:
-        """Where a checkpoint stands that holds all that was replayed."""
-        return Cut((self.clock, 0), {}, self.clock)
 
     def propose(self, payload: bytes, token: Any) -> None:
         self.clock += 1
