@@ -757,8 +757,9 @@ class Node:
         self.lost: list[Any] = []
         self.applied = (0, 0), 0  # the last entry that the store has, and its hash there
         self.hashes: dict[tuple[int, int], int] = {}  # what it was at each of the last RECENT entries
-        self.agrees: dict[int, bool] = {}  # by peer: whether its hash was ours when last compared
-        self.doubt: float | None = None  # since when some do not agree
+        self.doubt: float | None = None  # since when a peer's hash is not ours
+        self.doubted = (0, 0)  # the first entry where it is not
+        self.agrees: dict[int, bool] = {}  # by peer: whether its hash is ours, at that entry or later
 
         self.incarnation = incarnation  # which disk; 0: one that has not joined the cluster yet
         self.life = 0  # how often this disk was started
@@ -1045,7 +1046,7 @@ class Node:
             self.holding[sender] = message.held
         ours = self.hashes.get(message.applied)
         if ours is not None:
-            self._compare(sender, ours == message.hash, now)
+            self._compare(sender, message.applied, ours == message.hash, now)
         for fact in message.facts:
             self._learn(fact, now, sender)
 
@@ -1301,10 +1302,11 @@ class Node:
         if len(self.hashes) > RECENT:
             del self.hashes[next(iter(self.hashes))]
 
-    def _compare(self, peer: int, same: bool, now: float) -> None:
-        self.agrees[peer] = same
+    def _compare(self, peer: int, position: tuple[int, int], same: bool, now: float) -> None:
         if not same and self.doubt is None:
-            self.doubt = now
+            self.doubt, self.doubted = now, position
+        if self.doubt is not None and position >= self.doubted:
+            self.agrees[peer] = same
 
     def _look_who_differs(self, now: float) -> None:
         """Diverged if most differ from us, or if after a while as many do as agree: nobody knows then who is
@@ -1319,6 +1321,7 @@ class Node:
             )
         if not differ:
             self.doubt = None
+            self.agrees.clear()
 
     # ---------------------------------------------------------------------------------------- clock and reads
 

@@ -15,7 +15,6 @@ slot is chosen with two values, and timestamps increase along a log. A breach is
 moment at which it happens.
 """
 
-import ast
 import heapq
 import json
 from collections import deque
@@ -24,6 +23,7 @@ from random import Random
 from typing import Any, NamedTuple
 from zlib import crc32
 
+import checkpoint
 import multipaxos
 import replica
 import store
@@ -139,7 +139,7 @@ class Files:
 
     def __init__(self, machine: "Machine") -> None:
         self.machine = machine
-        self.checkpoints: dict[int, tuple[bytes, multipaxos.Cut]] = {}
+        self.checkpoints: dict[int, bytes] = {}
         self.newest = 0  # our own that recovery begins with
         self.closed: list[list[bytes]] = []  # segments behind it
         self.incoming = bytearray()
@@ -154,7 +154,6 @@ class Files:
 
     def close_segment(self, frames: list[bytes]) -> None:
         self.closed.append(frames)
-        self.covering = len(self.closed)
 
     def recover(self, core: Any, into: Any, frames: Sequence[bytes]) -> None:
         if self.newest:
@@ -167,18 +166,16 @@ class Files:
                     self._load(core, into, record.installed)
 
     def _load(self, core: Any, into: Any, number: int) -> None:
-        data, cut = self.checkpoints[number]
-        if core.install(cut):
-            into.load_state(json.loads(data))
+        checkpoint.install(core, into, checkpoint.parse(self.checkpoints[number]))
 
-    def make(self, cut: Any, state: dict[str, Any]) -> None:
+    def make(self, core: Any, made: Any) -> None:
         """A checkpoint of all closed segments."""
-        self.newest = self._add(json.dumps(state).encode(), cut)
+        self.newest = self._add(json.dumps(checkpoint.state_of(made, core.cut())).encode())
         self.closed = []
 
-    def _add(self, data: bytes, cut: Any) -> int:
+    def _add(self, data: bytes) -> int:
         number = max(self.checkpoints, default=0) + 1
-        self.checkpoints[number] = data, cut
+        self.checkpoints[number] = data
         return number
 
     # what replica.Checkpoints asks for
@@ -187,10 +184,7 @@ class Files:
         number = number or self.newest
         if number not in self.checkpoints:
             return Chunk(0, 0, 0, offset, b"")
-        data, cut = self.checkpoints[number]
-        data += repr(
-            (tuple(cut.position), {log: tuple(c) for log, c in cut.logs.items()}, cut.clock)
-        ).encode()
+        data = self.checkpoints[number]
         return Chunk(number, len(data), crc32(data), offset, data[offset : offset + CHUNK])
 
     def begin(self, size: int) -> None:
@@ -209,12 +203,9 @@ class Files:
         if crc32(data) != check or self.broken:
             self.machine.later(FSYNC, lambda: failed("its CRC-32 is wrong"))
             return
-        end = data.rindex(b"}((") + 1
-        position, logs, clock = ast.literal_eval(data[end:].decode())
-        covered = {log: multipaxos.Covered(*values) for log, values in logs.items()}
-        cut = multipaxos.Cut(position, covered, clock)
-        number = self._add(data[:end], cut)
-        self.machine.later(FSYNC, lambda: done(number, cut, json.loads(data[:end])))
+        number, state = self._add(data), checkpoint.parse(data)
+        cut = checkpoint.cut_of(state)
+        self.machine.later(FSYNC, lambda: done(number, cut, state))
 
 
 class Machine:
@@ -229,6 +220,7 @@ class Machine:
         self.durable: list[bytes] = []  # the frames of the last segment
         self.files = Files(self)
         self.checkpoint_takes = FSYNC  # seconds
+        self.on_diverged: Callable[[int], Any] | None = None  # told of the node when it stops
         self.unsynced: deque[tuple[bytes, Callable[[], None], bool]] = deque()
         self.auto_sync = True
         self.fsync = FSYNC
@@ -273,7 +265,14 @@ class Machine:
         if self.paused:
             self.inbox.append(action)
         elif self.running:
-            action()
+            try:
+                action()
+            except multipaxos.Diverged:
+                if self.on_diverged is None:
+                    raise
+                self.on_diverged(self.me)
+                self.stop()
+                return
             self.cluster.check_slots(self)
 
     def receive(self, sender: int, message: Any) -> None:
@@ -317,7 +316,7 @@ class Machine:
         core.start(0.0)
         for entry in core.drain(0.0).apply:
             made.apply(entry.timestamp, entry.owner, entry.payload)
-        self.files.make(core.cut(), made.save_state())
+        self.files.make(core, made)
         self.core.checkpointed(core.cut())
 
     def _order_up_to(self, position: tuple[int, int]) -> list[tuple[int, int]]:
