@@ -505,8 +505,9 @@ class Single:
     drained = True
 
     def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
-        """Recovery: the checkpoint that the journal stands on, before replay()."""
+        """Recovery: a checkpoint. What was replayed before is in it."""
         self.clock = cut.clock
+        self._apply.clear()
         return True
 
     def state(self, pending: Sequence[Record] = ()) -> list[Record]:
