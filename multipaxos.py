@@ -772,6 +772,7 @@ class Node:
         self.measured = dict.fromkeys(self.nodes, (0, 0))  # by log: up to which slot, bytes held up to there
         self.holding = {peer: [0] * len(self.nodes) for peer in self.peers}  # what they said that they hold
         self.compact_at = 0.0
+        self.keep_bytes = KEEP_BYTES
         self.catch_up: int | None = None
         self.lost: list[Any] = []
         self.applied = (0, 0), 0  # the last entry that the store has, and its hash there
@@ -933,7 +934,7 @@ class Node:
                 measured, size = acceptor.base, 0
             size += sum(len(entry.payload) + KEEP_OVERHEAD for entry in acceptor.from_slot(measured, covered))
             below = acceptor.base
-            while below < covered and (below < everywhere or size > KEEP_BYTES):
+            while below < covered and (below < everywhere or size > self.keep_bytes):
                 size -= len(acceptor.entries[below - acceptor.base].payload) + KEEP_OVERHEAD
                 below += 1
             self.measured[log] = (max(measured, covered), size)

@@ -323,7 +323,9 @@ def test_a_segment_that_begins_with_the_end_of_a_rejoin_holds_it() -> None:
     machine = cluster[5]
     cluster.run(0.2)
     cluster.hold_disk(5)
-    machine.do(lambda: (machine.core.note(1, *machine.core.noted(1)), machine.replica.turn()))  # being written
+    machine.do(
+        lambda: (machine.core.note(1, *machine.core.noted(1)), machine.replica.turn())
+    )  # being written
     gate.release()
     cluster.run_until(lambda: machine.core.rejoining.number > 0, within_s=1)
     assert any(record.rejoined for record in machine.replica.records)
