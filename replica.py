@@ -55,6 +55,8 @@ class Core(Protocol):
     clock: int
 
     @property
+    def joined(self) -> bool: ...
+    @property
     def busy(self) -> bool: ...
     @property
     def ready(self) -> bool: ...
@@ -280,6 +282,9 @@ class Replica:
 
     def read(self, token: Any, question: Callable[[], Any]) -> None:
         """Ask the store when it holds everything that was answered before this call: a linearizable read."""
+        if not self.core.joined:
+            self.answer(token, NotDone("this node is rejoining the cluster", False))
+            return
         if len(self.reading) >= QUEUE:
             self.answer(token, NotDone("busy: too many reads wait", False))
             return
@@ -503,6 +508,7 @@ class Single:
     has_room = True
     busy = False
     drained = True
+    joined = True
 
     def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
         """Recovery: a checkpoint. What was replayed before is in it."""

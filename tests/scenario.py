@@ -19,6 +19,7 @@ import heapq
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from random import Random
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -38,6 +39,7 @@ from interface import (
     Outcome,
     Position,
     Record,
+    Rejoin,
     RequestId,
     Result,
     Session,
@@ -58,6 +60,8 @@ class Envelope(NamedTuple):
     sender: int
     to: int
     message: Any
+    who: tuple[int, int] | None = None  # incarnation and life of the sender, as its connection has said
+    disk: int = 0  # the receiver's, by number: a connection belongs to two processes
 
 
 class Answer:
@@ -215,6 +219,9 @@ class Machine:
         self.cluster = cluster
         self.me = me
         self.life = 0
+        self.disk = 0  # how many it had before
+        self.incarnation = 1  # what its identity says
+        self.refused: dict[int, str] = {}  # by peer: why
         self.running = False
         self.paused = False
         self.durable: list[bytes] = []  # the frames of the last segment
@@ -230,10 +237,16 @@ class Machine:
         self.life += 1
         self.running = True
         self.paused = False
+        self.introduced = False  # whether this life is durable: no connection is made before
         cluster = self.cluster
         random = Random(f"{cluster.seed} {self.me} {self.life}")
         self.core = multipaxos.Node(
-            self.me, cluster.ids, random, cluster.revoke_after, cluster.failures.get(self.me)
+            self.me,
+            cluster.ids,
+            random,
+            cluster.revoke_after,
+            cluster.failures.get(self.me),
+            self.incarnation,
         )
         self.store = store.Store("unused")
         self.checked = dict.fromkeys(cluster.ids, 0)
@@ -275,6 +288,15 @@ class Machine:
                 return
             self.cluster.check_slots(self)
 
+    def refuses(self, envelope: Envelope) -> bool:
+        """What the shell decides when a peer says who it is."""
+        if envelope.who is None or isinstance(envelope.message, Rejoin):
+            return False
+        reason = self.core.greet(envelope.sender, *envelope.who)
+        if reason is not None:
+            self.refused[envelope.sender] = reason
+        return reason is not None
+
     def receive(self, sender: int, message: Any) -> None:
         self.replica.step(sender, message)
         self.replica.turn()
@@ -291,12 +313,17 @@ class Machine:
                 self.files.close_segment(self.durable)
                 self.durable = []
             self.durable.append(frame)
+            self.introduced = True
             done()
             if new_segment:
                 self.later(self.checkpoint_takes, self.make_checkpoint)
 
     def _send(self, to: int, message: Any, call: Any) -> None:
-        self.cluster.post(Envelope(self.me, to, decode(type(message), encode(message))))
+        who = (self.core.incarnation, self.core.life)
+        disk = self.cluster.machines[to].disk
+        if not self.introduced:
+            return
+        self.cluster.post(Envelope(self.me, to, decode(type(message), encode(message)), who, disk))
 
     def _write(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
         assert not self.unsynced, "a frame is written only when the one before is durable"
@@ -429,10 +456,12 @@ class Cluster:
     def deliver(self, envelope: Envelope) -> None:
         """Let a message arrive after the usual delay, past all gates: also one that arrived before."""
         machine = self.machines[envelope.to]
-        self.at(
-            self.now + self.delay,
-            lambda: machine.do(lambda: machine.receive(envelope.sender, envelope.message)),
-        )
+
+        def arrive() -> None:
+            if machine.disk == envelope.disk and not machine.refuses(envelope):
+                machine.receive(envelope.sender, envelope.message)
+
+        self.at(self.now + self.delay, lambda: machine.do(arrive))
 
     def sent_messages(
         self, kind: type, sender: int, to: int, where: Callable[[Any], bool] = lambda message: True
@@ -489,6 +518,26 @@ class Cluster:
     def restart(self, node: int) -> None:
         self.machines[node].auto_sync = True
         self.machines[node].start()
+
+    def wipe(self, node: int) -> None:
+        """The machine gets a new disk, with a data directory that is to rejoin."""
+        machine = self.machines[node]
+        machine.stop()
+        machine.disk += 1
+        machine.incarnation = 0
+        machine.durable, machine.files = [], Files(machine)
+
+    def backup(self, node: int) -> tuple[int, list[bytes], Any, int]:
+        """What is on the disk now, for restore()."""
+        machine = self.machines[node]
+        return machine.incarnation, list(machine.durable), copy(machine.files), machine.files.newest
+
+    def restore(self, node: int, backup: tuple[int, list[bytes], Any, int]) -> None:
+        """Put a copy back, and start it."""
+        machine = self.machines[node]
+        machine.stop()
+        machine.incarnation, machine.durable, machine.files = backup[0], list(backup[1]), backup[2]
+        machine.start()
 
     def pause(self, node: int) -> None:
         """As SIGSTOP does: what arrives waits."""

@@ -35,6 +35,7 @@ from multipaxos import (
     DOUBT,
     KEEP_BYTES,
     KEEP_OVERHEAD,
+    LIFE_BITS,
     RECENT,
     RESERVE,
     Covered,
@@ -124,7 +125,7 @@ def test_a_segment_begins_with_all_that_must_not_be_forgotten() -> None:
     assert again.learner.position == (20, 2)
     assert again.learner.next() == (30, 2)
     assert again.clock == made.reserving
-    assert again.life == made.life + 1
+    assert again.life >> LIFE_BITS == (made.life >> LIFE_BITS) + 1
     assert again.lives == made.lives
     assert again.own.highest >= made.own.highest
 
@@ -183,11 +184,12 @@ def test_a_segment_does_not_begin_with_what_is_still_to_be_journaled() -> None:
 
 
 def test_each_start_is_another_life() -> None:
-    made = started(Record(life=6))
-    assert made.life == 7
+    made = started(Record(life=6 << LIFE_BITS | 99))
+    assert made.life >> LIFE_BITS == 7
     made = fresh()
     made.start(1.0)
-    assert [record.life for record in made.drain(1.0).journal if record.life] == [1]
+    assert [record.life for record in made.drain(1.0).journal if record.life] == [made.life]
+    assert made.life >> LIFE_BITS == 1
 
 
 def test_what_was_noted_of_a_peer_is_replayed() -> None:
