@@ -4,10 +4,10 @@
     scripts/backup.sh FILE.gz [--cluster cluster.json] [--node ID]
     scripts/restore.sh FILE.gz --cluster new.json [--data DIR] [--id ID]
 
-A backup is a checkpoint that one node makes now, compressed: all that was acknowledged before it was asked for
-is in it. `zcat` shows it: JSON, the keys and values as they are. Its checksum is gzip's.
+A backup is a checkpoint that one node makes now, compressed. All that was acknowledged before it was asked
+for is in it. `zcat` shows it: JSON, the keys and values as they are. Its checksum is gzip's.
 
-The new cluster needs a name of its own. Its nodes may be others, and more or fewer, than those of the old one.
+The new cluster needs a name of its own. Its nodes may be others than those of the old one, more or fewer.
 On several machines, run restore.sh on each with the same file, and --id for the node that runs there.
 """
 
