@@ -45,7 +45,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
-from interface import Chunk, Malformed, Record
+from interface import Chunk, Identity, Malformed, Record
 from journal import (
     MANIFEST,
     NO_ROOM,
@@ -287,7 +287,9 @@ def make_checkpoint(
     for applied in core.drain(0.0).apply:
         store.apply(applied.timestamp, applied.owner, applied.payload)
     cut = core.cut()
-    saved = save(files, directory, number, state_of(store, cut))
+    state = state_of(store, cut)
+    state[RESERVED_KEY]["cluster"] = read_identity(files.read(directory / "identity.json")).cluster
+    saved = save(files, directory, number, state)
     manifest = Manifest(saved, old.checkpoint if old else None, segment, frame)
     write_manifest(files, directory, manifest)
     return manifest, cut
@@ -338,6 +340,42 @@ def write_manifest(files: Files, directory: Path, manifest: Manifest) -> None:
 
 
 # ------------------------------------------------------------------------------------ handing out, and taking
+
+
+def restore(directory: Path, identity: Identity, state: dict[str, Any], files: Files | None = None) -> None:
+    """Make the data directory of one node of a new cluster that begins with this state. All of its nodes must
+    begin with the same. It is there whole or not at all. JournalError if it cannot be made.
+
+    The logs begin anew: nobody knows of entries in them. What they hold will be stamped above the clock that
+    the state has seen, so above all that was applied, and no session's id comes twice. Known sessions stay
+    known: what a client repeats is not applied again, as far as the state has it. The cluster needs a name of
+    its own: a node of the old one that joined would bring the old logs along.
+    """
+    files = files or Files()
+    if state[RESERVED_KEY].get("cluster") == identity.cluster:
+        reason = "the backup's cluster has this name, too: its nodes could join the new one"
+        raise JournalError(f"name: {identity.cluster!r}: {reason}")
+    if files.exists(directory):
+        raise JournalError(f"{directory}: exists already: nothing is overwritten")
+    cut = cut_of(state)
+    clock = max(cut.clock, cut.position[0])
+    state = {**state, RESERVED_KEY: {**state[RESERVED_KEY], **bookkeeping(Cut(cut.position, {}, clock))}}
+    Store("unused").load_state(state)  # raises what is wrong with it
+    unfinished = directory.with_name(directory.name + ".new")
+    Journal.create(unfinished, identity, files=files)
+    journal = Journal(unfinished, files=files)
+    try:
+        for _ in journal.recover():
+            raise AssertionError("a journal that has just been made is empty")
+        journal.write([Record(reservation=clock)])
+        saved = save(files, unfinished, 1, state)
+        write_manifest(files, unfinished, Manifest(saved, None, 1, 1))
+    except OSError as error:
+        raise JournalError(f"{unfinished}: {error.strerror or error}") from error
+    finally:
+        journal.close()
+    files.rename(unfinished, directory)
+    files.sync_directory(directory.parent)
 
 
 class Checkpoints:

@@ -76,6 +76,8 @@ from interface import (
     Promise,
     Reading,
     Record,
+    Rejoin,
+    Rejoined,
     Verdict,
     Vote,
 )
@@ -104,6 +106,7 @@ KEEP_BYTES = (
     64 << 20
 )  # bytes of one log that are kept for nodes that lag; further behind, they take a checkpoint
 KEEP_OVERHEAD = 64  # bytes that an entry costs besides its payload, about
+LIFE_BITS = 20  # of a life's number: chance, so that two starts of one disk's copies never have the same
 RECENT = 4096  # applied entries whose hashes are remembered: gossip is not older
 DOUBT = 1.0  # seconds in which all nodes have said what they have applied
 
@@ -280,6 +283,14 @@ class Acceptor:
         self.base, self.floor, self.entries = chosen, last, []
         self.chosen, self.evidence = chosen, evidence
 
+    def rejoin(self, promised: int, accepted: int, entries: Sequence[Entry]) -> None:
+        """Hold, beyond what is chosen, these entries, and promise: the disk that did so before is lost."""
+        if accepted >= self.accepted:
+            self._hold(accepted, self.chosen, entries)
+        if promised > self.promised:
+            self.promised = promised
+            self.journal(Record(promised=LogBallot(self.log, promised)))
+
     def drop(self, below: int) -> None:
         """Give up executed entries: whoever lacks them needs a checkpoint."""
         assert below <= self.chosen, "only chosen entries can be given up"
@@ -422,6 +433,14 @@ class Proposer:
         self.entries, self.bytes = [], 0
         self.promises.clear()
         self.lengths.clear()
+
+    def forget(self, peer: int) -> None:
+        """The peer has lost its disk: what it promised and voted counts no more, and it lacks everything."""
+        self.promises.pop(peer, None)
+        self.lengths.pop(peer, None)
+        if peer in self.couriers:
+            self.couriers[peer] = Courier()
+            self.fresh = True
 
     def append(self, entry: Entry) -> None:
         self.entries.append(entry)
@@ -755,15 +774,20 @@ class Node:
         self.measured = dict.fromkeys(self.nodes, (0, 0))  # by log: up to which slot, bytes held up to there
         self.holding = {peer: [0] * len(self.nodes) for peer in self.peers}  # what they said that they hold
         self.compact_at = 0.0
+        self.keep_bytes = KEEP_BYTES
         self.catch_up: int | None = None
         self.lost: list[Any] = []
         self.applied = (0, 0), 0  # the last entry that the store has, and its hash there
         self.hashes: dict[tuple[int, int], int] = {}  # what it was at each of the last RECENT entries
-        self.agrees: dict[int, bool] = {}  # by peer: whether its hash was ours when last compared
-        self.doubt: float | None = None  # since when some do not agree
+        self.doubt: float | None = None  # since when a peer's hash is not ours
+        self.doubted = (0, 0)  # the first entry where it is not
+        self.agrees: dict[int, bool] = {}  # by peer: whether its hash is ours, at that entry or later
 
-        self.incarnation = incarnation  # which disk; 0: one that has not joined the cluster yet
-        self.life = 0  # how often this disk was started
+        self.incarnation = incarnation  # which disk; 0: a new one in place of one that was lost
+        assert incarnation or self.peers, "there is nobody who knows what this node has forgotten"
+        self.rejoining = None if incarnation else Rejoining(self.peers, self.nodes)
+        self.handlers = HANDLERS if incarnation else HANDLERS_REJOINING
+        self.life = 0  # which start of this disk; grows
         self.lives: dict[int, tuple[int, int]] = dict.fromkeys(
             self.peers, (0, 0)
         )  # by peer, the highest seen
@@ -792,6 +816,10 @@ class Node:
             self.lives[record.noted.node] = (record.noted.incarnation, record.noted.life)
         elif record.life is not None:
             self.life = record.life
+        elif record.incarnation is not None:
+            self.incarnation = record.incarnation
+        elif record.rejoined:
+            self._join()
         else:
             self.acceptors[(record.promised or record.held or record.chosen).log].replay(record)
 
@@ -799,7 +827,7 @@ class Node:
         """Begin a life: the clock where the reservation ends, the applied commands once more, our own log
         prepared.
         """
-        self.life += 1
+        self.life = (self.life >> LIFE_BITS) + 1 << LIFE_BITS | self.random.getrandbits(LIFE_BITS)
         self._journal(Record(life=self.life))
         self.clock, self.reserving = max(self.clock, self.reserved), self.reserved
         for timestamp, owner, payload in self.learner.recover(max(self.replayed, self.learner.position)):
@@ -808,7 +836,8 @@ class Node:
             self.highest = max(self.highest, acceptor.last_timestamp)
         self._save()
         self._reserve()
-        self.retake_at = now
+        if self.rejoining is None:
+            self.retake_at = now
 
     def notes(self) -> list[Record]:
         """What need not be durable soon, for the frame written next: how much is chosen, and applied."""
@@ -845,6 +874,10 @@ class Node:
         assert self.drained, "what is journaled later must not be repeated"
         records = [record for record in pending if record.installed is not None]
         records += [Record(life=self.life), Record(reservation=self.reserving)]
+        if self.incarnation > 1:  # taken by a rejoin
+            records.append(Record(incarnation=self.incarnation))
+            if self.rejoining is None or self.rejoining.number:
+                records.append(Record(rejoined=True))
         records += [Record(noted=Noted(peer, *lives)) for peer, lives in self.lives.items() if any(lives)]
         for log, acceptor in self.acceptors.items():
             start = max(acceptor.base, self.passed[log])
@@ -903,7 +936,7 @@ class Node:
                 measured, size = acceptor.base, 0
             size += sum(len(entry.payload) + KEEP_OVERHEAD for entry in acceptor.from_slot(measured, covered))
             below = acceptor.base
-            while below < covered and (below < everywhere or size > KEEP_BYTES):
+            while below < covered and (below < everywhere or size > self.keep_bytes):
                 size -= len(acceptor.entries[below - acceptor.base].payload) + KEEP_OVERHEAD
                 below += 1
             self.measured[log] = (max(measured, covered), size)
@@ -917,6 +950,11 @@ class Node:
         one.)
         """
         return self.own.established
+
+    @property
+    def joined(self) -> bool:
+        """Whether this node may read: it is not rejoining."""
+        return self.rejoining is None
 
     @property
     def in_flight(self) -> int:
@@ -959,7 +997,9 @@ class Node:
             if now - self.heard[sender] > GOSSIP_IDLE * 3:
                 self._is_back(sender)
             self.heard[sender] = now
-        HANDLERS[message.__class__](self, sender, message, now, call)
+        handler = self.handlers.get(message.__class__)
+        if handler is not None:
+            handler(self, sender, message, now, call)
 
     def _on_accept(self, sender: int, message: Accept, now: float, call: Any) -> None:
         last = command = 0
@@ -1050,7 +1090,7 @@ class Node:
             self.holding[sender] = message.held
         ours = self.hashes.get(message.applied)
         if ours is not None:
-            self._compare(sender, ours == message.hash, now)
+            self._compare(sender, message.applied, ours == message.hash, now)
         for fact in message.facts:
             self._learn(fact, now, sender)
 
@@ -1310,10 +1350,11 @@ class Node:
         if len(self.hashes) > RECENT:
             del self.hashes[next(iter(self.hashes))]
 
-    def _compare(self, peer: int, same: bool, now: float) -> None:
-        self.agrees[peer] = same
+    def _compare(self, peer: int, position: tuple[int, int], same: bool, now: float) -> None:
         if not same and self.doubt is None:
-            self.doubt = now
+            self.doubt, self.doubted = now, position
+        if self.doubt is not None and position >= self.doubted:
+            self.agrees[peer] = same
 
     def _look_who_differs(self, now: float) -> None:
         """Diverged if most differ from us, or if after a while as many do as agree: nobody knows then who is
@@ -1328,6 +1369,7 @@ class Node:
             )
         if not differ:
             self.doubt = None
+            self.agrees.clear()
 
     # ---------------------------------------------------------------------------------------- clock and reads
 
@@ -1499,7 +1541,7 @@ class Node:
         """Whether tick() wants to be called every few milliseconds, not every GOSSIP_IDLE / 2 seconds."""
         waiting = self.pending or self.dated or self.round or self.fetching or self.waiting
         return bool(waiting or self.news_at or self.learner.heads) or (
-            self.retake_at is not None or self.journaled > self.synced
+            self.retake_at is not None or self.journaled > self.synced or self.rejoining is not None
         )
 
     def tick(self, now: float) -> None:
@@ -1529,7 +1571,10 @@ class Node:
             self._compact(now)
         if self.doubt is not None:
             self._look_who_differs(now)
-        self._watch(now)
+        if self.rejoining is None:
+            self._watch(now)
+        else:
+            self._rejoin(self.rejoining, now)
 
     def link(self, peer: int, refused: bool) -> None:
         """The transport reports whether a peer refuses connections (nothing listens there), as opposed to
@@ -1626,8 +1671,177 @@ class Node:
     def _journal(self, record: Record) -> None:
         self._records.append(record)
 
+    # ------------------------------------------------------------------------------ disks that were lost
 
-HANDLERS: dict[type, Callable[[Node, int, Any, float, Any], None]] = {
+    def noted(self, peer: int) -> tuple[int, int]:
+        """The highest (incarnation, life) of a peer that was heard of. Messages of a lower incarnation must
+        not be handed in: what that disk had promised is forgotten.
+        """
+        return self.lives[peer]
+
+    def note(self, peer: int, incarnation: int, life: int) -> None:
+        """Remember, durably, which disk and which start of it a peer has."""
+        if incarnation > self.lives[peer][0]:
+            self._forget(peer)
+        self.lives[peer] = (incarnation, life)
+        self._journal(Record(noted=Noted(peer, incarnation, life)))
+
+    def greet(self, peer: int, incarnation: int, life: int) -> str | None:
+        """A process says that it is this peer, started with this disk: why nobody may listen to it; None if
+        one may. (Incarnation 0 is rejoining, and says nothing that counts.)
+
+        An older disk, or an earlier start of the same one, is a copy that was put back: it has forgotten
+        votes. So it is if there was another start with the same count.
+        """
+        disk, last = self.lives[peer]
+        older = life >> LIFE_BITS <= last >> LIFE_BITS and life != last
+        if incarnation and (incarnation < disk or (incarnation == disk and older)):
+            return (
+                f"node {peer} is a stale copy: incarnation {incarnation}, start {life >> LIFE_BITS}, but "
+                f"{disk} and {last >> LIFE_BITS} were seen: remove its data and start it with --rejoin"
+            )
+        if incarnation and (incarnation, life) != (disk, last):
+            self.note(peer, incarnation, life)
+        return None
+
+    def _forget(self, peer: int) -> None:
+        """A peer has lost its disk: drop what the old one has said."""
+        for proposer in self.proposers.values():
+            proposer.forget(peer)
+        if self.round is not None:
+            self.round.clocks.pop(peer, None)
+        self.probes.pop(peer, None)
+        self.told[peer] = self.telling[peer] = (0, 0)
+        self.holding[peer] = [0] * len(self.nodes)
+
+    def _on_rejoin(self, sender: int, message: Rejoin, now: float, call: Any) -> None:
+        """A peer has lost its disk. Once its new incarnation is noted, no quorum counts the old one here;
+        what we tell it then is all that it may have had a part in.
+        """
+        noted = self.lives[sender][0]
+        if message.incarnation > noted:
+            self.note(sender, message.incarnation, 0)
+        elif message.incarnation and message.incarnation < noted:
+            return
+        acceptor, proposer = self.acceptors[message.log], self.proposers.get(message.log)
+        promised, accepted = acceptor.promised, acceptor.accepted
+        entries = acceptor.from_slot(acceptor.chosen)
+        if proposer is not None:
+            promised = max(promised, proposer.highest)
+            if proposer.leading:
+                accepted, entries = proposer.ballot, list(proposer.entries)
+        if self.rejoining is not None:
+            promised, accepted, entries = 0, 0, []
+        answer = Rejoined(
+            message.log, message.incarnation, self.lives[sender][0], self.rejoining is not None,
+            promised, accepted, acceptor.chosen, entries, self.fact(message.log), self.clock,
+        )  # fmt: skip
+        self._after.append((sender, answer, call))
+
+    def _rejoin(self, rejoining: "Rejoining", now: float) -> None:
+        """Ask again who has not answered; when all have, join."""
+        if not rejoining.number and self.incarnation and rejoining.complete(self.quorum):
+            self._rejoin_logs(rejoining)
+        if now - rejoining.asked_at < RESEND_AFTER:
+            return
+        rejoining.asked_at = now
+        if not self.incarnation:
+            self._send += [(p, Rejoin(self.me, 0), None) for p in self.peers if p not in rejoining.noted]
+        else:
+            self._after += [(p, Rejoin(log, self.incarnation), None) for p, log in rejoining.missing()]
+
+    def _on_rejoined(self, sender: int, message: Rejoined, now: float, call: Any) -> None:
+        rejoining = self.rejoining
+        assert rejoining is not None, "nobody else listens to these"
+        if message.incarnation != self.incarnation or rejoining.number:
+            return
+        if not self.incarnation:
+            rejoining.noted[sender] = message.noted
+            if len(rejoining.noted) == len(self.peers):
+                self.incarnation = max(2, 1 + max(rejoining.noted.values()))
+                self._journal(Record(incarnation=self.incarnation))
+                rejoining.asked_at = float("-inf")
+            return
+        rejoining.answers[sender][message.log] = message
+        self._hear_clock(message.clock)
+        self._learn(message.fact, now, sender)
+
+    def _rejoin_logs(self, rejoining: "Rejoining") -> None:
+        """All have answered: take over what they say of all logs, in one durable step. Not before we hold
+        what they say to be chosen.
+        """
+        for log, acceptor in self.acceptors.items():
+            if acceptor.chosen < max(max(a.start, a.fact.chosen) for a in rejoining.of_log(log)):
+                return
+        for log, acceptor in self.acceptors.items():
+            answers = rejoining.of_log(log)
+            best = max(answers, key=lambda answer: (answer.accepted, answer.start + len(answer.entries)))
+            promised = max(answer.promised for answer in answers)
+            acceptor.rejoin(promised, best.accepted, best.entries[acceptor.chosen - best.start :])
+            for entry in acceptor.from_slot(acceptor.chosen):
+                self.highest = max(self.highest, entry.timestamp)
+                if entry.payload:
+                    self._raise_clock(entry.timestamp)
+        self._raise_clock(self.learner.known[self.me])
+        self._journal(Record(rejoined=True))
+        rejoining.number = self.journaled + 1
+
+    def _on_synced_rejoining(self, sender: int, message: Synced, now: float, call: Any) -> None:
+        self._on_synced(sender, message, now, call)
+        if self.rejoining is not None and 0 < self.rejoining.number <= message.number:
+            self._join()
+            self.retake_at = now
+
+    def _join(self) -> None:
+        """From now on we vote."""
+        self.rejoining = None
+        self.handlers = HANDLERS
+
+
+class Rejoining:
+    """A node whose disk was lost asks what it may have promised, voted, and said of its clock.
+
+    It must ask *every* other node: a promise that it forgot may have been counted by any of them (N3). First
+    for the incarnations that they have noted; its own is to be higher than all. Once a node has noted that,
+    no quorum there counts the lost disk, and its answer holds the ballots that it stood with, and the
+    entries that it proposed, while that disk still counted. The highest is taken over.
+
+    Whoever is rejoining itself has nothing to tell; a quorum must have. Until the end is durable a node
+    neither votes, proposes nor reads, and says nothing of its clock that counts; but it learns, and fetches.
+    """
+
+    def __init__(self, peers: Sequence[int], logs: Sequence[int]) -> None:
+        self.logs = logs
+        self.noted: dict[int, int] = {}  # by peer: the incarnation of ours that it has noted
+        self.answers: dict[int, dict[int, Rejoined]] = {peer: {} for peer in peers}  # by log
+        self.asked_at = float("-inf")
+        self.number = 0  # of the drain with the records that end it
+
+    def tells(self, peer: int) -> bool:
+        """Whether this peer has told its state of all logs."""
+        answers = self.answers[peer]
+        return len(answers) == len(self.logs) and not any(answer.rejoining for answer in answers.values())
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Which peers are to be asked for which logs; those that are rejoining, again."""
+        return [
+            (peer, log)
+            for peer, answers in self.answers.items()
+            for log in self.logs
+            if log not in answers or answers[log].rejoining
+        ]
+
+    def complete(self, quorum: int) -> bool:
+        """Whether all have answered, and a quorum has told its state."""
+        everybody = all(len(answers) == len(self.logs) for answers in self.answers.values())
+        return everybody and sum(self.tells(peer) for peer in self.answers) >= quorum
+
+    def of_log(self, log: int) -> list[Rejoined]:
+        return [answers[log] for peer, answers in self.answers.items() if self.tells(peer)]
+
+
+Handler = Callable[[Node, int, Any, float, Any], None]
+HANDLERS: dict[type, Handler] = {
     Accept: Node._on_accept,
     Accepted: Node._on_accepted,
     Barrier: Node._on_barrier,
@@ -1637,5 +1851,14 @@ HANDLERS: dict[type, Callable[[Node, int, Any, float, Any], None]] = {
     Fetched: Node._on_fetched,
     Prepare: Node._on_prepare,
     Promise: Node._on_promise,
+    Rejoin: Node._on_rejoin,
     Synced: Node._on_synced,
+}
+HANDLERS_REJOINING: dict[type, Handler] = {
+    Learn: Node._on_learn,
+    Fetch: Node._on_fetch,
+    Fetched: Node._on_fetched,
+    Rejoin: Node._on_rejoin,
+    Rejoined: Node._on_rejoined,
+    Synced: Node._on_synced_rejoining,
 }

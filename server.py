@@ -680,6 +680,9 @@ class Server:
     # ------------------------------------------------------------------------------------------------ clients
 
     def _answer(self, token: Any, value: Any) -> None:
+        if callable(token):  # one of our own questions
+            token(value)
+            return
         connection, method, sequence, arrived = token
         if isinstance(value, Exception):
             outcome = _failed(value)
@@ -790,7 +793,15 @@ class Server:
     # -------------------------------------------------------------------------------------------- checkpoints
 
     def _checkpoint(self, token: Any, arguments: tuple[()]) -> None:
-        self.checkpointer.ask(token)
+        """Of all that was answered before, by any node: so the node catches up first."""
+
+        def read(value: Any) -> None:
+            if isinstance(value, Exception):
+                self._answer(token, value)
+            else:
+                self.checkpointer.ask(token)
+
+        self.replica.read(read, lambda: None)
         self._wake()
 
     def _read_checkpoint(self, token: Any, arguments: tuple[int | None, int | None]) -> None:

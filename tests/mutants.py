@@ -449,8 +449,8 @@ MUTANTS = [
         "test_more_scenarios.test_no_command_is_taken_before_the_ballot_is_established",
         (
             CORE,
-            "        return self.own.established\n\n    @property\n    def in_flight",
-            "        return self.own.leading\n\n    @property\n    def in_flight",
+            "        return self.own.established\n\n    @property\n    def joined",
+            "        return self.own.leading\n\n    @property\n    def joined",
         ),
         (CORE, "assert self.own.established and payload", "assert self.own.leading and payload"),
     ),
@@ -539,8 +539,8 @@ MUTANTS = [
         "default 1",
         (
             "replica",
-            "        self.write(records, lambda: self._durable(after))\n",
-            "        self.write(records, lambda: self._durable([]))\n"
+            "        self.write(records, lambda: self._durable(after), new_segment)\n",
+            "        self.write(records, lambda: self._durable([]), new_segment)\n"
             "        self._dispatch(after, self.clock())\n",
         ),
     ),
@@ -602,7 +602,7 @@ MUTANTS = [
         "test_store.test_the_commands_of_an_entry_see_one_another_in_order",
         (
             "store",
-            "        return [self._apply(command, index) for index, command in enumerate(commands)]",
+            "        results = [self._apply(command, index) for index, command in enumerate(commands)]",
             "        found = [self._apply(command, index) for index, "
             "command in reversed(list(enumerate(commands)))]\n"
             "        return found[::-1]",

@@ -15,15 +15,16 @@ slot is chosen with two values, and timestamps increase along a log. A breach is
 moment at which it happens.
 """
 
-import ast
 import heapq
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from random import Random
 from typing import Any, NamedTuple
 from zlib import crc32
 
+import checkpoint
 import multipaxos
 import replica
 import store
@@ -38,6 +39,7 @@ from interface import (
     Outcome,
     Position,
     Record,
+    Rejoin,
     RequestId,
     Result,
     Session,
@@ -58,6 +60,8 @@ class Envelope(NamedTuple):
     sender: int
     to: int
     message: Any
+    who: tuple[int, int] | None = None  # incarnation and life of the sender, as its connection has said
+    disk: int = 0  # the receiver's, by number: a connection belongs to two processes
 
 
 class Answer:
@@ -139,7 +143,7 @@ class Files:
 
     def __init__(self, machine: "Machine") -> None:
         self.machine = machine
-        self.checkpoints: dict[int, tuple[bytes, multipaxos.Cut]] = {}
+        self.checkpoints: dict[int, bytes] = {}
         self.newest = 0  # our own that recovery begins with
         self.closed: list[list[bytes]] = []  # segments behind it
         self.incoming = bytearray()
@@ -154,7 +158,6 @@ class Files:
 
     def close_segment(self, frames: list[bytes]) -> None:
         self.closed.append(frames)
-        self.covering = len(self.closed)
 
     def recover(self, core: Any, into: Any, frames: Sequence[bytes]) -> None:
         if self.newest:
@@ -167,18 +170,16 @@ class Files:
                     self._load(core, into, record.installed)
 
     def _load(self, core: Any, into: Any, number: int) -> None:
-        data, cut = self.checkpoints[number]
-        if core.install(cut):
-            into.load_state(json.loads(data))
+        checkpoint.install(core, into, checkpoint.parse(self.checkpoints[number]))
 
-    def make(self, cut: Any, state: dict[str, Any]) -> None:
+    def make(self, core: Any, made: Any) -> None:
         """A checkpoint of all closed segments."""
-        self.newest = self._add(json.dumps(state).encode(), cut)
+        self.newest = self._add(json.dumps(checkpoint.state_of(made, core.cut())).encode())
         self.closed = []
 
-    def _add(self, data: bytes, cut: Any) -> int:
+    def _add(self, data: bytes) -> int:
         number = max(self.checkpoints, default=0) + 1
-        self.checkpoints[number] = data, cut
+        self.checkpoints[number] = data
         return number
 
     # what replica.Checkpoints asks for
@@ -187,10 +188,7 @@ class Files:
         number = number or self.newest
         if number not in self.checkpoints:
             return Chunk(0, 0, 0, offset, b"")
-        data, cut = self.checkpoints[number]
-        data += repr(
-            (tuple(cut.position), {log: tuple(c) for log, c in cut.logs.items()}, cut.clock)
-        ).encode()
+        data = self.checkpoints[number]
         return Chunk(number, len(data), crc32(data), offset, data[offset : offset + CHUNK])
 
     def begin(self, size: int) -> None:
@@ -209,12 +207,9 @@ class Files:
         if crc32(data) != check or self.broken:
             self.machine.later(FSYNC, lambda: failed("its CRC-32 is wrong"))
             return
-        end = data.rindex(b"}((") + 1
-        position, logs, clock = ast.literal_eval(data[end:].decode())
-        covered = {log: multipaxos.Covered(*values) for log, values in logs.items()}
-        cut = multipaxos.Cut(position, covered, clock)
-        number = self._add(data[:end], cut)
-        self.machine.later(FSYNC, lambda: done(number, cut, json.loads(data[:end])))
+        number, state = self._add(data), checkpoint.parse(data)
+        cut = checkpoint.cut_of(state)
+        self.machine.later(FSYNC, lambda: done(number, cut, state))
 
 
 class Machine:
@@ -224,11 +219,15 @@ class Machine:
         self.cluster = cluster
         self.me = me
         self.life = 0
+        self.disk = 0  # how many it had before
+        self.incarnation = 1  # what its identity says
+        self.refused: dict[int, str] = {}  # by peer: why
         self.running = False
         self.paused = False
         self.durable: list[bytes] = []  # the frames of the last segment
         self.files = Files(self)
         self.checkpoint_takes = FSYNC  # seconds
+        self.on_diverged: Callable[[int], Any] | None = None  # told of the node when it stops
         self.unsynced: deque[tuple[bytes, Callable[[], None], bool]] = deque()
         self.auto_sync = True
         self.fsync = FSYNC
@@ -238,10 +237,16 @@ class Machine:
         self.life += 1
         self.running = True
         self.paused = False
+        self.introduced = False  # whether this life is durable: no connection is made before
         cluster = self.cluster
         random = Random(f"{cluster.seed} {self.me} {self.life}")
         self.core = multipaxos.Node(
-            self.me, cluster.ids, random, cluster.revoke_after, cluster.failures.get(self.me)
+            self.me,
+            cluster.ids,
+            random,
+            cluster.revoke_after,
+            cluster.failures.get(self.me),
+            self.incarnation,
         )
         self.store = store.Store("unused")
         self.checked = dict.fromkeys(cluster.ids, 0)
@@ -273,8 +278,24 @@ class Machine:
         if self.paused:
             self.inbox.append(action)
         elif self.running:
-            action()
+            try:
+                action()
+            except multipaxos.Diverged:
+                if self.on_diverged is None:
+                    raise
+                self.on_diverged(self.me)
+                self.stop()
+                return
             self.cluster.check_slots(self)
+
+    def refuses(self, envelope: Envelope) -> bool:
+        """What the shell decides when a peer says who it is."""
+        if envelope.who is None or isinstance(envelope.message, Rejoin):
+            return False
+        reason = self.core.greet(envelope.sender, *envelope.who)
+        if reason is not None:
+            self.refused[envelope.sender] = reason
+        return reason is not None
 
     def receive(self, sender: int, message: Any) -> None:
         self.replica.step(sender, message)
@@ -292,12 +313,17 @@ class Machine:
                 self.files.close_segment(self.durable)
                 self.durable = []
             self.durable.append(frame)
+            self.introduced = True
             done()
             if new_segment:
                 self.later(self.checkpoint_takes, self.make_checkpoint)
 
     def _send(self, to: int, message: Any, call: Any) -> None:
-        self.cluster.post(Envelope(self.me, to, decode(type(message), encode(message))))
+        who = (self.core.incarnation, self.core.life)
+        disk = self.cluster.machines[to].disk
+        if not self.introduced:
+            return
+        self.cluster.post(Envelope(self.me, to, decode(type(message), encode(message)), who, disk))
 
     def _write(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
         assert not self.unsynced, "a frame is written only when the one before is durable"
@@ -317,7 +343,7 @@ class Machine:
         core.start(0.0)
         for entry in core.drain(0.0).apply:
             made.apply(entry.timestamp, entry.owner, entry.payload)
-        self.files.make(core.cut(), made.save_state())
+        self.files.make(core, made)
         self.core.checkpointed(core.cut())
 
     def _order_up_to(self, position: tuple[int, int]) -> list[tuple[int, int]]:
@@ -430,10 +456,12 @@ class Cluster:
     def deliver(self, envelope: Envelope) -> None:
         """Let a message arrive after the usual delay, past all gates: also one that arrived before."""
         machine = self.machines[envelope.to]
-        self.at(
-            self.now + self.delay,
-            lambda: machine.do(lambda: machine.receive(envelope.sender, envelope.message)),
-        )
+
+        def arrive() -> None:
+            if machine.disk == envelope.disk and not machine.refuses(envelope):
+                machine.receive(envelope.sender, envelope.message)
+
+        self.at(self.now + self.delay, lambda: machine.do(arrive))
 
     def sent_messages(
         self, kind: type, sender: int, to: int, where: Callable[[Any], bool] = lambda message: True
@@ -490,6 +518,26 @@ class Cluster:
     def restart(self, node: int) -> None:
         self.machines[node].auto_sync = True
         self.machines[node].start()
+
+    def wipe(self, node: int) -> None:
+        """The machine gets a new disk, with a data directory that is to rejoin."""
+        machine = self.machines[node]
+        machine.stop()
+        machine.disk += 1
+        machine.incarnation = 0
+        machine.durable, machine.files = [], Files(machine)
+
+    def backup(self, node: int) -> tuple[int, list[bytes], Any, int]:
+        """What is on the disk now, for restore()."""
+        machine = self.machines[node]
+        return machine.incarnation, list(machine.durable), copy(machine.files), machine.files.newest
+
+    def restore(self, node: int, backup: tuple[int, list[bytes], Any, int]) -> None:
+        """Put a copy back, and start it."""
+        machine = self.machines[node]
+        machine.stop()
+        machine.incarnation, machine.durable, machine.files = backup[0], list(backup[1]), backup[2]
+        machine.start()
 
     def pause(self, node: int) -> None:
         """As SIGSTOP does: what arrives waits."""

@@ -16,6 +16,7 @@ here may depend on the order of a set, on id() or on the hash of a string.
 """
 
 import heapq
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,19 +24,22 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from disk import Content, Disk, kept, lost, some
+from disk import Content, Crash, Disk, kept, lost, some
 from linearizability import Operation, Undecided, check
 
+import checkpoint
 from interface import (
     Accept,
     Accepted,
     Barrier,
     Batch,
+    Chunk,
     Command,
     Entry,
     Expired,
     Fact,
     Fetch,
+    FetchCheckpoint,
     Fetched,
     Forgotten,
     Identity,
@@ -46,6 +50,8 @@ from interface import (
     Promise,
     Reading,
     Record,
+    Rejoin,
+    Rejoined,
     RequestId,
     Result,
     Session,
@@ -56,10 +62,12 @@ from interface import (
     decode,
     encode,
 )
-from journal import Journal
-from multipaxos import UNCHOSEN_ENTRIES, Failures, Message, Node
+from journal import Journal, Manifest
+from multipaxos import UNCHOSEN_ENTRIES, Cut, Failures, Message, Node
 from replica import Replica
 from store import Store
+
+checkpoint.CHUNK_BYTES = 300  # so that a transfer has many pieces
 
 TICK_BUSY = 0.01  # seconds, as in server.py
 TICK_IDLE = 0.05
@@ -70,7 +78,10 @@ TRACE = 40  # events that a violation shows
 WIRED = 50  # of so many messages one is really encoded and decoded
 TO_REST = 0.1  # seconds between two looks whether everything has come to rest
 
-ANSWER_TO = {Promise: Prepare, Accepted: Accept, Fetched: Fetch, Reading: Barrier}
+ANSWER_TO = {
+    Promise: Prepare, Accepted: Accept, Fetched: Fetch, Reading: Barrier, Chunk: FetchCheckpoint,
+    Rejoined: Rejoin,
+}  # fmt: skip
 KINDS = {kind: number for number, kind in enumerate([*ANSWER_TO, *ANSWER_TO.values(), Learn])}
 
 NUMBERS = ("n0", "n1", "n2")  # keys that hold numbers
@@ -114,6 +125,9 @@ class Profile:
     weather: float = 1.0  # another loss and delay for one link
     disk_troubles: float = 1.0
     outage: float = 0.5  # mean length of a fault
+    checkpoints: float = 0.0  # that each node begins, per second
+    keep: int = 2000  # bytes of a log that are kept for nodes that lag
+    wipes: float = 0.0  # of restarts find a new disk
     failures: Failures = NO_FAILURES
     batching: float = 0.3  # of messages wait for others before the turn
     clocks: float = 2.0  # rates of clocks lie between 1 / this and this
@@ -181,6 +195,64 @@ PROFILES: dict[str, Profile] = {
             fault_rate=6,
             outage=0.2,
         ),
+        Profile(name="compacting", checkpoints=3, keep=500, crashes=8, outage=0.8),
+        Profile(
+            name="compacting-lossy",
+            checkpoints=3,
+            keep=0,
+            loss=0.2,
+            duplicates=0.2,
+            late_duplicates=0.05,
+            revoke_after=0.05,
+            fifo=0.0,
+            crashes=8,
+            pauses=4,
+        ),
+        Profile(name="wiped", wipes=0.3, checkpoints=1, crashes=12, fault_rate=5, outage=0.3),
+        Profile(
+            name="wiped-lossy",
+            wipes=0.3,
+            loss=0.2,
+            duplicates=0.2,
+            late_duplicates=0.05,
+            checkpoints=2,
+            keep=200,
+            revoke_after=0.05,
+            fifo=0.0,
+            crashes=12,
+            fault_rate=8,
+            outage=0.2,
+        ),
+        Profile(
+            name="wiped-slow",
+            wipes=0.3,
+            checkpoints=1,
+            sync=0.005,
+            slow_syncs=0.05,
+            fault_rate=8,
+            crashes=12,
+            outage=0.2,
+        ),
+        Profile(
+            name="wiped-failing",
+            wipes=0.3,
+            checkpoints=1,
+            failures=Failures(0.2),
+            crashes=12,
+            fault_rate=5,
+            outage=0.3,
+            partitions=4,
+        ),
+        Profile(
+            name="wiped-three",
+            nodes=3,
+            wipes=0.5,
+            checkpoints=2,
+            keep=200,
+            crashes=12,
+            fault_rate=5,
+            outage=0.3,
+        ),
         Profile(name="one", nodes=1, seconds=4),
         Profile(name="three", nodes=3),
         Profile(name="seven", nodes=7, seconds=2),
@@ -224,13 +296,14 @@ class SlowDisk(Disk):
 class Held:
     """What is durable of one node's acceptor for one log."""
 
-    __slots__ = ("accepted", "agreed", "candidate", "entries", "promised")
+    __slots__ = ("accepted", "agreed", "candidate", "chosen", "entries", "promised")
 
     def __init__(self) -> None:
         self.promised = 0
         self.accepted = 0
         self.candidate = 0
         self.entries: list[Entry] = []
+        self.chosen = 0  # so many does the node know to be chosen
         self.agreed = 0  # so many of the entries were found to be those that are chosen
 
 
@@ -268,6 +341,7 @@ class Oracle:
         self.frontiers = dict.fromkeys(self.nodes, 0)  # by node: of its own log, in this life
         self.applied: list[tuple[int, int, bytes]] = []
         self.results: list[list[Result]] = []
+        self.hashes: list[int] = []  # of the store, behind each of them
         self.sessions: dict[tuple[int, int, int, int], Result] = {}  # by session and sequence: the one result
         self.puts: Counter[str] = Counter()  # of commands without session: how often each value was put
         self.submitted: Counter[tuple[int, int, int, int]] = Counter()  # likewise: how often to any node
@@ -276,11 +350,22 @@ class Oracle:
 
     # -- what is durable
 
-    def durable(self, node: int, records: list[Record]) -> None:
-        """A frame has become durable. Nothing goes back over a disk's life, and a slot is chosen once."""
+    def durable(self, node: int, records: list[Record], cut: Callable[[int], Cut]) -> None:
+        """A frame has become durable. Nothing goes back over a disk's life, and a slot is chosen once.
+
+        What a node takes over when it rejoins is no vote at a ballot below its promise. A segment's first
+        frame repeats. `cut` says where an installed checkpoint stands.
+        """
+        repeats = len([record for record in records if record.held]) >= len(self.nodes)
+        promises = {record.promised.log: record.promised.ballot for record in records if record.promised}
+        rejoins = any(record.rejoined for record in records) and not repeats
         for record in records:
             if record.held is not None:
-                self._hold(node, record.held)
+                log, ballot = record.held.log, record.held.ballot
+                votes = not rejoins or ballot >= promises.get(log, 0)
+                self._hold(node, record.held, votes)
+            elif record.installed is not None:
+                self._install(node, cut(record.installed))
             elif record.promised is not None:
                 held = self.held[node][record.promised.log]
                 if record.promised.ballot < held.promised:
@@ -288,7 +373,7 @@ class Oracle:
                 held.promised = record.promised.ballot
             elif record.candidate is not None:
                 held = self.held[node][record.candidate.log]
-                if record.candidate.ballot <= held.candidate:
+                if record.candidate.ballot < held.candidate + (not repeats):
                     self.fail(f"node {node} stands with {record.candidate} after {held.candidate}")
                 held.candidate = record.candidate.ballot
             elif record.reservation is not None:
@@ -303,11 +388,41 @@ class Oracle:
             elif record.chosen is not None:
                 chosen = record.chosen
                 self._believe(node, chosen.log, chosen.chosen, chosen.evidence)
+                held = self.held[node][chosen.log]
+                held.chosen = max(held.chosen, chosen.chosen)
 
-    def _hold(self, node: int, record: Any) -> None:
+    def forgets(self, node: int) -> None:
+        """Its disk is lost: what was chosen by its votes stays so; they count for nothing else."""
+        self.held[node] = {log: Held() for log in self.nodes}
+        self.reserved[node] = 0
+        self.applied_to[node] = (0, 0)
+        for truth in self.logs.values():
+            truth.claimed.pop(node, None)
+            for lengths in truth.lengths.values():
+                lengths.pop(node, None)
+
+    def _install(self, node: int, cut: Cut) -> None:
+        """A checkpoint brings what is chosen, and raises the ballots to its evidence."""
+        for log, (executed, evidence, _) in cut.logs.items():
+            self._believe(node, log, executed, evidence)
+            held = self.held[node][log]
+            if executed > held.chosen:
+                held.chosen = executed
+                if held.accepted < evidence or executed > len(held.entries):
+                    held.accepted = max(held.accepted, evidence)
+                    held.promised = max(held.promised, held.accepted)
+                    held.entries = self.logs[log].chosen[:executed]
+                    held.agreed = executed
+
+    def _hold(self, node: int, record: Any, votes: bool) -> None:
         held, truth = self.held[node][record.log], self.logs[record.log]
         ballot, start = record.ballot, record.start
         end = start + len(record.entries)
+        if ballot == held.accepted and start < len(held.entries) <= end:  # a segment's first frame repeats
+            again = len(held.entries) - start
+            if all(map(same, held.entries[start:], record.entries)):
+                record = record._replace(start=len(held.entries), entries=record.entries[again:])
+                start = record.start
         if ballot < held.accepted or (
             ballot < held.promised and not self._installs(truth, ballot, start, record.entries)
         ):
@@ -334,8 +449,10 @@ class Oracle:
         held.accepted = ballot
         held.promised = max(held.promised, ballot)
         held.agreed = min(held.agreed, start)
-        truth.lengths.setdefault(ballot, {})[node] = len(held.entries)
-        self._choose(record.log, ballot)
+        lengths = truth.lengths.setdefault(ballot, {})
+        if votes:
+            lengths[node] = len(held.entries)
+            self._choose(record.log, ballot)
 
     def _installs(self, truth: Truth, ballot: int, start: int, entries: list[Entry]) -> bool:
         """Whether these are chosen: then an acceptor may take them whatever it has promised."""
@@ -491,11 +608,22 @@ class Oracle:
             self.fail(f"node {node} made the frontier {frontier} in a ballot that is not established")
         self.claims(node, core.learner.fact(node))
 
-    def applies(self, node: int, index: int, entry: tuple[int, int, bytes], results: list[Result]) -> None:
+    def loads(self, node: int, position: tuple[int, int], rolling: int) -> int:
+        """A checkpoint contains what was applied up to its position: how many entries that is."""
+        index = bisect_right(self.applied, position, key=lambda entry: entry[:2])
+        if index and (self.applied[index - 1][:2] != position or self.hashes[index - 1] != rolling):
+            self.fail(f"node {node} loads a checkpoint at {position} with hash {rolling}, which nobody had")
+        return index
+
+    def applies(
+        self, node: int, index: int, entry: tuple[int, int, bytes], results: list[Result], rolling: int
+    ) -> None:
         """Everybody applies the same entries in the same order, and they do the same."""
         if index < len(self.applied):
             if entry != self.applied[index] or results != self.results[index]:
                 self.fail(f"node {node} applies {entry}, others {self.applied[index]}")
+            if rolling != self.hashes[index]:
+                self.fail(f"node {node} has another hash at {entry[:2]}")
             return
         timestamp, owner, payload = entry
         if self.applied and (timestamp, owner) <= self.applied[-1][:2]:
@@ -505,6 +633,7 @@ class Oracle:
             self.fail(f"node {node} applies {entry}, which is not chosen")
         self.applied.append(entry)
         self.results.append(results)
+        self.hashes.append(rolling)
         for command, result in zip(decode(Batch, payload).commands, results, strict=True):
             self._once(command, result)
 
@@ -540,9 +669,13 @@ class WatchedStore(Store):
 
     def apply(self, timestamp: int, owner: int, payload: bytes) -> list[Result]:
         results = super().apply(timestamp, owner, payload)
-        self.oracle.applies(self.node, self.index, (timestamp, owner, payload), results)
+        self.oracle.applies(self.node, self.index, (timestamp, owner, payload), results, self.hash)
         self.index += 1
         return results
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.index = self.oracle.loads(self.node, self.position, self.hash)
 
 
 class Machine:
@@ -551,12 +684,10 @@ class Machine:
     def __init__(self, simulation: "Simulation", node: int) -> None:
         self.simulation = simulation
         self.node = node
-        self.disk = SlowDisk(Random(f"{simulation.seed} disk {node}"))
-        identity = Identity("simulated", "", node, 1, 0)
-        Journal.create(DIRECTORY, identity, SEGMENT_BYTES, self.disk)
+        self.disks = 0  # that it had
+        self.new_disk()
         self.life = 0
         self.replica: Replica | None = None
-        self.frames = 0  # durable
         self.paused = False
         self.stalled: list[Callable[[], None]] = []  # what happens when it is resumed
         self.rate = 1.0
@@ -568,6 +699,16 @@ class Machine:
         self.sweep_at = 0.0
         self.checked: dict[int, int] = {}
 
+    def new_disk(self) -> None:
+        """The first one is made with the cluster; a later one is to rejoin."""
+        self.disks += 1
+        self.incarnation = int(self.disks == 1)
+        self.disk = SlowDisk(Random(f"{self.simulation.seed} disk {self.node} {self.disks}"))
+        identity = Identity("simulated", "", self.node, self.incarnation, 0)
+        Journal.create(DIRECTORY, identity, SEGMENT_BYTES, self.disk)
+        self.frames = 0  # durable
+        self.lost = self.disks > 1  # whether it has forgotten what others may rely on
+
     def clock(self) -> float:
         return self.offset + self.rate * self.simulation.now
 
@@ -578,26 +719,71 @@ class Machine:
         self.offset = simulation.random.uniform(0, 1000)
         failures = profile.failures if simulation.faulty else Failures()
         random = Random(f"{simulation.seed} node {self.node} life {self.life}")
-        core = Node(self.node, simulation.nodes, random, profile.revoke_after, failures)
+        core = Node(self.node, simulation.nodes, random, profile.revoke_after, failures, self.incarnation)
+        core.keep_bytes = profile.keep
         self.journal = Journal(DIRECTORY, SEGMENT_BYTES, files=self.disk)
         frames = list(self.journal.recover())
-        if len(frames) < self.frames:
-            simulation.fail(f"node {self.node} recovers {len(frames)} frames of {self.frames}")
-        for records in frames[self.frames :]:
-            simulation.oracle.durable(self.node, records)
-        self.frames = len(frames)
-        for records in frames:
-            for record in records:
-                core.replay(record)
-        core.start(self.clock())
+        first = self.journal.manifest.frame if self.journal.manifest else 1
+        if first - 1 + len(frames) < self.frames:
+            simulation.fail(f"node {self.node} recovers {first - 1 + len(frames)} frames of {self.frames}")
+        for records in frames[max(0, self.frames + 1 - first) :]:
+            simulation.oracle.durable(self.node, records, self._cut)
+        self.frames = first - 1 + len(frames)
         self.store = WatchedStore(self.node, simulation.oracle)
+        checkpoint.replay(core, self.store, self.disk, DIRECTORY, self.journal.manifest, frames)
+        checkpoint.discard(self.disk, [DIRECTORY / checkpoint.INCOMING])
+        checkpoint.remove_old(self.disk, DIRECTORY, self.journal)
+        self.files = checkpoint.Checkpoints(DIRECTORY, self.journal, self._later, self.disk)
+        core.start(self.clock())
         self.checked = dict.fromkeys(simulation.nodes, 0)
         simulation.oracle.begins(self.node)
         self.core = core
-        self.replica = Replica(core, self.store, self.clock, self.send, self.write, self.answer)
+        self.introduced = False
+        self.replica = Replica(core, self.store, self.clock, self.send, self.write, self.answer, self.files)
         self.tick_at = 0.0
         self.turning = False
         self.turn()
+
+    def _cut(self, number: int) -> Cut:
+        return checkpoint.cut_of(checkpoint.load_installed(self.disk, DIRECTORY, number))
+
+    def _later(self, call: Callable[[], None]) -> None:
+        """What the background has done is noticed a little later."""
+        simulation, life = self.simulation, self.life
+        pause = simulation.random.expovariate(1 / 0.01)
+
+        def work() -> None:
+            call()
+            self._after_turn()
+
+        def noticed() -> None:
+            if life == self.life:
+                self._when_running(work)
+
+        simulation.at(simulation.now + pause, noticed)
+
+    def _checkpoint(self, life: int, segment: int, frame: int) -> None:
+        """The process that makes checkpoints. (It may die with the machine, at any of its steps.)"""
+        if life != self.life or (segment, frame) != self.journal.rolled:
+            return
+        simulation, random = self.simulation, self.simulation.random
+        core, store = Node(self.node, simulation.nodes, Random(0)), Store("checkpoint")
+        number = self.files.next_number()
+        if simulation.faulty and random.random() < 0.1:
+            self.disk.crash_after(random.randint(0, 30))
+        try:
+            made: tuple[Manifest, Cut] = checkpoint.make_checkpoint(
+                DIRECTORY, core, store, number, segment, frame, self.disk
+            )
+            self.journal.checkpointed(made[0])
+            self.files.remove_old()
+            self.disk.crash_after(None)
+        except Crash:
+            simulation.faults["crashed checkpoints"] += 1
+            simulation.crash(self)
+            return
+        simulation.faults["checkpoints"] += 1
+        self.core.checkpointed(made[1])
 
     def crash(self) -> None:
         """The power fails: of the frame that is being written any part survives."""
@@ -607,6 +793,7 @@ class Machine:
         self.paused = False
         self.stalled.clear()
         self.disk.late.clear()
+        self.disk.slow = False
         self.disk.power_cut(random.choice([lost, kept, some(random)]))
 
     def resume(self) -> None:
@@ -623,26 +810,38 @@ class Machine:
     def send(self, to: int, message: Message, call: Any) -> None:
         simulation = self.simulation
         simulation.oracle.sends(self.node, message)
-        simulation.network.send(self.node, to, message, call)
+        if self.introduced:
+            simulation.network.send(self.node, to, message, call)
 
     def write(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
         simulation, profile = self.simulation, self.simulation.profile
         random = simulation.random
         self.disk.slow = True
-        self.journal.write(records)
+        self.journal.write(records, new_segment)
         self.disk.slow = False
         pause = random.expovariate(1 / profile.sync) * self.sync_factor
         if simulation.faulty and random.random() < profile.slow_syncs:
             pause *= random.uniform(10, 300)
-        simulation.at(simulation.now + min(pause, 2.0), self._synced, self.life, records, done)
+        rolled = self.journal.rolled if new_segment else None
+        simulation.at(simulation.now + min(pause, 2.0), self._synced, self.life, records, done, rolled)
 
-    def _synced(self, life: int, records: list[Record], done: Callable[[], None]) -> None:
+    def _synced(
+        self, life: int, records: list[Record], done: Callable[[], None], rolled: tuple[int, int] | None
+    ) -> None:
         if life != self.life:
             return
         self.simulation.note("synced", self.node, len(records))
         self.disk.complete()
         self.frames += 1
-        self.simulation.oracle.durable(self.node, records)
+        self.introduced = True
+        self.simulation.oracle.durable(self.node, records, self._cut)
+        if any(record.rejoined for record in records):
+            self.simulation.faults["rejoined"] += self.lost
+            self.lost = False
+        self.simulation.faults["installed"] += sum(record.installed is not None for record in records)
+        if rolled:
+            pause = self.simulation.random.expovariate(1 / 0.02)
+            self.simulation.at(self.simulation.now + pause, self._checkpoint, self.life, *rolled)
         self._when_running(self._durable, done)
 
     def _durable(self, done: Callable[[], None]) -> None:
@@ -661,12 +860,29 @@ class Machine:
         else:
             action(*arguments)
 
-    def receive(self, sender: int, message: Message, call: Any) -> None:
+    def receive(self, sender: int, message: Message, call: Any, who: tuple[int, int]) -> None:
         if self.paused:
-            self.stalled.append(lambda: self.replica.step(sender, message, call))
+            self.stalled.append(lambda: self._step(sender, message, call, who))
             return
-        self.replica.step(sender, message, call)
+        self._step(sender, message, call, who)
         self._wake()
+
+    def _step(self, sender: int, message: Message, call: Any, who: tuple[int, int]) -> None:
+        """Hand it in, unless the sender has a later disk: connections of the older one are closed.
+
+        (Late messages of earlier lives with the same disk are handed in, as is said of Network._deliver.)
+        """
+        noted = self.core.noted(sender)
+        if message.__class__ is not Rejoin and who[0]:
+            if who[0] < noted[0]:
+                self.simulation.faults["refused"] += 1
+                return
+            reason = self.core.greet(sender, *who) if who > noted else None
+            if reason is not None:
+                self.simulation.fail(f"node {self.node} refuses: {reason}")
+        if message.__class__ is Promise and message.verdict == Verdict.BEHIND:
+            self.simulation.faults["behind"] += 1
+        self.replica.step(sender, message, call)
 
     def serve(self, request: Callable[["Machine"], None]) -> None:
         """A client's request."""
@@ -719,6 +935,8 @@ class Machine:
         if now >= self.sweep_at:
             self.sweep_at = now + SWEEP
             self.replica.expire(self.clock() - simulation.profile.request_timeout * self.rate)
+            if simulation.random.random() < simulation.profile.checkpoints * SWEEP:
+                self.replica.roll()
         self.replica.tick()
         self.turn()
 
@@ -769,9 +987,11 @@ class Network:
         if request is not None and call != (to, request):
             simulation.fail(f"node {sender} answers {call} with {message} to {to}")
         link = self.links[sender, to]
+        core, machine = simulation.machines[sender].core, simulation.machines[to]
+        ends = ((core.incarnation, core.life), machine.disks, machine.life if kind is Rejoined else 0)
         pause = random.expovariate(1 / link.delay)
         if not simulation.faulty:
-            simulation.at(simulation.now + pause, self._deliver, sender, to, message, link.epoch)
+            simulation.at(simulation.now + pause, self._deliver, sender, to, message, link.epoch, ends)
             return
         if random.random() < profile.slow_messages:
             pause *= random.uniform(1, 50)
@@ -779,11 +999,11 @@ class Network:
             if link.blocked:
                 return
             link.last = max(link.last, simulation.now + pause)
-            simulation.at(link.last, self._deliver, sender, to, message, link.epoch)
+            simulation.at(link.last, self._deliver, sender, to, message, link.epoch, ends)
             return
         if random.random() < link.loss or (kind is Learn and random.random() < profile.learn_loss):
             return
-        simulation.at(simulation.now + pause, self._deliver, sender, to, message, link.epoch)
+        simulation.at(simulation.now + pause, self._deliver, sender, to, message, link.epoch, ends)
         chance = random.random()
         if chance < profile.duplicates:
             simulation.at(
@@ -793,15 +1013,31 @@ class Network:
                 to,
                 message,
                 0,
+                ends,
             )
         if chance < profile.late_duplicates:
-            simulation.at(simulation.now + random.uniform(0, 2), self._deliver, sender, to, message, 0)
+            simulation.at(simulation.now + random.uniform(0, 2), self._deliver, sender, to, message, 0, ends)
 
-    def _deliver(self, sender: int, to: int, message: Message, epoch: int) -> None:
+    def _deliver(
+        self,
+        sender: int,
+        to: int,
+        message: Message,
+        epoch: int,
+        ends: tuple[tuple[int, int], int, int],
+    ) -> None:
+        """`ends`: who sent it, with which disk; to which disk, and to which life if it matters.
+
+        A connection belongs to two processes. Here messages may even come to a later one with the same disk,
+        which is harder; but not to another disk, and what a rejoining node is told not to another life.
+        """
         simulation = self.simulation
         link = self.links[sender, to]
         machine = simulation.machines[to]
         if link.blocked or link.epoch != epoch or machine.replica is None:
+            return
+        who, disk, life = ends
+        if disk != machine.disks or (life and life != machine.life):
             return
         simulation.note(message.__class__.__name__, to, sender, message)
         simulation.messages += 1
@@ -815,7 +1051,7 @@ class Network:
             if message.__class__ in ANSWER_TO or message.__class__ is Learn
             else (sender, message.__class__)
         )
-        machine.receive(sender, message, call)
+        machine.receive(sender, message, call, who)
 
     # -- clients
 
@@ -1259,6 +1495,9 @@ class Simulation:
         machine = self.machines[self.random.choice(self.nodes)]
         if machine.replica is None:
             return
+        self.crash(machine)
+
+    def crash(self, machine: Machine) -> None:
         self.note("crash", machine.node)
         machine.crash()
         self.network.reset(machine.node)
@@ -1267,6 +1506,8 @@ class Simulation:
 
     def _restart(self, machine: Machine) -> None:
         if machine.replica is None:
+            if self.profile.wipes and self.random.random() < self.profile.wipes:
+                self._wipe(machine)
             self.note("restart", machine.node)
             machine.start()
             for other in self.machines.values():
@@ -1274,6 +1515,15 @@ class Simulation:
                     machine.core.link(other.node, True)
                 elif other is not machine:
                     other.core.link(machine.node, False)
+
+    def _wipe(self, machine: Machine) -> None:
+        """A new disk, unless a quorum could then have forgotten what it knew together."""
+        lost = sum(other.lost for other in self.machines.values() if other is not machine)
+        if self.faulty and lost + 1 <= len(self.nodes) - self.oracle.quorum:
+            self.note("wipe", machine.node)
+            self.faults["wiped"] += 1
+            machine.new_disk()
+            self.oracle.forgets(machine.node)
 
     def _tell_refused(self, node: int, refused: bool) -> None:
         for other in self.machines.values():
@@ -1395,6 +1645,8 @@ class Simulation:
                     core.dated,
                 )
             ]
+            if core.rejoining is not None:
+                parts.append(f"node {machine.node}: rejoining")
             if (any(own) or core.round) and self._reaches_quorum(machine.node):
                 parts.append(f"node {machine.node}: pending {own}, round {core.round}")
             elif core.learner.heads:

@@ -7,13 +7,16 @@ from random import Random
 from typing import Any
 
 import pytest
+from scenario import Cluster
 
 from interface import (
     Accept,
     Chosen,
+    Chunk,
     Entry,
     Fact,
     Fetch,
+    FetchCheckpoint,
     Fetched,
     Held,
     Learn,
@@ -23,12 +26,17 @@ from interface import (
     Prepare,
     Promise,
     Record,
+    RequestId,
+    Unknown,
     Verdict,
 )
 from multipaxos import (
     COMPACT_EVERY,
+    DOUBT,
     KEEP_BYTES,
     KEEP_OVERHEAD,
+    LIFE_BITS,
+    RECENT,
     RESERVE,
     Covered,
     Cut,
@@ -36,6 +44,7 @@ from multipaxos import (
     Ready,
     ballot_of,
 )
+from replica import GIVE_UP
 
 NOTHING = Fact(2, 0, 0, 0)
 BALLOT = ballot_of(1, 2)
@@ -116,7 +125,7 @@ def test_a_segment_begins_with_all_that_must_not_be_forgotten() -> None:
     assert again.learner.position == (20, 2)
     assert again.learner.next() == (30, 2)
     assert again.clock == made.reserving
-    assert again.life == made.life + 1
+    assert again.life >> LIFE_BITS == (made.life >> LIFE_BITS) + 1
     assert again.lives == made.lives
     assert again.own.highest >= made.own.highest
 
@@ -175,11 +184,12 @@ def test_a_segment_does_not_begin_with_what_is_still_to_be_journaled() -> None:
 
 
 def test_each_start_is_another_life() -> None:
-    made = started(Record(life=6))
-    assert made.life == 7
+    made = started(Record(life=6 << LIFE_BITS | 99))
+    assert made.life >> LIFE_BITS == 7
     made = fresh()
     made.start(1.0)
-    assert [record.life for record in made.drain(1.0).journal if record.life] == [1]
+    assert [record.life for record in made.drain(1.0).journal if record.life] == [made.life]
+    assert made.life >> LIFE_BITS == 1
 
 
 def test_what_was_noted_of_a_peer_is_replayed() -> None:
@@ -332,3 +342,326 @@ def test_who_lacks_what_a_peer_has_given_up_takes_a_checkpoint() -> None:
     assert tell(made, 2, Fetched(2, 0, [], BALLOT, 2)).catch_up is None, "late"
     assert sent(tell(made, 2, Fetched(2, 2, [Entry(30, b"30")], BALLOT, 2)), Fetch) == []
     assert made.acceptors[2].chosen == 3
+
+
+# ------------------------------------------------------------------------------------------------- stories
+
+
+def some_commands(cluster: Cluster, count: int, nodes: tuple[int, ...]) -> None:
+    for number in range(count):
+        node = nodes[number % len(nodes)]
+        answer = cluster.put(node, f"key {number % 40}", f"value {number}")
+        cluster.run_until(answer.answered, within_s=3)
+
+
+def compact(cluster: Cluster, *nodes: int) -> None:
+    """These nodes make a checkpoint, and give up all entries that it has, as if a node lagged too far."""
+    for node in nodes:
+        machine = cluster[node]
+        made = machine.files.newest + 1
+        machine.do(lambda replica=machine.replica: (replica.roll(), replica.turn()))
+        cluster.run_until(lambda files=machine.files, made=made: files.newest >= made, within_s=1)
+        for log, acceptor in machine.core.acceptors.items():
+            acceptor.drop(min(machine.core.covered[log], machine.core.learner.executed[log]))
+
+
+def behind() -> Cluster:
+    """Node 5 has been down for long: the others have given up what it lacks."""
+    cluster = Cluster()
+    some_commands(cluster, 10, (1, 2, 3, 4, 5))
+    cluster.run(0.3)
+    cluster.crash(5)
+    some_commands(cluster, 50, (1, 2, 3, 4))
+    cluster.run(0.3)
+    compact(cluster, 1, 2, 3, 4)
+    return cluster
+
+
+def asked(cluster: Cluster, offset: int | None = None) -> list[FetchCheckpoint]:
+    return [
+        envelope.message
+        for envelope in cluster.sent
+        if isinstance(envelope.message, FetchCheckpoint)
+        and (offset is None or envelope.message.offset == offset)
+    ]
+
+
+def test_a_node_that_was_down_for_long_takes_a_checkpoint_while_all_go_on_serving() -> None:
+    cluster = behind()
+    cluster.restart(5)
+    before = cluster.core(5).acceptors[1].chosen
+    cluster.run_until(lambda: cluster[5].replica.download.peer is not None, within_s=2)
+    answer = cluster.put(1, "meanwhile", "1")
+    cluster.run_until(answer.answered, within_s=2)
+    cluster.run_until(lambda: cluster[5].replica.installed == 1, within_s=5)
+    assert cluster.core(5).acceptors[1].base > before
+    cluster.assert_equal()
+    assert cluster.get(5, "key 9") == "value 49"
+    answer = cluster.put(5, "x", "5")
+    cluster.run_until(answer.answered, within_s=2)
+    assert cluster.get(2, "x") == "5"
+
+
+def test_a_node_recovers_from_its_own_checkpoint_and_the_journal_behind_it() -> None:
+    cluster = Cluster()
+    session = cluster.open_session(3)
+    request = RequestId(session, 1, 1)
+    first = cluster.increment(3, "n", request)
+    cluster.run_until(first.answered, within_s=1)
+    some_commands(cluster, 20, (1, 2, 3))
+    compact(cluster, *cluster.ids)
+    some_commands(cluster, 20, (3, 4, 5))
+    for node in cluster.ids:
+        cluster.crash(node)
+    for node in cluster.ids:
+        cluster.restart(node)
+        assert cluster[node].files.newest
+    cluster.run_until(lambda: all(cluster.core(node).ready for node in cluster.ids), within_s=5)
+    again = cluster.increment(4, "n", request)
+    cluster.run_until(again.answered, within_s=2)
+    assert again.text == "1", "sessions are part of the checkpoint"
+    cluster.assert_equal()
+
+
+def test_what_is_pending_when_a_segment_begins_is_not_forgotten() -> None:
+    cluster = Cluster()
+    cluster.hold_disk(2)
+    cluster.run_until(
+        cluster.put(1, "x", "1").answered, within_s=1
+    )  # on the disks of 1, 3, 4 and 5; 2 writes it
+    cluster[2].replica.roll()
+    cluster.run_until(cluster.put(1, "y", "1").answered, within_s=1)  # 2 holds it, and its frame waits
+    assert cluster[2].replica.records
+    cluster.sync(2)
+    cluster.run(0.1)
+    assert cluster[2].files.newest == 1
+    cluster.crash(2)
+    cluster.restart(2)
+    assert cluster.core(2).acceptors[1].length == 2
+    cluster.assert_equal()
+
+
+def test_a_candidate_that_lacks_what_was_given_up_catches_up_before_it_leads() -> None:
+    """Behind: an entry that was given up never looks like one that was never accepted."""
+    cluster = behind()
+    cluster.restart(5)
+    cluster.core(5)._stand(1, 0, cluster.now)
+    cluster.run_until(
+        lambda: any(e.message.verdict == Verdict.BEHIND for e in cluster.sent_messages(Promise, 2, 5)),
+        within_s=2,
+    )
+    assert not cluster.core(5).proposers[1].leading
+    cluster.assert_equal()
+    for node in cluster.ids:
+        assert cluster.get(node, "key 9") == "value 49"
+
+
+def test_a_download_goes_on_where_it_was_interrupted() -> None:
+    cluster = behind()
+    cluster.restart(5)
+    cluster.run_until(lambda: cluster[5].replica.download.offset > 300, within_s=2)
+    download = cluster[5].replica.download
+    peer, offset = download.peer, download.offset
+    cluster.cut(5, peer)
+    cluster.run(1.0)
+    assert (download.peer, download.offset) == (peer, offset)
+    assert 2 <= len(asked(cluster, offset)) <= 8, "asked for again, at a bounded rate"
+    cluster.heal()
+    cluster.run_until(lambda: cluster[5].replica.installed == 1, within_s=5)
+    assert len(asked(cluster, 0)) == 1, "not begun anew"
+    cluster.assert_equal()
+
+
+def test_a_download_from_a_node_that_died_is_begun_anew_with_another() -> None:
+    cluster = behind()
+    cluster.restart(5)
+    cluster.run_until(lambda: cluster[5].replica.download.offset > 300, within_s=2)
+    peer = cluster[5].replica.download.peer
+    cluster.crash(peer)
+    cluster.run_until(lambda: cluster[5].replica.installed == 1, within_s=GIVE_UP + 5)
+    cluster.restart(peer)
+    cluster.assert_equal()
+
+
+def test_a_checkpoint_that_was_replaced_during_the_download_is_taken_from_its_beginning() -> None:
+    cluster = behind()
+    cluster.restart(5)
+    cluster.run_until(lambda: cluster[5].replica.download.offset > 300, within_s=2)
+    download = cluster[5].replica.download
+    peer, number = download.peer, download.number
+    with cluster.drop(Chunk):
+        some_commands(cluster, 5, tuple(node for node in (1, 2, 3, 4) if node != peer))
+        compact(cluster, peer)
+        del cluster[peer].files.checkpoints[number]
+    cluster.run_until(lambda: cluster[5].replica.installed == 1, within_s=5)
+    assert len(asked(cluster, 0)) == 2
+    assert download.number == 0
+    cluster.assert_equal()
+
+
+def test_pieces_that_are_lost_doubled_or_late_do_no_harm() -> None:
+    cluster = behind()
+    cluster.restart(5)
+    random = Random(3)
+    with cluster.drop(Chunk, FetchCheckpoint, where=lambda message: random.random() < 0.2):
+        while not cluster[5].replica.installed:
+            cluster.run(0.02)
+            for sender in (1, 2, 3, 4):
+                for envelope in cluster.sent_messages(Chunk, sender, 5)[-3:]:
+                    cluster.deliver(envelope)
+    cluster.assert_equal()
+    assert cluster[5].replica.installed == 1
+
+
+def test_a_checkpoint_that_was_spoiled_is_not_installed() -> None:
+    cluster = behind()
+    cluster[5].files.broken = True
+    cluster.restart(5)
+    cluster.run(2)
+    assert len(asked(cluster, 0)) > 2
+    assert cluster[5].replica.installed == 0
+    assert cluster.core(5).acceptors[1].base == 0
+    cluster[5].files.broken = False
+    cluster.assert_equal()
+
+
+def test_a_node_without_room_for_a_checkpoint_tries_again() -> None:
+    cluster = behind()
+    cluster[5].files.no_room = True
+    cluster.restart(5)
+    cluster.run(2)
+    assert cluster[5].replica.installed == 0
+    cluster[5].files.no_room = False
+    cluster.assert_equal()
+    assert cluster[5].replica.installed == 1
+
+
+def test_who_has_no_checkpoint_yet_makes_one_when_it_is_asked_for() -> None:
+    cluster = Cluster()
+    machine = cluster[1]
+    machine.do(lambda: (machine.replica.step(2, FetchCheckpoint(0, 0), None), machine.replica.turn()))
+    assert cluster.sent_messages(Chunk, 1, 2)[-1].message.number == 0
+    cluster.run(0.1)
+    assert machine.files.newest == 1
+    machine.do(lambda: (machine.replica.step(2, FetchCheckpoint(9, 0), None), machine.replica.turn()))
+    cluster.run(0.1)
+    assert machine.files.newest == 1, "it has one, though not that one"
+
+
+def test_an_owner_that_a_checkpoint_overtakes_says_that_its_commands_may_have_been_done() -> None:
+    """It was cut off with them, and others finished its log: whether they were applied, nobody knows."""
+    cluster = Cluster()
+    with cluster.deliver_only(Accept, to={1, 2}, sender={1}):
+        answer = cluster.increment(1, "n")
+        cluster.run(0.01)
+    cluster.isolate(1)
+    some_commands(cluster, 20, (2, 3, 4, 5))
+    cluster.run(0.3)
+    compact(cluster, 2, 3, 4, 5)
+    cluster.heal()
+    cluster.run_until(answer.answered, within_s=5)
+    assert isinstance(answer.value, Unknown)
+    cluster.assert_equal()
+    assert cluster.get(1, "n") == "1", "it was, and once"
+
+
+def test_what_rests_on_an_installed_checkpoint_leaves_when_that_is_durable() -> None:
+    cluster = behind()
+    cluster.restart(5)
+    cluster.run_until(lambda: cluster[5].replica.download.offset > 300, within_s=2)
+    cluster.hold_disk(5)
+    cluster.run_until(lambda: cluster[5].replica.installed == 1, within_s=2)
+    cluster.crash(5)
+    cluster.restart(5)
+    assert cluster.core(5).acceptors[1].base == 0, "forgotten, and nobody was told"
+    cluster.assert_equal()
+
+
+def test_a_restart_installs_again_what_was_installed() -> None:
+    cluster = behind()
+    cluster[5].checkpoint_takes = 100.0  # none of its own
+    cluster.restart(5)
+    cluster.run_until(lambda: cluster[5].replica.installed == 1, within_s=5)
+    cluster.run(0.1)
+    some_commands(cluster, 5, (1, 5))
+    cluster.run(0.3)
+    base = cluster.core(5).acceptors[2].base
+    assert base > 0
+    cluster.crash(5)
+    cluster.restart(5)
+    assert cluster.core(5).acceptors[2].base >= base
+    cluster.assert_equal()
+
+
+# ------------------------------------------------------------------------------------------ rolling hashes
+
+
+def spoil(cluster: Cluster, *nodes: int) -> None:
+    """A value changes in these nodes' memory, and then somebody compares it."""
+    for node in nodes:
+        cluster[node].store.database.db["n"] = "spoiled"
+
+
+def stopped(cluster: Cluster, seconds: float) -> set[int]:
+    """The nodes that stop within this time: their shells would end them."""
+    found = set()
+    for node in cluster.ids:
+        cluster[node].on_diverged = found.add
+    cluster.run(seconds)
+    return found
+
+
+@pytest.mark.parametrize(("nodes", "wrong", "stop"), [
+    (5, (3,), {3}), (5, (3, 4), {3, 4}), (3, (2,), {2}),
+])  # fmt: skip
+def test_the_few_that_differ_stop(nodes: int, wrong: tuple[int, ...], stop: set[int]) -> None:
+    cluster = Cluster(nodes=nodes)
+    cluster.run_until(cluster.increment(1, "n").answered, within_s=1)
+    cluster.run(0.3)
+    spoil(cluster, *wrong)
+    cluster.run_until(cluster.increment(1, "n").answered, within_s=1)
+    assert stopped(cluster, 3) == stop
+
+
+def test_where_as_many_differ_as_agree_none_goes_on_in_silence() -> None:
+    cluster = Cluster(nodes=3)
+    cluster.run_until(cluster.increment(1, "n").answered, within_s=1)
+    cluster.run(0.3)
+    cluster.crash(3)
+    spoil(cluster, 2)
+    cluster.run_until(cluster.increment(1, "n").answered, within_s=1)
+    assert stopped(cluster, DOUBT / 2) == set()
+    assert stopped(cluster, 3) == {1, 2}
+
+
+def test_a_peer_that_agrees_again_is_no_longer_doubted() -> None:
+    made = started()
+    made.hashed((10, 2), 5)
+    tell(made, 2, Learn(0, [], [], Position(10, 2), 6))
+    tell(made, 3, Learn(0, [], [], Position(10, 2), 5))
+    made.tick(5.0)
+    assert made.doubt == 1.0
+    tell(made, 2, Learn(0, [], [], Position(10, 2), 5))
+    made.tick(6.0)
+    assert made.doubt is None
+
+
+def test_hashes_of_recent_entries_only_are_remembered() -> None:
+    made = started()
+    for timestamp in range(RECENT + 10):
+        made.hashed((timestamp, 2), timestamp)
+    assert len(made.hashes) == RECENT
+    tell(made, 2, Learn(0, [], [], Position(5, 2), 6))
+    assert made.doubt is None
+
+
+def test_the_hash_outlives_a_restart_and_a_checkpoint() -> None:
+    cluster = behind()
+    cluster.restart(5)
+    cluster.run_until(lambda: cluster[5].replica.installed == 1, within_s=5)
+    cluster.assert_equal()
+    cluster.crash(4)
+    cluster.restart(4)
+    cluster.assert_equal()
+    assert len({cluster[node].store.hash for node in cluster.ids}) == 1
+    assert cluster[1].store.hash != 0

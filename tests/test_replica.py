@@ -11,8 +11,10 @@ from interface import (
     MAX_BATCH,
     MAX_CLIENT_FRAME,
     MAX_NODE_FRAME,
+    Chunk,
     Command,
     Expired,
+    FetchCheckpoint,
     Forgotten,
     NotDone,
     Outcome,
@@ -23,7 +25,8 @@ from interface import (
     Unknown,
     Verb,
 )
-from replica import QUEUE, WINDOW, Replica, Single, refusal
+from multipaxos import Cut
+from replica import QUEUE, WINDOW, Download, Replica, Single, refusal
 from store import Store
 
 
@@ -250,9 +253,11 @@ class Disk:
     def __init__(self) -> None:
         self.frames: list[list[Record]] = []
         self.done: list[Callable[[], None]] = []
+        self.rolled = False  # whether the last frame began a segment
 
-    def write(self, records: list[Record], done: Callable[[], None]) -> None:
+    def write(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
         self.frames.append(records)
+        self.rolled = new_segment
         self.done.append(done)
 
     def sync(self) -> None:
@@ -317,3 +322,135 @@ def test_the_single_core_recovers_what_was_durable() -> None:
     again.turn()
     assert again.store.get("n").value == "1"
     assert again.store.position == (1, 0)
+
+
+def test_what_waits_is_written_and_noted_before_a_segment_begins() -> None:
+    disk = Disk()
+    single = alone(disk, Single())
+    answer = Answer()
+    single.submit(answer, increments(1))
+    single.roll()
+    single.turn()
+    assert not disk.rolled
+    assert [record.held.start for record in disk.frames[0]] == [0]
+    disk.sync()
+    assert answer.text == "1"
+    assert disk.rolled and disk.frames[1] == []
+    disk.sync()
+    single.submit(Answer(), increments(1))
+    single.turn()
+    assert not disk.rolled
+
+
+def test_the_single_core_recovers_on_a_checkpoint() -> None:
+    core = Single()
+    core.install(Cut((7, 0), {}, 7))
+    core.start(0.0)
+    assert core.cut() == Cut((7, 0), {}, 7)
+    core.tick(0.0)
+    core.propose(b"x", None)
+    assert core.clock == 8
+
+
+def test_a_replica_without_files_for_checkpoints_neither_gives_nor_takes_them() -> None:
+    single = alone(Disk(), Single())
+    single.step(2, FetchCheckpoint(0, 0))
+    single.step(2, Chunk(1, 1, 0, 0, b"x"))
+    single.tick()
+
+
+# --------------------------------------------------------------------------------------------------- download
+
+
+class Taken:
+    """Files for one download, in memory."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.dropped = 0
+        self.full = False
+
+    def begin(self, size: int) -> None:
+        self.data = b""
+
+    def write(self, offset: int, data: bytes) -> None:
+        if self.full:
+            raise OSError("no space left on device")
+        assert offset == len(self.data)
+        self.data += data
+
+    def drop(self) -> None:
+        self.dropped += 1
+
+
+def downloading() -> tuple[Download, Taken, list[FetchCheckpoint]]:
+    """A download from node 2 that has been begun at time 0."""
+    taken = Taken()
+    asked: list[FetchCheckpoint] = []
+    download = Download(taken, lambda to, message, call: asked.append(message))  # type: ignore[arg-type]
+    download.start(2, 0.0)
+    download.start(3, 0.0)  # one at a time
+    assert download.peer == 2
+    return download, taken, asked
+
+
+def piece(offset: int, data: bytes, number: int = 7, size: int = 6) -> Chunk:
+    return Chunk(number, size, 99, offset, data)
+
+
+def test_a_checkpoint_is_taken_piece_by_piece_and_each_piece_once() -> None:
+    download, taken, asked = downloading()
+    assert not download.on_chunk(2, piece(0, b"abc"), 0.1)
+    for late in (piece(0, b"abc"), piece(0, b"zzz", number=6), piece(5, b"f")):
+        assert not download.on_chunk(2, late, 0.1)
+    assert not download.on_chunk(3, piece(3, b"def"), 0.1), "from another node"
+    assert download.on_chunk(2, piece(3, b"def"), 0.1)
+    assert not download.on_chunk(2, piece(3, b"def"), 0.1), "all is there"
+    assert taken.data == b"abcdef"
+    assert asked == [FetchCheckpoint(0, 0), FetchCheckpoint(7, 3)]
+    download.tick(100.0)
+    assert len(asked) == 2, "being verified"
+    download.stop()
+    download.tick(100.0)
+    assert (len(asked), taken.dropped) == (2, 1)
+
+
+def test_a_piece_that_does_not_come_is_asked_for_less_and_less_often_and_then_given_up() -> None:
+    download, taken, asked = downloading()
+    download.on_chunk(2, piece(0, b"abc"), 0.0)
+    times = []
+    for step in range(1, 1000):
+        before = len(asked)
+        download.tick(step / 100)
+        if len(asked) > before:
+            times.append(step / 100)
+    assert set(asked[1:]) == {FetchCheckpoint(7, 3)}
+    assert times == pytest.approx([0.05, 0.15, 0.35, 0.75, 1.55, 2.55, 3.55, 4.55], abs=0.06)
+    assert download.peer is None
+    assert taken.dropped == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Chunk(0, 0, 0, 0, b""),  # it has none
+        piece(0, b"abcdefg"),  # longer than the whole
+        piece(0, b""),
+    ],
+)
+def test_a_peer_with_nothing_to_give_is_left_alone(wrong: Chunk) -> None:
+    download, taken, _ = downloading()
+    assert not download.on_chunk(2, wrong, 0.1)
+    assert download.peer is None
+    assert taken.dropped == 0
+    download.start(3, 0.2)
+    assert download.peer == 3
+
+
+def test_a_download_for_which_there_is_no_room_ends() -> None:
+    download, taken, _ = downloading()
+    download.on_chunk(2, piece(0, b"abc"), 0.1)
+    taken.full = True
+    assert not download.on_chunk(2, piece(3, b"def"), 0.1)
+    assert download.peer is None
+    assert taken.dropped == 1
