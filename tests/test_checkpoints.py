@@ -594,7 +594,7 @@ def test_a_restart_installs_again_what_was_installed() -> None:
 
 
 def test_a_segment_that_begins_with_an_installed_checkpoint_leaves_out_no_entry() -> None:
-    """What was applied since the last frame is in no closed segment, though it was noted before the record."""
+    """What was applied since the last frame is in no closed segment, though it has been noted."""
     made = with_entries()
     made.notes()
     closed = made.cut()
