@@ -35,15 +35,17 @@ import contextlib
 import json
 import os
 import re
+import subprocess
 import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
-from interface import Chunk, Malformed, Record
+from interface import Chunk, Identity, Malformed, Record
 from journal import (
     MANIFEST,
     NO_ROOM,
@@ -98,9 +100,14 @@ def sum_path(directory: Path, number: int) -> Path:
 def state_of(store: Store, cut: Cut) -> dict[str, Any]:
     """What a checkpoint holds: the store, and where it stands in each log."""
     state = store.save_state()
-    state[RESERVED_KEY]["logs"] = {str(log): list(covered) for log, covered in cut.logs.items()}
-    state[RESERVED_KEY]["clock"] = cut.clock
+    state[RESERVED_KEY] |= bookkeeping(cut)
     return state
+
+
+def bookkeeping(cut: Cut) -> dict[str, Any]:
+    """What a checkpoint says about where it stands."""
+    logs = {str(log): list(covered) for log, covered in cut.logs.items()}
+    return {"position": list(cut.position), "logs": logs, "clock": cut.clock}
 
 
 def cut_of(state: dict[str, Any]) -> Cut:
@@ -198,8 +205,7 @@ def recover(journal: Journal, directory: Path, core: Core, store: Store, files: 
     """
     files = files or Files()
     count = replay(core, store, files, directory, journal.manifest, journal.recover())
-    discard(files, [directory / INCOMING])
-    remove_old(files, directory, journal)
+    discard(files, [directory / INCOMING, *old_files(files, directory, journal)])
     return count
 
 
@@ -232,11 +238,11 @@ def install(core: Core, store: Store, state: dict[str, Any]) -> None:
         store.load_state(state)
 
 
-def remove_old(files: Files, directory: Path, journal: Journal, keep: Iterable[int] = ()) -> None:
-    """Remove segments and checkpoints that are needed no more, and what an earlier life left unfinished.
+def old_files(files: Files, directory: Path, journal: Journal, keep: Iterable[int] = ()) -> list[Path]:
+    """Segments and checkpoints that are needed no more, and what an earlier life left unfinished.
 
     Only after what the manifest names has been read, or has just been made. `keep`: checkpoints that are
-    about to be journaled or made. An error is no reason to stop: what is left is removed another time.
+    about to be journaled or made.
     """
     manifest = journal.manifest
     first, frame = (manifest.segment, manifest.frame) if manifest else (1, 1)
@@ -244,15 +250,16 @@ def remove_old(files: Files, directory: Path, journal: Journal, keep: Iterable[i
     if manifest:
         needed.add(manifest.checkpoint.number)
         needed |= {manifest.previous.number} if manifest.previous else set()
-    with contextlib.suppress(OSError):
-        for name in files.names(directory):
-            found = OURS.fullmatch(name)
-            if (found and int(found[1]) not in needed) or name.startswith(MANIFEST + "."):
-                files.remove(directory / name)
-        segments = directory / "journal"
-        for name in files.names(segments):
-            if re.fullmatch(r"[0-9]{10}\.segment", name) and int(name[:10]) < first:
-                files.remove(segments / name)
+    old = []
+    for name in files.names(directory):
+        found = OURS.fullmatch(name)
+        if (found and int(found[1]) not in needed) or name.startswith(MANIFEST + "."):
+            old.append(directory / name)
+    segments = directory / "journal"
+    for name in files.names(segments):
+        if re.fullmatch(r"[0-9]{10}\.segment", name) and int(name[:10]) < first:
+            old.append(segments / name)
+    return old
 
 
 # ---------------------------------------------------------------------------------------- making a checkpoint
@@ -280,7 +287,9 @@ def make_checkpoint(
     for applied in core.drain(0.0).apply:
         store.apply(applied.timestamp, applied.owner, applied.payload)
     cut = core.cut()
-    saved = save(files, directory, number, state_of(store, cut))
+    state = state_of(store, cut)
+    state[RESERVED_KEY]["cluster"] = read_identity(files.read(directory / "identity.json")).cluster
+    saved = save(files, directory, number, state)
     manifest = Manifest(saved, old.checkpoint if old else None, segment, frame)
     write_manifest(files, directory, manifest)
     return manifest, cut
@@ -331,6 +340,42 @@ def write_manifest(files: Files, directory: Path, manifest: Manifest) -> None:
 
 
 # ------------------------------------------------------------------------------------ handing out, and taking
+
+
+def restore(directory: Path, identity: Identity, state: dict[str, Any], files: Files | None = None) -> None:
+    """Make the data directory of one node of a new cluster that begins with this state. All of its nodes must
+    begin with the same. It is there whole or not at all. JournalError if it cannot be made.
+
+    The logs begin anew: nobody knows of entries in them. What they hold will be stamped above the clock that
+    the state has seen, so above all that was applied, and no session's id comes twice. Known sessions stay
+    known: what a client repeats is not applied again, as far as the state has it. The cluster needs a name of
+    its own: a node of the old one that joined would bring the old logs along.
+    """
+    files = files or Files()
+    if state[RESERVED_KEY].get("cluster") == identity.cluster:
+        reason = "the backup's cluster has this name, too: its nodes could join the new one"
+        raise JournalError(f"name: {identity.cluster!r}: {reason}")
+    if files.exists(directory):
+        raise JournalError(f"{directory}: exists already: nothing is overwritten")
+    cut = cut_of(state)
+    clock = max(cut.clock, cut.position[0])
+    state = {**state, RESERVED_KEY: {**state[RESERVED_KEY], **bookkeeping(Cut(cut.position, {}, clock))}}
+    Store("unused").load_state(state)  # raises what is wrong with it
+    unfinished = directory.with_name(directory.name + ".new")
+    Journal.create(unfinished, identity, files=files)
+    journal = Journal(unfinished, files=files)
+    try:
+        for _ in journal.recover():
+            raise AssertionError("a journal that has just been made is empty")
+        journal.write([Record(reservation=clock)])
+        saved = save(files, unfinished, 1, state)
+        write_manifest(files, unfinished, Manifest(saved, None, 1, 1))
+    except OSError as error:
+        raise JournalError(f"{unfinished}: {error.strerror or error}") from error
+    finally:
+        journal.close()
+    files.rename(unfinished, directory)
+    files.sync_directory(directory.parent)
 
 
 class Checkpoints:
@@ -435,14 +480,83 @@ class Checkpoints:
         files.sync_directory(self.directory)
         return state
 
-    def remove_old(self) -> None:
-        """After a new manifest: remove what it makes superfluous."""
+    def remove_old(self) -> Future[None]:
+        """After a new manifest: remove what it makes superfluous. In the background, for it takes time."""
         waiting = self.received - set(self.journal.installed)
         keep = waiting if self.making is None else {*waiting, self.making}
-        remove_old(self.files, self.directory, self.journal, keep)
+        old = old_files(self.files, self.directory, self.journal, keep)
+        return self.files.background(lambda: discard(self.files, old))
 
 
 # ------------------------------------------------------------------------------------------------ the process
+
+
+class Maker:
+    """Starts the process that makes a checkpoint, and waits for it. One at a time.
+
+    The process works for seconds, at a low priority; the node goes on meanwhile.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, nodes: Iterable[int], cpus: Iterable[int], lock: int | None
+    ) -> None:
+        """nodes: all ids; none: the standalone server. cpus: where the process may run. lock: see Journal."""
+        self.checkpoints = checkpoints
+        self.nodes = ",".join(map(str, nodes))
+        self.cpus = ",".join(map(str, cpus))
+        self.lock = lock
+        self.child: subprocess.Popen[str] | None = None
+
+    def make(
+        self, begin: tuple[int, int], done: Callable[[Manifest, Cut], None], failed: Callable[[str], None]
+    ) -> None:
+        """Make a checkpoint of what lies before this (segment, frame). Later, one of the two is called."""
+        own = self.checkpoints
+        assert own.making is None, "one at a time"
+        own.making = own.next_number()
+        numbers = [str(number) for number in (own.making, *begin)]
+        command = [sys.executable, __file__, str(own.directory), *numbers]
+        command += ["--nodes", self.nodes, "--cpus", self.cpus]
+
+        def run() -> None:
+            call: Callable[[], None]
+            try:
+                manifest, cut = self._run(command)
+            except (OSError, JournalError, ValueError, KeyError) as error:
+                reason = str(error)
+                call = lambda: self._end(lambda: failed(reason))  # noqa: E731
+            else:
+                call = lambda: self._end(lambda: done(manifest, cut))  # noqa: E731
+            own.later(call)
+
+        own.files.background(run)
+
+    def _run(self, command: list[str]) -> tuple[Manifest, Cut]:
+        """Blocks until the process has ended. It shares our lock, and ends when its input does, as we do."""
+        self.child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            pass_fds=[] if self.lock is None else [self.lock], start_new_session=True,
+        )  # fmt: skip
+        assert self.child.stdout and self.child.stderr and self.child.stdin
+        with self.child:
+            output, errors = self.child.stdout.read(), self.child.stderr.read()
+        if self.child.returncode:
+            last = errors.strip().rpartition("\n")[2]
+            raise ValueError(f"{last or 'no reason given'} (exit code {self.child.returncode})")
+        manifest = load_manifest(self.checkpoints.files, self.checkpoints.directory)
+        if manifest is None or manifest.checkpoint.number != self.checkpoints.making:
+            raise ValueError("the manifest does not name it")
+        return manifest, cut_of(json.loads(output))
+
+    def _end(self, call: Callable[[], None]) -> None:
+        self.checkpoints.making = None
+        self.child = None
+        call()
+
+    def stop(self) -> None:
+        """The node stops: nobody waits for the checkpoint any more."""
+        if self.child is not None:
+            self.child.kill()
 
 
 def end_with_parent() -> None:
@@ -474,6 +588,7 @@ def main() -> int:
     options = arguments().parse_args()
     end_with_parent()
     os.nice(NICENESS)
+    os.umask(0o077)  # as all files of a data directory are
     if options.cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in options.cpus.split(",")})
     core: Core = Single()
@@ -481,7 +596,7 @@ def main() -> int:
         if options.nodes:
             me = read_identity((options.directory / "identity.json").read_bytes()).node
             core = Node(me, [int(node) for node in options.nodes.split(",")], Random(0))
-        manifest, cut = make_checkpoint(
+        _, cut = make_checkpoint(
             options.directory, core, Store("unused"), options.number, options.segment, options.frame
         )
     except OSError as error:
@@ -490,12 +605,7 @@ def main() -> int:
     except (JournalError, ValueError) as error:
         print(error, file=sys.stderr)
         return EXIT_FAILED
-    logs = {str(log): covered for log, covered in cut.logs.items()}
-    print(
-        json.dumps(
-            {"number": manifest.checkpoint.number, "position": cut.position, "logs": logs, "clock": cut.clock}
-        )
-    )
+    print(json.dumps({RESERVED_KEY: bookkeeping(cut)}))
     return 0
 
 

@@ -50,6 +50,8 @@ exit codes:
 
 # How long `status` waits for each node, in seconds: one that hangs is to be told of, not waited for.
 STATUS_TIMEOUT_S = 2.0
+# How long `checkpoint` waits for each node, in seconds: a large store takes its time.
+CHECKPOINT_S = 300.0
 # More are of no use to anybody, and files and memory are finite.
 MAX_PROCESSES = 256
 MAX_IN_FLIGHT = 1024
@@ -152,6 +154,15 @@ def _scan(client: Client, arguments: argparse.Namespace, output: Output) -> int:
 def _dump(client: Client, arguments: argparse.Namespace, _: Output) -> int:
     for item in client.scan(read="local", node=arguments.node):
         print(json.dumps({"key": item.key, "value": item.value}))
+    return DONE
+
+
+def _checkpoint(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    nodes = [node.id for node in client.nodes] if arguments.node is None else [arguments.node]
+    for node in nodes:
+        number = client.checkpoint(node)
+        where = "" if arguments.single else f"node {node}: "
+        output.answer(f"{where}checkpoint {number}", {"node": node, "checkpoint": number})
     return DONE
 
 
@@ -415,6 +426,8 @@ def arguments_parser() -> argparse.ArgumentParser:
     scan = add("scan", "print all keys that begin with a prefix, and their values")
     scan.add_argument("prefix", nargs="?", default="")
     _add_read(scan)
+    checkpoint = add("checkpoint", "let every node make a checkpoint of its journal", timeout=CHECKPOINT_S)
+    checkpoint.add_argument("--node", metavar="ID", type=int, help="this node only")
     dump = add("dump", "print everything that one node has, as JSON lines; for comparing stores")
     dump.add_argument("--node", metavar="ID", type=int, help="the node (with --single not needed)")
     return parser
@@ -423,6 +436,7 @@ def arguments_parser() -> argparse.ArgumentParser:
 _COMMANDS: Final = {
     "put": _put, "get": _get, "delete": _delete, "cas": _cas, "incr": _incr, "status": _status, "scan": _scan,
     "dump": _dump,
+    "checkpoint": _checkpoint,
 }  # fmt: skip
 
 

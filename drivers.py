@@ -19,6 +19,7 @@ import select
 import socket
 import ssl
 import time
+import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from struct import Struct
 from typing import Any, NamedTuple, Self
@@ -29,6 +30,7 @@ from failover import (
     PAGE_ITEMS,
     Attempt,
     Calls,
+    ClientError,
     Lost,
     NoNodeReachable,
     NotSent,
@@ -240,6 +242,34 @@ class Client(_Base):
     def status(self, node: int | None = None, digest: bool = False) -> Status:
         """The view that the node with this id (None: any) has of itself; `digest`: with its store's hash."""
         return self.run(self.calls.status(self._index(node), digest))
+
+    def checkpoint(self, node: int | None = None) -> int:
+        """Let the node with this id (None: any) make a checkpoint; its number, when it is durable."""
+        return int(self.run(self.calls.checkpoint(self._index(node))))
+
+    def read_checkpoint(self, node: int | None = None) -> Iterator[bytes]:
+        """The node's newest checkpoint, in pieces; nothing if it has none.
+
+        ClientError: it was replaced meanwhile, or is not as it should be; all pieces are worth nothing then.
+        """
+        number = offset = check = 0
+        while True:
+            chunk = self.run(self.calls.read_checkpoint(self._index(node), number, offset))
+            if number and chunk.number != number:
+                raise ClientError(f"checkpoint {number} has been replaced by newer ones")
+            number = chunk.number
+            check = zlib.crc32(chunk.data, check)
+            offset += len(chunk.data)
+            if chunk.data:
+                yield chunk.data
+            if not number:
+                return
+            if offset >= chunk.size:
+                break
+            if not chunk.data:
+                raise ClientError(f"checkpoint {number} ends at byte {offset} of {chunk.size}")
+        if check != chunk.check:
+            raise ClientError(f"checkpoint {number} does not have the CRC-32 that it should have")
 
 
 class _Blocking:

@@ -284,6 +284,7 @@ _OPEN_SESSION, _STATUS = METHODS[b"open_session"], METHODS[b"status"]
 _PUT, _GET, _DELETE = METHODS[b"put"], METHODS[b"get"], METHODS[b"delete"]
 _COMPARE_AND_SET, _INCREMENT = METHODS[b"compare_and_set"], METHODS[b"increment"]
 _EXECUTE, _SCAN = METHODS[b"execute"], METHODS[b"scan"]
+_CHECKPOINT, _READ_CHECKPOINT = METHODS[b"checkpoint"], METHODS[b"read_checkpoint"]
 
 
 class Calls:
@@ -383,6 +384,18 @@ class Calls:
         """A node's view of itself (None: whichever answers). Result: a Status."""
         operation = self._operation("status", "", harmless=True)
         operation.steps = self._read(operation, _STATUS, (digest,), node, _as_it_is)
+        return operation
+
+    def checkpoint(self, node: int | None) -> Operation:
+        """Let a node make a checkpoint. Result: its number."""
+        operation = self._operation("checkpoint", "", harmless=True)
+        operation.steps = self._read(operation, _CHECKPOINT, (), node, _as_it_is)
+        return operation
+
+    def read_checkpoint(self, node: int | None, number: int, offset: int) -> Operation:
+        """A piece of a node's checkpoint (0: its newest). Result: a Chunk; number 0: there is none."""
+        operation = self._operation("read_checkpoint", "", harmless=True)
+        operation.steps = self._read(operation, _READ_CHECKPOINT, (number, offset), node, _as_it_is)
         return operation
 
     def _operation(self, name: str, subject: str, harmless: bool = False) -> Operation:

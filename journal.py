@@ -627,7 +627,9 @@ class Journal:
         self._newest = 0  # the highest segment number in use, also of a segment in the making
         self._spares: list[Segment] = []  # empty segments behind the one that is written to
         self._making: Future[Segment] | None = None  # the spare that is being made
-        self._before_roll = 0  # what `bytes` was when the frame `rolled` was written
+        self._total = 0  # bytes of all frames recovered or written
+        self._before_roll = 0  # what `_total` was when the frame `rolled` was written
+        self._covered = 0  # bytes of frames that the checkpoint has
         self._make_at = NEVER  # from this offset on the next segment is made
         self._lock: int | None = None
         self.identity = self._take(directory)
@@ -728,7 +730,8 @@ class Journal:
             records = read_frame(path, data, start, end, self._number)
             self._note(records)
             self._number += 1
-            self.bytes += end - start
+            self._total += end - start
+            self.bytes = self._total
             yield records
 
     def _note(self, records: list[Record]) -> None:
@@ -777,11 +780,12 @@ class Journal:
             self._files.fdatasync(handle)
         if new_segment:
             self.rolled = (self._segment.number, self._number)
-            self._before_roll = self.bytes
+            self._before_roll = self._total
         self._note(records)
         self._offset += length
         self._number += 1
-        self.bytes += length
+        self._total += length
+        self.bytes = self._total - self._covered
         if self._offset >= self._make_at:
             self._make_next()
         self._ready = True
@@ -790,8 +794,8 @@ class Journal:
         """A checkpoint of everything before the frame `rolled` is durable, and so is its manifest."""
         self.manifest = manifest
         if self.rolled == (manifest.segment, manifest.frame):
-            self.bytes -= self._before_roll
-            self._before_roll = 0
+            self._covered = self._before_roll
+            self.bytes = self._total - self._covered
 
     @property
     def has_spare(self) -> bool:

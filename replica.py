@@ -245,6 +245,7 @@ class Replica:
         self.records: list[Record] = []  # for the next frame
         self.after: list[tuple[int, Message, Any]] = []  # messages that wait for it
         self.writing = False
+        self.noted = False  # whether a frame was written since then: what is applied is in the journal
         self.rolling = False  # whether the next frame is to begin a segment
         self.checkpoints = checkpoints
         self.download = Download(checkpoints, send) if checkpoints else None
@@ -376,7 +377,8 @@ class Replica:
         """One frame at a time: the next is written when this one is durable, so that only the last can be
         torn.
         """
-        new_segment = self.rolling and self.core.drained
+        new_segment = self.rolling and self.noted and self.core.drained
+        self.noted = self.rolling
         if new_segment:
             self.rolling = False
             self.records = self.core.state(self.records)
@@ -436,7 +438,11 @@ class Replica:
     # -------------------------------------------------------------------------------------------- checkpoints
 
     def roll(self) -> None:
-        """Let the next frame begin a new segment, so that a checkpoint can be made; turn() must follow."""
+        """Let a frame begin a new segment, so that a checkpoint can be made; turn() must follow.
+
+        It is the next but one. The next notes what is applied now, so that the checkpoint has it.
+        """
+        self.noted = False
         self.rolling = True
 
     def _transfer(self, sender: int, message: Message, call: Any) -> None:
@@ -511,8 +517,9 @@ class Single:
     joined = True
 
     def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
-        """Recovery: the checkpoint that the journal stands on, before replay()."""
+        """Recovery: a checkpoint. What was replayed before is in it."""
         self.clock = cut.clock
+        self._apply.clear()
         return True
 
     def state(self, pending: Sequence[Record] = ()) -> list[Record]:

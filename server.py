@@ -11,6 +11,7 @@ written to once.
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
 import resource
@@ -19,16 +20,17 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvloop
 from thrift.Thrift import TApplicationException
 
 import cluster as configuration
+from checkpoint import Checkpoints, Maker, recover
 from interface import (
     MAX_BATCH,
     MAX_CLIENT_FRAME,
@@ -36,8 +38,10 @@ from interface import (
     Accept,
     Accepted,
     Barrier,
+    Chunk,
     Command,
     Fetch,
+    FetchCheckpoint,
     Fetched,
     Identity,
     Item,
@@ -59,8 +63,8 @@ from interface import (
     Unknown,
     Verb,
 )
-from journal import Journal, JournalError
-from multipaxos import Failures, Message, Node, node_of
+from journal import MANIFEST, Full, Journal, JournalError, Locked, Manifest
+from multipaxos import Cut, Failures, Message, Node, node_of
 from replica import Replica, Single
 from rpc import CALL, METHODS, ONEWAY, Connection, Flusher, Link, Method, listen, tls_contexts, unknown_method
 from store import Store, invalid
@@ -72,22 +76,29 @@ STALL = 0.05  # seconds: a frame that takes longer keeps the node from gossiping
 SLOW = 0.003  # seconds for a frame, on average: the event loop has better things to do meanwhile
 WARY_FOR = 60.0  # seconds for which the thread writes after a stall
 SLOW_FOR = 5.0  # seconds for which it writes after the average was slow
+LOCKED_FOR = 5.0  # seconds: a process that makes a checkpoint ends within that after its node was killed
+ROOM_AGAIN = 1.0  # seconds: a full disk is looked at again
+SPARE_AGAIN = 0.02  # seconds: whether the next segment is there, which a checkpoint begins
+CHECKPOINT_AGAIN = 30.0  # seconds after one that failed, unless somebody asks for it
+CHECKPOINT_MB = 64.0  # of the standalone server's journal, between two checkpoints
 SWEEP = 1.0  # seconds between two looks for clients and requests that are late
 DRAIN = 3.0  # seconds that a stopping node gives its clients' requests
 MAX_COMPLAINTS = 1000  # strangers and refusing peers that are remembered, so as to be logged once
 GARBAGE = (50_000, 50, 100)  # allocations, and rounds: entries are kept, and hardly anything has cycles
 MAX_SCAN = 1000  # items in a page
 MAX_ANSWER = 15_000_000  # bytes: standard Thrift clients take frames up to 16,384,000
+PROCESSORS = sorted(os.sched_getaffinity(0))  # before --cpu: a checkpoint is made where there is time for it
 EXIT_USAGE, EXIT_BUG, EXIT_DISK = 2, 70, 74  # exit codes; the last two as in sysexits.h
 
 REQUESTS: dict[type, Method] = {
     Accept: METHODS[b"accept"],
     Barrier: METHODS[b"barrier"],
     Fetch: METHODS[b"fetch"],
+    FetchCheckpoint: METHODS[b"fetch_checkpoint"],
     Learn: METHODS[b"learn"],
     Prepare: METHODS[b"prepare"],
 }
-ANSWERS = (Accepted, Reading, Fetched, Promise)
+ANSWERS = (Accepted, Reading, Fetched, Promise, Chunk)
 
 
 def log(event: str, level: str = "info", **fields: object) -> None:
@@ -97,11 +108,21 @@ def log(event: str, level: str = "info", **fields: object) -> None:
     print(f"{moment} level={level} event={event}{shown}", file=sys.stderr, flush=True)
 
 
+class Frame(NamedTuple):
+    """What Replica hands over to be written."""
+
+    records: list[Record]
+    done: Callable[[], None]
+    new_segment: bool
+
+
 class Writer:
     """Writes the journal: in the event loop while the disk is fast, in a thread of its own while it is slow.
 
     A thread costs two switches and several wake-ups for each frame, more than a fast fdatasync takes. A slow
     one would keep the node from gossiping: after a stall, and while they are slow, the thread has them.
+
+    A frame for which there is no room waits until there is: to the rest of the node, the disk hangs.
     """
 
     def __init__(
@@ -114,27 +135,45 @@ class Writer:
         self.journal = journal
         self.loop = loop
         self.finished = finished
-        self.frame: tuple[list[Record], Callable[[], None]] | None = None  # not begun
+        self.frame: Frame | None = None  # not begun
+        self.threaded = False  # the thread has a frame, and the journal with it
+        self.full: str | None = None  # why there is no room, as last seen
         self.average = 0.0  # seconds that the last frames took
         self.slow_until = 0.0
-        self.frames: SimpleQueue[tuple[list[Record], Callable[[], None]] | None] = SimpleQueue()
+        self.room_at = 0.0  # when to look for room again
+        self.frames: SimpleQueue[Frame | None] = SimpleQueue()
         self.thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self.thread.start()
 
     def write(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
         """Hand in one frame; work() writes it, when what may leave before it is durable has left."""
-        self.frame = (records, done)
+        self.frame = Frame(records, done, new_segment)
 
     def work(self) -> Callable[[], None] | None:
-        """Write the frame; returns its `done` if that is to be called now, None if `finished` will get it."""
-        frame, self.frame = self.frame, None
-        if frame is None:
+        """Write the frame; returns its `done` if that is to be called now, None if `finished` will get it, or
+        if there is no room: then it is tried again later.
+        """
+        frame = self.frame
+        if frame is None or self.loop.time() < self.room_at:
             return None
+        self.frame = None
         if self.loop.time() < self.slow_until:
+            self.threaded = True
             self.frames.put(frame)
             return None
-        self._write(frame[0])
-        return frame[1]
+        if self._write(frame):
+            return frame.done
+        self.frame = frame
+        return None
+
+    def maintain(self) -> None:
+        """About once a second: take the next segment if it is made, try again to make it if there was no
+        room.
+        """
+        if not self.threaded:
+            with failing_disk():
+                self.journal.maintain()
+            self._look_at_room()
 
     def stop(self) -> None:
         """Finish what was begun."""
@@ -144,19 +183,28 @@ class Writer:
     def _run(self) -> None:
         while (frame := self.frames.get()) is not None:
             try:
-                self._write(frame[0])
+                written = self._write(frame)
             except BaseException as error:  # this thread must not die alone: nobody would vote any more
                 log("bug", "error", reason=f"{type(error).__name__}: {error}")
                 os._exit(EXIT_BUG)
-            self.loop.call_soon_threadsafe(self.finished, frame[1])
+            self.loop.call_soon_threadsafe(self._returned, frame, written)
 
-    def _write(self, records: list[Record]) -> None:
+    def _returned(self, frame: Frame, written: bool) -> None:
+        self.threaded = False
+        if written:
+            self.finished(frame.done)
+        else:
+            self.frame = frame
+
+    def _write(self, frame: Frame) -> bool:
+        """True: it is durable; False: there is no room for it."""
         begun = self.loop.time()
         try:
-            self.journal.write(records)
-        except (OSError, JournalError) as error:  # final: nobody knows what is on the disk now
-            log("disk-failed", "error", reason=error)
-            os._exit(EXIT_DISK)
+            with failing_disk():
+                self.journal.write(frame.records, frame.new_segment)
+        except Full:
+            self.room_at = begun + ROOM_AGAIN
+            return False
         now = self.loop.time()
         self.average += (now - begun - self.average) / 16
         if now - begun > STALL:
@@ -164,6 +212,27 @@ class Writer:
             log("disk-stalled", "warning", seconds=round(now - begun, 3))
         elif self.average > SLOW:
             self.slow_until = max(self.slow_until, now + SLOW_FOR)
+        return True
+
+    def _look_at_room(self) -> None:
+        if self.journal.full != self.full:
+            self.full = self.journal.full
+            if self.full:
+                log("disk-full", "warning", reason=self.full)
+            else:
+                log("disk-has-room")
+
+
+@contextlib.contextmanager
+def failing_disk() -> Iterator[None]:
+    """End the process at once if the disk fails in here: nobody knows what is on it then. Full passes."""
+    try:
+        yield
+    except Full:
+        raise
+    except (OSError, JournalError) as error:
+        log("disk-failed", "error", reason=error)
+        os._exit(EXIT_DISK)
 
 
 class Server:
@@ -178,6 +247,8 @@ class Server:
         peers: dict[int, configuration.Member],
         request_timeout_s: float,
         tls: configuration.Tls | None,
+        checkpoints: Checkpoints,
+        checkpoint_mb: float,
     ) -> None:
         self.identity = identity
         self.core = core
@@ -186,7 +257,10 @@ class Server:
         self.request_timeout_s = request_timeout_s
         self.loop = asyncio.get_running_loop()
         self.writer = Writer(journal, self.loop, self._durable)
-        self.replica = Replica(core, store, self.loop.time, self._send, self.writer.write, self._answer)
+        checkpoints.later = self._later
+        self.replica = Replica(
+            core, store, self.loop.time, self._send, self._write, self._answer, checkpoints
+        )
         self.flusher = Flusher()
         self.connections: set[Connection] = set()
         self.accept_tls: ssl.SSLContext | None = None
@@ -194,6 +268,7 @@ class Server:
         if tls:
             self.accept_tls, connect_tls = tls_contexts(tls.certificate, tls.key, tls.authority)
         self.links = {peer: self._link(peer, member, connect_tls) for peer, member in peers.items()}
+        self.checkpointer = Checkpointer(self, checkpoints, checkpoint_mb)
         self.greeted: set[int] = set()  # peers that our link may be used to
         self.complaints: dict[tuple[str, object], object] = {}
         self.sequence = 0
@@ -214,6 +289,8 @@ class Server:
             b"execute": self._execute,
             b"open_session": self._open_session,
             b"scan": self._scan,
+            b"checkpoint": self._checkpoint,
+            b"read_checkpoint": self._read_checkpoint,
             b"status": self._status,
         }
 
@@ -250,6 +327,7 @@ class Server:
             await asyncio.sleep(TICK_BUSY)
         self.stopped = True
         sweeper.cancel()
+        self.checkpointer.stop()
         self.writer.stop()
         self.flusher.flush_all()
         for connection in [*self.connections]:
@@ -279,6 +357,8 @@ class Server:
             for link in self.links.values():
                 link.stale(now)
             self.replica.expire(now - self.request_timeout_s)
+            self.writer.maintain()
+            self.checkpointer.sweep()
             self._wake()
 
     def _tick(self) -> None:
@@ -309,6 +389,18 @@ class Server:
             done()
             self.flusher.flush_all()
 
+    def _write(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
+        """Replica wants a frame written."""
+        if new_segment:
+
+            def rolled() -> None:
+                self.checkpointer.rolled()
+                done()
+
+            self.writer.write(records, rolled, True)
+        else:
+            self.writer.write(records, done, False)
+
     def _set_ticker(self) -> None:
         now = self.loop.time()
         at = now + (TICK_BUSY if self.core.busy else TICK_IDLE)
@@ -317,6 +409,11 @@ class Server:
                 self.ticker.cancel()
             self.tick_at = at
             self.ticker = self.loop.call_at(at, self._tick)
+
+    def _later(self, call: Callable[[], None]) -> None:
+        """Run something in the loop; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the node has stopped
+            self.loop.call_soon_threadsafe(call)
 
     def _durable(self, done: Callable[[], None]) -> None:
         """The thread has written a frame."""
@@ -476,6 +573,9 @@ class Server:
     # ------------------------------------------------------------------------------------------------ clients
 
     def _answer(self, token: Any, value: Any) -> None:
+        if callable(token):  # one of our own questions
+            token(value)
+            return
         connection, method, sequence = token
         if isinstance(value, Exception):
             frame = method.fail(sequence, value)
@@ -497,6 +597,8 @@ class Server:
                 return
         if self.stopping:
             self._answer(token, NotDone("this node is stopping", False))
+        elif self.journal.full:
+            self._answer(token, NotDone(f"disk full: {self.journal.full}", False))
         else:
             self.replica.submit(token, commands, batch)
         self._wake()
@@ -576,6 +678,28 @@ class Server:
             self._answer(token, NotDone(f"mode: {mode} is unknown", True))
         self._wake()
 
+    # -------------------------------------------------------------------------------------------- checkpoints
+
+    def _checkpoint(self, token: Any, arguments: tuple[()]) -> None:
+        """Of all that was answered before, by any node: so the node catches up first."""
+
+        def read(value: Any) -> None:
+            if isinstance(value, Exception):
+                self._answer(token, value)
+            else:
+                self.checkpointer.ask(token)
+
+        self.replica.read(read, lambda: None)
+        self._wake()
+
+    def _read_checkpoint(self, token: Any, arguments: tuple[int | None, int | None]) -> None:
+        number, offset = arguments
+        if (number or 0) < 0 or (offset or 0) < 0:
+            self._answer(token, NotDone("number and offset are not negative", True))
+        else:
+            self._answer(token, self.checkpointer.checkpoints.chunk(number or 0, offset or 0))
+        self._wake()
+
     # ------------------------------------------------------------------------------------------------- status
 
     def _status(self, token: Any, arguments: tuple[bool | None]) -> None:
@@ -587,7 +711,7 @@ class Server:
                 node=self.identity.node,
                 cluster=self.identity.cluster,
                 version=VERSION,
-                ready=core.ready and not self.stopping,
+                ready=core.ready and not self.stopping and not self.journal.full,
                 clock=core.clock,
                 applied=Position(*store.position),
                 keys=store.size(),
@@ -599,14 +723,22 @@ class Server:
                 memory_bytes=_memory_bytes(),
                 uptime_s=self.loop.time() - self.started,
                 counters=self._counters(),
-                hash=0,
+                hash=store.hash,
+                checkpoint_age_s=self.checkpointer.age(),
                 incarnation=self.identity.incarnation,
                 life=self.identity.life,
                 in_flight=core.in_flight,
-                state="stopping" if self.stopping else "serving" if core.ready else "starting",
+                state=self._state(),
             ),
         )
         self._wake()
+
+    def _state(self) -> str:
+        if self.stopping:
+            return "stopping"
+        if self.journal.full:
+            return "disk-full"
+        return "serving" if self.core.ready else "starting"
 
     def _counters(self) -> dict[str, int]:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -619,6 +751,125 @@ class Server:
             "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1e6),
             "revocations": self.core.revocations if isinstance(self.core, Node) else 0,
         }
+
+
+class Checkpointer:
+    """Decides when a node makes a checkpoint, and answers those who asked for one.
+
+    First the next segment is made ready, in the background; then Replica writes the node's state as its first
+    frame; when that is durable, a process makes the checkpoint of what lies before it.
+    """
+
+    def __init__(self, server: Server, checkpoints: Checkpoints, limit_mb: float) -> None:
+        self.server = server
+        self.checkpoints = checkpoints
+        peers = len(server.links) + 1
+        # Nodes of one cluster have the same load: they shall not all make one at the same moment.
+        self.limit = int(limit_mb * (1 + server.identity.node % peers / (2 * peers)) * (1 << 20))
+        nodes = sorted([*server.links, server.identity.node]) if isinstance(server.core, Node) else []
+        self.maker = Maker(checkpoints, nodes, PROCESSORS, server.journal.lock)
+        self.asking: list[Any] = []  # tokens of those who want one that begins from now on
+        self.waiting: list[Any] = []  # and of those who wait for the one that is being made
+        self.preparing = False  # a segment is being made ready
+        self.due = False  # a state was written while a checkpoint was being made
+        self.retry_at = 0.0
+        self.made_at = self._found()
+
+    def _found(self) -> float | None:
+        """When the checkpoint that was found was made, by this loop's clock."""
+        try:
+            age = time.time() - (self.checkpoints.directory / MANIFEST).stat().st_mtime
+        except OSError:
+            return None
+        return self.server.loop.time() - max(age, 0.0)
+
+    def age(self) -> float | None:
+        """Seconds since the newest checkpoint was made."""
+        return None if self.made_at is None else self.server.loop.time() - self.made_at
+
+    @property
+    def busy(self) -> bool:
+        return self.preparing or self.server.replica.rolling or self.checkpoints.making is not None
+
+    def ask(self, token: Any) -> None:
+        """Somebody wants a checkpoint of what is applied now."""
+        self.asking.append(token)
+        self._begin()
+
+    def sweep(self) -> None:
+        """About once a second: has the journal grown too long?"""
+        long = self.server.journal.bytes > self.limit and self.server.loop.time() >= self.retry_at
+        if self.asking or long:
+            self._begin()
+
+    def _begin(self) -> None:
+        if not self.busy and not self.server.stopping:
+            self.preparing = True
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Have the next segment made: the event loop does not wait for it when the state is written."""
+        server, journal = self.server, self.server.journal
+        server.writer.maintain()
+        if journal.full:
+            self.preparing = False
+            self._failed(f"disk full: {journal.full}")
+        elif not server.writer.threaded and journal.has_spare:
+            self.preparing = False
+            server.replica.roll()
+            server._wake()
+        else:
+            if not server.writer.threaded:
+                journal.prepare()
+            server.loop.call_later(SPARE_AGAIN, self._prepare)
+
+    def rolled(self) -> None:
+        """The state is durable, as the first frame of a segment."""
+        if self.checkpoints.making is not None:
+            self.due = True
+            return
+        rolled = self.server.journal.rolled
+        assert rolled is not None, "a frame has just begun a segment"
+        self.waiting, self.asking = self.asking, []
+        self.due = False
+        self.began = self.server.loop.time()
+        self.maker.make(rolled, self._made, self._failed)
+
+    def _made(self, manifest: Manifest, cut: Cut) -> None:
+        server = self.server
+        self.made_at = server.loop.time()
+        server.journal.checkpointed(manifest)
+        if isinstance(server.core, Node):
+            server.core.checkpointed(cut)
+        self.checkpoints.remove_old()
+        saved = manifest.checkpoint
+        seconds = round(self.made_at - self.began, 3)
+        log("checkpoint", number=saved.number, bytes=saved.size, seconds=seconds)
+        self._answer(saved.number)
+
+    def _failed(self, reason: str) -> None:
+        """It was not made; the one before is as good as ever."""
+        log("checkpoint-failed", "warning", reason=reason)
+        self.retry_at = self.server.loop.time() + CHECKPOINT_AGAIN
+        if not self.waiting:
+            self.waiting, self.asking = self.asking, []
+        self._answer(NotDone(f"no checkpoint was made: {reason}", False))
+
+    def _answer(self, value: Any) -> None:
+        waiting, self.waiting = self.waiting, []
+        for token in waiting:
+            self.server._answer(token, value)
+        if self.due:
+            self.rolled()
+        elif self.asking:
+            self._begin()
+        self.server._wake()
+
+    def stop(self) -> None:
+        """The node stops."""
+        self.maker.stop()
+        for token in [*self.asking, *self.waiting]:
+            self.server._answer(token, NotDone("this node is stopping", False))
 
 
 def _logs(core: Node) -> list[LogStatus]:
@@ -653,7 +904,15 @@ def open_journal(directory: Path, identity: Identity, init: bool, fsync: bool) -
     """The journal of this data directory, made first if asked to. Usage if it belongs to somebody else."""
     if init:
         Journal.create(directory, identity)
-    journal = Journal(directory, sync=fsync)
+    deadline = time.monotonic() + LOCKED_FOR
+    while True:
+        try:
+            journal = Journal(directory, sync=fsync)
+            break
+        except Locked:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(ROOM_AGAIN / 20)
     for name in ("cluster", "digest", "node"):
         ours, theirs = getattr(identity, name), getattr(journal.identity, name)
         if ours != theirs:
@@ -661,17 +920,17 @@ def open_journal(directory: Path, identity: Identity, init: bool, fsync: bool) -
     return journal
 
 
-def recover(journal: Journal, core: Node | Single) -> None:
-    """Replay the whole journal into a new core."""
+def recovered(journal: Journal, directory: Path, core: Node | Single, store: Store) -> Checkpoints:
+    """Bring core and store to where the last life ended."""
     began = time.monotonic()
-    count = 0
-    for records in journal.recover():
-        for record in records:
-            core.replay(record)
-            count += 1
+    count = recover(journal, directory, core, store)
     if journal.torn:
         log("torn", "warning", reason=journal.torn)
-    log("recovered", records=count, bytes=journal.bytes, seconds=round(time.monotonic() - began, 3))
+    number = journal.manifest.checkpoint.number if journal.manifest else 0
+    seconds = round(time.monotonic() - began, 3)
+    log("recovered", checkpoint=number, records=count, bytes=journal.bytes, seconds=seconds)
+    core.start(asyncio.get_running_loop().time())
+    return Checkpoints(directory, journal, lambda call: call())
 
 
 def check_tls(tls: configuration.Tls, file: str) -> None:
@@ -705,11 +964,13 @@ async def serve_node(options: argparse.Namespace) -> None:
         options.id, [node.id for node in settings.nodes], Random(os.urandom(16)), settings.revoke_after_s,
         Failures(failing.probability, failing.silence_s, failing.every_s),
     )  # fmt: skip
-    recover(journal, core)
-    core.start(asyncio.get_running_loop().time())
-    peers = {node.id: node for node in settings.nodes if node.id != options.id}
     store = Store(str(directory / "store.json"))
-    server = Server(journal.identity, core, store, journal, peers, settings.request_timeout_s, settings.tls)
+    checkpoints = recovered(journal, directory, core, store)
+    peers = {node.id: node for node in settings.nodes if node.id != options.id}
+    server = Server(
+        journal.identity, core, store, journal, peers, settings.request_timeout_s, settings.tls, checkpoints,
+        settings.checkpoint_mb,
+    )  # fmt: skip
     origin = f"{options.cluster}: nodes: host and port of node {options.id}"
     await server.run(member.host, member.port, origin)
 
@@ -724,8 +985,9 @@ async def serve_standalone(options: argparse.Namespace) -> None:
     directory = Path(options.data or "data") / "standalone"
     journal = open_journal(directory, identity, options.init or not directory.exists(), True)
     core = Single()
-    recover(journal, core)
-    server = Server(journal.identity, core, Store(str(directory / "store.json")), journal, {}, 10.0, None)
+    store = Store(str(directory / "store.json"))
+    checkpoints = recovered(journal, directory, core, store)
+    server = Server(journal.identity, core, store, journal, {}, 10.0, None, checkpoints, CHECKPOINT_MB)
     await server.run(host, int(port), "--listen")
 
 
@@ -766,8 +1028,7 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> int:
     options = arguments().parse_args()
     if options.cpu is not None:
-        processors = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {processors[options.cpu % len(processors)]})
+        os.sched_setaffinity(0, {PROCESSORS[options.cpu % len(PROCESSORS)]})
     serve = serve_standalone if options.standalone else serve_node
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -50,13 +50,17 @@ class Server:
     The standalone server; or the only node of a cluster, which is its own quorum.
     """
 
-    def __init__(self, directory: Path, files: Files, nodes: Sequence[int] = ()) -> None:
+    IDENTITY = IDENTITY
+
+    def __init__(
+        self, directory: Path, files: Files, nodes: Sequence[int] = (), segment_bytes: int = SMALL
+    ) -> None:
         self.directory = directory
         self.files = files
         self.nodes = nodes
         self.core = self.new_core()
         self.store = Store("unused")
-        self.journal = Journal(directory, SMALL, files=files)
+        self.journal = Journal(directory, segment_bytes, files=files)
         recover(self.journal, directory, self.core, self.store, files)
         self.core.start(0.0)
         self.frames: list[tuple[list[Record], Callable[[], None]]] = []
@@ -87,9 +91,13 @@ class Server:
 
     def put(self, key: str, value: str) -> None:
         """Returns when it is answered, and so durable."""
-        self.replica.submit(key, [Command(Verb.PUT, key, value)])
+        self.put_all({key: value})
+
+    def put_all(self, items: dict[str, str]) -> None:
+        """All of them in one entry."""
+        self.replica.submit(1, [Command(Verb.PUT, key, value) for key, value in items.items()], batch=True)
         self.turn()
-        assert self.answers.pop() == (key, Result(Outcome.OK))
+        assert self.answers.pop() == (1, [Result(Outcome.OK)] * len(items))
 
     def roll(self) -> None:
         if notes := self.core.notes():
@@ -105,7 +113,7 @@ class Server:
         )  # fmt: skip
         self.journal.checkpointed(manifest)
         self.checkpoints.making = None
-        self.checkpoints.remove_old()
+        self.checkpoints.remove_old().result()
 
     def content(self) -> dict[str, str]:
         return {key: value for key, value in self.store.save_state().items() if key != RESERVED_KEY}

@@ -34,6 +34,7 @@ from journal import (
     frame,
     read_frame_header,
     read_identity,
+    read_segment,
     read_segment_header,
     scan,
     segment_header,
@@ -1059,3 +1060,61 @@ def test_the_checks_are_those_of_zlib_so_that_other_tools_can_read_a_journal():
     data = frame(b"body", 9, segment)
     assert int.from_bytes(data[20:24], "big") == zlib.crc32(b"body")
     assert int.from_bytes(data[24:28], "big") == zlib.crc32(data[:24], segment.check)
+
+
+# ------------------------------------------------------------------------- each byte of a journal of 64 KiB
+
+
+def large_journal() -> tuple[Disk, Path]:
+    """One segment of 64 KiB, nearly full."""
+    disk = Disk()
+    make(NODE, numbered(59, size=1000), disk, 1 << 16)
+    path = segment_path(NODE / "journal", 1)
+    assert len(disk.read(path)) == 1 << 16
+    return disk, path
+
+
+def test_no_truncation_of_a_journal_of_64_kib_is_accepted():
+    disk, path = large_journal()
+    whole = disk.read(path)
+    for length in range(len(whole)):
+        disk.content(path)[:] = whole[:length]
+        with pytest.raises(Damaged) as error:
+            read_segment(disk, NODE / "journal", 1)
+        assert error.value.path == path
+    disk.content(path)[:] = whole[:-1]
+    with pytest.raises(Damaged, match="65535 bytes long"), opened(NODE, disk):
+        pass
+
+
+@pytest.mark.slow
+def test_no_flipped_byte_of_a_journal_of_64_kib_is_accepted_in_silence():
+    """A byte of the last frame, or behind it, may have been torn: that is cut, and told."""
+    disk, path = large_journal()
+    whole = disk.read(path)
+    segment = read_segment_header(whole)
+    assert segment is not None
+    frames = scan(whole, segment, 1).frames
+    assert len(frames) == 59
+    last = frames[-1][0]
+    changed = bytearray(whole)
+    for at in range(len(whole)):
+        changed[at] ^= 0x41
+        if at < FIRST:
+            assert read_segment_header(bytes(changed[:FIRST])) is None
+        else:
+            found = scan(changed, segment, 1)
+            assert found.end > found.stop, f"byte {at} went unnoticed"
+            assert (found.stray is not None) == (at < last), f"byte {at}"
+        changed[at] ^= 0x41
+    for at in (FIRST, last - 1, last, frames[-1][1]):  # and what the journal says to it
+        disk.content(path)[at] ^= 0x41
+        if at < last:
+            with pytest.raises(Damaged, match="is damaged, for a later one"), opened(NODE, disk):
+                pass
+            disk.kill()
+        else:
+            with opened(NODE, disk) as (journal, found_frames):
+                assert len(found_frames) == (58 if at < frames[-1][1] else 59)
+                assert journal.torn is not None and f"offset {last if at == last else at}" in journal.torn
+        disk.content(path)[:] = whole

@@ -69,7 +69,7 @@ OWN = {
     "checkpoint": {"interface", "journal", "multipaxos", "replica", "store"},
     "rpc": {"interface"},
     "replica": {"interface", "multipaxos", "store"},
-    "server": {"cluster", "interface", "journal", "multipaxos", "replica", "rpc", "store"},
+    "server": {"checkpoint", "cluster", "interface", "journal", "multipaxos", "replica", "rpc", "store"},
     "failover": {"interface", "rpc"},
     "drivers": {"cluster", "failover", "interface", "rpc"},
     "workload": {"cluster", "drivers", "failover", "interface"},

@@ -324,16 +324,15 @@ def test_the_single_core_recovers_what_was_durable() -> None:
     assert again.store.position == (1, 0)
 
 
-def test_the_single_core_begins_a_segment_with_what_waits_for_it() -> None:
+def test_what_waits_is_written_and_noted_before_a_segment_begins() -> None:
     disk = Disk()
     single = alone(disk, Single())
     answer = Answer()
     single.submit(answer, increments(1))
     single.roll()
     single.turn()
-    assert disk.rolled
+    assert not disk.rolled
     assert [record.held.start for record in disk.frames[0]] == [0]
-    single.roll()
     disk.sync()
     assert answer.text == "1"
     assert disk.rolled and disk.frames[1] == []

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Takes a backup of a running cluster into one file, or makes a new cluster's data directories from one.
+
+    scripts/backup.sh FILE.gz [--cluster cluster.json] [--node ID]
+    scripts/restore.sh FILE.gz --cluster new.json [--data DIR] [--id ID]
+
+A backup is a checkpoint that one node makes now, compressed. All that was acknowledged before it was asked
+for is in it. `zcat` shows it: JSON, the keys and values as they are. Its checksum is gzip's.
+
+The new cluster needs a name of its own. Its nodes may be others than those of the old one, more or fewer.
+On several machines, run restore.sh on each with the same file, and --id for the node that runs there.
+"""
+
+import argparse
+import contextlib
+import gzip
+import os
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from checkpoint import parse, restore
+from client import Client, ClientError, ClusterError, load
+from interface import Identity, Malformed
+from journal import JournalError
+from store import RESERVED_KEY
+
+TIMEOUT_S = 300.0  # for one node to make its checkpoint
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+class Failed(Exception):
+    """One line that says why."""
+
+
+def backup(options: argparse.Namespace) -> str:
+    """Ask one node after the other until one has made a checkpoint and handed it out."""
+    settings = load(options.cluster)
+    nodes = [node.id for node in settings.nodes if options.node in (None, node.id)]
+    if not nodes:
+        raise Failed(f"--node: there is no node {options.node}")
+    reasons = []
+    with Client(settings, timeout=TIMEOUT_S) as client:
+        for node in nodes:
+            try:
+                number = client.checkpoint(node)
+                size = write(options.file, client, node)
+                return f"{options.file}: checkpoint {number} of node {node}, {size:,} bytes"
+            except ClientError as error:
+                reasons.append(str(error))
+    raise Failed("; ".join(reasons))
+
+
+def write(path: Path, client: Client, node: int) -> int:
+    """The node's newest checkpoint into a file, which appears when it is whole and durable."""
+    unfinished = path.with_name(path.name + ".new")
+    size = 0
+    try:
+        with unfinished.open("wb") as file:
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+                for piece in client.read_checkpoint(node):
+                    packed.write(piece)
+                    size += len(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise
+    return size
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The state in a backup. Failed if it is not one, or not whole."""
+    try:
+        state = parse(gzip.decompress(path.read_bytes()))
+    except (OSError, EOFError, zlib.error, Malformed) as error:
+        raise Failed(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    texts = all(isinstance(value, str) for key, value in state.items() if key != RESERVED_KEY)
+    if not isinstance(state.get(RESERVED_KEY), dict) or not texts:
+        raise Failed(f"{path}: is no backup of a cluster")
+    return state
+
+
+def make(options: argparse.Namespace) -> str:
+    """The data directories of the new cluster's nodes, or of one."""
+    settings = load(options.cluster)
+    state = read(options.file)
+    nodes = [node.id for node in settings.nodes if options.id in (None, node.id)]
+    if not nodes:
+        raise Failed(f"--id: there is no node {options.id}")
+    data = Path(options.data or settings.data)
+    for node in nodes:
+        if (data / f"node-{node}").exists():
+            raise Failed(f"{data / f'node-{node}'}: exists already: nothing is overwritten")
+    for node in nodes:
+        identity = Identity(settings.name, settings.digest, node, 1, 0)
+        restore(data / f"node-{node}", identity, dict(state))
+    return f"{data}: {len(nodes)} of {len(settings.nodes)} nodes, {len(state) - 1:,} keys each"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="backup.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    out = commands.add_parser("backup")
+    back = commands.add_parser("restore")
+    for command in (out, back):
+        command.add_argument("file", type=Path, metavar="FILE.gz")
+        command.add_argument("--cluster", default="cluster.json", metavar="FILE")
+    out.add_argument("--node", type=int, metavar="ID", help="of this node (default: of the first that can)")
+    back.add_argument(
+        "--data", metavar="DIR", help="where the data directories are (default: as --cluster says)"
+    )
+    back.add_argument("--id", type=int, metavar="ID", help="only this node (default: all)")
+    options = parser.parse_args()
+    try:
+        print(backup(options) if options.command == "backup" else make(options))
+    except (Failed, ClientError, JournalError, Malformed) as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return FAILED
+    except (ClusterError, OSError) as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return USAGE
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

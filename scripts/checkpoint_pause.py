@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""How long a node's event loop stands still because of a checkpoint, measured from outside.
+
+    .venv/bin/python scripts/checkpoint_pause.py --keys 1000000 --size 100
+
+Starts nodes of its own, fills them, then reads from one of them, one local read after the other, for as long
+before a checkpoint as during it. What such a read takes at most is the pause, and what the machine adds.
+Prints one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+from client import Client, ClientError, Cluster, Command, Verb, load  # noqa: E402
+
+BATCH = 1000
+
+
+def reads(client: Client, node: int | None, until: threading.Event) -> list[float]:
+    """Seconds that each read took."""
+    times = []
+    while not until.is_set():
+        begun = time.perf_counter()
+        client.get("key 0", "local", node)
+        times.append(time.perf_counter() - begun)
+    return times
+
+
+def during(client: Client, node: int | None, work: threading.Thread) -> list[float]:
+    """The reads that were done while the thread ran."""
+    over = threading.Event()
+    work.start()
+    threading.Thread(target=lambda: (work.join(), over.set()), daemon=True).start()
+    return reads(client, node, over)
+
+
+def told(times: list[float]) -> dict[str, float]:
+    ordered = sorted(times)
+    return {
+        "reads": len(ordered),
+        "p99_ms": round(1000 * ordered[len(ordered) * 99 // 100], 2),
+        "max_ms": round(1000 * ordered[-1], 2),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--keys", type=int, default=1_000_000)
+    parser.add_argument("--size", type=int, default=100, help="bytes of a value (default: %(default)s)")
+    parser.add_argument("--nodes", type=int, default=1, help="how many (default: %(default)s)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        make = [sys.executable, PROJECT / "scripts" / "make_cluster.py", "--nodes", str(options.nodes)]
+        make += ["--name", "pause", "--set", "checkpoint_mb=100000"]
+        file = directory / "cluster.json"
+        file.write_text(subprocess.run(make, check=True, capture_output=True, text=True).stdout)
+        settings = load(file)
+        servers = []
+        for member in settings.nodes:
+            command = [sys.executable, PROJECT / "server.py", "--id", str(member.id), "--cluster", file]
+            with (directory / f"{member.id}.log").open("w") as log:
+                servers.append(subprocess.Popen(
+                    [*command, "--data", directory / "data", "--init"], stderr=log,
+                ))  # fmt: skip
+        try:
+            print(json.dumps(measure(settings, options)))
+        finally:
+            for server in servers:
+                server.terminate()
+            for server in servers:
+                server.wait()
+    return 0
+
+
+def measure(settings: Cluster, options: argparse.Namespace) -> dict[str, object]:
+    node = settings.nodes[0].id
+    with Client(settings, timeout=600, attempt_timeout=60) as client, Client(settings, timeout=600) as asker:
+        while True:
+            try:
+                client.put("key 0", "x" * options.size)
+                break
+            except ClientError as error:
+                print(f"waiting: {error}", file=sys.stderr)
+        for start in range(0, options.keys, BATCH):
+            keys = range(start, min(start + BATCH, options.keys))
+            client.execute(
+                [Command(Verb.PUT, f"key {key}", str(key).ljust(options.size, "x")) for key in keys]
+            )
+        for _ in range(2):  # the second one is made on top of the first
+            made = threading.Thread(target=lambda: asker.checkpoint(node))
+            begun = time.perf_counter()
+            with_one = during(client, node, made)
+            seconds = time.perf_counter() - begun
+        without = during(client, node, threading.Thread(target=lambda: time.sleep(seconds)))
+        status = asker.status(node)
+        return {
+            "keys": status.keys,
+            "nodes": options.nodes,
+            "memory_mb": status.memory_bytes >> 20,
+            "checkpoint_s": round(seconds, 2),
+            "without": told(without),
+            "during": told(with_one),
+        }
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())
