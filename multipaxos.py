@@ -765,7 +765,7 @@ class Node:
         self.journaled_at = 0.0
         self.synced = 0
         self.saved = dict.fromkeys(self.nodes, 0)  # by log: the chosen length that notes() last journaled
-        self.passed = dict.fromkeys(self.nodes, 0)  # by log: how much was executed then
+        self.passed = dict.fromkeys(self.nodes, 0)  # by log: how much was executed at the last frame
         self.saved_position = (0, 0)
         self.replayed = (0, 0)  # up to where the journal says that we had applied
         self.revocations = 0
@@ -835,12 +835,17 @@ class Node:
         for acceptor in self.acceptors.values():
             self.highest = max(self.highest, acceptor.last_timestamp)
         self._save()
+        self.passed.update(self.learner.executed)
         self._reserve()
         if self.rejoining is None:
             self.retake_at = now
 
     def notes(self) -> list[Record]:
         """What need not be durable soon, for the frame written next: how much is chosen, and applied."""
+        self.passed.update(self.learner.executed)
+        return self._notes()
+
+    def _notes(self) -> list[Record]:
         records = []
         for log, acceptor in self.acceptors.items():
             if acceptor.chosen > self.saved[log]:
@@ -854,7 +859,6 @@ class Node:
         """What is chosen and applied now is in the journal, or joins its next frame."""
         for log, acceptor in self.acceptors.items():
             self.saved[log] = acceptor.chosen
-            self.passed[log] = self.learner.executed[log]
         self.saved_position = self.learner.position
 
     # -------------------------------------------------------------------------------------------- checkpoints
@@ -882,13 +886,14 @@ class Node:
         for log, acceptor in self.acceptors.items():
             start = max(acceptor.base, self.passed[log])
             records += [
-                Record(promised=LogBallot(log, acceptor.promised)),
                 Record(held=Held(log, acceptor.accepted, start, acceptor.from_slot(start))),
+                Record(promised=LogBallot(log, acceptor.promised)),
                 Record(chosen=Chosen(log, acceptor.chosen, acceptor.evidence)),
             ]
         records += [Record(candidate=LogBallot(log, p.highest)) for log, p in self.proposers.items()]
         records.append(Record(applied=Position(*self.learner.position)))
         self._save()
+        self.passed.update(self.learner.executed)
         return records
 
     def cut(self) -> Cut:
@@ -903,7 +908,7 @@ class Node:
         checkpoint would find other entries held.
         """
         if number:
-            self._records += [*self.notes(), Record(installed=number)]
+            self._records += [*self._notes(), Record(installed=number)]
         newer = self.learner.install(cut)
         self.clock = max(self.clock, cut.clock)
         for log, covered in cut.logs.items():
