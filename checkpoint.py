@@ -390,8 +390,10 @@ class Checkpoints:
         journal: Journal,
         later: Callable[[Callable[[], None]], None],
         files: Files | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         """`later(call)` runs the call in the loop, soon; it may be called from another thread."""
+        self.chunk_bytes = chunk_bytes
         self.directory = directory
         self.journal = journal
         self.later = later
@@ -420,7 +422,7 @@ class Checkpoints:
             if number in (0, saved.number) and offset >= 0:
                 path = checkpoint_path(self.directory, saved.number)
                 try:
-                    data = self.files.read_part(path, offset, CHUNK_BYTES)
+                    data = self.files.read_part(path, offset, self.chunk_bytes)
                 except OSError:  # the one before the newest may have been removed
                     break
                 return Chunk(saved.number, saved.size, saved.check, offset, data)

@@ -67,8 +67,7 @@ from multipaxos import UNCHOSEN_ENTRIES, Cut, Failures, Message, Node
 from replica import Replica
 from store import Store
 
-checkpoint.CHUNK_BYTES = 300  # so that a transfer has many pieces
-
+CHUNK_BYTES = 300  # so that a transfer of a checkpoint has many pieces
 TICK_BUSY = 0.01  # seconds, as in server.py
 TICK_IDLE = 0.05
 SWEEP = 0.25  # seconds between two looks for requests that have waited too long
@@ -747,7 +746,7 @@ class Machine:
         checkpoint.replay(core, self.store, self.disk, DIRECTORY, self.journal.manifest, frames)
         checkpoint.discard(self.disk, [DIRECTORY / checkpoint.INCOMING])
         checkpoint.remove_old(self.disk, DIRECTORY, self.journal)
-        self.files = checkpoint.Checkpoints(DIRECTORY, self.journal, self._later, self.disk)
+        self.files = checkpoint.Checkpoints(DIRECTORY, self.journal, self._later, self.disk, CHUNK_BYTES)
         core.start(self.clock())
         self.checked = dict.fromkeys(simulation.nodes, 0)
         simulation.oracle.begins(self.node)
