@@ -63,7 +63,7 @@ from interface import (
     Unknown,
     Verb,
 )
-from journal import MANIFEST, Full, Journal, JournalError, Locked, Manifest
+from journal import MANIFEST, Damaged, Full, Journal, JournalError, Locked, Manifest
 from multipaxos import Cut, Failures, Message, Node, node_of
 from replica import Replica, Single
 from rpc import CALL, METHODS, ONEWAY, Connection, Flusher, Link, Method, listen, tls_contexts, unknown_method
@@ -88,6 +88,10 @@ GARBAGE = (50_000, 50, 100)  # allocations, and rounds: entries are kept, and ha
 MAX_SCAN = 1000  # items in a page
 MAX_ANSWER = 15_000_000  # bytes: standard Thrift clients take frames up to 16,384,000
 PROCESSORS = sorted(os.sched_getaffinity(0))  # before --cpu: a checkpoint is made where there is time for it
+REPAIR = (
+    "; nothing was cut, and this node does not vote with it. Its peers have what it held: move its data "
+    "directory aside and start it with --rejoin"
+)
 EXIT_USAGE, EXIT_BUG, EXIT_DISK = 2, 70, 74  # exit codes; the last two as in sysexits.h
 
 REQUESTS: dict[type, Method] = {
@@ -1033,6 +1037,9 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(options))
+    except Damaged as error:
+        print(f"server.py: {error}{REPAIR}", file=sys.stderr)
+        return EXIT_USAGE
     except (Usage, configuration.ClusterError, JournalError, OSError) as error:
         print(f"server.py: {error}", file=sys.stderr)
         return EXIT_USAGE
