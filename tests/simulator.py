@@ -310,12 +310,13 @@ class Held:
 class Truth:
     """What is true of one log."""
 
-    __slots__ = ("ballots", "chosen", "claimed", "established", "frontier", "lengths", "seen")
+    __slots__ = ("ballots", "chosen", "claimed", "established", "frontier", "lengths", "lost", "seen")
 
     def __init__(self) -> None:
         self.chosen: list[Entry] = []
         self.ballots: dict[int, dict[int, Entry]] = {}  # by ballot, by slot: what was held at it
         self.lengths: dict[int, dict[int, int]] = {}  # by ballot, by node: how much it ever held of its log
+        self.lost: dict[int, dict[int, int]] = {}  # likewise, of disks that are lost
         self.seen: Counter[int] = Counter()  # by ballot: how far its log was compared with what is chosen
         self.established: set[int] = {0}
         self.frontier = 0  # the largest that was ever claimed
@@ -398,8 +399,10 @@ class Oracle:
         self.applied_to[node] = (0, 0)
         for truth in self.logs.values():
             truth.claimed.pop(node, None)
-            for lengths in truth.lengths.values():
-                lengths.pop(node, None)
+            for ballot, lengths in truth.lengths.items():
+                length = lengths.pop(node, 0)
+                lost = truth.lost.setdefault(ballot, {})
+                lost[node] = max(lost.get(node, 0), length)
 
     def _install(self, node: int, cut: Cut) -> None:
         """A checkpoint brings what is chosen, and raises the ballots to its evidence."""
@@ -452,22 +455,29 @@ class Oracle:
         lengths = truth.lengths.setdefault(ballot, {})
         if votes:
             lengths[node] = len(held.entries)
-            self._choose(record.log, ballot)
+            self._choose(record.log, ballot, lengths)
 
     def _installs(self, truth: Truth, ballot: int, start: int, entries: list[Entry]) -> bool:
         """Whether these are chosen: then an acceptor may take them whatever it has promised."""
         chosen = truth.chosen[start : start + len(entries)]
         return ballot in truth.established and len(chosen) == len(entries) and all(map(same, chosen, entries))
 
-    def _choose(self, log: int, ballot: int) -> None:
+    def _recount(self, log: int, ballot: int) -> None:
+        """A leader counts a lost disk's votes until it has noted that; so more may be chosen."""
+        truth = self.logs[log]
+        lengths = dict(truth.lengths.get(ballot, {}))
+        for node, length in truth.lost.get(ballot, {}).items():
+            lengths[node] = max(lengths.get(node, 0), length)
+        self._choose(log, ballot, lengths)
+
+    def _choose(self, log: int, ballot: int, lengths: dict[int, int]) -> None:
         """What a quorum has ever held durably at one ballot is chosen: votes stay cast."""
         truth = self.logs[log]
-        lengths = truth.lengths[ballot]
         if len(lengths) < self.quorum:
             return
         truth.established.add(ballot)
         length = sorted(lengths.values(), reverse=True)[self.quorum - 1]
-        known = truth.ballots[ballot]
+        known = truth.ballots.get(ballot, {})
         for slot in range(truth.seen[ballot], length):
             if slot in known:  # else it was chosen before this ballot
                 self._is_chosen(log, truth, slot, known[slot])
@@ -557,6 +567,8 @@ class Oracle:
 
     def _believe(self, node: int, log: int, chosen: int, evidence: int) -> None:
         truth = self.logs[log]
+        if chosen > len(truth.chosen) or evidence not in truth.established:
+            self._recount(log, evidence)
         if chosen > len(truth.chosen):
             self.fail(
                 f"node {node} takes {chosen} entries of log {log} for chosen, but {len(truth.chosen)} are"
@@ -604,6 +616,8 @@ class Oracle:
             return
         if frontier > self.reserved[node]:
             self.fail(f"node {node} made the frontier {frontier} with {self.reserved[node]} reserved")
+        if core.own.ballot not in truth.established:
+            self._recount(node, core.own.ballot)
         if core.own.ballot not in truth.established:
             self.fail(f"node {node} made the frontier {frontier} in a ballot that is not established")
         self.claims(node, core.learner.fact(node))

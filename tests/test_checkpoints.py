@@ -594,6 +594,27 @@ def test_a_restart_installs_again_what_was_installed() -> None:
     cluster.assert_equal()
 
 
+def test_a_segment_that_begins_with_an_installed_checkpoint_leaves_out_no_entry() -> None:
+    """What was applied since the last frame is in no closed segment, though it has been noted."""
+    made = with_entries()
+    made.notes()
+    closed = made.cut()
+    tell(made, 1, Learn(0, [Fact(3, 0, 0, 99), Fact(1, 0, 0, 99)], [], Position(0, 0), 0))
+    assert made.learner.position == (30, 2)
+    other = Cut((20, 2), {1: Covered(0, 0, 0), 2: Covered(2, BALLOT, 20), 3: Covered(1, 300, 15)}, 7)
+    made.install(other, 1.0, 9)
+    frame = made.state(made.drain(1.0).journal)
+    assert frame[0].installed == 9
+    again = fresh()
+    again.install(closed)
+    again.install(other)
+    for record in frame[1:]:
+        again.replay(record)
+    again.start(2.0)
+    assert [applied.timestamp for applied in again.drain(2.0).apply] == [30]
+    assert again.acceptors[2].length == 4
+
+
 # ------------------------------------------------------------------------------------------ rolling hashes
 
 
