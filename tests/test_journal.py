@@ -1073,6 +1073,7 @@ def large_journal() -> tuple[Disk, Path]:
     return disk, path
 
 
+@pytest.mark.slow
 def test_no_truncation_of_a_journal_of_64_kib_is_accepted():
     disk, path = large_journal()
     whole = disk.read(path)
