@@ -78,7 +78,7 @@ from interface import (
     Verdict,
     Vote,
 )
-from journal import MANIFEST, Full, Journal, JournalError, Locked, Manifest
+from journal import MANIFEST, Damaged, Full, Journal, JournalError, Locked, Manifest
 from metrics import Collector, Counts, Histogram
 from metrics import Page as MetricsPage
 from multipaxos import Cut, Failures, Message, Node, node_of
@@ -112,6 +112,10 @@ LEVELS = ("info", "warning", "error")
 MAX_LOGGED = 4000  # characters of a value in the log
 PLAIN = re.compile(r"[A-Za-z0-9_.:/@%+,\[\]-]+")  # values that the log does not quote
 PROCESSORS = sorted(os.sched_getaffinity(0))  # before --cpu: a checkpoint is made where there is time for it
+REPAIR = (
+    "; nothing was cut, and this node does not vote with it. Its peers have what it held: move its data "
+    "directory aside and start it with --rejoin"
+)
 EXIT_USAGE, EXIT_BUG, EXIT_DISK = 2, 70, 74  # exit codes; the last two as in sysexits.h
 
 REQUESTS: dict[type, Method] = {
@@ -1200,6 +1204,9 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(options))
+    except Damaged as error:
+        print(f"server.py: {error}{REPAIR}", file=sys.stderr)
+        return EXIT_USAGE
     except (Usage, configuration.ClusterError, JournalError, OSError) as error:
         print(f"server.py: {error}", file=sys.stderr)
         return EXIT_USAGE
