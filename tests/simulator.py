@@ -426,6 +426,8 @@ class Oracle:
             if all(map(same, held.entries[start:], record.entries)):
                 record = record._replace(start=len(held.entries), entries=record.entries[again:])
                 start = record.start
+                if not record.entries:
+                    return
         if ballot < held.accepted or (
             ballot < held.promised and not self._installs(truth, ballot, start, record.entries)
         ):
@@ -745,8 +747,10 @@ class Machine:
         self.frames = first - 1 + len(frames)
         self.store = WatchedStore(self.node, simulation.oracle)
         checkpoint.replay(core, self.store, self.disk, DIRECTORY, self.journal.manifest, frames)
-        checkpoint.discard(self.disk, [DIRECTORY / checkpoint.INCOMING])
-        checkpoint.remove_old(self.disk, DIRECTORY, self.journal)
+        checkpoint.discard(
+            self.disk,
+            [DIRECTORY / checkpoint.INCOMING, *checkpoint.old_files(self.disk, DIRECTORY, self.journal)],
+        )
         self.files = checkpoint.Checkpoints(DIRECTORY, self.journal, self._later, self.disk)
         core.start(self.clock())
         self.checked = dict.fromkeys(simulation.nodes, 0)
