@@ -421,7 +421,7 @@ class Oracle:
         held, truth = self.held[node][record.log], self.logs[record.log]
         ballot, start = record.ballot, record.start
         end = start + len(record.entries)
-        if ballot == held.accepted and start < len(held.entries) <= end:  # a segment's first frame repeats
+        if ballot == held.accepted and start <= len(held.entries) <= end:  # a segment's first frame repeats
             again = len(held.entries) - start
             if all(map(same, held.entries[start:], record.entries)):
                 record = record._replace(start=len(held.entries), entries=record.entries[again:])
@@ -644,8 +644,12 @@ class Oracle:
         timestamp, owner, payload = entry
         if self.applied and (timestamp, owner) <= self.applied[-1][:2]:
             self.fail(f"node {node} applies {(timestamp, owner)} after {self.applied[-1][:2]}")
-        chosen = reversed(self.logs[owner].chosen)
-        if not any(other.timestamp == timestamp and other.payload == payload for other in chosen):
+        mine, truth = Entry(timestamp, payload), self.logs[owner]
+        if not any(same(mine, other) for other in reversed(truth.chosen)):
+            for ballot in truth.lost:
+                if any(same(mine, other) for other in truth.ballots.get(ballot, {}).values()):
+                    self._recount(owner, ballot)
+        if not any(same(mine, other) for other in reversed(truth.chosen)):
             self.fail(f"node {node} applies {entry}, which is not chosen")
         self.applied.append(entry)
         self.results.append(results)

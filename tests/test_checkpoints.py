@@ -644,6 +644,11 @@ def test_the_few_that_differ_stop(nodes: int, wrong: tuple[int, ...], stop: set[
     assert stopped(cluster, 3) == stop
 
 
+def test_the_few_that_differ_stop_case() -> None:
+    """Without arguments, for tests/mutants.py."""
+    test_the_few_that_differ_stop(5, (3,), {3})
+
+
 def test_where_as_many_differ_as_agree_none_goes_on_in_silence() -> None:
     cluster = Cluster(nodes=3)
     cluster.run_until(cluster.increment(1, "n").answered, within_s=1)
