@@ -397,6 +397,7 @@ def test_a_node_that_was_down_for_long_takes_a_checkpoint_while_all_go_on_servin
     assert cluster.core(5).acceptors[1].base > before
     cluster.assert_equal()
     assert cluster.get(5, "key 9") == "value 49"
+    cluster.run_until(lambda: cluster.core(5).ready, within_s=3)
     answer = cluster.put(5, "x", "5")
     cluster.run_until(answer.answered, within_s=2)
     assert cluster.get(2, "x") == "5"
@@ -575,6 +576,17 @@ def test_what_rests_on_an_installed_checkpoint_leaves_when_that_is_durable() -> 
     cluster.restart(5)
     assert cluster.core(5).acceptors[1].base == 0, "forgotten, and nobody was told"
     cluster.assert_equal()
+
+
+def test_a_checkpoint_that_came_too_late_leaves_the_store_alone() -> None:
+    cluster = Cluster()
+    some_commands(cluster, 10, (1, 2))
+    cluster.run(0.3)
+    machine = cluster[3]
+    position, cut = machine.store.position, machine.core.cut()
+    number = machine.files._add(b"{}")
+    machine.do(lambda: machine.replica._install(number, cut._replace(position=(1, 1)), {}))
+    assert machine.store.position == position
 
 
 def test_a_restart_installs_again_what_was_installed() -> None:

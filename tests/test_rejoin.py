@@ -13,6 +13,7 @@ from test_checkpoints import compact, some_commands, started, tell
 from interface import (
     Accept,
     Accepted,
+    Entry,
     Fact,
     Learn,
     NotDone,
@@ -378,6 +379,21 @@ def test_the_clock_is_raised_to_the_highest_that_is_told() -> None:
     assert made.clock == 15_000
     made.tick(2.0)
     assert Record(rejoined=True) in made.drain(2.0).journal
+
+
+def test_a_skip_that_is_taken_over_raises_no_clock() -> None:
+    """N18."""
+    made = rejoining()
+    for peer in (2, 3):
+        tell(made, peer, told(peer, 0))
+    for peer in (2, 3):
+        for log in (1, 2, 3):
+            entries = [Entry(50, b"x"), Entry(10**6, b"")] if log == 3 else []
+            answer = Rejoined(log, 2, 2, False, 256, 256, 0, entries, Fact(log, 0, 0, 0), 7)
+            tell(made, peer, answer)
+    made.tick(2.0)
+    assert made.acceptors[3].length == 2
+    assert (made.clock, made.highest) == (50, 10**6)
 
 
 def test_a_peer_that_lost_its_disk_is_noted_and_forgotten() -> None:
