@@ -70,6 +70,8 @@ from interface import (
     ReadMode,
     Record,
     Refused,
+    Rejoin,
+    Rejoined,
     RequestId,
     Result,
     Status,
@@ -81,7 +83,7 @@ from interface import (
 from journal import MANIFEST, Damaged, Full, Journal, JournalError, Locked, Manifest
 from metrics import Collector, Counts, Histogram
 from metrics import Page as MetricsPage
-from multipaxos import Cut, Failures, Message, Node, node_of
+from multipaxos import Cut, Diverged, Failures, Message, Node, node_of
 from replica import Replica, Single
 from rpc import CALL, METHODS, ONEWAY, Connection, Flusher, Link, Method, listen, tls_contexts, unknown_method
 from store import Store, invalid
@@ -116,7 +118,9 @@ REPAIR = (
     "; nothing was cut, and this node does not vote with it. Its peers have what it held: move its data "
     "directory aside and start it with --rejoin"
 )
-EXIT_USAGE, EXIT_BUG, EXIT_DISK = 2, 70, 74  # exit codes; the last two as in sysexits.h
+BOTH_ALIVE = 1.0  # seconds without a message from a process, after which another may take its place
+STALE, ANOTHER = "is a stale copy", "another process with this id"  # refusals after which a node ends
+EXIT_USAGE, EXIT_STALE, EXIT_BUG, EXIT_DISK = 2, 65, 70, 74  # exit codes; from the second on as in sysexits.h
 
 REQUESTS: dict[type, Method] = {
     Accept: METHODS[b"accept"],
@@ -125,8 +129,9 @@ REQUESTS: dict[type, Method] = {
     FetchCheckpoint: METHODS[b"fetch_checkpoint"],
     Learn: METHODS[b"learn"],
     Prepare: METHODS[b"prepare"],
+    Rejoin: METHODS[b"rejoin"],
 }
-ANSWERS = (Accepted, Reading, Fetched, Promise, Chunk)
+ANSWERS = (Accepted, Reading, Fetched, Promise, Chunk, Rejoined)
 OUTCOMES = {number: name.lower() for number, name in Outcome._VALUES_TO_NAMES.items()}
 
 
@@ -332,6 +337,8 @@ class Server:
         )
         self.flusher = Flusher()
         self.connections: set[Connection] = set()
+        self.refused_at: float | None = None  # since when peers say that another process has our id
+        self.processes: dict[Connection, tuple[int, tuple[int, int]]] = {}  # node, (incarnation, life)
         self.accept_tls: ssl.SSLContext | None = None
         connect_tls: ssl.SSLContext | None = None
         if tls:
@@ -371,6 +378,9 @@ class Server:
         Usage if an address cannot be had; `origin` says where they were given.
         """
         self.loop.set_exception_handler(self._bug)
+        self._turn()
+        while self.replica.writing:  # nobody hears of this life before it is durable: the next has another
+            await asyncio.sleep(TICK_BUSY / 10)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, stop.set)
@@ -386,7 +396,8 @@ class Server:
             raise Usage(f"{origin}: {host}:{wanted}: {reason}") from error
         log("listening", address=f"{host}:{port}", metrics=metrics_port, pid=os.getpid(), version=VERSION,
             text=TEXT)  # fmt: skip
-        if not ipaddress.ip_address(listener.sockets[0].getsockname()[0]).is_loopback:
+        sockets: Any = listener.sockets  # (uvloop has a list of them, asyncio a tuple)
+        if not ipaddress.ip_address(sockets[0].getsockname()[0]).is_loopback:
             log("reachable", "warning", address=f"{host}:{port}", tls="on" if self.accept_tls else "off",
                 reason="not a loopback address: whoever can connect can read and write")  # fmt: skip
         for link in self.links.values():
@@ -422,6 +433,9 @@ class Server:
     def _bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An error nobody expected: a node that goes on with a broken core could do harm."""
         error = context.get("exception")
+        if isinstance(error, Diverged):
+            log("diverged", "error", reason=error)
+            os._exit(EXIT_BUG)
         stack = "".join(traceback.format_exception(error)) if error else None
         log("bug", "error", reason=f"{context.get('message')}: {type(error).__name__}: {error}", stack=stack)
         os._exit(EXIT_BUG)
@@ -522,10 +536,12 @@ class Server:
         )
 
     def _link_up(self, link: Link) -> None:
-        link.send(METHODS[b"hello"].call(0, self.identity))
+        link.send(METHODS[b"hello"].call(0, self._who()))
         self.flusher.flush_all()
 
     def _link_down(self, link: Link, error: Exception | None) -> None:
+        for connection in [other for other in self.processes if other.user is link]:
+            del self.processes[connection]
         if link.user in self.greeted:
             log("peer-lost", "warning", peer=link.user, reason=error)
         self.greeted.discard(link.user)
@@ -542,7 +558,10 @@ class Server:
         try:
             message = method.answer(kind, frame, offset)
         except (Refused, TApplicationException) as error:
-            self._complain("peer-refused", link.user, getattr(error, "reason", error))
+            reason = getattr(error, "reason", error)
+            self._complain("peer-refused", link.user, reason)
+            if isinstance(error, Refused):
+                self._is_refused(str(reason))
             connection.close()
             return
         if name == b"hello":
@@ -550,16 +569,71 @@ class Server:
         elif link.user in self.greeted and isinstance(message, ANSWERS):
             self._step(link.user, message, None)
 
+    def _is_refused(self, reason: str) -> None:
+        """A stale copy must not go on; nor the second of two processes, when the first is surely alive."""
+        now = self.loop.time()
+        if ANOTHER in reason:
+            self.refused_at = self.refused_at or now
+            if now - self.refused_at < 2 * BOTH_ALIVE:
+                return
+        elif STALE not in reason:
+            return
+        log("refused", "error", reason=reason)
+        os._exit(EXIT_STALE)
+
+    def _who(self) -> Identity:
+        """Who we are: with a rejoin the incarnation rises, with each start the life."""
+        core = self.core
+        if not isinstance(core, Node):
+            return self.identity
+        return self.identity._replace(incarnation=core.incarnation, life=core.life)
+
+    def _listen_to(self, identity: Identity, connection: Connection) -> str | None:
+        """A process has said who it is, on this connection: why it must not be listened to, or None.
+
+        Of two processes with one id the newer is refused as long as the older one is heard of. When a later
+        disk or start of a node has been noted, connections of the earlier ones are closed.
+        """
+        assert isinstance(self.core, Node), "only nodes have peers"
+        node, who = identity.node, (identity.incarnation, identity.life)
+        if None in who:
+            return "incarnation or life: missing"
+        now = self.loop.time()
+        for other, theirs in self.processes.items():
+            alive = other is not connection and now - self.core.heard[node] < BOTH_ALIVE
+            if alive and theirs[0] == node and theirs[1][1] != identity.life:
+                return f"node {node}: {ANOTHER} is alive, at {other.peer}"
+        reason = self.core.greet(node, *who)
+        if reason is None:
+            self.processes[connection] = (node, who)
+            self._close_older(node)
+            self._wake()
+        return reason
+
+    def _close_older(self, node: int, kept: int = 0) -> None:
+        """What an earlier disk of a node says counts no more, nor what an earlier start of this one does.
+
+        `kept`: an incarnation that is not closed. (0 is one that has begun to rejoin.)
+        """
+        assert isinstance(self.core, Node), "only nodes have peers"
+        noted = self.core.noted(node)
+        for connection, (peer, who) in [*self.processes.items()]:
+            if peer == node and who[0] != kept and who < noted:
+                connection.close()
+
     def _greeted(self, link: Link, identity: Identity) -> None:
         reason = self._stranger(identity)
         if reason is None and identity.node != link.user:
             reason = f"node: {identity.node} answers where {link.user} is expected"
+        if reason is None and link.connection:
+            reason = self._listen_to(identity, link.connection)
         if reason is not None:
             self._complain("peer-refused", link.user, reason)
             if link.connection:
                 link.connection.close()
             return
         self.greeted.add(link.user)
+        self.refused_at = None
         self.complaints.pop(("peer-refused", link.user), None)
         log("peer", peer=link.user)
 
@@ -633,6 +707,7 @@ class Server:
 
     def _lost(self, connection: Connection, error: Exception | None) -> None:
         self.connections.discard(connection)
+        self.processes.pop(connection, None)
         if isinstance(error, Malformed | TimeoutError):
             self.counts.refused("malformed" if isinstance(error, Malformed) else "slow_connection")
             self.hung_up += 1
@@ -666,16 +741,24 @@ class Server:
             self._step(
                 connection.user, arguments[0], None if method.oneway else (connection, method, sequence)
             )
+            if name == b"rejoin" and arguments[0].incarnation:
+                self._rejoins(connection, arguments[0].incarnation)
+
+    def _rejoins(self, connection: Connection, incarnation: int) -> None:
+        """The process at the other end of this connection has taken a new incarnation."""
+        node, (_, life) = self.processes[connection]
+        self.processes[connection] = node, (incarnation, life)
+        self._close_older(node, incarnation)
 
     def _hello(self, connection: Connection, method: Method, sequence: int, identity: Identity) -> None:
-        reason = self._stranger(identity)
+        reason = self._stranger(identity) or self._listen_to(identity, connection)
         if reason is not None:
             self._complain("stranger", connection.peer.rpartition(":")[0], reason)
             self._reply(connection, method.fail(sequence, Refused(reason)))
             return
         connection.user = identity.node
         connection.max_frame = MAX_NODE_FRAME
-        self._reply(connection, method.reply(sequence, self.identity))
+        self._reply(connection, method.reply(sequence, self._who()))
 
     def _reply(self, connection: Connection, frame: bytes) -> None:
         connection.send(frame)
@@ -841,8 +924,8 @@ class Server:
                 counters=self._counters(),
                 hash=store.hash,
                 checkpoint_age_s=self.checkpointer.age(),
-                incarnation=self.identity.incarnation,
-                life=self.identity.life,
+                incarnation=self._who().incarnation,
+                life=self._who().life,
                 in_flight=core.in_flight,
                 state=self._state(),
                 problems=self._problems(),
@@ -1113,13 +1196,15 @@ async def serve_node(options: argparse.Namespace) -> None:
         member = settings.member(options.id)
     except configuration.ClusterError as error:
         raise Usage(f"{options.cluster}: {error}") from error
-    identity = Identity(settings.name, settings.digest, options.id, 1, 0)
+    if options.rejoin and len(settings.nodes) == 1:
+        raise Usage("--rejoin: a node alone cannot rejoin: nobody else knows what it has forgotten")
+    identity = Identity(settings.name, settings.digest, options.id, int(not options.rejoin), 0)
     directory = Path(options.data or settings.data) / f"node-{options.id}"
-    journal = open_journal(directory, identity, options.init, settings.fsync)
+    journal = open_journal(directory, identity, options.init or options.rejoin, settings.fsync)
     failing = settings.acceptor_failures
     core = Node(
         options.id, [node.id for node in settings.nodes], Random(os.urandom(16)), settings.revoke_after_s,
-        Failures(failing.probability, failing.silence_s, failing.every_s),
+        Failures(failing.probability, failing.silence_s, failing.every_s), journal.identity.incarnation,
     )  # fmt: skip
     store = Store(str(directory / "store.json"))
     checkpoints = recovered(journal, directory, core, store)
@@ -1172,6 +1257,12 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--init", action="store_true", help="make the data directory: once in a cluster's life"
+    )
+    parser.add_argument(
+        "--rejoin",
+        action="store_true",
+        help="make the data directory anew, after the old one was lost: the node votes again when all other "
+        "nodes have told it what it may have forgotten",
     )
     parser.add_argument(
         "--listen",

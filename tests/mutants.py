@@ -303,6 +303,136 @@ MUTANTS = [
         "test_more_scenarios.test_a_reads_question_that_was_lost_is_sent_again",
         (CORE, "if self.round is not None and now - self.round.at >= RESEND_AFTER:", "if False:"),
     ),
+    # -- checkpoints
+    told(
+        "an entry that a checkpoint covers is taken for an empty one",
+        "test_acceptor.test_an_entry_that_a_checkpoint_covers_does_not_look_like_one_never_accepted",
+        (CORE, "if message.from_slot < self.base or self", "if self"),
+    ),
+    told(
+        "a checkpoint is installed without raising accepted to its evidence",
+        "test_acceptor.test_a_checkpoint_brings_an_acceptor_nowhere_back_and_no_wrong_entry",
+        (
+            CORE,
+            "        self.accepted = max(self.accepted, evidence)\n        self.promised",
+            "        self.promised",
+        ),
+    ),
+    told(
+        "positions are not merged: a checkpoint's are taken",
+        "test_learner.test_positions_merge_log_by_log",
+        (CORE, "self.executed[log] = max(self.executed[log], executed)", "self.executed[log] = executed"),
+    ),
+    told(
+        "a checkpoint does not know the timestamp of a skip that was given up",
+        "test_learner.test_a_skip_that_was_given_up_still_counts",
+        (CORE, "            self.floor = self.entries[below - self.base - 1].timestamp\n", ""),
+    ),
+    told(
+        "an older checkpoint replaces what is applied",
+        "test_learner.test_a_checkpoint_takes_the_place_of_what_is_applied_only_if_it_lies_beyond",
+        (CORE, "if cut.position <= self.position:", "if False:"),
+    ),
+    told(
+        "sessions are forgotten by a checkpoint",
+        "test_checkpoints.test_a_node_recovers_from_its_own_checkpoint_and_the_journal_behind_it",
+        ("store", "        self._sessions = sessions\n", "        self._sessions = OrderedDict()\n"),
+    ),
+    told(
+        "N13: a segment begins without promises",
+        "test_checkpoints.test_a_segment_begins_with_all_that_must_not_be_forgotten",
+        (CORE, "                Record(promised=LogBallot(log, acceptor.promised)),\n", ""),
+    ),
+    told(
+        "N13: a segment begins without the ballots that were stood with",
+        "test_checkpoints.test_a_candidates_ballot_outlives_the_segment_that_it_stands_in",
+        (CORE, "for log, p in self.proposers.items()]", "for log, p in {}.items()]"),
+    ),
+    told(
+        "a segment begins without what was applied since the last frame",
+        "test_checkpoints.test_a_segment_that_begins_with_an_installed_checkpoint_leaves_out_no_entry",
+        (CORE, "[*self._notes(), Record(installed=number)]", "[*self.notes(), Record(installed=number)]"),
+    ),
+    told(
+        "commands that a checkpoint covers are proposed again",
+        "test_checkpoints.test_commands_of_ours_that_a_checkpoint_covers_may_have_been_applied",
+        (CORE, "for t in self.pending if (t, self.me) <= cut.position]", "for t in self.pending if False]"),
+    ),
+    told(
+        "entries are given up before all nodes hold them",
+        "test_checkpoints.test_an_entry_is_given_up_when_a_checkpoint_has_it_and_all_nodes_hold_it",
+        (CORE, "(below < everywhere or size", "(True or size"),
+    ),
+    told(
+        "a node that differs goes on",
+        "test_checkpoints.test_the_few_that_differ_stop_case",
+        (CORE, "if len(differ) >= self.quorum or", "if False or"),
+        (CORE, "(len(differ) >= ours and", "(False and"),
+    ),
+    # -- disks that were lost
+    told(
+        "N3: a rejoining node asks a quorum, not all",
+        "test_rejoin.test_every_other_node_must_answer",
+        (CORE, "return everybody and sum(", "return sum("),
+    ),
+    told(
+        "rejoining nodes make up a state among themselves",
+        "test_rejoin.test_three_of_five_that_lost_their_disks_do_not_make_up_a_state",
+        (
+            CORE,
+            "return everybody and sum(self.tells(peer) for peer in self.answers) >= quorum",
+            "return everybody",
+        ),
+    ),
+    told(
+        "a rejoining node votes",
+        "test_rejoin.test_a_node_that_rejoins_has_no_part_in_anything_until_it_is_done",
+        (
+            CORE,
+            "self.handlers = HANDLERS if incarnation else HANDLERS_REJOINING",
+            "self.handlers = HANDLERS | HANDLERS_REJOINING",
+        ),
+    ),
+    told(
+        "promises of a lost disk are counted",
+        "test_rejoin.test_a_promise_of_the_lost_disk_does_not_count_once_its_successor_is_noted",
+        (CORE, "        self.promises.pop(peer, None)\n", ""),
+    ),
+    told(
+        "votes of a lost disk are counted",
+        "test_rejoin.test_a_vote_of_the_lost_disk_does_not_count_once_its_successor_is_noted",
+        (CORE, "        self.lengths.pop(peer, None)\n", ""),
+    ),
+    told(
+        "a rejoining node is not told what its leader has not voted for",
+        "test_rejoin.test_what_a_leader_proposed_and_has_not_voted_for_is_told",
+        (CORE, "accepted, entries = proposer.ballot, list(proposer.entries)", "pass"),
+    ),
+    told(
+        "a rejoining node is not told the ballots that a peer stood with",
+        "test_rejoin.test_a_peer_tells_the_highest_ballot_that_it_ever_stood_with",
+        (CORE, "promised = max(promised, proposer.highest)", "pass"),
+    ),
+    told(
+        "the clock of a node that rejoined lies below what the lost one said",
+        "test_rejoin.test_the_clock_is_raised_to_the_highest_that_is_told",
+        (
+            CORE,
+            "        self._hear_clock(message.clock)\n        self._learn(message.fact, now, sender)\n\n"
+            "    def _rejoin_logs",
+            "\n    def _rejoin_logs",
+        ),
+    ),
+    told(
+        "an older start of a disk is listened to",
+        "test_rejoin.test_yesterdays_backup_is_refused",
+        (CORE, "(incarnation == disk and older)", "False"),
+    ),
+    told(
+        "an older disk is listened to",
+        "test_rejoin.test_a_copy_of_a_disk_that_was_replaced_is_refused",
+        (CORE, "if incarnation and (incarnation < disk or ", "if incarnation and ("),
+    ),
     # -- five logs, one order
     met(
         "R1: a revoker puts a command of its own into the log that it finishes",

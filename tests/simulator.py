@@ -420,11 +420,13 @@ class Oracle:
         held, truth = self.held[node][record.log], self.logs[record.log]
         ballot, start = record.ballot, record.start
         end = start + len(record.entries)
-        if ballot == held.accepted and start < len(held.entries) <= end:  # a segment's first frame repeats
+        if ballot == held.accepted and start <= len(held.entries) <= end:  # a segment's first frame repeats
             again = len(held.entries) - start
             if all(map(same, held.entries[start:], record.entries)):
                 record = record._replace(start=len(held.entries), entries=record.entries[again:])
                 start = record.start
+                if not record.entries:
+                    return
         if ballot < held.accepted or (
             ballot < held.promised and not self._installs(truth, ballot, start, record.entries)
         ):
@@ -641,8 +643,12 @@ class Oracle:
         timestamp, owner, payload = entry
         if self.applied and (timestamp, owner) <= self.applied[-1][:2]:
             self.fail(f"node {node} applies {(timestamp, owner)} after {self.applied[-1][:2]}")
-        chosen = reversed(self.logs[owner].chosen)
-        if not any(other.timestamp == timestamp and other.payload == payload for other in chosen):
+        mine, truth = Entry(timestamp, payload), self.logs[owner]
+        if not any(same(mine, other) for other in reversed(truth.chosen)):
+            for ballot in truth.lost:
+                if any(same(mine, other) for other in truth.ballots.get(ballot, {}).values()):
+                    self._recount(owner, ballot)
+        if not any(same(mine, other) for other in reversed(truth.chosen)):
             self.fail(f"node {node} applies {entry}, which is not chosen")
         self.applied.append(entry)
         self.results.append(results)
@@ -744,8 +750,10 @@ class Machine:
         self.frames = first - 1 + len(frames)
         self.store = WatchedStore(self.node, simulation.oracle)
         checkpoint.replay(core, self.store, self.disk, DIRECTORY, self.journal.manifest, frames)
-        checkpoint.discard(self.disk, [DIRECTORY / checkpoint.INCOMING])
-        checkpoint.remove_old(self.disk, DIRECTORY, self.journal)
+        checkpoint.discard(
+            self.disk,
+            [DIRECTORY / checkpoint.INCOMING, *checkpoint.old_files(self.disk, DIRECTORY, self.journal)],
+        )
         self.files = checkpoint.Checkpoints(DIRECTORY, self.journal, self._later, self.disk, CHUNK_BYTES)
         core.start(self.clock())
         self.checked = dict.fromkeys(simulation.nodes, 0)

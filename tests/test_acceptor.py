@@ -295,6 +295,15 @@ def test_what_a_checkpoint_covers_is_not_held_again_by_the_journal_above_it() ->
     assert (made.base, made.entries, made.chosen) == (2, LOGS[2][2:], 2)
 
 
+def test_an_acceptor_that_rejoins_goes_back_in_nothing() -> None:
+    for accepted, told in product((0, *BALLOTS), BALLOTS):
+        made = acceptor()
+        made.cover(1, accepted, SHARED.timestamp)
+        made.rejoin(3, told, LOGS[told][1:])
+        assert (made.promised, made.accepted) == (3, max(accepted, told))
+        assert made.entries == (LOGS[told][1:] if told >= accepted else [])
+
+
 def test_a_gap_in_what_is_replayed_is_noticed() -> None:
     with pytest.raises(AssertionError, match="gap"):
         acceptor().replay(Record(held=Held(LOG, 2, 1, LOGS[2][1:])))

@@ -578,6 +578,17 @@ def test_what_rests_on_an_installed_checkpoint_leaves_when_that_is_durable() -> 
     cluster.assert_equal()
 
 
+def test_a_checkpoint_that_came_too_late_leaves_the_store_alone() -> None:
+    cluster = Cluster()
+    some_commands(cluster, 10, (1, 2))
+    cluster.run(0.3)
+    machine = cluster[3]
+    position, cut = machine.store.position, machine.core.cut()
+    number = machine.files._add(b"{}")
+    machine.do(lambda: machine.replica._install(number, cut._replace(position=(1, 1)), {}))
+    assert machine.store.position == position
+
+
 def test_a_restart_installs_again_what_was_installed() -> None:
     cluster = behind()
     cluster[5].checkpoint_takes = 100.0  # none of its own
@@ -643,6 +654,11 @@ def test_the_few_that_differ_stop(nodes: int, wrong: tuple[int, ...], stop: set[
     spoil(cluster, *wrong)
     cluster.run_until(cluster.increment(1, "n").answered, within_s=1)
     assert stopped(cluster, 3) == stop
+
+
+def test_the_few_that_differ_stop_case() -> None:
+    """Without arguments, for tests/mutants.py."""
+    test_the_few_that_differ_stop(5, (3,), {3})
 
 
 def test_where_as_many_differ_as_agree_none_goes_on_in_silence() -> None:

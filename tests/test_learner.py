@@ -252,6 +252,7 @@ def test_positions_merge_log_by_log() -> None:
     choose(made, 3, frontier=99)
     assert applied(made) == [(10, 1), (15, 2)]
     assert made.executed == {1: 2, 2: 1, 3: 0}
+    made.acceptors[1].drop(2)
     cut = Cut((16, 3), {1: Covered(1, BALLOT, 10), 2: Covered(1, BALLOT, 15), 3: Covered(2, BALLOT, 90)}, 0)
     assert made.install(cut)
     assert made.executed == {1: 2, 2: 1, 3: 2}

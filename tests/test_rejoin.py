@@ -13,6 +13,7 @@ from test_checkpoints import compact, some_commands, started, tell
 from interface import (
     Accept,
     Accepted,
+    Entry,
     Fact,
     Learn,
     NotDone,
@@ -120,14 +121,13 @@ def test_every_other_node_must_answer() -> None:
     stand(cluster, 4, log=1)
     cluster.run(0.01)  # of all others only 5 has promised
     cluster.wipe(5)
-    silent = [cluster.drop(sender={4}), cluster.drop(to={4}, sender=ALL)]
+    silent = cluster.drop(Rejoin, to={4}, where=of_phase_two)
     cluster.restart(5)
     cluster.run(1)
     assert not joined(cluster, 5)
     first = cluster.put(1, "x", "W")
     cluster.run_until(first.answered, within_s=3)
-    for gate in silent:
-        gate.lift()
+    silent.lift()
     to_three.release()
     to_four.release()
     cluster.heal()
@@ -366,6 +366,34 @@ def test_the_new_incarnation_lies_above_all_that_were_noted() -> None:
     made.tick(1.0)
     ready = made.drain(1.0)
     assert [to for to, message, _ in ready.send_after if message.__class__ is Rejoin] == [2, 2, 2, 3, 3, 3]
+
+
+def test_the_clock_is_raised_to_the_highest_that_is_told() -> None:
+    made = rejoining()
+    for peer in (2, 3):
+        tell(made, peer, told(peer, 0))
+    for peer in (2, 3):
+        for log in (1, 2, 3):
+            answer = Rejoined(log, 2, 2, False, 0, 0, 0, [], Fact(log, 0, 0, 0), 5000 * peer)
+            tell(made, peer, answer)
+    assert made.clock == 15_000
+    made.tick(2.0)
+    assert Record(rejoined=True) in made.drain(2.0).journal
+
+
+def test_a_skip_that_is_taken_over_raises_no_clock() -> None:
+    """N18."""
+    made = rejoining()
+    for peer in (2, 3):
+        tell(made, peer, told(peer, 0))
+    for peer in (2, 3):
+        for log in (1, 2, 3):
+            entries = [Entry(50, b"x"), Entry(10**6, b"")] if log == 3 else []
+            answer = Rejoined(log, 2, 2, False, 256, 256, 0, entries, Fact(log, 0, 0, 0), 7)
+            tell(made, peer, answer)
+    made.tick(2.0)
+    assert made.acceptors[3].length == 2
+    assert (made.clock, made.highest) == (50, 10**6)
 
 
 def test_a_peer_that_lost_its_disk_is_noted_and_forgotten() -> None:

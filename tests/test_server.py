@@ -488,8 +488,10 @@ def raw(cluster: RealCluster, node: int) -> Raw:
 
 
 def identity(cluster: RealCluster, node: int) -> Identity:
-    """Who this node would say it is."""
-    return Identity(cluster.settings.name, cluster.settings.digest, node, 1, 0)
+    """Who this node says it is: another process with its id would be refused."""
+    status = cluster.status(node)
+    assert status is not None
+    return Identity(cluster.settings.name, cluster.settings.digest, node, 1, status.life)
 
 
 def test_a_message_between_nodes_before_hello_ends_the_connection(cluster: RealCluster) -> None:
