@@ -246,7 +246,7 @@ def old_files(files: Files, directory: Path, journal: Journal, keep: Iterable[in
     """
     manifest = journal.manifest
     first, frame = (manifest.segment, manifest.frame) if manifest else (1, 1)
-    needed = {*keep, *(number for number, at in journal.installed.items() if at >= frame)}
+    needed = {*keep, *(number for number, at in list(journal.installed.items()) if at >= frame)}
     if manifest:
         needed.add(manifest.checkpoint.number)
         needed |= {manifest.previous.number} if manifest.previous else set()

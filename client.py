@@ -10,14 +10,22 @@ tells the commands.
 """
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import compiled
+
+if __name__ == "__main__":
+    compiled.use()  # before the modules below are imported
+
+# isort: split
+import monitor
 import workload
 from cluster import Cluster, ClusterError, load
 from drivers import ATTEMPT_TIMEOUT_S, TIMEOUT_S, AsyncClient, Client, nodes_of
@@ -50,6 +58,9 @@ exit codes:
 
 # How long `status` waits for each node, in seconds: one that hangs is to be told of, not waited for.
 STATUS_TIMEOUT_S = 2.0
+# How long `health` gives a write and a read together, in seconds.
+HEALTH_TIMEOUT_S = 3.0
+HEALTH_FIELDS: Final = ("address", "ok", "write_s", "read_s", "error")
 # How long `checkpoint` waits for each node, in seconds: a large store takes its time.
 CHECKPOINT_S = 300.0
 # More are of no use to anybody, and files and memory are finite.
@@ -80,15 +91,6 @@ class Output:
             print(json.dumps({"error": kind, "message": message, "exit_code": code}))
         print(f"client.py: {message}", file=sys.stderr)
         return code
-
-
-def _fields(struct: Any) -> Any:
-    """A generated struct as plain data."""
-    if isinstance(struct, list):
-        return [_fields(part) for part in struct]
-    if hasattr(struct, "thrift_spec"):
-        return {name: _fields(getattr(struct, name)) for name in struct._fields}
-    return dict(struct) if isinstance(struct, dict) else struct
 
 
 # -------------------------------------------------------------------------------------------------- commands
@@ -146,7 +148,7 @@ def _incr(client: Client, arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _scan(client: Client, arguments: argparse.Namespace, output: Output) -> int:
-    for item in client.scan(arguments.prefix, read=arguments.read, node=arguments.node):
+    for item in client.scan(arguments.prefix, "", arguments.limit, arguments.read, arguments.node):
         output.answer(f"{item.key}\t{item.value}", {"key": item.key, "value": item.value})
     return DONE
 
@@ -166,43 +168,46 @@ def _checkpoint(client: Client, arguments: argparse.Namespace, output: Output) -
     return DONE
 
 
-def _status(client: Client, arguments: argparse.Namespace, output: Output) -> int:
-    """All nodes, or one; negative if one of them does not answer or is not ready."""
-    asked = [node for node in client.nodes if arguments.node in (None, node.id)]
-    answers: list[tuple[str, Status | ClientError]] = []
-    for node in asked:
-        try:
-            answers.append((str(node), client.status(node.id, arguments.digest)))
-        except ClientError as error:
-            answers.append((str(node), error))
-    if output.as_json:
-        states = [{"error": str(s)} if isinstance(s, ClientError) else _fields(s) for _, s in answers]
-        print(
-            json.dumps([{"address": name, **state} for (name, _), state in zip(answers, states, strict=True)])
-        )
-    else:
-        print("\n".join(_status_lines(answers, arguments.digest)))
-    if all(isinstance(status, NoNodeReachable) for _, status in answers):
+def _status(arguments: argparse.Namespace) -> int:
+    """All nodes, or one; negative if one does not answer, is not ready, or differs from the others."""
+    views = asyncio.run(monitor.status(
+        _known(arguments), arguments.node, timeout=arguments.timeout, digest=arguments.digest,
+        as_json=arguments.output == "json", every=arguments.watch,
+    ))  # fmt: skip
+    if all(isinstance(view.error, NoNodeReachable) for view in views):
         return UNREACHABLE
-    return DONE if all(isinstance(s, Status) and s.ready for _, s in answers) else NEGATIVE
+    well = all(view.status and view.status.ready for view in views)
+    return DONE if well and not any(row.differs for row in monitor.rows(views)) else NEGATIVE
 
 
-def _status_lines(answers: Iterable[tuple[str, Status | ClientError]], digest: bool) -> list[str]:
-    layout = "{:26} {:>5} {:>14} {:>18} {:>9} {:>8} {:>10} {:>10} {:>9}  {}"
-    lines = [layout.format("node", "ready", "clock", "applied", "keys", "pending", "journal", "memory",
-                           "uptime s", "digest" if digest else "connected").rstrip()]  # fmt: skip
-    for name, status in answers:
-        if isinstance(status, ClientError):
-            lines.append(f"{name:26} {str(status).rpartition(name + ': ')[2]}")
-            continue
-        applied = f"{status.applied.timestamp}/{status.applied.owner}"
-        last = status.digest if digest else ",".join(map(str, status.connected))
-        lines.append(layout.format(
-            name, "yes" if status.ready else "no", status.clock, applied, status.keys, status.pending,
-            f"{status.journal_bytes >> 10:,}K", f"{status.memory_bytes >> 10:,}K",
-            f"{status.uptime_s:.0f}", last,
-        ).rstrip())  # fmt: skip
-    return lines
+def _health(arguments: argparse.Namespace) -> int:
+    """A write and a read at each node asked; negative if one of them fails."""
+    checks = asyncio.run(monitor.health(_known(arguments), arguments.node or (), arguments.timeout))
+    failed = [check for check in checks if check.error]
+    if arguments.output == "json":
+        told = [{"address": str(check.node), "ok": not check.error, **check._asdict()} for check in checks]
+        print(json.dumps([{name: each[name] for name in HEALTH_FIELDS} for each in told]))
+    for check in checks:
+        if check.error:
+            print(f"client.py: {check.node}: {check.error}", file=sys.stderr)
+        elif arguments.output == "text":
+            write_ms, read_ms = 1000 * (check.write_s or 0), 1000 * (check.read_s or 0)
+            print(f"{check.node}: write {write_ms:.1f} ms, read {read_ms:.1f} ms")
+    if failed and all(check.unreachable for check in checks):
+        return UNREACHABLE
+    return NEGATIVE if failed else DONE
+
+
+def _known(arguments: argparse.Namespace) -> Cluster | str:
+    """The cluster, in which there are the nodes asked for, and whose certificates can be used."""
+    cluster = _cluster(arguments)
+    _client(arguments).close()
+    known = [node.id for node in nodes_of(cluster)]
+    asked = arguments.node if isinstance(arguments.node, list) else [arguments.node]
+    for node in asked:
+        if node is not None and node not in known:
+            raise UsageError(f"--node: there is no node {node}")
+    return cluster
 
 
 def _one(command: Callable[[Client, argparse.Namespace, Output], int], arguments: argparse.Namespace) -> int:
@@ -211,8 +216,7 @@ def _one(command: Callable[[Client, argparse.Namespace, Output], int], arguments
         node = getattr(arguments, "node", None)
         if node is not None and node not in [known.id for known in client.nodes]:
             raise UsageError(f"--node: there is no node {node}")
-        if command is not _status or arguments.single:  # (status tells of each node by itself)
-            client.connect(min(ATTEMPT_TIMEOUT_S, arguments.timeout))
+        client.connect(min(ATTEMPT_TIMEOUT_S, arguments.timeout))
         return command(client, arguments, Output(arguments.output == "json"))
 
 
@@ -351,15 +355,16 @@ def _between(low: int, high: int) -> Callable[[str], int]:
 
 
 def _default_cluster() -> str:
-    """cluster.json beside this program, as one would type it."""
-    return os.path.relpath(Path(__file__).resolve().parent / "cluster.json")
+    """cluster.json beside this program, as one would type it; installed, the program has none beside it."""
+    beside = Path(__file__).resolve().parent / "cluster.json"
+    return os.path.relpath(beside) if beside.exists() else "cluster.json"
 
 
 def _common(timeout: float) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     where = common.add_mutually_exclusive_group()
     where.add_argument("--cluster", metavar="FILE", default=_default_cluster(),
-                       help="the cluster's file (default: cluster.json beside this program)")  # fmt: skip
+                       help="the cluster's file (default: %(default)s)")  # fmt: skip
     where.add_argument("--single", metavar="HOST:PORT", help="a single server instead of a cluster")
     common.add_argument("--timeout", metavar="S", type=_seconds, default=timeout,
                         help="seconds that one operation may take (default: %(default)g)")  # fmt: skip
@@ -423,8 +428,15 @@ def arguments_parser() -> argparse.ArgumentParser:
     status = add("status", "how each node is", timeout=STATUS_TIMEOUT_S)
     status.add_argument("--node", metavar="ID", type=int, help="this node only")
     status.add_argument("--digest", action="store_true", help="with the hash of each node's store")
+    status.add_argument("--watch", metavar="S", type=_seconds, nargs="?", const=1.0,
+                        help="again every so many seconds (default: 1), until interrupted")  # fmt: skip
+    more = "\nThe write changes nothing. Exit code 0 only if both succeed at every node asked."
+    health = add("health", "try a write and a linearizable read at each node", more, HEALTH_TIMEOUT_S)
+    health.add_argument("--node", metavar="ID", type=int, action="append",
+                        help="this node only (may be given several times)")  # fmt: skip
     scan = add("scan", "print all keys that begin with a prefix, and their values")
     scan.add_argument("prefix", nargs="?", default="")
+    scan.add_argument("--limit", metavar="N", type=_between(1, 2**31), help="at most so many of them")
     _add_read(scan)
     checkpoint = add("checkpoint", "let every node make a checkpoint of its journal", timeout=CHECKPOINT_S)
     checkpoint.add_argument("--node", metavar="ID", type=int, help="this node only")
@@ -434,10 +446,11 @@ def arguments_parser() -> argparse.ArgumentParser:
 
 
 _COMMANDS: Final = {
-    "put": _put, "get": _get, "delete": _delete, "cas": _cas, "incr": _incr, "status": _status, "scan": _scan,
-    "dump": _dump,
+    "put": _put, "get": _get, "delete": _delete, "cas": _cas, "incr": _incr, "scan": _scan, "dump": _dump,
     "checkpoint": _checkpoint,
 }  # fmt: skip
+
+_WHOLE: Final = {"run": _run, "status": _status, "health": _health}  # those that are no single command
 
 
 def main(words: list[str] | None = None) -> int:
@@ -445,8 +458,8 @@ def main(words: list[str] | None = None) -> int:
     arguments = arguments_parser().parse_args(words)
     output = Output(arguments.output == "json")
     try:
-        if arguments.command == "run":
-            return _run(arguments)
+        if arguments.command in _WHOLE:
+            return _WHOLE[arguments.command](arguments)
         if arguments.command == "dump" and arguments.node is None and not arguments.single:
             raise UsageError("dump: --node is needed: stores are compared node by node")
         return _one(_COMMANDS[arguments.command], arguments)

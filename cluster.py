@@ -5,9 +5,16 @@
       "nodes": [                               an odd number of them, 1 to 255; their order means nothing
         {"id": 1,                              1 to 255
          "host": "127.0.0.1", "port": 7001,    where the node listens, and where the others find it
-         "ssh_user": "paxos", "ssh_port": 22,  this and the next line: for starting it over ssh
+         "metrics_port": 9001,                 where it serves /metrics, /healthz and /readyz; absent: nowhere
+         "ssh_host": "n1",                     if ssh finds the host by another name than the nodes do
+         "ssh_user": "paxos", "ssh_port": 22,  this and the next line: for this node, what "ssh" says for all
          "directory": "kv", "python": "python3"}
       ],
+      "ssh": {                                 how scripts/launch.sh reaches the hosts, and what is where
+        "user": "paxos", "port": 22,             (as OpenSSH's configuration says, if left out)
+        "key": "~/.ssh/id_ed25519",              (likewise; a file of the machine that launches)
+        "directory": "multipaxos-kv",            the project's copy; a relative one lies in the user's home
+        "python": "python3"},                    3.11 or later; one that has the packages is used as it is
       "data": "data",                          directory of the nodes' data directories
       "checkpoint_mb": 64,                  bytes of journal after which a checkpoint is made, in MiB
       "fsync": true,                           false gives durability up, for measurements
@@ -49,15 +56,28 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One node, and how to start it over ssh."""
+    """One node, and how to start it over ssh, where that differs from what the cluster's Ssh says."""
 
     id: int
     host: str
     port: int
+    ssh_host: str | None = None
     ssh_user: str | None = None
     ssh_port: int | None = None
     directory: str | None = None
     python: str | None = None
+    metrics_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ssh:
+    """How scripts/launch.sh reaches the hosts. None: as OpenSSH's own configuration says."""
+
+    user: str | None = None
+    port: int | None = None
+    key: str | None = None
+    directory: str = "multipaxos-kv"
+    python: str = "python3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +111,7 @@ class Cluster:
     request_timeout_s: float = 10.0
     tls: Tls | None = None
     data: str = "data"
+    ssh: Ssh = Ssh()
 
     @property
     def digest(self) -> str:
@@ -172,6 +193,7 @@ def _cluster(value: Any, where: str) -> Cluster:
         "request_timeout_s": _number(0.1, 600, "seconds"),
         "tls": _tls,
         "data": _text,
+        "ssh": _ssh,
     }
     return Cluster(**_object(value, where, required, optional))
 
@@ -188,18 +210,40 @@ def _nodes(value: Any, where: str) -> tuple[Member, ...]:
         first = ids.setdefault(node.id, i)
         if first != i:
             _refuse(f"{where}[{i}].id", node.id, f"is the id of {where}[{first}] already")
-        first = addresses.setdefault((node.host, node.port), i)
-        if first != i:
-            _refuse(
-                f"{where}[{i}].port", node.port, f"at {node.host} is the port of {where}[{first}] already"
-            )
+        for field, port in (("port", node.port), ("metrics_port", node.metrics_port)):
+            if port is None:
+                continue
+            if (node.host, port) in addresses:
+                first = addresses[node.host, port]
+                _refuse(
+                    f"{where}[{i}].{field}", port, f"at {node.host} is the port of {where}[{first}] already"
+                )
+            addresses[node.host, port] = i
     return tuple(sorted(nodes, key=lambda node: node.id))
 
 
 def _member(value: Any, where: str) -> Member:
     required = {"id": _whole(1, MAX_ID, "a node id"), "host": _host, "port": _port}
-    optional: dict[str, Check] = {"ssh_user": _name, "ssh_port": _port, "directory": _text, "python": _text}
+    optional: dict[str, Check] = {
+        "metrics_port": _port,
+        "ssh_host": _host,
+        "ssh_user": _name,
+        "ssh_port": _port,
+        "directory": _path,
+        "python": _path,
+    }
     return Member(**_object(value, where, required, optional))
+
+
+def _ssh(value: Any, where: str) -> Ssh:
+    optional: dict[str, Check] = {
+        "user": _name,
+        "port": _port,
+        "key": _path,
+        "directory": _path,
+        "python": _path,
+    }
+    return Ssh(**_object(value, where, {}, optional))
 
 
 def _acceptor_failures(value: Any, where: str) -> AcceptorFailures:
@@ -249,6 +293,14 @@ def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MAX_TEXT:
         _refuse(where, value, f"is not a text of 1 to {MAX_TEXT} printable characters")
     return value
+
+
+def _path(value: Any, where: str) -> str:
+    """A text that no command takes for an option."""
+    text = _text(value, where)
+    if text.startswith("-"):
+        _refuse(where, value, "begins with '-': commands would take it for an option")
+    return text
 
 
 def _name(value: Any, where: str) -> str:

@@ -18,6 +18,7 @@ import os
 import select
 import socket
 import ssl
+import sys
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -36,8 +37,20 @@ from failover import (
     NotSent,
     Operation,
     ReadName,
+    Unfit,
 )
-from interface import Command, Item, Malformed, Page, Result, Status
+from interface import (
+    Command,
+    Expired,
+    Forgotten,
+    Item,
+    Malformed,
+    NotDone,
+    Page,
+    Result,
+    Status,
+    Unknown,
+)
 from rpc import Connection, Flusher, header, tls_contexts
 
 TIMEOUT_S = 10.0
@@ -49,6 +62,9 @@ MAX_ANSWER = 64 << 20
 IDLE_S = 0.05
 # How often an AsyncClient looks for calls that got no answer in time, in seconds.
 SWEEP_S = 0.05
+
+# What a node may answer besides a result, and a call that was never sent: the connection is as good as ever.
+ANSWERS = (NotDone, Unknown, Expired, Forgotten, Unfit)
 
 _LENGTH = Struct(">i")
 
@@ -163,6 +179,8 @@ class Client(_Base):
                     step = steps.send(None)
         except StopIteration as end:
             return end.value
+        finally:
+            steps.close()  # interrupted or cancelled: the command counts as given up from now on
 
     def _attempt(self, attempt: Attempt) -> Any:
         connection = self._open[attempt.node]
@@ -172,7 +190,9 @@ class Client(_Base):
         try:
             kind, frame, offset = connection.call(attempt)
             return attempt.answer(kind, frame, offset)
-        except (Lost, KeyboardInterrupt):
+        except ANSWERS:
+            raise
+        except BaseException:  # an interruption too: its answer may still come
             self._drop(attempt.node)
             raise
 
@@ -225,18 +245,20 @@ class Client(_Base):
         self,
         prefix: str = "",
         start_after: str = "",
+        limit: int | None = None,
         read: ReadName = "linearizable",
         node: int | None = None,
     ) -> Iterator[Item]:
-        """All items whose keys begin with the prefix and come after `start_after`, by key.
+        """The items whose keys begin with the prefix and come after `start_after`, by key (by code point).
 
-        Each page is as fresh as `read` says; the whole is no snapshot.
+        At most `limit` of them; all, if that is None. They are fetched page by page as they are asked for:
+        each page is as fresh as `read` says and has an operation's time; the whole is no snapshot.
         """
-        more, index = True, self._index(node)
-        while more:
-            page: Page = self.run(self.calls.page(prefix, start_after, PAGE_ITEMS, read, index))
+        left, index = sys.maxsize if limit is None else limit, self._index(node)
+        while left > 0:
+            page: Page = self.run(self.calls.page(prefix, start_after, min(left, PAGE_ITEMS), read, index))
             yield from page.items
-            more = page.more and bool(page.items)
+            left = left - len(page.items) if page.more and page.items else 0
             start_after = page.items[-1].key if page.items else ""
 
     def status(self, node: int | None = None, digest: bool = False) -> Status:
@@ -331,8 +353,10 @@ class _Blocking:
         buffer = bytearray(data)
         deadline = time.monotonic() + self._patience
         while len(buffer) < 4 or len(buffer) < 4 + _checked(_LENGTH.unpack_from(buffer)[0]):
-            if time.monotonic() > deadline:
+            self._patience = deadline - time.monotonic()
+            if self._patience <= 0:
                 raise TimeoutError
+            self._socket.settimeout(self._patience)
             buffer += self._some()
         if len(buffer) > 4 + _LENGTH.unpack_from(buffer)[0]:
             raise Malformed("more than was asked for")
@@ -425,6 +449,8 @@ class AsyncClient(_Base):
                     step = steps.send(None)
         except StopIteration as end:
             return end.value
+        finally:
+            steps.close()  # interrupted or cancelled: the command counts as given up from now on
 
     async def open_session(self) -> None:
         """Open the session for writes now; otherwise the first write does."""
@@ -463,16 +489,19 @@ class AsyncClient(_Base):
         self,
         prefix: str = "",
         start_after: str = "",
+        limit: int | None = None,
         read: ReadName = "linearizable",
         node: int | None = None,
     ) -> AsyncIterator[Item]:
         """As Client.scan."""
-        more, index = True, self._index(node)
-        while more:
-            page: Page = await self.run(self.calls.page(prefix, start_after, PAGE_ITEMS, read, index))
+        left, index = sys.maxsize if limit is None else limit, self._index(node)
+        while left > 0:
+            page: Page = await self.run(
+                self.calls.page(prefix, start_after, min(left, PAGE_ITEMS), read, index)
+            )
             for item in page.items:
                 yield item
-            more = page.more and bool(page.items)
+            left = left - len(page.items) if page.more and page.items else 0
             start_after = page.items[-1].key if page.items else ""
 
     async def status(self, node: int | None = None, digest: bool = False) -> Status:

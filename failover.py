@@ -31,6 +31,7 @@ The rules (section 7 of the design). Errors speak of one attempt; an operation s
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from secrets import token_hex
 from typing import Any, Literal, NamedTuple
 
 from thrift.Thrift import TApplicationException
@@ -386,6 +387,16 @@ class Calls:
         operation.steps = self._read(operation, _STATUS, (digest,), node, _as_it_is)
         return operation
 
+    def probe(self, node: int) -> Operation:
+        """A write at this node that is agreed on and journaled like any other, and changes nothing.
+
+        It sets a key if the key holds a random text, which it does not. Result: None.
+        """
+        nonce = token_hex(16)
+        operation = self._operation("write", "", harmless=True)
+        operation.steps = self._read(operation, _COMPARE_AND_SET, ("health", nonce, nonce), node, _mismatch)
+        return operation
+
     def checkpoint(self, node: int | None) -> Operation:
         """Let a node make a checkpoint. Result: its number."""
         operation = self._operation("checkpoint", "", harmless=True)
@@ -533,6 +544,11 @@ def _refuse(operation: Operation, result: Result) -> Any:
 
 def _done(operation: Operation, result: Result) -> None:
     if result.outcome != Outcome.OK:
+        _refuse(operation, result)
+
+
+def _mismatch(operation: Operation, result: Result) -> None:
+    if result.outcome != Outcome.MISMATCH:
         _refuse(operation, result)
 
 

@@ -789,6 +789,7 @@ class Journal:
         if self._offset >= self._make_at:
             self._make_next()
         self._ready = True
+        self._poll()
 
     def checkpointed(self, manifest: Manifest) -> None:
         """A checkpoint of everything before the frame `rolled` is durable, and so is its manifest."""
@@ -817,6 +818,16 @@ class Journal:
                 self._take_spare()
         elif self.full and self._making is None and self._ready:
             self._make_next()
+
+    def _poll(self) -> None:
+        """Take what was made in the background, or notice that there was no room for it: while what is under
+        way still fits. Other errors are for whoever needs the segment.
+        """
+        if self._making is not None and self._making.done():
+            error = self._making.exception()
+            if error is None or (isinstance(error, OSError) and error.errno in NO_ROOM):
+                with contextlib.suppress(Full):
+                    self._take_spare()
 
     def _make_next(self) -> None:
         """Begin to make the next segment, while there is room for some time in this one."""

@@ -209,6 +209,8 @@ struct Status {
     20: i64 in_flight
     /** serving, starting, rejoining, stopping, or disk-full. */
     21: string state
+    /** Who refuses this node, or is refused by it, and why: at this time, a line for each. */
+    22: list<string> problems
 } (python.immutable = "")
 
 // ------------------------------------------------------------------------------------------------------------ errors
@@ -499,7 +501,8 @@ struct Reading {
     1: i64 round
     /** The node's clock. */
     2: i64 clock
-    /** What the node knows of its own log; in answer to round 0, of all logs. */
+    /** What the node knows of its own log, and of those that it knows to have reached the asker's clock; in answer to
+     * round 0, of all logs. */
     3: list<Fact> facts
 } (python.immutable = "")
 

@@ -53,7 +53,7 @@ its peers have given up (ready.catch_up) takes a peer's checkpoint, and merges i
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import merge
 from random import Random
 from typing import Any, NamedTuple
@@ -694,7 +694,8 @@ class Round:
     clock: int
     reads: list[Any]
     at: float
-    clocks: dict[int, int] = field(default_factory=dict)
+    clocks: dict[int, int]
+    asked: Collection[int] = ()
 
 
 class Node:
@@ -726,6 +727,7 @@ class Node:
         self.reserved = 0  # durable: no frontier made from the clock exceeds it
         self.reserving = 0  # journaled, perhaps not yet durable
         self.highest = 0  # the largest timestamp of any entry seen, skips included
+        self.newest = list(self.peers)  # who sent the last command entry first
         self.acceptors = {log: Acceptor(log, self._journal) for log in self.nodes}
         self.learner = Learner(self.acceptors)
         self.own = Proposer(me, me, self.nodes)
@@ -1016,6 +1018,9 @@ class Node:
         self._raise_clock(command)  # R6
         if sender != self.me:
             self.awaited[sender] = max(self.awaited[sender], command)
+            if command and sender != self.newest[0]:
+                self.newest.remove(sender)
+                self.newest.insert(0, sender)
         acceptor = self.acceptors[message.log]
         vote = Vote.WITHHELD if self._acceptor_fails(now) else acceptor.on_accept(message)
         self._check_leader(message.log, now)
@@ -1131,7 +1136,11 @@ class Node:
         self._hear_clock(message.clock)
         self.awaited[sender] = max(self.awaited[sender], min(message.clock, self.clock))
         own = self._own_fact()
-        others = [] if message.round else [self.fact(log) for log in self.nodes if log != self.me]
+        others = [
+            self.learner.fact(log)
+            for log in self.nodes
+            if log != self.me and (self.learner.known[log] >= message.clock or not message.round)
+        ]
         self._tell(sender, Reading(message.round, self.clock, [own, *others]), own, call)
 
     def _on_reading(self, sender: int, message: Reading, now: float, call: Any) -> None:
@@ -1390,8 +1399,18 @@ class Node:
         self.rounds += 1
         self.round = Round(self.rounds, self.clock, self.reads, now, {self.me: self.clock})
         self.reads = []
-        self._send_barriers(self.peers)
+        self.round.asked = self._whom_to_ask(now)
+        self._send_barriers(self.round.asked)
         self._date_reads()
+
+    def _whom_to_ask(self, now: float) -> list[int]:
+        """Those for a read who most probably know what it waits for, enough for a quorum; or everybody.
+
+        Who has just proposed has had an answer from every node, and so knows all frontiers: half of the time
+        no other needs to be woken. Otherwise the others are asked as soon as the read has its timestamp.
+        """
+        nodes = [peer for peer in self.newest if now - self.heard[peer] <= GOSSIP_IDLE * 1.5]
+        return nodes[: self.quorum - 1] if len(nodes) >= self.quorum - 1 else self.peers
 
     def _send_barriers(self, peers: Iterable[int]) -> None:
         assert self.round is not None
@@ -1407,9 +1426,11 @@ class Node:
             return
         timestamp = max(current.clocks.values())
         self.dated.append((timestamp, current.reads))
-        if timestamp > current.clock:
-            message = Barrier(current.number, timestamp)
-            self._send += [(p, message, None) for p in self.peers if self.learner.frontier[p] < timestamp]
+        message = Barrier(current.number, timestamp)
+        for peer in self.peers:
+            told = peer in current.asked and timestamp <= current.clock
+            if not told and self.learner.frontier[peer] < timestamp:
+                self._send.append((peer, message, None))
         self.round = None
 
     def _answer_reads(self) -> None:

@@ -253,6 +253,8 @@ class Replica:
         self.entries_applied = 0
         self.commands_applied = 0
         self.frames = 0
+        self.batches = [0] * 65  # entries proposed, by the bit length of how many commands they hold
+        self.batched = 0  # commands in all of them
 
     # -------------------------------------------------------------------------------------- what clients want
 
@@ -420,6 +422,8 @@ class Replica:
                 request.proposed = True
             del self.queue[: len(requests)]
             self.queued -= len(commands)
+            self.batches[len(commands).bit_length()] += 1
+            self.batched += len(commands)
             core.propose(encode(Batch(commands)), requests)
 
     def _apply(self, applied: Applied) -> None:

@@ -370,11 +370,9 @@ class Connection(asyncio.Protocol):
             if end > size:
                 self._needed = end - start
                 return start
-            if length + 4 == size:  # nothing but one frame, as most often: no need to cut it out
-                frame, offset = data, 4
-            else:
-                frame, offset = data[start + 4 : end], 0
-            kind, name, sequence, offset = header(frame, offset)
+            # As most often there is nothing but one frame: no need to cut it out.
+            frame = data if length + 4 == size else data[start:end]
+            kind, name, sequence, offset = header(frame, 4)
             self._heard = True
             self._on_message(self, kind, name, sequence, frame, offset)
             if not self._open:

@@ -13,13 +13,18 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import importlib
+import ipaddress
+import json
 import os
+import re
 import resource
 import signal
 import ssl
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,6 +33,13 @@ from typing import Any, NamedTuple
 
 import uvloop
 from thrift.Thrift import TApplicationException
+
+import compiled
+
+if __name__ == "__main__":
+    compiled.use()  # before the modules below are imported
+
+# isort: split
 
 import cluster as configuration
 from checkpoint import Checkpoints, Maker, recover
@@ -49,6 +61,7 @@ from interface import (
     LogStatus,
     Malformed,
     NotDone,
+    Outcome,
     Page,
     Position,
     Prepare,
@@ -64,14 +77,19 @@ from interface import (
     Status,
     Unknown,
     Verb,
+    Verdict,
+    Vote,
 )
-from journal import MANIFEST, Full, Journal, JournalError, Locked, Manifest
+from journal import MANIFEST, Damaged, Full, Journal, JournalError, Locked, Manifest
+from metrics import Collector, Counts, Histogram
+from metrics import Page as MetricsPage
 from multipaxos import Cut, Diverged, Failures, Message, Node, node_of
 from replica import Replica, Single
 from rpc import CALL, METHODS, ONEWAY, Connection, Flusher, Link, Method, listen, tls_contexts, unknown_method
 from store import Store, invalid
 
 VERSION = "0.1.0"
+TEXT = "plain" if __file__.endswith(".py") else "compiled"
 TICK_BUSY = 0.01  # seconds between ticks while the core waits for something
 TICK_IDLE = 0.05  # and while it does not
 STALL = 0.05  # seconds: a frame that takes longer keeps the node from gossiping in time
@@ -85,13 +103,23 @@ CHECKPOINT_AGAIN = 30.0  # seconds after one that failed, unless somebody asks f
 CHECKPOINT_MB = 64.0  # of the standalone server's journal, between two checkpoints
 SWEEP = 1.0  # seconds between two looks for clients and requests that are late
 DRAIN = 3.0  # seconds that a stopping node gives its clients' requests
+RECENT = 5.0  # seconds for which a complaint counts: whoever is refused comes back each second
+MAX_PROBLEMS, MAX_PROBLEM = 20, 300  # complaints that the status tells, and characters of each
+MAX_HUNG_UP = 10  # connections in a second, of which each has a line in the log
 MAX_COMPLAINTS = 1000  # strangers and refusing peers that are remembered, so as to be logged once
 GARBAGE = (50_000, 50, 100)  # allocations, and rounds: entries are kept, and hardly anything has cycles
 MAX_SCAN = 1000  # items in a page
 MAX_ANSWER = 15_000_000  # bytes: standard Thrift clients take frames up to 16,384,000
+LEVELS = ("info", "warning", "error")
+MAX_LOGGED = 4000  # characters of a value in the log
+PLAIN = re.compile(r"[A-Za-z0-9_.:/@%+,\[\]-]+")  # values that the log does not quote
 PROCESSORS = sorted(os.sched_getaffinity(0))  # before --cpu: a checkpoint is made where there is time for it
 BOTH_ALIVE = 1.0  # seconds without a message from a process, after which another may take its place
 STALE, ANOTHER = "is a stale copy", "another process with this id"  # refusals after which a node ends
+REPAIR = (
+    "; nothing was cut, and this node does not vote with it. Its peers have what it held: move its data "
+    "directory aside and start it with --rejoin"
+)
 EXIT_USAGE, EXIT_STALE, EXIT_BUG, EXIT_DISK = 2, 65, 70, 74  # exit codes; from the second on as in sysexits.h
 
 REQUESTS: dict[type, Method] = {
@@ -104,13 +132,47 @@ REQUESTS: dict[type, Method] = {
     Rejoin: METHODS[b"rejoin"],
 }
 ANSWERS = (Accepted, Reading, Fetched, Promise, Chunk, Rejoined)
+OUTCOMES = {number: name.lower() for number, name in Outcome._VALUES_TO_NAMES.items()}
 
 
-def log(event: str, level: str = "info", **fields: object) -> None:
-    """One line on stderr; control characters in values are escaped."""
-    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() // 1_000_000 % 1000:03}Z"
-    shown = "".join(f" {name}={str(value)[:300]!r}" for name, value in fields.items())
-    print(f"{moment} level={level} event={event}{shown}", file=sys.stderr, flush=True)
+class Log:
+    """One line on stderr for each event: time, level, node and event, always; then what the event has to say.
+
+    As text, `name=value` with a space between, the value as a JSON string unless it is plain; or as one JSON
+    object. In both, whatever is not printable ASCII is escaped, and values are bounded.
+    """
+
+    def __init__(self) -> None:
+        self.node = 0
+        self.as_json = False
+        self.lowest = 0  # index into LEVELS
+
+    def __call__(self, event: str, level: str = "info", **fields: object) -> None:
+        if LEVELS.index(level) < self.lowest:
+            return
+        now = time.time_ns()
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9))
+        line: dict[str, object] = {"time": f"{moment}.{now // 10**6 % 1000:03}Z", "level": level}
+        line |= {"node": self.node, "event": event, **fields}
+        shown = {name: _shown(value) for name, value in line.items()}
+        if self.as_json:
+            print(json.dumps(shown), file=sys.stderr, flush=True)
+        else:
+            text = " ".join(f"{name}={_quoted(value)}" for name, value in shown.items())
+            print(text, file=sys.stderr, flush=True)
+
+
+def _shown(value: object) -> str | int | float | None:
+    """Numbers as they are, everything else as bounded text."""
+    return value if value is None or isinstance(value, int | float) else str(value)[:MAX_LOGGED]
+
+
+def _quoted(value: object) -> str:
+    text = "-" if value is None else str(value)
+    return text if PLAIN.fullmatch(text) else json.dumps(text)
+
+
+log = Log()
 
 
 class Frame(NamedTuple):
@@ -135,9 +197,14 @@ class Writer:
         journal: Journal,
         loop: asyncio.AbstractEventLoop,
         finished: Callable[[Callable[[], None]], None],
+        took: Histogram,
     ) -> None:
-        """`finished` is called in the event loop with the `done` of a frame that the thread has written."""
+        """`finished` is called in the event loop with the `done` of a frame that the thread has written.
+
+        `took` counts how long frames took, in microseconds.
+        """
         self.journal = journal
+        self.took = took
         self.loop = loop
         self.finished = finished
         self.frame: Frame | None = None  # not begun
@@ -203,7 +270,7 @@ class Writer:
 
     def _write(self, frame: Frame) -> bool:
         """True: it is durable; False: there is no room for it."""
-        begun = self.loop.time()
+        begun, exactly = self.loop.time(), time.perf_counter()
         try:
             with failing_disk():
                 self.journal.write(frame.records, frame.new_segment)
@@ -211,6 +278,7 @@ class Writer:
             self.room_at = begun + ROOM_AGAIN
             return False
         now = self.loop.time()
+        self.took.add(int((time.perf_counter() - exactly) * 1e6))
         self.average += (now - begun - self.average) / 16
         if now - begun > STALL:
             self.slow_until = now + WARY_FOR
@@ -261,7 +329,8 @@ class Server:
         self.journal = journal
         self.request_timeout_s = request_timeout_s
         self.loop = asyncio.get_running_loop()
-        self.writer = Writer(journal, self.loop, self._durable)
+        self.counts = Counts()
+        self.writer = Writer(journal, self.loop, self._durable, self.counts.fsync)
         checkpoints.later = self._later
         self.replica = Replica(
             core, store, self.loop.time, self._send, self._write, self._answer, checkpoints
@@ -277,7 +346,8 @@ class Server:
         self.links = {peer: self._link(peer, member, connect_tls) for peer, member in peers.items()}
         self.checkpointer = Checkpointer(self, checkpoints, checkpoint_mb)
         self.greeted: set[int] = set()  # peers that our link may be used to
-        self.complaints: dict[tuple[str, object], object] = {}
+        self.complaints: dict[tuple[str, object], tuple[object, float]] = {}  # reason, and when last heard
+        self.hung_up = 0  # connections, since the last sweep
         self.sequence = 0
         self.encoded: tuple[Message, bytes] = (None, b"")  # the last request, which often goes to all peers
         self.turning = False
@@ -286,7 +356,6 @@ class Server:
         self.ticker: asyncio.TimerHandle | None = None
         self.tick_at = 0.0
         self.started = self.loop.time()
-        self.received = self.sent = 0
         self.clients: dict[bytes, Callable[[Any, tuple[Any, ...]], None]] = {
             b"put": self._put,
             b"get": self._get,
@@ -303,10 +372,10 @@ class Server:
 
     # --------------------------------------------------------------------------------------------- life cycle
 
-    async def run(self, host: str, port: int, origin: str) -> None:
+    async def run(self, host: str, port: int, origin: str, metrics_port: int | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then finish what was begun.
 
-        Usage if the address cannot be had; `origin` says where it was given.
+        Usage if an address cannot be had; `origin` says where they were given.
         """
         self.loop.set_exception_handler(self._bug)
         self._turn()
@@ -315,12 +384,21 @@ class Server:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, stop.set)
+        page = self._page() if metrics_port else None
+        wanted = port
         try:
             listener = await listen(host, port, self._accepted, self.accept_tls)
+            if page and metrics_port:
+                wanted = metrics_port
+                await page.listen(host, metrics_port)
         except OSError as error:
             reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error
-            raise Usage(f"{origin}: {host}:{port}: {reason}") from error
-        log("listening", node=self.identity.node, address=f"{host}:{port}", pid=os.getpid(), version=VERSION)
+            raise Usage(f"{origin}: {host}:{wanted}: {reason}") from error
+        log("listening", address=f"{host}:{port}", metrics=metrics_port, pid=os.getpid(), version=VERSION,
+            text=TEXT)  # fmt: skip
+        if not ipaddress.ip_address(listener.sockets[0].getsockname()[0]).is_loopback:
+            log("reachable", "warning", address=f"{host}:{port}", tls="on" if self.accept_tls else "off",
+                reason="not a loopback address: whoever can connect can read and write")  # fmt: skip
         for link in self.links.values():
             link.start()
         self._tick()
@@ -336,6 +414,8 @@ class Server:
         while self.replica.pending and self.loop.time() < deadline:
             await asyncio.sleep(TICK_BUSY)
         self.stopped = True
+        if page:
+            page.close()
         sweeper.cancel()
         self.checkpointer.stop()
         self.writer.stop()
@@ -355,9 +435,8 @@ class Server:
         if isinstance(error, Diverged):
             log("diverged", "error", reason=error)
             os._exit(EXIT_BUG)
-        log("bug", "error", reason=f"{context.get('message')}: {type(error).__name__}: {error}")
-        if error is not None:
-            sys.excepthook(type(error), error, error.__traceback__)
+        stack = "".join(traceback.format_exception(error)) if error else None
+        log("bug", "error", reason=f"{context.get('message')}: {type(error).__name__}: {error}", stack=stack)
         os._exit(EXIT_BUG)
 
     async def _sweep(self) -> None:
@@ -366,7 +445,11 @@ class Server:
             now = self.loop.time()
             for connection in [*self.connections]:
                 if connection.stale(now):
+                    self.counts.refused("late_connection")
                     log("cut-off", "warning", address=connection.peer)
+            if self.hung_up > MAX_HUNG_UP:
+                log("hung-up-more", "warning", count=self.hung_up - MAX_HUNG_UP)
+            self.hung_up = 0
             for link in self.links.values():
                 link.stale(now)
             self.replica.expire(now - self.request_timeout_s)
@@ -466,11 +549,11 @@ class Server:
         self, connection: Connection, kind: int, name: bytes, sequence: int, frame: bytes, offset: int
     ) -> None:
         """An answer of a peer."""
-        self.received += 1
         link: Link = connection.user
         method = METHODS.get(name)
         if method is None or method.oneway:
             raise Malformed("an answer to nothing")
+        self.counts.frame(self.counts.received, link.user, method.name, len(frame))
         try:
             message = method.answer(kind, frame, offset)
         except (Refused, TApplicationException) as error:
@@ -555,9 +638,22 @@ class Server:
 
     def _complain(self, event: str, whom: object, reason: object) -> None:
         """Log what is wrong with somebody, once: it will be tried again and again."""
-        if self.complaints.get((event, whom)) != reason and len(self.complaints) < MAX_COMPLAINTS:
-            self.complaints[event, whom] = reason
+        self.counts.refused(event)
+        known = (event, whom) in self.complaints
+        if not known and len(self.complaints) >= MAX_COMPLAINTS:
+            return
+        if not known or self.complaints[event, whom][0] != reason:
             log(event, "error", who=whom, reason=reason)
+        self.complaints[event, whom] = (reason, self.loop.time())
+
+    def _problems(self) -> list[str]:
+        """Who refuses us, or is refused by us, at this time, and why."""
+        since = self.loop.time() - RECENT
+        return [
+            f"{event} {whom}: {reason}"[:MAX_PROBLEM]
+            for (event, whom), (reason, when) in self.complaints.items()
+            if when > since
+        ][:MAX_PROBLEMS]
 
     def _stranger(self, identity: Identity) -> str | None:
         """Why this node does not belong to us, or None."""
@@ -581,15 +677,25 @@ class Server:
         """To a peer: the answer to its call, or a request. What cannot leave is lost; the core sends it
         again.
         """
-        self.sent += 1
         if call is not None:
             connection, method, sequence = call
-            connection.send(method.reply(sequence, message))
+            frame = method.reply(sequence, message)
+            connection.send(frame)
+            kind = message.__class__
+            if kind is Accepted and message.vote == Vote.REFUSED:
+                self.counts.refused("accept")
+            elif kind is Promise and message.verdict == Verdict.NACK:
+                self.counts.refused("prepare")
         elif peer in self.greeted:
+            method = REQUESTS[message.__class__]
             if self.encoded[0] is not message:
                 self.sequence = self.sequence + 1 & 0x7FFFFFFF
-                self.encoded = (message, REQUESTS[message.__class__].call(self.sequence, message))
-            self.links[peer].send(self.encoded[1])
+                self.encoded = (message, method.call(self.sequence, message))
+            frame = self.encoded[1]
+            self.links[peer].send(frame)
+        else:
+            return
+        self.counts.frame(self.counts.sent, peer, method.name, len(frame))
 
     # --------------------------------------------------------------------------- connections that others made
 
@@ -602,25 +708,30 @@ class Server:
         self.connections.discard(connection)
         self.processes.pop(connection, None)
         if isinstance(error, Malformed | TimeoutError):
-            log("hung-up", "warning", address=connection.peer, reason=error)
+            self.counts.refused("malformed" if isinstance(error, Malformed) else "slow_connection")
+            self.hung_up += 1
+            if self.hung_up <= MAX_HUNG_UP:
+                log("hung-up", "warning", address=connection.peer, reason=error)
 
     def _message(
         self, connection: Connection, kind: int, name: bytes, sequence: int, frame: bytes, offset: int
     ) -> None:
         """A call, of a client or of a peer."""
-        self.received += 1
         method = METHODS.get(name)
         if method is None or kind not in (CALL, ONEWAY):
+            self.counts.refused("unknown_method")
             self._reply(connection, unknown_method(name, sequence))
             return
+        self.counts.frame(self.counts.received, connection.user, method.name, len(frame))
         try:
             arguments = method.arguments(frame, offset)
         except Malformed as error:
+            self.counts.refused("malformed_call")
             self._reply(connection, method.fail(sequence, error))
             return
         handler = self.clients.get(name)
         if handler is not None:
-            handler((connection, method, sequence), arguments)
+            handler((connection, method, sequence, time.perf_counter()), arguments)
         elif name == b"hello":
             self._hello(connection, method, sequence, arguments[0])
         elif connection.user is None:
@@ -658,16 +769,21 @@ class Server:
         if callable(token):  # one of our own questions
             token(value)
             return
-        connection, method, sequence = token
+        connection, method, sequence, arrived = token
         if isinstance(value, Exception):
+            outcome = _failed(value)
             frame = method.fail(sequence, value)
         else:
+            outcome = OUTCOMES.get(value.outcome, "?") if value.__class__ is Result else "ok"
             if method.name == "open_session":
                 value = value.session
             frame = method.reply(sequence, value)
             if len(frame) > MAX_ANSWER:
                 frame = method.fail(sequence, Unknown(f"done, but the answer has {len(frame)} bytes"))
         connection.send(frame)
+        counts = self.counts
+        counts.answered(method.name, outcome, time.perf_counter() - arrived)
+        counts.frame(counts.sent, connection.user, method.name, len(frame))
 
     def _submit(self, token: Any, commands: list[Command], batch: bool = False) -> None:
         for index, command in enumerate(commands):
@@ -811,6 +927,7 @@ class Server:
                 life=self._who().life,
                 in_flight=core.in_flight,
                 state=self._state(),
+                problems=self._problems(),
             ),
         )
         self._wake()
@@ -828,11 +945,50 @@ class Server:
             "entries_applied": self.replica.entries_applied,
             "commands_applied": self.replica.commands_applied,
             "fsyncs": self.replica.frames,
-            "frames_received": self.received,
-            "frames_sent": self.sent,
+            **self.counts.totals(),
             "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1e6),
             "revocations": self.core.revocations if isinstance(self.core, Node) else 0,
         }
+
+    def _page(self) -> MetricsPage:
+        """The page for Prometheus."""
+        batches = Histogram()
+        batches.buckets = self.replica.batches
+        about = {
+            "node": str(self.identity.node), "cluster": self.identity.cluster, "version": VERSION,
+            "incarnation": str(self.identity.incarnation), "life": str(self.identity.life),
+        }  # fmt: skip
+
+        def now() -> dict[str, float]:
+            batches.total = self.replica.batched
+            return {**self._counters(), **self._gauges()}
+
+        return MetricsPage(Collector(self.counts, batches, now, about), self._state)
+
+    def _gauges(self) -> dict[str, float]:
+        core, replica = self.core, self.replica
+        return {
+            "ready": float(self._state() == "serving"),
+            "clock": core.clock,
+            "keys": self.store.size(),
+            "connected_peers": len(self.greeted),
+            "connections": len(self.connections),
+            "in_flight_entries": core.in_flight,
+            "pending_requests": replica.pending,
+            "queued_commands": replica.queued,
+            "waiting_reads": len(replica.reading),
+            "waiting_records": len(replica.records),
+            "waiting_messages": len(replica.after),
+            "journal_bytes": self.journal.bytes,
+            "uptime_seconds": self.loop.time() - self.started,
+        }
+
+
+def _failed(error: Exception) -> str:
+    """What the counters call this answer."""
+    if isinstance(error, NotDone):
+        return "refused" if error.permanent else "not_done"
+    return type(error).__name__.lower()
 
 
 class Checkpointer:
@@ -920,6 +1076,7 @@ class Checkpointer:
     def _made(self, manifest: Manifest, cut: Cut) -> None:
         server = self.server
         self.made_at = server.loop.time()
+        server.counts.checkpoint.add(int((self.made_at - self.began) * 1e6))
         server.journal.checkpointed(manifest)
         if isinstance(server.core, Node):
             server.core.checkpointed(cut)
@@ -1056,7 +1213,7 @@ async def serve_node(options: argparse.Namespace) -> None:
         settings.checkpoint_mb,
     )  # fmt: skip
     origin = f"{options.cluster}: nodes: host and port of node {options.id}"
-    await server.run(member.host, member.port, origin)
+    await server.run(member.host, member.port, origin, member.metrics_port)
 
 
 async def serve_standalone(options: argparse.Namespace) -> None:
@@ -1112,17 +1269,34 @@ def arguments() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="address with --standalone (default: %(default)s)",
     )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="lines of name=value, or of JSON objects (default: text)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        default="info",
+        help="the least important events that are logged (default: info)",
+    )
     return parser
 
 
 def main() -> int:
     options = arguments().parse_args()
+    log.node, log.as_json = options.id or 0, options.log_format == "json"
+    log.lowest = LEVELS.index(options.log_level)
     if options.cpu is not None:
         os.sched_setaffinity(0, {PROCESSORS[options.cpu % len(PROCESSORS)]})
     serve = serve_standalone if options.standalone else serve_node
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(options))
+    except Damaged as error:
+        print(f"server.py: {error}{REPAIR}", file=sys.stderr)
+        return EXIT_USAGE
     except (Usage, configuration.ClusterError, JournalError, OSError) as error:
         print(f"server.py: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -1130,4 +1304,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # The compiled one, where there is one: __main__ is always the text.
+    sys.exit(importlib.import_module("server").main())

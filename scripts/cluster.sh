@@ -9,6 +9,7 @@ usage: scripts/cluster.sh COMMAND [ID] [--cluster FILE] [--data DIR]
   start          start all nodes; returns when the cluster answers (the first start makes the data directories)
   stop           stop all nodes: they finish what they have begun
   restart        stop, then start
+  rolling        stop and start one node after the other, each when all others answer: nothing is interrupted
   status         what each node says of itself
   start ID       start one node, and wait until it answers
   stop ID        stop one node
@@ -144,6 +145,21 @@ start_all() {
     echo "${#ids[@]} nodes answer"
 }
 
+rolling() { # ID...: one after the other, each when all nodes take commands
+    local node
+    for node in "${ids[@]}"; do
+        [ -n "$(pid_of "$node")" ] || { echo "cluster.sh: node $node does not run; start it first" >&2; exit 1; }
+    done
+    for node in "$@"; do
+        await "${ids[@]}"
+        end TERM "$node"
+        launch "$node"
+        await "$node"
+        echo "node $node is back"
+    done
+    await "${ids[@]}"
+}
+
 one() { # the process id of the one node that a command is about
     [ -n "$id" ] || { echo "cluster.sh: $command needs a node's id (one of ${ids[*]})" >&2; exit 2; }
     local pid
@@ -156,6 +172,7 @@ case $command in
 start) if [ -n "$id" ]; then launch "$id" && await "$id"; else start_all; fi ;;
 stop) end TERM ${id:-"${ids[@]}"} ;;
 restart) end TERM ${id:-"${ids[@]}"} && if [ -n "$id" ]; then launch "$id" && await "$id"; else start_all; fi ;;
+rolling) rolling ${id:-"${ids[@]}"} ;;
 status) client status ;;
 kill) one >/dev/null && end KILL "$id" ;;
 pause) pid=$(one) && kill -STOP "$pid" ;;

@@ -73,7 +73,7 @@ def cluster_file(directory: Path, nodes: int = 5, name: str = "test", **settings
     return path
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In a child before its program starts: it is killed when the tests are, however they end."""
     PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -115,7 +115,7 @@ class Process:
         with self.log_path.open("ab") as log:
             self.child = subprocess.Popen(
                 [sys.executable, str(SERVER), *self.arguments, *more],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT, preexec_fn=_die_with_parent,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT, preexec_fn=die_with_parent,
             )  # fmt: skip
 
     @property
@@ -288,19 +288,26 @@ class RealCluster(Processes):
 class Load:
     """`client.py run` in the background: its exit code, summary and history.
 
-    target: --cluster FILE or --single HOST:PORT.
+    target: --cluster FILE or --single HOST:PORT. prefix: a command that runs it elsewhere.
     """
 
-    def __init__(self, target: Sequence[str | Path], csv: Path, *options: str, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        target: Sequence[str | Path],
+        csv: Path,
+        *options: str,
+        timeout: float = 60.0,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.out = csv.with_suffix(".out")
         self.history = csv.with_suffix(".history")
         self.csv = csv
         words = ["run", csv, *target, "--out", self.out, "--history", self.history]
         words += ["--timeout", str(timeout), *options]
         self.child = subprocess.Popen(
-            [sys.executable, str(CLIENT), *map(str, words)],
+            [*prefix, sys.executable, str(CLIENT), *map(str, words)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True, preexec_fn=_die_with_parent,
+            start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
 
     def __enter__(self) -> Self:

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 import scenario
 import test_acceptor as acceptors
+import test_more_scenarios as more_stories
 import test_node as nodes
 import test_scenarios as stories
 
@@ -221,7 +222,7 @@ RULES: dict[str, Rule] = {
         ("        elif message.ballot == proposer.ballot:\n", "        else:\n"),
     ),
     "a read waits until the frontiers have reached its timestamp": core(
-        stories.test_a_late_joiner_fetches_what_it_has_missed_and_takes_its_log_back,
+        more_stories.test_a_read_waits_for_its_own_nodes_log_too,
         ("while self.dated and self.dated[0][0] <= frontier:", "while self.dated:"),
     ),
     "a read's timestamp is the highest clock of a quorum": core(
@@ -293,3 +294,23 @@ def removed(name: str) -> Iterator[None]:
                 if module.__name__ == "multipaxos" and hasattr(tests, kind):
                     patch.setattr(tests, kind, getattr(module, kind))
         yield
+
+
+def table() -> str:
+    """The rules and their stories, as docs/protocol.md has them."""
+    lines = ["| rule | the test that fails without it |", "|---|---|"]
+    for name, rule in RULES.items():
+        file = f"tests/{rule.story.__module__}.py"
+        lines.append(f"| {name} | [`{rule.story.__name__}`](../{file}) |")
+    return "\n".join(lines)
+
+
+def documented(page: str) -> str:
+    """The page with the table as it should be."""
+    begin, end = page.index("-->", page.index("<!-- rules:")) + 3, page.index("<!-- end of rules")
+    return f"{page[:begin]}\n{table()}\n{page[end:]}"
+
+
+if __name__ == "__main__":
+    path = ROOT / "docs" / "protocol.md"
+    path.write_text(documented(path.read_text()))

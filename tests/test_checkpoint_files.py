@@ -1,7 +1,9 @@
 """Checkpoints: what recovery finds on top of one, whatever happened while it was made or taken."""
 
 import contextlib
+import errno
 import json
+import os
 import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +12,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from disk import Disk
+from disk import Disk, lost
 from pickledb import PickleDB
 
 from checkpoint import (
@@ -269,6 +271,31 @@ def test_a_manifest_says_all_it_knows_and_reads_it_back():
     for data in (b"", b"{}", b"[]", b"null", b"\xff", b'{"checkpoint": 3}', b"[" * 100_000):
         with pytest.raises(ValueError, match="is not what a manifest is"):
             read_manifest(data)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("operation", ["create", "pwrite", "fdatasync", "rename", "sync_directory"])
+def test_a_checkpoint_that_fails_leaves_the_one_before_and_the_next_one_succeeds(operation: str, error: int):
+    disk = Disk()
+    with serving(disk) as server:
+        server.put("a", "1")
+        server.roll()
+        server.checkpoint()
+        server.put("b", "2")
+        server.roll()
+        disk.fail_next(operation, error)
+        with pytest.raises(OSError, match=os.strerror(error)):
+            server.checkpoint()
+        server.checkpoints.making = None
+        if error == errno.ENOSPC and operation != "sync_directory":
+            assert not [name for name in names(disk) if ".new" in name]  # the room is needed
+        server.put("c", "3")
+        server.roll()
+        server.checkpoint()
+        server.put("d", "4")
+    disk.power_cut(lost)
+    assert content(disk) == {"a": "1", "b": "2", "c": "3", "d": "4"}
+    assert names(disk) == {"checkpoint-0000000001.json", "checkpoint-0000000003.json", MANIFEST}
 
 
 def test_closed_segments_that_are_damaged_make_no_checkpoint():

@@ -397,7 +397,7 @@ def test_a_node_that_was_down_for_long_takes_a_checkpoint_while_all_go_on_servin
     assert cluster.core(5).acceptors[1].base > before
     cluster.assert_equal()
     assert cluster.get(5, "key 9") == "value 49"
-    cluster.run_until(lambda: cluster.core(5).ready, within_s=3)
+    cluster.run_until(lambda: cluster.core(5).ready, within_s=5)
     answer = cluster.put(5, "x", "5")
     cluster.run_until(answer.answered, within_s=2)
     assert cluster.get(2, "x") == "5"

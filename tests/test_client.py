@@ -1,8 +1,13 @@
 """The client: its operations, without sockets; then both drivers and the command line, against fake nodes."""
 
 import asyncio
+import contextlib
 import json
+import signal
 import socket
+import textwrap
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -446,6 +451,71 @@ def test_a_scan_goes_on_over_all_pages(fakes: FakeCluster, kind: Any) -> None:
         client.put("other", "x")
         assert [item.value for item in client.scan("k")] == [str(i) for i in range(2500)]
         assert [item.key for item in client.scan("k", "k2497")] == ["k2498", "k2499"]
+        assert [item.key for item in client.scan("k", "k0997", 3)] == ["k0998", "k0999", "k1000"]
+        assert [item.value for item in client.scan("k", "", 1500)] == [str(i) for i in range(1500)]
+        assert len(list(client.scan("", "", 5000))) == 2501 and list(client.scan("k", "", 0)) == []
+
+
+class Interruption(BaseException):
+    pass
+
+
+def test_an_interrupted_command_loses_its_connection_and_holds_up_no_later_one(fakes: FakeCluster) -> None:
+    def interrupt(*_: object) -> None:
+        raise Interruption
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Client(fakes.cluster, timeout=60, attempt_timeout=60) as client:
+            client.put("a", "1")
+            for node in fakes.nodes:
+                node.script.append(IGNORE)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(Interruption):
+                client.put("a", "2")
+            assert fakes.nodes[2].accepted == 1 and client._open[2] is None
+            assert client._open[0] and client._open[1], "the others' connections are as good as ever"
+            for node in fakes.nodes:
+                node.script.clear()
+            client.put("a", "3")
+            assert client.calls._numbers is not None and not client.calls._numbers._open
+            assert client.get("a") == "3"
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_cancelled_command_holds_up_no_later_one(fakes: FakeCluster) -> None:
+    async def cancel() -> None:
+        async with AsyncClient(fakes.cluster, timeout=60, attempt_timeout=60) as client:
+            await client.put("a", "1")
+            for node in fakes.nodes:
+                node.script.append(IGNORE)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.put("a", "2"), 0.1)
+            assert client.calls._numbers is not None and not client.calls._numbers._open
+
+    asyncio.run(cancel())
+
+
+@both
+def test_an_answer_that_trickles_in_is_given_up_at_the_deadline(kind: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def trickle() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1000)
+                connection.sendall(b"\0\0\1\0\x80\1\0\2")
+                while True:
+                    connection.sendall(b"\0")
+                    time.sleep(0.05)
+
+        threading.Thread(target=trickle, daemon=True).start()
+        with kind(f"127.0.0.1:{listener.getsockname()[1]}", timeout=0.5, attempt_timeout=0.5) as client:
+            began = time.monotonic()
+            with pytest.raises(ClientError):
+                client.get("key")
+            assert time.monotonic() - began < 5  # (256 bytes take 12 s)
 
 
 @both
@@ -750,3 +820,16 @@ def test_a_server_that_speaks_something_else_is_told_from_a_node(tmp_path: Path)
             stranger.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             with stranger, pytest.raises(NotDoneError, match="makes no sense"):
                 client.run(client.calls.status(0))
+
+
+def test_the_readme_shows_a_program_that_works(
+    fakes: FakeCluster, shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(command_line.__file__).parent / "README.md").read_text()
+    program = next(part for part in text.split("```python\n")[1:] if "import Client" in part).split("```", 1)[
+        0
+    ]
+    monkeypatch.chdir(tmp_path)
+    exec(textwrap.dedent(program), {})
+    assert shell("get", "colour")[1:] == ("blue\n", "")
+    assert shell("get", "visits")[1:] == ("1\n", "")

@@ -1,6 +1,8 @@
 """cluster.json: what is read from it, and that whatever is wrong in it is said in one line."""
 
 import json
+import os
+import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processes import CLIENT, SCRIPTS, SERVER, finish
 
-from cluster import AcceptorFailures, Cluster, ClusterError, Member, Tls, load
+from cluster import AcceptorFailures, Cluster, ClusterError, Member, Ssh, Tls, load
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a slow machine is no bug
 
@@ -46,12 +49,13 @@ def test_settings_that_are_left_out_have_defaults(tmp_path: Path) -> None:
     cluster = read(tmp_path, document())
     assert cluster.acceptor_failures == AcceptorFailures(0, 0, 0)
     assert (cluster.revoke_after_s, cluster.fsync, cluster.request_timeout_s) == (0.5, True, 10)
-    assert (cluster.tls, cluster.data) == (None, "data")
+    assert (cluster.tls, cluster.data, cluster.ssh) == (None, "data", Ssh())
 
 
 def test_every_setting_is_read(tmp_path: Path) -> None:
-    ssh = {"ssh_user": "paxos", "ssh_port": 2222, "directory": "/srv/kv", "python": "python3.11"}
-    content = document_with(0, **ssh) | {
+    ssh = {"ssh_host": "n1", "ssh_user": "paxos", "ssh_port": 2222, "directory": "/srv/kv"}
+    content = document_with(0, **ssh, python="python3.11", metrics_port=9001) | {
+        "ssh": {"user": "me", "port": 22, "key": "~/.ssh/key", "directory": "kv", "python": "python3"},
         "revoke_after_s": 1,
         "acceptor_failures": {"probability": 0.05, "silence_s": 1, "every_s": 5},
         "fsync": False,
@@ -60,7 +64,11 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         "data": "elsewhere",
     }
     cluster = read(tmp_path, content)
-    assert cluster.nodes[0] == Member(1, "10.0.0.1", 7001, "paxos", 2222, "/srv/kv", "python3.11")
+    assert cluster.nodes[0] == Member(
+        1, "10.0.0.1", 7001, ssh_host="n1", ssh_user="paxos", ssh_port=2222, directory="/srv/kv",
+        python="python3.11", metrics_port=9001,
+    )  # fmt: skip
+    assert cluster.ssh == Ssh("me", 22, "~/.ssh/key", "kv", "python3")
     assert cluster.acceptor_failures == AcceptorFailures(0.05, 1, 5)
     assert (cluster.revoke_after_s, cluster.fsync, cluster.request_timeout_s) == (1.0, False, 2.5)
     assert isinstance(cluster.revoke_after_s, float)
@@ -204,6 +212,22 @@ WRONG: dict[str, tuple[Any, str]] = {
         ),
         "nodes[1].port: 7001 at ::1 is the port of nodes[0] already",
     ),
+    "metrics port 0": (
+        document_with(2, metrics_port=0),
+        "nodes[2].metrics_port: 0 is not a port (1 to 65535)",
+    ),
+    "metrics port is its port": (
+        document_with(2, metrics_port=7003),
+        "nodes[2].metrics_port: 7003 at 10.0.0.1 is the port of nodes[2] already",
+    ),
+    "metrics port is another's port": (
+        document_with(2, metrics_port=7001),
+        "nodes[2].metrics_port: 7001 at 10.0.0.1 is the port of nodes[0] already",
+    ),
+    "port is another's metrics port": (
+        document_with(0, metrics_port=7003),
+        "nodes[2].port: 7003 at 10.0.0.1 is the port of nodes[0] already",
+    ),
     "host a number": (document_with(0, host=10), "nodes[0].host: 10 is not a host name or IP address"),
     "host empty": (document_with(0, host=""), 'nodes[0].host: "" is not a host name'),
     "host with port": (document_with(0, host="h:7001"), 'nodes[0].host: "h:7001" is not a host name'),
@@ -219,6 +243,15 @@ WRONG: dict[str, tuple[Any, str]] = {
     "host everywhere, IPv6": (document_with(0, host="::"), "is no address at which"),
     "ssh user an option": (document_with(0, ssh_user="-x"), "nodes[0].ssh_user: "),
     "directory a number": (document_with(0, directory=1), "nodes[0].directory: 1 is not a text"),
+    "ssh host a path": (document_with(0, ssh_host="a/b"), 'nodes[0].ssh_host: "a/b" is not a host name'),
+    "python an option": (document_with(0, python="-c"), "nodes[0].python: \"-c\" begins with '-'"),
+    "directory an option": (document_with(0, directory="-r"), "nodes[0].directory: \"-r\" begins with '-'"),
+    "ssh a text": (document(ssh="root"), 'ssh: "root" is not an object'),
+    "ssh unknown": (document(ssh={"username": "a"}), 'ssh.username: "a" is in no known field (known: user,'),
+    "ssh port for all": (document(ssh={"port": 0}), "ssh.port: 0 is not a port (1 to 65535)"),
+    "ssh key an option": (document(ssh={"key": "-oX"}), "ssh.key: \"-oX\" begins with '-'"),
+    "ssh user for all": (document(ssh={"user": "a b"}), 'ssh.user: "a b" is not a name'),
+    "ssh directory with newline": (document(ssh={"directory": "a\nb"}), "ssh.directory: "),
     "python null": (document_with(0, python=None), "nodes[0].python: null is not a text"),
     # the settings
     "revoke_after_s true": (
@@ -260,6 +293,38 @@ def test_what_is_wrong_is_said_in_one_short_line_that_names_file_and_field(
     assert reason in message
     assert message.isprintable()
     assert len(message) - len(str(tmp_path)) < 300
+
+
+KINDS = (
+    "byte-order mark", "UTF-16", "empty file", "not JSON", "cut short", "duplicate key", "NaN", "a list",
+    "unknown field", "no name", "no nodes", "two nodes", "unknown field of a node", "no port", "id 0",
+    "duplicate id", "port 70000", "duplicate address", "host with port", "host everywhere", "probability 2",
+    "always silent", "tls in part", "ssh unknown", "fsync a text",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_program_refuses_a_wrong_file_with_exit_code_2_and_that_one_line(
+    tmp_path: Path, kind: str
+) -> None:
+    """And makes nothing. (An id that the file lacks, and another cluster's file: see test_server.py.)"""
+    content, reason = WRONG[kind]
+    file = tmp_path / "cluster.json"
+    file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    programs: tuple[list[str | Path], ...] = (
+        [sys.executable, SERVER, "--id", "1", "--init", "--data", tmp_path / "data"],
+        [sys.executable, CLIENT, "put", "key", "value"],
+        [SCRIPTS / "cluster.sh", "start", "--data", tmp_path / "data"],
+        [SCRIPTS / "launch.sh", "up"],
+    )
+    environment = {**os.environ, "PYTHON": sys.executable}
+    for number in (0, 1 + KINDS.index(kind) % 3):  # the server, and one of the others in turn
+        done = finish([*programs[number], "--cluster", file], env=environment)
+        assert done.returncode == 2 and not done.stdout
+        lines = done.stderr.splitlines()
+        assert len(lines) == 1 and f"{file}: " in lines[0] and reason in lines[0], done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["cluster.json"]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -792,7 +792,6 @@ def test_a_disk_that_is_full_refuses_the_frame_that_does_not_fit_and_takes_it_wh
     disk.fail_next(operation, error)
     journal.prepare()  # notices it, long before the segment is full
     journal.write(frames[1])
-    journal.maintain()
     assert journal.full is not None
     disk.fail_next(operation, error)
     journal.maintain()
@@ -1074,6 +1073,7 @@ def large_journal() -> tuple[Disk, Path]:
     return disk, path
 
 
+@pytest.mark.slow
 def test_no_truncation_of_a_journal_of_64_kib_is_accepted():
     disk, path = large_journal()
     whole = disk.read(path)

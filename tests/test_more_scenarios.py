@@ -240,6 +240,33 @@ def test_a_read_does_not_count_the_answers_to_a_round_of_an_earlier_life() -> No
     assert second.text == "new"
 
 
+def test_a_read_wakes_no_more_nodes_than_it_must() -> None:
+    """Where all is chosen but the last write, its proposer and one more are enough."""
+    cluster = Cluster()
+    for owner in (2, 3, 4):
+        cluster.run_until(cluster.put(owner, "x", str(owner)).answered, within_s=2)
+        before = len([m for peer in range(2, 6) for m in cluster.sent_messages(Barrier, 1, peer)])
+        read = cluster.read(1, "x")
+        cluster.run_until(read.answered, within_s=0.01)
+        assert read.text == str(owner)
+        asked = [m for peer in range(2, 6) for m in cluster.sent_messages(Barrier, 1, peer)]
+        assert len(asked) - before == 2
+
+
+def test_a_read_asks_the_others_at_once_where_a_quorum_does_not_know_enough() -> None:
+    cluster = Cluster()
+    cluster.drop(Accepted)
+    writes = [cluster.put(owner, "x", str(owner)) for owner in (2, 3, 4)]
+    cluster.run(0.005)
+    read = cluster.read(1, "x")
+    cluster.run_until(
+        lambda: all(cluster.sent_messages(Barrier, 1, peer) for peer in range(2, 6)), within_s=0.04
+    )
+    cluster.heal()
+    cluster.run_until(read.answered, within_s=2)
+    cluster.run_until(lambda: all(write.answered() for write in writes), within_s=2)
+
+
 def test_a_read_goes_by_the_highest_clock_of_those_that_it_asked() -> None:
     """Of 1, 2 and 5, only 2 has seen the write."""
     cluster = Cluster()

@@ -16,7 +16,9 @@ MAX_LINE = 110
 PRAGMA = re.compile(r"\s*# (?:type: ignore|noqa|fmt:).*")  # for tools, who want it on the same line
 
 PYTHON = sorted(
-    path for pattern in ("*.py", "scripts/*.py", "tests/*.py") for path in PROJECT.glob(pattern)
+    path
+    for pattern in ("*.py", "scripts/*.py", "tests/*.py", "examples/*/*.py")
+    for path in PROJECT.glob(pattern)
 )  # gen-py is not ours to format
 TEXTS = sorted(
     {
@@ -69,11 +71,25 @@ OWN = {
     "checkpoint": {"interface", "journal", "multipaxos", "replica", "store"},
     "rpc": {"interface"},
     "replica": {"interface", "multipaxos", "store"},
-    "server": {"checkpoint", "cluster", "interface", "journal", "multipaxos", "replica", "rpc", "store"},
+    "compiled": set(),
+    "metrics": set(),
+    "server": {
+        "checkpoint",
+        "cluster",
+        "compiled",
+        "interface",
+        "journal",
+        "metrics",
+        "multipaxos",
+        "replica",
+        "rpc",
+        "store",
+    },
     "failover": {"interface", "rpc"},
     "drivers": {"cluster", "failover", "interface", "rpc"},
     "workload": {"cluster", "drivers", "failover", "interface"},
-    "client": {"cluster", "drivers", "failover", "interface", "workload"},
+    "monitor": {"cluster", "drivers", "failover", "interface"},
+    "client": {"cluster", "compiled", "drivers", "failover", "interface", "monitor", "workload"},
 }
 FOREIGN = {
     "interface": {"kvstore", "thrift"},
@@ -84,6 +100,8 @@ FOREIGN = {
     "failover": {"thrift"},
     "workload": {"uvloop"},
     "client": {"rich"},
+    "metrics": {"prometheus_client"},
+    "monitor": {"rich"},
 }
 # What makes a module impure: the outside world, time and randomness of their own.
 IMPURE = {

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import CLIENT, DEADLINE_S, SCRIPTS, RealCluster, cluster_file, eventually, finish
+from processes import (
+    CLIENT,
+    DEADLINE_S,
+    SCRIPTS,
+    Load,
+    RealCluster,
+    cluster_file,
+    contended,
+    eventually,
+    finish,
+)
 
 from cluster import load
 from drivers import Client
@@ -89,7 +99,7 @@ def test_the_cluster_starts_answers_keeps_its_data_over_a_restart_and_stops(cont
     with controlled.client() as client:
         client.put("key", "value")
     status = controlled.succeed("status")
-    assert len(re.findall(r"^node \d \(127\.0\.0\.1:\d+\) +yes ", status, re.MULTILINE)) == 3
+    assert len(re.findall(r"^node \d \(127\.0\.0\.1:\d+\) +serving ", status, re.MULTILINE)) == 3
 
     first = [controlled.pid(node) for node in (1, 2, 3)]
     assert controlled.succeed("start").count("runs already") == 3
@@ -140,6 +150,24 @@ def test_one_node_is_stopped_killed_started_paused_and_resumed(controlled: Contr
         controlled.succeed("pause", 1)
         controlled.succeed("stop")  # a paused node too
         assert not processes_with(controlled.file)
+
+
+@pytest.mark.slow
+def test_a_rolling_restart_renews_every_node_and_fails_no_operation(controlled: Controlled) -> None:
+    controlled.succeed("start")
+    before = {controlled.pid(node) for node in (1, 2, 3)}
+    csv = contended(controlled.file.parent / "load.csv", 3000, 30, seed=11)
+    with Load(["--cluster", controlled.file], csv) as load:
+        began = time.monotonic_ns()
+        assert controlled.succeed("rolling").count("is back") == 3
+        load.expect_success()
+    assert any(operation.call > began for operation in load.operations())
+    assert not before & {controlled.pid(node) for node in (1, 2, 3)}
+
+    controlled.succeed("kill", 2)
+    survivors = [controlled.pid(node) for node in (1, 3)]
+    assert "node 2 does not run; start it first" in controlled.fail(1, "rolling")
+    assert [controlled.pid(node) for node in (1, 3)] == survivors, "no majority was put at risk"
 
 
 @pytest.mark.slow
@@ -205,7 +233,7 @@ def test_an_option_without_its_value_is_told() -> None:
 def test_help_is_on_stdout() -> None:
     done = finish([CLUSTER, "--help"])
     assert done.returncode == 0 and "usage: scripts/cluster.sh" in done.stdout
-    for command in ("start", "stop", "status", "restart", "kill ID", "pause ID", "resume ID"):
+    for command in ("start", "stop", "status", "restart", "rolling", "kill ID", "pause ID", "resume ID"):
         assert command in done.stdout
 
 

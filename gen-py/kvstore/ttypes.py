@@ -1312,6 +1312,7 @@ class Status(object):
      - life: How often the node was started with this disk.
      - in_flight: Entries of its own log that are not chosen yet.
      - state: serving, starting, rejoining, stopping, or disk-full.
+     - problems: Who refuses this node, or is refused by it, and why: at this time, a line for each.
 
     """
 
@@ -1337,10 +1338,11 @@ class Status(object):
         'life',
         'in_flight',
         'state',
+        'problems',
     )
 
 
-    def __init__(self, node=None, cluster=None, version=None, ready=None, clock=None, applied=None, keys=None, digest=None, logs=None, connected=None, pending=None, journal_bytes=None, memory_bytes=None, uptime_s=None, counters=None, hash=None, checkpoint_age_s=None, incarnation=None, life=None, in_flight=None, state=None,):
+    def __init__(self, node=None, cluster=None, version=None, ready=None, clock=None, applied=None, keys=None, digest=None, logs=None, connected=None, pending=None, journal_bytes=None, memory_bytes=None, uptime_s=None, counters=None, hash=None, checkpoint_age_s=None, incarnation=None, life=None, in_flight=None, state=None, problems=None,):
         super(Status, self).__setattr__('node', node)
         super(Status, self).__setattr__('cluster', cluster)
         super(Status, self).__setattr__('version', version)
@@ -1362,6 +1364,7 @@ class Status(object):
         super(Status, self).__setattr__('life', life)
         super(Status, self).__setattr__('in_flight', in_flight)
         super(Status, self).__setattr__('state', state)
+        super(Status, self).__setattr__('problems', problems)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -1370,7 +1373,7 @@ class Status(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.node, self.cluster, self.version, self.ready, self.clock, self.applied, self.keys, self.digest, self.logs, self.connected, self.pending, self.journal_bytes, self.memory_bytes, self.uptime_s, self.counters, self.hash, self.checkpoint_age_s, self.incarnation, self.life, self.in_flight, self.state, ))
+        return hash(self.__class__) ^ hash((self.node, self.cluster, self.version, self.ready, self.clock, self.applied, self.keys, self.digest, self.logs, self.connected, self.pending, self.journal_bytes, self.memory_bytes, self.uptime_s, self.counters, self.hash, self.checkpoint_age_s, self.incarnation, self.life, self.in_flight, self.state, self.problems, ))
 
     @classmethod
     def read(cls, iprot):
@@ -1398,6 +1401,7 @@ class Status(object):
         life = None
         in_flight = None
         state = None
+        problems = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -1523,6 +1527,16 @@ class Status(object):
                     state = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
                 else:
                     iprot.skip(ftype)
+            elif fid == 22:
+                if ftype == TType.LIST:
+                    problems = []
+                    (_etype29, _size26) = iprot.readListBegin()
+                    for _i30 in range(_size26):
+                        _elem31 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                        problems.append(_elem31)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -1549,6 +1563,7 @@ class Status(object):
             life=life,
             in_flight=in_flight,
             state=state,
+            problems=problems,
         )
 
     def write(self, oprot):
@@ -1591,15 +1606,15 @@ class Status(object):
         if self.logs is not None:
             oprot.writeFieldBegin('logs', TType.LIST, 9)
             oprot.writeListBegin(TType.STRUCT, len(self.logs))
-            for iter26 in self.logs:
-                iter26.write(oprot)
+            for iter32 in self.logs:
+                iter32.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.connected is not None:
             oprot.writeFieldBegin('connected', TType.LIST, 10)
             oprot.writeListBegin(TType.I32, len(self.connected))
-            for iter27 in self.connected:
-                oprot.writeI32(iter27)
+            for iter33 in self.connected:
+                oprot.writeI32(iter33)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.pending is not None:
@@ -1621,9 +1636,9 @@ class Status(object):
         if self.counters is not None:
             oprot.writeFieldBegin('counters', TType.MAP, 15)
             oprot.writeMapBegin(TType.STRING, TType.I64, len(self.counters))
-            for kiter28, viter29 in self.counters.items():
-                oprot.writeString(kiter28.encode('utf-8') if sys.version_info[0] == 2 else kiter28)
-                oprot.writeI64(viter29)
+            for kiter34, viter35 in self.counters.items():
+                oprot.writeString(kiter34.encode('utf-8') if sys.version_info[0] == 2 else kiter34)
+                oprot.writeI64(viter35)
             oprot.writeMapEnd()
             oprot.writeFieldEnd()
         if self.hash is not None:
@@ -1649,6 +1664,13 @@ class Status(object):
         if self.state is not None:
             oprot.writeFieldBegin('state', TType.STRING, 21)
             oprot.writeString(self.state.encode('utf-8') if sys.version_info[0] == 2 else self.state)
+            oprot.writeFieldEnd()
+        if self.problems is not None:
+            oprot.writeFieldBegin('problems', TType.LIST, 22)
+            oprot.writeListBegin(TType.STRING, len(self.problems))
+            for iter36 in self.problems:
+                oprot.writeString(iter36.encode('utf-8') if sys.version_info[0] == 2 else iter36)
+            oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -2255,10 +2277,10 @@ class Batch(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     commands = []
-                    (_etype33, _size30) = iprot.readListBegin()
-                    for _i34 in range(_size30):
-                        _elem35 = Command.read(iprot)
-                        commands.append(_elem35)
+                    (_etype40, _size37) = iprot.readListBegin()
+                    for _i41 in range(_size37):
+                        _elem42 = Command.read(iprot)
+                        commands.append(_elem42)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2278,8 +2300,8 @@ class Batch(object):
         if self.commands is not None:
             oprot.writeFieldBegin('commands', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.commands))
-            for iter36 in self.commands:
-                iter36.write(oprot)
+            for iter43 in self.commands:
+                iter43.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -2655,10 +2677,10 @@ class Promise(object):
             elif fid == 7:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype40, _size37) = iprot.readListBegin()
-                    for _i41 in range(_size37):
-                        _elem42 = Entry.read(iprot)
-                        entries.append(_elem42)
+                    (_etype47, _size44) = iprot.readListBegin()
+                    for _i48 in range(_size44):
+                        _elem49 = Entry.read(iprot)
+                        entries.append(_elem49)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2714,8 +2736,8 @@ class Promise(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 7)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter43 in self.entries:
-                iter43.write(oprot)
+            for iter50 in self.entries:
+                iter50.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -2821,10 +2843,10 @@ class Accept(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype47, _size44) = iprot.readListBegin()
-                    for _i48 in range(_size44):
-                        _elem49 = Entry.read(iprot)
-                        entries.append(_elem49)
+                    (_etype54, _size51) = iprot.readListBegin()
+                    for _i55 in range(_size51):
+                        _elem56 = Entry.read(iprot)
+                        entries.append(_elem56)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2871,8 +2893,8 @@ class Accept(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter50 in self.entries:
-                iter50.write(oprot)
+            for iter57 in self.entries:
+                iter57.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.sync is not None:
@@ -3121,20 +3143,20 @@ class Learn(object):
             elif fid == 2:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype54, _size51) = iprot.readListBegin()
-                    for _i55 in range(_size51):
-                        _elem56 = Fact.read(iprot)
-                        facts.append(_elem56)
+                    (_etype61, _size58) = iprot.readListBegin()
+                    for _i62 in range(_size58):
+                        _elem63 = Fact.read(iprot)
+                        facts.append(_elem63)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 3:
                 if ftype == TType.LIST:
                     held = []
-                    (_etype60, _size57) = iprot.readListBegin()
-                    for _i61 in range(_size57):
-                        _elem62 = iprot.readI64()
-                        held.append(_elem62)
+                    (_etype67, _size64) = iprot.readListBegin()
+                    for _i68 in range(_size64):
+                        _elem69 = iprot.readI64()
+                        held.append(_elem69)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3172,15 +3194,15 @@ class Learn(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 2)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter63 in self.facts:
-                iter63.write(oprot)
+            for iter70 in self.facts:
+                iter70.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.held is not None:
             oprot.writeFieldBegin('held', TType.LIST, 3)
             oprot.writeListBegin(TType.I64, len(self.held))
-            for iter64 in self.held:
-                oprot.writeI64(iter64)
+            for iter71 in self.held:
+                oprot.writeI64(iter71)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.applied is not None:
@@ -3378,10 +3400,10 @@ class Fetched(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype68, _size65) = iprot.readListBegin()
-                    for _i69 in range(_size65):
-                        _elem70 = Entry.read(iprot)
-                        entries.append(_elem70)
+                    (_etype75, _size72) = iprot.readListBegin()
+                    for _i76 in range(_size72):
+                        _elem77 = Entry.read(iprot)
+                        entries.append(_elem77)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3423,8 +3445,8 @@ class Fetched(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter71 in self.entries:
-                iter71.write(oprot)
+            for iter78 in self.entries:
+                iter78.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.evidence is not None:
@@ -3764,10 +3786,10 @@ class Rejoined(object):
             elif fid == 8:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype75, _size72) = iprot.readListBegin()
-                    for _i76 in range(_size72):
-                        _elem77 = Entry.read(iprot)
-                        entries.append(_elem77)
+                    (_etype82, _size79) = iprot.readListBegin()
+                    for _i83 in range(_size79):
+                        _elem84 = Entry.read(iprot)
+                        entries.append(_elem84)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3834,8 +3856,8 @@ class Rejoined(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 8)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter78 in self.entries:
-                iter78.write(oprot)
+            for iter85 in self.entries:
+                iter85.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -3975,7 +3997,8 @@ class Reading(object):
     Attributes:
      - round: As in the Barrier.
      - clock: The node's clock.
-     - facts: What the node knows of its own log; in answer to round 0, of all logs.
+     - facts: What the node knows of its own log, and of those that it knows to have reached the asker's clock; in answer to
+    round 0, of all logs.
 
     """
 
@@ -4025,10 +4048,10 @@ class Reading(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype82, _size79) = iprot.readListBegin()
-                    for _i83 in range(_size79):
-                        _elem84 = Fact.read(iprot)
-                        facts.append(_elem84)
+                    (_etype89, _size86) = iprot.readListBegin()
+                    for _i90 in range(_size86):
+                        _elem91 = Fact.read(iprot)
+                        facts.append(_elem91)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4058,8 +4081,8 @@ class Reading(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter85 in self.facts:
-                iter85.write(oprot)
+            for iter92 in self.facts:
+                iter92.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -4389,10 +4412,10 @@ class Held(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype89, _size86) = iprot.readListBegin()
-                    for _i90 in range(_size86):
-                        _elem91 = Entry.read(iprot)
-                        entries.append(_elem91)
+                    (_etype96, _size93) = iprot.readListBegin()
+                    for _i97 in range(_size93):
+                        _elem98 = Entry.read(iprot)
+                        entries.append(_elem98)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4427,8 +4450,8 @@ class Held(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter92 in self.entries:
-                iter92.write(oprot)
+            for iter99 in self.entries:
+                iter99.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -4940,10 +4963,10 @@ class Frame(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     records = []
-                    (_etype96, _size93) = iprot.readListBegin()
-                    for _i97 in range(_size93):
-                        _elem98 = Record.read(iprot)
-                        records.append(_elem98)
+                    (_etype103, _size100) = iprot.readListBegin()
+                    for _i104 in range(_size100):
+                        _elem105 = Record.read(iprot)
+                        records.append(_elem105)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4963,8 +4986,8 @@ class Frame(object):
         if self.records is not None:
             oprot.writeFieldBegin('records', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.records))
-            for iter99 in self.records:
-                iter99.write(oprot)
+            for iter106 in self.records:
+                iter106.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -5086,6 +5109,7 @@ Status.thrift_spec = (
     (19, TType.I64, 'life', None, None, ),  # 19
     (20, TType.I64, 'in_flight', None, None, ),  # 20
     (21, TType.STRING, 'state', 'UTF8', None, ),  # 21
+    (22, TType.LIST, 'problems', (TType.STRING, 'UTF8', False), None, ),  # 22
 )
 all_structs.append(NotDone)
 NotDone.thrift_spec = (

@@ -1,0 +1,55 @@
+"""The compiled modules (scripts/setup.sh --fast) do what their text says, and only as long as it says so."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import compiled
+
+ROOT = Path(__file__).resolve().parent.parent
+built = pytest.mark.skipif(
+    not compiled.directory().exists(), reason="nothing is compiled (scripts/setup.sh --fast does it)"
+)
+
+
+def test_compiled_modules_belong_to_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in compiled.MODULES:
+        shutil.copy(ROOT / f"{module}.py", tmp_path)
+    monkeypatch.setattr(compiled, "PROJECT", tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("MULTIPAXOS_PLAIN", raising=False)
+    assert not compiled.use()
+    before = compiled.directory()
+    before.mkdir(parents=True)
+    assert compiled.use()
+    assert sys.path[0] == str(before)
+    monkeypatch.setenv("MULTIPAXOS_PLAIN", "1")
+    assert not compiled.use()
+    monkeypatch.delenv("MULTIPAXOS_PLAIN")
+    for module in compiled.MODULES:
+        text = tmp_path / f"{module}.py"
+        text.write_text(text.read_text() + "\n")
+        assert not compiled.use(), f"{module}.py has changed"
+
+
+@built
+@pytest.mark.slow
+def test_the_compiled_core_does_the_same_event_for_event() -> None:
+    # (The simulator derives classes from those of store and journal, which only the plain ones allow.)
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:2]; import multipaxos; sys.path[:0] = sys.argv[2:]; "
+        "from simulator import PROFILES, Simulation; print(multipaxos.__file__.endswith('.py'), "
+        "[Simulation(2, profile).run().trace_hash for profile in PROFILES.values()])"
+    )
+    answers = []
+    for first in (ROOT, compiled.directory()):
+        command = [sys.executable, "-c", code, str(first), str(ROOT), str(ROOT / "tests")]
+        done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), timeout=300)
+        assert done.returncode == 0, done.stderr
+        answers.append(done.stdout.split(" ", 1))
+    assert [answer[0] for answer in answers] == ["True", "False"]
+    assert answers[0][1] == answers[1][1]
