@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import uvloop
 from thrift.Thrift import TApplicationException
@@ -396,7 +396,7 @@ class Server:
             raise Usage(f"{origin}: {host}:{wanted}: {reason}") from error
         log("listening", address=f"{host}:{port}", metrics=metrics_port, pid=os.getpid(), version=VERSION,
             text=TEXT)  # fmt: skip
-        sockets: Any = listener.sockets  # (uvloop has a list of them, asyncio a tuple)
+        sockets = cast(Any, listener).sockets  # (uvloop has a list of them, asyncio a tuple)
         if not ipaddress.ip_address(sockets[0].getsockname()[0]).is_loopback:
             log("reachable", "warning", address=f"{host}:{port}", tls="on" if self.accept_tls else "off",
                 reason="not a loopback address: whoever can connect can read and write")  # fmt: skip
