@@ -12,13 +12,14 @@ OpenSSH's server; `missing()` says what is not there.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,6 +32,7 @@ SWITCH = "switch"
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 PREFIX = "10.0.0."  # as in docs/operations.md: its commands are run here as they stand
 LOG_LINES = 20
+CLONE_NEWNET = 0x40000000
 
 SSHD_CONFIG = """\
 ListenAddress {address}
@@ -70,11 +72,20 @@ def missing() -> str | None:
     return None
 
 
+def enter(namespace: int) -> None:
+    """Move this thread to another network namespace (setns(2), which Python has from 3.12 on)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
 class Network:
     """The six machines and the switch; all are gone when the block is left."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, ssh: bool = True) -> None:
+        """ssh=False: without keys and sshds."""
         self.directory = directory
+        self.ssh = ssh
         self.ssh_config = directory / "ssh_config"
         self.servers: list[subprocess.Popen[bytes]] = []
         self.names = {which: f"kv{os.getpid()}-{which}" for which in (*HOSTS, CLIENT, SWITCH)}
@@ -82,12 +93,8 @@ class Network:
     def __enter__(self) -> Self:
         try:
             self._connect()
-            self._keys()
-            for number in HOSTS:
-                self._start_sshd(number)
-            for number in HOSTS:
-                ssh = ["ssh", "-F", self.ssh_config, self.address(number), "true"]
-                eventually(lambda ssh=ssh: self.finish(CLIENT, ssh).returncode == 0, f"sshd {number} answers")
+            if self.ssh:
+                self._serve_ssh()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -135,6 +142,14 @@ class Network:
         (self.directory / "known_hosts").write_text(f"{PREFIX}* {host_key}")
         self.ssh_config.write_text(SSH_CONFIG.format(directory=self.directory))
 
+    def _serve_ssh(self) -> None:
+        self._keys()
+        for number in HOSTS:
+            self._start_sshd(number)
+        for number in HOSTS:
+            ssh = ["ssh", "-F", self.ssh_config, self.address(number), "true"]
+            eventually(lambda ssh=ssh: self.finish(CLIENT, ssh).returncode == 0, f"sshd {number} answers")
+
     def _start_sshd(self, number: int) -> None:
         config = self.directory / f"sshd-{number}.conf"
         config.write_text(SSHD_CONFIG.format(address=self.address(number), directory=self.directory))
@@ -175,16 +190,34 @@ class Network:
     @contextlib.contextmanager
     def cut_off(self, number: int) -> Iterator[None]:
         """Blackhole routes, from this machine to all others and back, as long as the block lasts."""
-        others = [other for other in (*HOSTS, CLIENT) if other != number]
-        for other in others:
-            self._ip(other, "route", "add", "blackhole", self.address(number))
-            self._ip(number, "route", "add", "blackhole", self.address(other))
+        with self.parted({number}, {*HOSTS, CLIENT} - {number}):
+            yield
+
+    @contextlib.contextmanager
+    def parted(self, some: Collection[int], others: Collection[int]) -> Iterator[None]:
+        """No packet passes between some machines and others, as long as the block lasts."""
+        routes = [(one, other) for one in some for other in others]
+        routes += [(other, one) for one, other in routes]
+        for here, there in routes:
+            self._ip(here, "route", "add", "blackhole", self.address(there))
         try:
             yield
         finally:
-            for other in others:
-                self._ip(other, "route", "del", "blackhole", self.address(number))
-                self._ip(number, "route", "del", "blackhole", self.address(other))
+            for here, there in routes:
+                self._ip(here, "route", "del", "blackhole", self.address(there))
+
+    @contextlib.contextmanager
+    def inside(self, number: int) -> Iterator[None]:
+        """This thread, and what it starts, is on that machine, as long as the block lasts."""
+        here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        there = os.open(f"/run/netns/{self.names[number]}", os.O_RDONLY)
+        try:
+            enter(there)
+            yield
+        finally:
+            enter(here)
+            os.close(here)
+            os.close(there)
 
     def cluster_file(self, directory: Path, **settings: Any) -> Path:
         """A cluster of the five hosts, each with a directory of its own. `n3={...}`: fields of node 3."""

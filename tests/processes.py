@@ -103,8 +103,12 @@ def finish(command: Sequence[str | Path], within_s: float = DEADLINE_S, **option
 class Process:
     """One server, whatever its arguments; its output goes to a file."""
 
-    def __init__(self, name: str, arguments: Sequence[str | Path], log: Path) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str | Path], log: Path, prefix: Sequence[str] = ()
+    ) -> None:
+        """prefix: a command that becomes the one that follows it, elsewhere."""
         self.name = name
+        self.prefix = prefix
         self.arguments = [str(word) for word in arguments]
         self.log_path = log
         self.child: subprocess.Popen[bytes] | None = None
@@ -114,7 +118,7 @@ class Process:
         assert not self.running, f"{self.name} runs already"
         with self.log_path.open("ab") as log:
             self.child = subprocess.Popen(
-                [sys.executable, str(SERVER), *self.arguments, *more],
+                [*self.prefix, sys.executable, str(SERVER), *self.arguments, *more],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT, preexec_fn=die_with_parent,
             )  # fmt: skip
 
@@ -182,10 +186,20 @@ class Processes:
 class RealCluster(Processes):
     """Some nodes of server.py, all of them started and ready when the block begins."""
 
-    def __init__(self, directory: Path, nodes: int = 5, name: str = "test", **settings: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        nodes: int = 5,
+        name: str = "test",
+        file: Path | None = None,
+        where: Callable[[int], Sequence[str]] = lambda node: (),
+        **settings: Any,
+    ) -> None:
+        """file: a cluster.json that is there already. where: what each node's command begins with."""
         super().__init__()
         self.directory = directory
-        self.file = cluster_file(directory, nodes, name, **settings)
+        self.file = file or cluster_file(directory, nodes, name, **settings)
+        self.where = where
         self.data = directory / "data"
         self.settings: Cluster = load(self.file)
         self.ids = [member.id for member in self.settings.nodes]
@@ -194,7 +208,8 @@ class RealCluster(Processes):
 
     def _process(self, node: int) -> Process:
         arguments = ["--id", str(node), "--cluster", self.file, "--data", self.data]
-        return Process(f"node {node}", arguments, self.directory / f"node-{node}.log")
+        log = self.directory / f"node-{node}.log"
+        return Process(f"node {node}", arguments, log, self.where(node))
 
     def __enter__(self) -> Self:
         try:
