@@ -758,6 +758,7 @@ class Node:
         self.telling = dict.fromkeys(self.peers, (0, 0))  # likewise, counting answers that wait for an fsync
         self.news_at: dict[int, float] = {}
         self.gossiped = dict.fromkeys(self.peers, float("-inf"))
+        self.gossip: Learn | None = None  # the last that was sent
         self.shown: Fact | None = None  # our own fact as it was when _tell_waiting looked
         self.broadcast = False
 
@@ -1450,7 +1451,10 @@ class Node:
         facts = [own] + [self.learner.fact(log) for log in self.nodes if log != self.me]
         held = [acceptor.chosen for acceptor in self.acceptors.values()]
         position, rolling = self.applied
-        self._tell(peer, Learn(self.clock, facts, held, Position(*position), rolling), own)
+        message = Learn(self.clock, facts, held, Position(*position), rolling)
+        if message != self.gossip:
+            self.gossip = message  # the same object for all peers: the caller encodes it once
+        self._tell(peer, self.gossip, own)
         self.gossiped[peer] = now
         self.news_at.pop(peer, None)
 

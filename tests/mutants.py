@@ -942,8 +942,7 @@ harmless, for another rule does their work:
 One told something about the simulator: in the profile `impatient` the clients gave up before the servers did,
 so that no operation ever ended by a server's "unknown". Now the servers are the first.
 
-Missing: N3, as long as no wiped node can come back; N13 is here as a loss of promises in a restart, as long
-as there are no checkpoints; N15, which only a real disk can show.
+Missing: N15, which only a real disk can show.
 """
 
 
