@@ -73,7 +73,7 @@ MUTANTS = [
     ),
     met(
         "a quorum of promises is one node short",
-        "lossy 1",
+        "slow-disks 3",
         (CORE, "if len(self.promises) < self.quorum:", "if len(self.promises) < self.quorum - 1:"),
     ),
     met(
@@ -89,7 +89,7 @@ MUTANTS = [
     ),
     met(
         "promises are counted, not the nodes that gave them",
-        "lossy 1",
+        "default 4",
         (CORE, "self.promises[sender] = message", "self.promises[len(self.promises)] = message"),
     ),
     met(
@@ -146,7 +146,7 @@ MUTANTS = [
     ),
     met(
         "N13: a restart forgets promises",
-        "slow-disks 1",
+        "slow-disks 3",
         (CORE, "self.promised = max(self.promised, record.promised.ballot)", "pass"),
     ),
     met(
@@ -160,7 +160,7 @@ MUTANTS = [
     ),
     met(
         "two nodes share a ballot",
-        "lossy 2",
+        "default 1",
         (
             CORE,
             "self.ballot = self.highest = ballot_of(round_of(self.highest) + 1, self.me)",
@@ -197,7 +197,7 @@ MUTANTS = [
     ),
     met(
         "a new ballot's sync keeps the old log's end",
-        "default 5",
+        "default 1",
         (
             CORE,
             "self._hold(message.ballot, self.chosen, message.entries[self.chosen - message.start :])",
@@ -207,7 +207,7 @@ MUTANTS = [
     ),
     met(
         "installed entries keep the old log's end",
-        "default 4",
+        "default 1",
         (
             CORE,
             "self._hold(evidence, self.chosen, entries[self.chosen - start :])",
