@@ -1,0 +1,171 @@
+"""Nodes that die at every place where dying could matter, under load: nothing is lost.
+
+A node of crashing_server.py is told at which named place to die, and how often that place is passed before.
+When it is dead it is started again, told the next place: so each start recovers from the death before. All
+the while clients write and read; then the stores must be equal and the history, with the stores' content as
+its last reads, linearizable: a lost write, one applied twice and a stale read are all found by that.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from subprocess import TimeoutExpired
+
+import pytest
+from linearizability import check
+from processes import DEADLINE_S, LOG_LINES, PROJECT, Clients, RealCluster, eventually, final_reads
+
+pytestmark = pytest.mark.slow
+
+CRASHING = PROJECT / "tests" / "crashing_server.py"
+CHECKPOINT_MB = 0.1  # of journal: less than a second of load
+
+# Where to die, and at the how manieth time. The first times are those of the start: recovery writes the last
+# frame again, for example.
+FRAMES = [
+    "before-pwrite-segment:1",
+    "after-fdatasync-segment:1",
+    "before-pwrite-segment:40",
+    "during-pwrite-segment:40",
+    "before-cut:1",
+    "after-cut:1",
+    "during-pwrite-segment:50",
+    "after-pwrite-segment:40",
+    "before-fdatasync-segment:40",
+    "after-fdatasync-segment:40",
+    "before-send:200",
+    "after-send:200",
+    "before-flush:200",
+    "after-flush:200",
+    "before-answer:30",
+    "after-answer:30",
+]
+SEGMENTS = [
+    "before-create-new-segment:2",
+    "after-create-new-segment:2",
+    "before-pwrite-new-segment:2",
+    "during-pwrite-new-segment:2",
+    "after-pwrite-new-segment:2",
+    "before-fdatasync-new-segment:2",
+    "after-fdatasync-new-segment:2",
+    "before-rename-new-segment:2",
+    "after-rename-new-segment:2",
+    "before-sync-journal:2",
+    "after-sync-journal:2",
+    "before-open-segment:12",
+    "after-open-segment:12",
+    "before-remove-segment:1",
+    "after-remove-segment:1",
+]
+CHECKPOINTS = [
+    "before-save-checkpoint:1",
+    "after-save-checkpoint:1",
+    "before-fdatasync-checkpoint:1",
+    "after-fdatasync-checkpoint:1",
+    "before-rename-checkpoint:1",
+    "after-rename-checkpoint:1",
+    "before-create-manifest:1",
+    "after-create-manifest:1",
+    "during-pwrite-manifest:1",
+    "after-pwrite-manifest:1",
+    "after-fdatasync-manifest:1",
+    "before-rename-manifest:1",
+    "after-rename-manifest:1",
+    "before-sync-directory:1",
+    "after-sync-directory:2",
+    "before-remove-checkpoint:1",
+    "after-remove-checkpoint:1",
+    "before-read-checkpoint:1",
+    "before-install:1",
+    "after-install:1",
+]
+# The node's disk is lost before each of these: it fetches a checkpoint of another node.
+TRANSFER = [
+    "before-create-incoming:1",
+    "after-create-incoming:1",
+    "before-pwrite-incoming:1",
+    "after-pwrite-incoming:1",
+    "before-fdatasync-incoming:1",
+    "after-fdatasync-incoming:1",
+    "after-create-sum:1",
+    "during-pwrite-sum:1",
+    "before-rename-sum:1",
+    "after-rename-sum:1",
+    "before-rename-incoming:1",
+    "after-rename-incoming:1",
+    "after-sync-directory:2",
+    "before-install:1",
+    "after-install:1",
+]
+
+
+def test_the_places_are_many_and_none_is_named_twice() -> None:
+    places = Counter(FRAMES + SEGMENTS + CHECKPOINTS)
+    assert len({place.partition(":")[0] for place in places} | set(TRANSFER)) > 50
+    assert max(places.values()) == 1 and max(Counter(TRANSFER).values()) == 1
+
+
+def dies_at(cluster: RealCluster, node: int, place: str, *options: str) -> None:
+    """Start the node, and wait until it is dead, there."""
+    process, notes = cluster.nodes[node], cluster.directory / f"notes-{node}"
+    notes.unlink(missing_ok=True)
+    process.environment = {"CRASH_AT": place, "CRASH_NOTES": str(notes)}
+    process.start(*options)
+    try:
+        code = process.wait()
+    except TimeoutExpired:
+        raise AssertionError(f"node {node} did not come to {place} within {DEADLINE_S:g} s") from None
+    assert code == -9, f"{place}: exit code {code}:\n{process.log(LOG_LINES)}"
+    assert notes.read_text() == place.partition(":")[0] + "\n"
+
+
+def goes_on(cluster: RealCluster, node: int) -> None:
+    """Start the node for good, and wait until it takes commands."""
+    cluster.nodes[node].environment = {}
+    cluster.restart(node)
+
+
+def judge(cluster: RealCluster, clients: Clients) -> None:
+    """No operation failed, all nodes hold the same, and that is what the clients were told."""
+    assert not clients.failures
+    store = cluster.wait_until_stores_are_equal()
+    violation = check([*clients.operations, *final_reads(store, clients.operations)])
+    assert violation is None, str(violation)
+    print(f"{len(clients.operations):,} operations: none failed, linearizable")
+
+
+@pytest.mark.parametrize("places", [FRAMES, SEGMENTS, CHECKPOINTS], ids=["frames", "segments", "checkpoints"])
+def test_a_node_that_dies_at_any_place_loses_nothing(tmp_path: Path, places: Sequence[str]) -> None:
+    """Two nodes at the same time, each with every second of the places, in their order."""
+    with RealCluster(tmp_path, program=CRASHING, checkpoint_mb=CHECKPOINT_MB) as cluster:
+
+        def lane(node: int, places: Sequence[str]) -> None:
+            cluster.kill(node)
+            for place in places:
+                dies_at(cluster, node, place)
+            goes_on(cluster, node)
+
+        half = len(places) // 2
+        with Clients(cluster) as clients, ThreadPoolExecutor(2) as lanes:
+            clients.progress(200)
+            for lane_ in [lanes.submit(lane, 2, places[:half]), lanes.submit(lane, 4, places[half:])]:
+                lane_.result()
+            clients.progress(200)
+        judge(cluster, clients)
+
+
+def test_a_node_that_dies_while_it_takes_anothers_checkpoint_loses_nothing(tmp_path: Path) -> None:
+    with RealCluster(tmp_path, program=CRASHING, checkpoint_mb=CHECKPOINT_MB) as cluster:
+        with Clients(cluster) as clients:
+            manifests = [cluster.data / f"node-{node}" / "manifest.json" for node in cluster.ids]
+            eventually(lambda: all(path.exists() for path in manifests), "all have a checkpoint")
+            for place in TRANSFER:
+                if cluster.nodes[3].running:
+                    cluster.kill(3)
+                shutil.rmtree(cluster.data / "node-3")
+                dies_at(cluster, 3, place, "--rejoin")
+                goes_on(cluster, 3)
+            clients.progress(200)
+        judge(cluster, clients)
