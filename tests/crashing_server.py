@@ -145,9 +145,9 @@ class Journal(journal.Journal):
 class Node(multipaxos.Node):
     """With points around the merging of a checkpoint, a node's own or another's."""
 
-    def install(self, cut: multipaxos.Cut) -> bool:
+    def install(self, *arguments: Any) -> bool:
         with around("install"):
-            return super().install(cut)
+            return super().install(*arguments)
 
 
 class Flusher(rpc.Flusher):
