@@ -95,9 +95,11 @@ TRANSFER = [
     "after-rename-sum:1",
     "before-rename-incoming:1",
     "after-rename-incoming:1",
-    "after-sync-directory:2",
+    "after-sync-directory:6",  # (four are the data directory's)
     "before-install:1",
     "after-install:1",
+    "before-rename-identity:1",
+    "after-rename-identity:1",
 ]
 
 
@@ -122,10 +124,11 @@ def dying(cluster: RealCluster, node: int, place: str, *options: str) -> Iterato
     assert notes.read_text() == place.partition(":")[0] + "\n"
 
 
-def goes_on(cluster: RealCluster, node: int) -> None:
+def goes_on(cluster: RealCluster, node: int, *options: str) -> None:
     """Start the node for good, and wait until it takes commands."""
     cluster.nodes[node].environment = {}
-    cluster.restart(node)
+    cluster.nodes[node].start(*options)
+    cluster.wait_until_ready([node])
 
 
 def judge(cluster: RealCluster, clients: Clients) -> None:
@@ -163,12 +166,17 @@ def test_a_node_that_dies_while_it_takes_anothers_checkpoint_loses_nothing(tmp_p
         with Clients(cluster) as clients:
             manifests = [cluster.data / f"node-{node}" / "manifest.json" for node in cluster.ids]
             eventually(lambda: all(path.exists() for path in manifests), "all have a checkpoint")
+            disk = cluster.data / "node-3"
             for place in TRANSFER:
                 if cluster.nodes[3].running:
                     cluster.kill(3)
-                shutil.rmtree(cluster.data / "node-3")
+                shutil.rmtree(disk)
                 for _ in dying(cluster, 3, place, "--rejoin"):
                     time.sleep(POLL_S)
-                goes_on(cluster, 3)
+                if (disk / "identity.json").exists():
+                    goes_on(cluster, 3)
+                else:  # what is half made is no data directory
+                    shutil.rmtree(disk)
+                    goes_on(cluster, 3, "--rejoin")
             clients.progress(100)
         judge(cluster, clients)
