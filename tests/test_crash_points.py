@@ -102,6 +102,20 @@ TRANSFER = [
     "after-rename-identity:1",
 ]
 
+# Where all nodes die at about the same time: what was acknowledged must be on disks, not in memory only.
+EVERYWHERE = [
+    "before-pwrite-segment:60",
+    "during-pwrite-segment:60",
+    "before-fdatasync-segment:60",
+    "after-fdatasync-segment:60",
+    "before-flush:200",
+    "after-flush:200",
+    "after-send:300",
+    "after-answer:10",
+    "before-rename-new-segment:1",
+    "after-rename-manifest:1",
+]
+
 
 def test_the_places_are_many_and_none_is_named_twice() -> None:
     places = Counter(FRAMES + SEGMENTS + CHECKPOINTS)
@@ -109,19 +123,30 @@ def test_the_places_are_many_and_none_is_named_twice() -> None:
     assert max(places.values()) == 1 and max(Counter(TRANSFER).values()) == 1
 
 
-def dying(cluster: RealCluster, node: int, place: str, *options: str) -> Iterator[bool]:
-    """Start the node; then True for as long as it has not died there."""
+def start(cluster: RealCluster, node: int, place: str, *options: str) -> None:
+    """Start a node that will die there."""
     process, notes = cluster.nodes[node], cluster.directory / f"notes-{node}"
     notes.unlink(missing_ok=True)
     process.environment = {"CRASH_AT": place, "CRASH_NOTES": str(notes)}
     process.start(*options)
-    deadline = time.monotonic() + DEADLINE_S
-    while process.running:
-        assert time.monotonic() < deadline, f"node {node} did not come to {place} within {DEADLINE_S:g} s"
-        yield True
+
+
+def expect_death(cluster: RealCluster, node: int, place: str) -> None:
+    """The node has ended: it must have been there."""
+    process, notes = cluster.nodes[node], cluster.directory / f"notes-{node}"
     code = process.wait()
     assert code == -signal.SIGKILL, f"{place}: exit code {code}:\n{process.log(LOG_LINES)}"
     assert notes.read_text() == place.partition(":")[0] + "\n"
+
+
+def dying(cluster: RealCluster, node: int, place: str, *options: str) -> Iterator[bool]:
+    """Start the node; then True for as long as it has not died there."""
+    start(cluster, node, place, *options)
+    deadline = time.monotonic() + DEADLINE_S
+    while cluster.nodes[node].running:
+        assert time.monotonic() < deadline, f"node {node} did not come to {place} within {DEADLINE_S:g} s"
+        yield True
+    expect_death(cluster, node, place)
 
 
 def goes_on(cluster: RealCluster, node: int, *options: str) -> None:
@@ -178,5 +203,31 @@ def test_a_node_that_dies_while_it_takes_anothers_checkpoint_loses_nothing(tmp_p
                 else:  # what is half made is no data directory
                     shutil.rmtree(disk)
                     goes_on(cluster, 3, "--rejoin")
+            clients.progress(100)
+        judge(cluster, clients)
+
+
+def test_when_all_nodes_die_at_one_place_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+    """When three of the five are dead, the others may not come there any more: they are killed."""
+    with RealCluster(tmp_path, program=CRASHING, checkpoint_mb=CHECKPOINT_MB) as cluster:
+        with Clients(cluster) as clients:
+            clients.progress(100)
+            cluster.kill(*cluster.ids)
+            for place in EVERYWHERE:
+                for node in cluster.ids:
+                    start(cluster, node, place)
+
+                def dead() -> list[int]:
+                    return [node for node in cluster.ids if not cluster.nodes[node].running]
+
+                eventually(lambda: len(dead()) >= 3, f"three nodes died: {place}")
+                for node in cluster.ids:
+                    if cluster.nodes[node].running:
+                        cluster.nodes[node].end()
+                    else:
+                        expect_death(cluster, node, place)
+            for node in cluster.ids:
+                cluster.nodes[node].environment = {}
+            cluster.restart(*cluster.ids)
             clients.progress(100)
         judge(cluster, clients)
