@@ -87,8 +87,9 @@ class Nodes:
         command = [sys.executable, PROJECT / "server.py", "--id", str(node), "--cluster", self.file]
         with (self.directory / f"node-{node}.log").open("ab") as log:
             self.children[node] = subprocess.Popen(
-                [*command, "--data", self.directory / "data", *more], stdout=log, stderr=log
-            )
+                [*command, "--data", self.directory / "data", *more], stdout=log, stderr=log,
+                start_new_session=True,  # Ctrl-C is for us: the nodes end when the clients have
+            )  # fmt: skip
 
     def kill(self, node: int) -> None:
         self.children[node].kill()
@@ -137,7 +138,7 @@ def gap(loads: Sequence[Load], begin: float, end: float) -> Gap:
 
 
 def measure(nodes: Nodes, options: argparse.Namespace) -> tuple[list[Gap], list[Load]]:
-    """Kill after kill. The clients have stopped when it returns."""
+    """Kill after kill, until told to stop. The clients have stopped when it returns."""
     source = random.Random(options.seed)
     loads = [Load(nodes.settings, index) for index in range(options.clients)]
     spans: list[tuple[float, float]] = []
@@ -154,10 +155,16 @@ def measure(nodes: Nodes, options: argparse.Namespace) -> tuple[list[Gap], list[
             time.sleep(source.uniform(0.1, 0.5))  # the next one finds a cluster at work
             if number % 10 == 0:
                 print(f"{number} kills", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("failover.py: interrupted", file=sys.stderr)
     finally:
         for each in loads:
             each.stop()
     return [gap(loads, begin, end) for begin, end in spans], loads
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def told(name: str, seconds: Sequence[float]) -> str:
@@ -198,7 +205,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, interrupt)
     with tempfile.TemporaryDirectory() as name:
         nodes = Nodes(Path(name), options.nodes)
         try:
@@ -207,11 +214,13 @@ def main() -> int:
             for node in nodes.ids:
                 nodes.wait(node)
             gaps, loads = measure(nodes, options)
-        except RuntimeError as error:
-            print(f"failover.py: {error}", file=sys.stderr)
+        except (RuntimeError, KeyboardInterrupt) as error:
+            print(f"failover.py: {str(error) or 'interrupted'}", file=sys.stderr)
             return 1
         finally:
             nodes.end()
+    if not gaps:
+        return 1
     failures = [failure for each in loads for failure in each.failures]
     operations = sum(len(each.done) for each in loads) + len(failures)
     if options.json:

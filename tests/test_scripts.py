@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -334,6 +335,18 @@ def test_failover_measures_kills_and_leaves_nothing_behind(tmp_path: Path) -> No
     figures = r"median [0-9.]+ s, p99 ([0-9.]+) s, longest \1 s"
     assert re.fullmatch("longest gap without any answer: " + figures, silence)
     assert re.fullmatch("longest operation: " + figures, slowest)
+    assert not processes_with(tmp_path) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_interrupted_failover_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPTS / "failover.py"), "--nodes", "3", "--dead", "0.1"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
+        eventually(lambda: len(processes_with(tmp_path)) == 3, "the nodes are started")
+        child.terminate()
+        _, errors = child.communicate(timeout=DEADLINE_S)
+    assert "failover.py: interrupted" in errors
     assert not processes_with(tmp_path) and not list(tmp_path.iterdir())
 
 
