@@ -3,7 +3,7 @@
 
     CRASH_AT=after-rename-manifest:1 CRASH_NOTES=FILE tests/crashing_server.py --id 1 ...
 
-The name says when, what and on which kind of file (see kind_of); the number says the how manieth time. The
+The name says when, what and on which kind of file (see kind_of); the number says at which pass. The
 process writes the point into FILE and then kills itself as kill -9 does; so does one that makes a checkpoint,
 and takes its node along. Without CRASH_AT it is a server like any other, with small segments, so that
 everything that happens once in a segment happens soon.

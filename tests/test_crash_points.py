@@ -1,6 +1,6 @@
 """Nodes that die at every place where dying could matter, under load: nothing is lost.
 
-A node of crashing_server.py is told at which named place to die, and how often that place is passed before.
+A node of crashing_server.py is told at which named place to die, and at which pass.
 When it is dead it is started again, told the next place: so each start recovers from the death before. All
 the while clients write and read; then the stores must be equal and the history, with the stores' content as
 its last reads, linearizable: a lost write, one applied twice and a stale read are all found by that.
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 CRASHING = PROJECT / "tests" / "crashing_server.py"
 CHECKPOINT_MB = 0.1  # of journal: less than a second of load
 
-# Where to die, and at the how manieth time. The first times are those of the start: recovery writes the last
+# Where to die, and at which pass. The first passes are those of the start: recovery writes the last
 # frame again, for example.
 FRAMES = [
     "before-pwrite-segment:1",
