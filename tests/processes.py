@@ -13,12 +13,14 @@ machine can keep.
 """
 
 import ctypes
+import itertools
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -30,7 +32,7 @@ from linearizability import load as load_history
 
 from cluster import Cluster, load
 from drivers import Client
-from failover import ClientError
+from failover import ClientError, NotDoneError
 from interface import Status
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -112,14 +114,17 @@ class Process:
         self.arguments = [str(word) for word in arguments]
         self.log_path = log
         self.child: subprocess.Popen[bytes] | None = None
+        self.program = SERVER
+        self.environment: dict[str, str] = {}  # what the next start has in it besides ours
 
     def start(self, *more: str) -> None:
         """Start it; it must not be running."""
         assert not self.running, f"{self.name} runs already"
         with self.log_path.open("ab") as log:
             self.child = subprocess.Popen(
-                [*self.prefix, sys.executable, str(SERVER), *self.arguments, *more],
+                [*self.prefix, sys.executable, str(self.program), *self.arguments, *more],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT, preexec_fn=die_with_parent,
+                env={**os.environ, **self.environment},
             )  # fmt: skip
 
     @property
@@ -193,13 +198,17 @@ class RealCluster(Processes):
         name: str = "test",
         file: Path | None = None,
         where: Callable[[int], Sequence[str]] = lambda node: (),
+        program: Path = SERVER,
         **settings: Any,
     ) -> None:
-        """file: a cluster.json that is there already. where: what each node's command begins with."""
+        """file: a cluster.json that is there already. where: what each node's command begins with. program:
+        what runs in the place of server.py.
+        """
         super().__init__()
         self.directory = directory
         self.file = file or cluster_file(directory, nodes, name, **settings)
         self.where = where
+        self.program = program
         self.data = directory / "data"
         self.settings: Cluster = load(self.file)
         self.ids = [member.id for member in self.settings.nodes]
@@ -209,7 +218,9 @@ class RealCluster(Processes):
     def _process(self, node: int) -> Process:
         arguments = ["--id", str(node), "--cluster", self.file, "--data", self.data]
         log = self.directory / f"node-{node}.log"
-        return Process(f"node {node}", arguments, log, self.where(node))
+        process = Process(f"node {node}", arguments, log, self.where(node))
+        process.program = self.program
+        return process
 
     def __enter__(self) -> Self:
         try:
@@ -359,6 +370,77 @@ class Load:
         assert (code, lost) == (0, {"failed": 0, "unknown": 0, "malformed": 0}), self.output
         with self.csv.open() as rows:
             assert totals["operations"] == totals["ok"] + totals["not_found"] == sum(1 for _ in rows)
+
+
+class Clients:
+    """Clients in threads, for as long as the block lasts: their history, and what failed.
+
+    A client is a new one after every CALLS operations, and begins at another node: all nodes have some. Keys
+    change as time goes on, so that no key has a long history; every value is written once.
+    """
+
+    CALLS = 25
+    PER_ERA, KEYS = 300, 8
+
+    def __init__(
+        self, cluster: RealCluster, count: int = 2, only: Sequence[int] = (), size: int = 200
+    ) -> None:
+        """only: the nodes at which clients begin (default: all); size: characters of a value."""
+        self.cluster = cluster
+        self.starts = [cluster.ids.index(node) for node in only or cluster.ids]
+        self.size = size
+        self.operations: list[Operation] = []
+        self.failures: list[str] = []
+        self.numbers = itertools.count()
+        self.over = threading.Event()
+        self.threads = [threading.Thread(target=self._run, args=(i,), daemon=True) for i in range(count)]
+
+    def __enter__(self) -> Self:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.over.set()
+        if kind is None:  # a test that has failed does not wait for answers that may never come
+            for thread in self.threads:
+                thread.join()
+
+    def _run(self, index: int) -> None:
+        source = random.Random(index)
+        while not self.over.is_set():
+            with self.cluster.client(first=source.choice(self.starts)) as client:
+                for _ in range(self.CALLS):
+                    self._one(client, index, source)
+
+    def _one(self, client: Client, index: int, source: random.Random) -> None:
+        number = next(self.numbers)
+        key = f"key-{number // self.PER_ERA}-{source.randrange(self.KEYS)}"
+        kind = source.choices(("put", "get", "delete"), (60, 32, 8))[0]
+        value = f"{number} ".ljust(self.size, "x") if kind == "put" else None
+        answer, outcome, call = None, "ok", time.monotonic_ns()
+        try:
+            if value is not None:
+                client.put(key, value)
+            elif kind == "get":
+                answer = client.get(key)
+                outcome = "not_found" if answer is None else "ok"
+            else:
+                outcome = "ok" if client.delete(key) else "not_found"
+        except ClientError as error:
+            self.failures.append(f"{kind} {key}: {error}")
+            outcome = "failed" if isinstance(error, NotDoneError) else "unknown"
+        self.operations.append(
+            Operation(
+                client=index, kind=kind, key=key, value=value, answer=answer, call=call,
+                return_=time.monotonic_ns(), outcome=outcome,
+            )
+        )  # fmt: skip
+
+    def progress(self, operations: int) -> None:
+        """Wait until so many more are done."""
+        wanted = len(self.operations) + operations
+        eventually(lambda: len(self.operations) >= wanted, f"{operations} more operations are done")
 
 
 def contended(path: Path, rows: int, keys: int, seed: int) -> Path:

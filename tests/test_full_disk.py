@@ -3,13 +3,14 @@
 import contextlib
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from processes import RealCluster, eventually, finish
+from linearizability import Operation, check
+from processes import Clients, Process, RealCluster, eventually, final_reads, finish
 
-from client import Client, NotDoneError, UnknownOutcome
+from client import Client, ClientError, NotDoneError, UnknownOutcome
 
 SIZE_MB = 72  # three segments and a half for the node, and room to be filled by somebody else
 
@@ -76,35 +77,91 @@ def test_a_full_disk_refuses_commands_and_answers_reads_until_there_is_room(tmp_
         assert store is not None and store["key"] == "after" and len(store) == written + 1
 
 
-@pytest.mark.parametrize("call", ["fdatasync", "pwrite64"])
-def test_a_disk_that_fails_ends_the_node_at_once_with_exit_code_74(tmp_path: Path, call: str) -> None:
+@contextlib.contextmanager
+def injected(process: Process, calls: str, fault: str) -> Iterator[None]:
+    """System calls of a node that runs go wrong, as strace says it; skips where there is none.
+
+    calls: names with commas between; those that this machine does not have may be among them, as ?name.
+    """
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed (Debian: apt-get install strace)")
+    command = [strace, "-f", "-q", "-p", str(process.pid), "-e", f"trace={calls}"]
+    tracer = subprocess.Popen(
+        [*command, "-e", f"inject={calls}:{fault}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        eventually(lambda: traced(process.pid) or tracer.poll() is not None, "strace is attached")
+        if tracer.poll() is not None:
+            pytest.skip("strace may not attach to a process here")
+        yield
+    finally:
+        tracer.kill()
+        tracer.wait()
+
+
+def last_line(process: Process) -> str:
+    return process.log().rstrip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "pwrite64"])
+def test_a_disk_that_fails_ends_the_node_at_once_with_exit_code_74(tmp_path: Path, call: str) -> None:
     with RealCluster(tmp_path, nodes=3) as cluster, cluster.client() as client:
         client.put("key", "before")
         node = cluster.nodes[2]
-        inject = [strace, "-f", "-q", "-p", str(node.pid), "-e", f"trace={call}", "-e"]
-        tracer = subprocess.Popen(
-            [*inject, f"inject={call}:error=EIO:when=1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            eventually(lambda: traced(node.pid) or tracer.poll() is not None, "strace is attached")
-            if tracer.poll() is not None:
-                pytest.skip("strace may not attach to a process here")
+        with injected(node, call, "error=EIO:when=1"):
             for i in range(20):
                 client.put(f"key {i}", "value")
                 if not node.running:
                     break
             assert node.wait() == 74
-        finally:
-            tracer.kill()
-            tracer.wait()
-        last = node.log().rstrip().splitlines()[-1]
-        assert "event=disk-failed" in last and "Input/output error" in last
+        assert "event=disk-failed" in last_line(node) and "Input/output error" in last_line(node)
         client.put("key", "after")
         cluster.restart(2)
         assert cluster.wait_until_stores_are_equal()["key"] == "after"
+
+
+def test_a_segment_that_cannot_be_named_ends_the_node_with_exit_code_74(tmp_path: Path) -> None:
+    """The rename that ends the making of the next segment fails, in the background: a checkpoint needs it."""
+    with RealCluster(tmp_path, nodes=3) as cluster, cluster.client() as client:
+        client.put("key", "before")
+        node = cluster.nodes[2]
+        with injected(node, "?rename,?renameat,?renameat2", "error=EIO:when=1"):
+            with Client(cluster.settings, timeout=30) as asker, pytest.raises(ClientError):
+                asker.checkpoint(2)
+            assert node.wait() == 74
+        line = last_line(node)
+        assert "event=disk-failed" in line and "Input/output error" in line and ".segment" in line
+        client.put("key", "after")
+        cluster.restart(2)
+        assert client.checkpoint(2) > 0
+        assert cluster.wait_until_stores_are_equal()["key"] == "after"
+
+
+def p99_ms(operations: Sequence[Operation]) -> float:
+    took = sorted((each.return_ or 0) - each.call for each in operations)
+    return took[len(took) * 99 // 100] / 1e6
+
+
+@pytest.mark.slow
+def test_a_node_whose_every_fsync_takes_half_a_second_holds_nobody_up(tmp_path: Path) -> None:
+    """Nor does one of five that is so slow cost an operation. How much slower the others get is printed."""
+    with RealCluster(tmp_path) as cluster:
+        with Clients(cluster, only=(1, 3, 4, 5)) as clients:
+            clients.progress(400)
+            without = clients.operations[100:]
+            with injected(cluster.nodes[2], "fdatasync", "delay_enter=500000"):
+                stalled = lambda: "event=disk-stalled" in cluster.nodes[2].log()  # noqa: E731
+                eventually(stalled, "the node notices")
+                begun = len(clients.operations)
+                clients.progress(400)
+                slow = clients.operations[begun:]
+            clients.progress(50)
+        assert not clients.failures
+        store = cluster.wait_until_stores_are_equal()
+        assert check([*clients.operations, *final_reads(store, clients.operations)]) is None
+        usual, then = p99_ms(without), p99_ms(slow)
+        print(f"p99 of the others: {usual:.1f} ms, with a slow node {then:.1f} ms: {then / usual:.2f} times")
 
 
 def traced(pid: int) -> bool:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -319,3 +320,36 @@ def test_a_made_workload_is_the_same_for_the_same_seed_and_one_that_the_client_t
          cluster_file(tmp_path / "none", 1)]
     )  # fmt: skip
     assert done.returncode == 3 and "malformed" not in done.stderr, "taken, but no node is there"
+
+
+# ------------------------------------------------------------------------------------------------ failover.py
+
+
+@pytest.mark.slow
+def test_failover_measures_kills_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, SCRIPTS / "failover.py", "--kills", "2", "--nodes", "3", "--dead", "0.1"]
+    done = finish(command, 2 * DEADLINE_S, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    first, silence, slowest = done.stdout.splitlines()
+    assert re.fullmatch(r"2 kills, 2 clients, [0-9,]+ operations, 0 failed", first)
+    figures = r"median [0-9.]+ s, p99 ([0-9.]+) s, longest \1 s"
+    assert re.fullmatch("longest gap without any answer: " + figures, silence)
+    assert re.fullmatch("longest operation: " + figures, slowest)
+    assert not processes_with(tmp_path) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_interrupted_failover_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPTS / "failover.py"), "--nodes", "3", "--dead", "0.1"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
+        eventually(lambda: len(processes_with(tmp_path)) == 3, "the nodes are started")
+        child.terminate()
+        _, errors = child.communicate(timeout=DEADLINE_S)
+    assert "failover.py: interrupted" in errors
+    assert not processes_with(tmp_path) and not list(tmp_path.iterdir())
+
+
+def test_failover_needs_somebody_to_fail_over_to() -> None:
+    done = finish([sys.executable, SCRIPTS / "failover.py", "--nodes", "1"])
+    assert done.returncode == 2 and "an odd number" in done.stderr
