@@ -342,14 +342,21 @@ def write_manifest(files: Files, directory: Path, manifest: Manifest) -> None:
 # ------------------------------------------------------------------------------------ handing out, and taking
 
 
-def restore(directory: Path, identity: Identity, state: dict[str, Any], files: Files | None = None) -> None:
-    """Make the data directory of one node of a new cluster that begins with this state. All of its nodes must
-    begin with the same. It is there whole or not at all. JournalError if it cannot be made.
+def restore(
+    directory: Path,
+    identity: Identity,
+    nodes: Iterable[int],
+    state: dict[str, Any],
+    files: Files | None = None,
+) -> None:
+    """Make the data directory of one of the nodes of a new cluster that begins with this state. All of its
+    nodes must begin with the same. It is there whole or not at all. JournalError if it cannot be made.
 
-    The logs begin anew: nobody knows of entries in them. What they hold will be stamped above the clock that
-    the state has seen, so above all that was applied, and no session's id comes twice. Known sessions stay
-    known: what a client repeats is not applied again, as far as the state has it. The cluster needs a name of
-    its own: a node of the old one that joined would bring the old logs along.
+    The logs begin anew, with one entry that nobody holds any more: it stands for all that was restored, so
+    that a node without it (one that rejoins) must take a checkpoint. What follows will be stamped above the
+    clock that the state has seen, so above all that was applied, and no session's id comes twice. Known
+    sessions stay known: what a client repeats is not applied again, as far as the state has it. The cluster
+    needs a name of its own: a node of the old one that joined would bring the old logs along.
     """
     files = files or Files()
     if state[RESERVED_KEY].get("cluster") == identity.cluster:
@@ -359,7 +366,8 @@ def restore(directory: Path, identity: Identity, state: dict[str, Any], files: F
         raise JournalError(f"{directory}: exists already: nothing is overwritten")
     cut = cut_of(state)
     clock = max(cut.clock, cut.position[0])
-    state = {**state, RESERVED_KEY: {**state[RESERVED_KEY], **bookkeeping(Cut(cut.position, {}, clock))}}
+    logs = {log: Covered(1, 0, clock) for log in nodes}
+    state = {**state, RESERVED_KEY: {**state[RESERVED_KEY], **bookkeeping(Cut(cut.position, logs, clock))}}
     Store("unused").load_state(state)  # raises what is wrong with it
     unfinished = directory.with_name(directory.name + ".new")
     Journal.create(unfinished, identity, files=files)

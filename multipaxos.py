@@ -1368,7 +1368,9 @@ class Node:
         """
         differ = [peer for peer, same in self.agrees.items() if not same]
         ours = 1 + sum(self.agrees.values())
-        if len(differ) >= self.quorum or (len(differ) >= ours and now - (self.doubt or 0.0) >= DOUBT):
+        asked = len(self.agrees) + 1 >= self.quorum  # else it may be the only one that differs whom we hear
+        late = now - (self.doubt or 0.0) >= DOUBT
+        if len(differ) >= self.quorum or (asked and late and len(differ) >= ours):
             position, rolling = self.applied
             raise Diverged(
                 f"at {position} with hash {rolling:08x}: nodes {differ} have applied something else"
@@ -1750,7 +1752,12 @@ class Node:
     def _rejoin(self, rejoining: "Rejoining", now: float) -> None:
         """Ask again who has not answered; when all have, join."""
         if not rejoining.number and self.incarnation and rejoining.complete(self.quorum):
-            self._rejoin_logs(rejoining)
+            if rejoining.noted_by_all:
+                self._rejoin_logs(rejoining)
+            else:
+                rejoining.ask_again()
+                self.incarnation += 1  # tells the second answers from late first ones
+                self._journal(Record(incarnation=self.incarnation))
         if now - rejoining.asked_at < RESEND_AFTER:
             return
         rejoining.asked_at = now
@@ -1824,7 +1831,17 @@ class Rejoining:
         self.noted: dict[int, int] = {}  # by peer: the incarnation of ours that it has noted
         self.answers: dict[int, dict[int, Rejoined]] = {peer: {} for peer in peers}  # by log
         self.asked_at = float("-inf")
+        self.noted_by_all = False  # whether the answers were given after every node had noted us
         self.number = 0  # of the drain with the records that end it
+
+    def ask_again(self) -> None:
+        """Everybody has noted us, so the lost disk is counted nowhere any more. But some answers are older
+        than that: a vote of the lost disk may have made a quorum since, at a node that has lost its own disk
+        meanwhile and so tells nothing. Who gave the other votes tells of it when asked now.
+        """
+        self.noted_by_all = True
+        self.answers = {peer: {} for peer in self.answers}
+        self.asked_at = float("-inf")
 
     def tells(self, peer: int) -> bool:
         """Whether this peer has told its state of all logs."""

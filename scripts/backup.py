@@ -104,7 +104,7 @@ def make(options: argparse.Namespace) -> str:
             raise Failed(f"{data / f'node-{node}'}: exists already: nothing is overwritten")
     for node in nodes:
         identity = Identity(settings.name, settings.digest, node, 1, 0)
-        restore(data / f"node-{node}", identity, dict(state))
+        restore(data / f"node-{node}", identity, [every.id for every in settings.nodes], dict(state))
     return f"{data}: {len(nodes)} of {len(settings.nodes)} nodes, {len(state) - 1:,} keys each"
 
 

@@ -376,6 +376,16 @@ MUTANTS = [
         (CORE, "return everybody and sum(", "return sum("),
     ),
     told(
+        "a rejoining node trusts what it was told before all had noted it",
+        "test_rejoin.test_a_vote_of_a_lost_disk_that_was_counted_after_others_had_answered_is_not_lost",
+        (CORE, "            if rejoining.noted_by_all:", "            if True:"),
+    ),
+    told(
+        "a node that hears of one that is wrong, and of few others, stops",
+        "test_checkpoints.test_a_healthy_node_that_is_a_little_behind_is_not_stopped_by_one_that_is_wrong",
+        (CORE, "or (asked and late and", "or (late and"),
+    ),
+    told(
         "rejoining nodes make up a state among themselves",
         "test_rejoin.test_three_of_five_that_lost_their_disks_do_not_make_up_a_state",
         (

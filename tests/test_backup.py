@@ -119,7 +119,7 @@ def test_fsck_finds_two_nodes_that_hold_different_entries(tmp_path: Path) -> Non
     for node, value in enumerate("ab", start=1):
         stands = {"position": [9, 1], "sessions": [], "hash": ord(value), "logs": {}, "clock": 9}
         state = {"key": value, "": stands}
-        restore(tmp_path / f"node-{node}", Identity("split", "d", node, 1, 0), state)
+        restore(tmp_path / f"node-{node}", Identity("split", "d", node, 1, 0), (1, 2, 3), state)
     code, said = fsck("--all", tmp_path / "node-1", tmp_path / "node-2")
     assert code == 1 and "different states after command 9 of node 1" in said
     assert fsck(tmp_path / "node-1", tmp_path / "node-2")[0] == 0

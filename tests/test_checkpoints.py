@@ -703,3 +703,17 @@ def test_the_hash_outlives_a_restart_and_a_checkpoint() -> None:
     cluster.assert_equal()
     assert len({cluster[node].store.hash for node in cluster.ids}) == 1
     assert cluster[1].store.hash != 0
+
+
+def test_a_healthy_node_that_is_a_little_behind_is_not_stopped_by_one_that_is_wrong() -> None:
+    made = Node(1, (1, 2, 3, 4, 5), Random(1))
+    made.start(1.0)
+    now = 1.0
+    for step in range(10, 400):
+        now += 0.01
+        made.hashed((step, 2), step)
+        for peer in (2, 3, 4):
+            made.step(peer, Learn(0, [], [], Position(step + 1, 2), step + 1), now)
+        made.step(5, Learn(0, [], [], Position(step - 1, 2), 12345), now)
+        made.tick(now)
+        made.drain(now)

@@ -3,6 +3,7 @@
 And copies of old disks, which are the same thing unannounced: those are refused.
 """
 
+import json
 from random import Random
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 from scenario import Cluster
 from test_checkpoints import compact, some_commands, started, tell
 
+from checkpoint import state_of
 from interface import (
     Accept,
     Accepted,
+    Batch,
+    Command,
     Entry,
     Fact,
     Learn,
@@ -25,8 +29,11 @@ from interface import (
     Record,
     Rejoin,
     Rejoined,
+    Verb,
+    encode,
 )
-from multipaxos import LIFE_BITS, Failures, Node, ballot_of
+from multipaxos import LIFE_BITS, Covered, Cut, Failures, Node, ballot_of
+from store import Store
 
 ALL = {1, 2, 3, 4, 5}
 
@@ -60,8 +67,8 @@ def test_a_node_that_lost_its_disk_rejoins_and_serves_again() -> None:
     assert not cluster.core(5).ready
     cluster.run_until(lambda: joined(cluster, 5), within_s=2)
     cluster.run_until(lambda: cluster.core(5).ready, within_s=2)
-    assert cluster.core(5).incarnation == 2
-    assert all(cluster.core(peer).noted(5)[0] == 2 for peer in (1, 2, 3, 4))
+    assert cluster.core(5).incarnation == 3  # one for each time that it asked everybody
+    assert all(cluster.core(peer).noted(5)[0] == 3 for peer in (1, 2, 3, 4))
     answer = cluster.put(5, "x", "5")
     cluster.run_until(answer.answered, within_s=2)
     cluster.assert_equal()
@@ -267,11 +274,11 @@ def test_a_node_that_rejoined_stays_so_over_restarts_and_segments() -> None:
     cluster.crash(5)
     cluster.restart(5)
     assert joined(cluster, 5)
-    assert cluster.core(5).incarnation == 2
+    assert cluster.core(5).incarnation == 3
     cluster.wipe(5)
     cluster.restart(5)
     cluster.run_until(lambda: joined(cluster, 5), within_s=3)
-    assert cluster.core(5).incarnation == 3
+    assert cluster.core(5).incarnation == 5
     cluster.assert_equal()
 
 
@@ -318,7 +325,7 @@ def test_a_segment_that_begins_with_the_end_of_a_rejoin_holds_it() -> None:
     cluster = Cluster()
     some_commands(cluster, 5, (1, 2, 3))
     cluster.wipe(5)
-    gate = cluster.hold(Rejoined, sender={2}, where=of_phase_two)
+    gate = cluster.hold(Rejoined, sender={2}, where=lambda message: message.incarnation == 3)
     cluster.restart(5)
     machine = cluster[5]
     cluster.run(0.2)
@@ -372,13 +379,14 @@ def test_the_clock_is_raised_to_the_highest_that_is_told() -> None:
     made = rejoining()
     for peer in (2, 3):
         tell(made, peer, told(peer, 0))
-    for peer in (2, 3):
-        for log in (1, 2, 3):
-            answer = Rejoined(log, 2, 2, False, 0, 0, 0, [], Fact(log, 0, 0, 0), 5000 * peer)
-            tell(made, peer, answer)
-    assert made.clock == 15_000
-    made.tick(2.0)
-    assert Record(rejoined=True) in made.drain(2.0).journal
+    for incarnation in (2, 3):  # it asks twice
+        for peer in (2, 3):
+            for log in (1, 2, 3):
+                ours = (log, incarnation, incarnation)
+                tell(made, peer, Rejoined(*ours, False, 0, 0, 0, [], Fact(log, 0, 0, 0), 5000 * peer))
+        assert made.clock == 15_000
+        made.tick(float(incarnation))
+        assert (Record(rejoined=True) in made.drain(2.0).journal) == (incarnation == 3)
 
 
 def test_a_skip_that_is_taken_over_raises_no_clock() -> None:
@@ -386,12 +394,13 @@ def test_a_skip_that_is_taken_over_raises_no_clock() -> None:
     made = rejoining()
     for peer in (2, 3):
         tell(made, peer, told(peer, 0))
-    for peer in (2, 3):
-        for log in (1, 2, 3):
-            entries = [Entry(50, b"x"), Entry(10**6, b"")] if log == 3 else []
-            answer = Rejoined(log, 2, 2, False, 256, 256, 0, entries, Fact(log, 0, 0, 0), 7)
-            tell(made, peer, answer)
-    made.tick(2.0)
+    for incarnation in (2, 3):
+        for peer in (2, 3):
+            for log in (1, 2, 3):
+                entries = [Entry(50, b"x"), Entry(10**6, b"")] if log == 3 else []
+                ours = (log, incarnation, incarnation)
+                tell(made, peer, Rejoined(*ours, False, 256, 256, 0, entries, Fact(log, 0, 0, 0), 7))
+        made.tick(float(incarnation))
     assert made.acceptors[3].length == 2
     assert (made.clock, made.highest) == (50, 10**6)
 
@@ -487,3 +496,90 @@ def test_gossip_of_a_disk_that_was_lost_tells_what_is_held_no_more() -> None:
     assert made.holding[2] == [4, 4, 4]
     made.note(2, 2, 0)
     assert made.holding[2] == [0, 0, 0]
+
+
+# ------------------------------------------------------------------------- everybody is asked a second time
+
+
+def test_a_vote_of_a_lost_disk_that_was_counted_after_others_had_answered_is_not_lost() -> None:
+    """Node 1 counts the old 5, and 2, which had told the new 5 its state before; then 1 loses its disk."""
+    cluster = Cluster()
+    only_five = cluster.drop(Accept, sender={1}, to={2, 3, 4}, where=lambda message: bool(message.entries))
+    answer = cluster.put(1, "x", "W")
+    cluster.run(0.02)
+    assert set(cluster.core(1).own.lengths) >= {1, 5} and not answer.answered()
+    cluster.wipe(5)
+    cluster.restart(5)
+    cluster.run_until(lambda: cluster.core(5).incarnation == 2, within_s=2)
+    cluster.cut(1, 5)
+    cluster.run_until(lambda: all(cluster.core(5).rejoining.tells(p) for p in (2, 3, 4)), within_s=2)
+    for other in (3, 4):
+        cluster.cut(1, other)
+    only_five.lift()
+    cluster.run_until(answer.answered, within_s=2)
+    assert answer.ok
+    cluster.crash(2)
+    cluster.wipe(1)
+    cluster.heal()
+    cluster.restart(1)
+    cluster.run(1)
+    cluster.put(3, "y", "2")
+    cluster.run(5)
+    cluster.restart(2)
+    cluster.run(5)
+    assert cluster.get(3, "x") == "W"
+    cluster.assert_equal()
+
+
+def test_a_vote_of_a_lost_disk_counted_by_a_leader_without_a_vote_of_its_own_is_not_lost() -> None:
+    """Its acceptor fails on purpose, and it crashes before it has journaled that the entry is chosen."""
+    cluster = Cluster()
+    cluster.core(1).failures = Failures(probability=1.0)
+    only_five = cluster.drop(Accept, sender={1}, to={2, 3, 4}, where=lambda message: bool(message.entries))
+    answer = cluster.put(1, "x", "W")
+    cluster.run(0.02)
+    cluster.wipe(5)
+    cluster.restart(5)
+    cluster.run_until(lambda: cluster.core(5).incarnation == 2, within_s=2)
+    cluster.cut(1, 5)
+    cluster.run_until(lambda: all(cluster.core(5).rejoining.tells(p) for p in (2, 3, 4)), within_s=2)
+    cluster.cut(1, 4)
+    cluster.hold_disk(1)
+    cluster.drop(Learn, sender={1})
+    only_five.lift()
+    cluster.run_until(answer.answered, within_s=2)
+    assert answer.ok
+    cluster.crash(1)
+    cluster.heal()
+    for one in (2, 3):
+        for other in (1, 4, 5):
+            cluster.cut(one, other)
+    cluster.restart(1)
+    cluster.run(2)
+    second = cluster.put(4, "y", "2")
+    cluster.run(3)
+    cluster.heal()
+    cluster.run_until(lambda: joined(cluster, 5), within_s=3)
+    cluster.run_until(second.answered, within_s=3)
+    assert cluster.get(4, "x") == "W"
+    cluster.assert_equal()
+
+
+def test_a_node_that_rejoins_a_restored_cluster_has_what_was_restored() -> None:
+    backup = Store("unused")
+    backup.apply(100, 1, encode(Batch([Command(Verb.PUT, "old", "kept")])))
+    cluster = Cluster(nodes=5, start=())
+    logs = {log: Covered(1, 0, 1000) for log in cluster.ids}  # as checkpoint.restore() makes it
+    state = state_of(backup, Cut(backup.position, logs, 1000))
+    for node in cluster.ids:
+        cluster[node].files.checkpoints[1] = json.dumps(state).encode()
+        cluster[node].files.newest = 1
+        cluster.restart(node)
+    cluster.run_until(lambda: all(cluster.core(node).ready for node in cluster.ids), within_s=3)
+    assert all(cluster.get(node, "old") == "kept" for node in cluster.ids)
+    cluster.run_until(cluster.put(1, "x", "1").answered, within_s=2)
+    cluster.wipe(5)
+    cluster.restart(5)
+    cluster.run_until(lambda: joined(cluster, 5), within_s=5)
+    assert cluster.get(5, "old") == "kept"
+    cluster.assert_equal()

@@ -33,7 +33,7 @@ def test_a_node_that_lost_its_disk_rejoins_with_everything(tmp_path: Path) -> No
         node.start("--rejoin")
         cluster.wait_until_ready([3])
         status = cluster.status(3)
-        assert status is not None and status.incarnation == 2
+        assert status is not None and status.incarnation == 3
         assert len(cluster.wait_until_stores_are_equal()) == 70
         cluster.kill(3)
         cluster.restart(3)
