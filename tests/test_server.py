@@ -556,21 +556,26 @@ def test_nodes_whose_cluster_files_differ_refuse_each_other_and_say_why(tmp_path
 
 @pytest.mark.slow
 def test_an_idle_node_is_idle(cluster: RealCluster) -> None:
-    """Promised: under 1 % of a core. Asserted with room for a busy machine; the figure is printed."""
+    """Promised: under 1 % of a core. That depends on the machine, and is printed; asserted is how often the
+    node wakes up: 20 ticks a second, and gossip 10 times a second to each peer and from each.
+    """
 
-    def cpu_s(pid: int) -> float:
+    def used(pid: int) -> tuple[float, int]:
+        """Seconds of processor time, and how often it went to sleep."""
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        sleeps = next(int(line.split()[1]) for line in status if line.startswith("voluntary"))
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), sleeps
 
     pids = {node: process.pid for node, process in cluster.nodes.items()}
-    before, began = {node: cpu_s(pid) for node, pid in pids.items()}, time.monotonic()
+    before, began = {node: used(pid) for node, pid in pids.items()}, time.monotonic()
     passes(5)
     seconds = time.monotonic() - began
-    shares = {node: 100 * (cpu_s(pid) - before[node]) / seconds for node, pid in pids.items()}
-    print(
-        f"idle over {seconds:.1f} s, % of a core:", {node: round(share, 2) for node, share in shares.items()}
-    )
-    assert max(shares.values()) < 3
+    after = {node: used(pid) for node, pid in pids.items()}
+    shares = {node: round(100 * (after[node][0] - before[node][0]) / seconds, 2) for node in pids}
+    rates = {node: round((after[node][1] - before[node][1]) / seconds) for node in pids}
+    print(f"idle over {seconds:.1f} s: % of a core {shares}, sleeps per second {rates}")
+    assert max(rates.values()) < 200
 
 
 def test_garbage_on_the_port_ends_its_own_connection_only(cluster: RealCluster) -> None:
