@@ -367,7 +367,7 @@ MUTANTS = [
         "a node that differs goes on",
         "test_checkpoints.test_the_few_that_differ_stop_case",
         (CORE, "if len(differ) >= self.quorum or", "if False or"),
-        (CORE, "(len(differ) >= ours and", "(False and"),
+        (CORE, "(asked and late and len(differ) >= ours)", "False"),
     ),
     # -- disks that were lost
     told(
