@@ -41,6 +41,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -529,15 +530,11 @@ class Maker:
         command += ["--nodes", self.nodes, "--cpus", self.cpus]
 
         def run() -> None:
-            call: Callable[[], None]
             try:
-                manifest, cut = self._run(command)
+                tell = partial(done, *self._run(command))
             except (OSError, JournalError, ValueError, KeyError) as error:
-                reason = str(error)
-                call = lambda: self._end(lambda: failed(reason))  # noqa: E731
-            else:
-                call = lambda: self._end(lambda: done(manifest, cut))  # noqa: E731
-            own.later(call)
+                tell = partial(failed, str(error))
+            own.later(partial(self._end, tell))
 
         own.files.background(run)
 
