@@ -82,6 +82,8 @@ launch() { # ID [--init]
     setsid "$python" "$project/server.py" --id "$node" --cluster "$file" --data "$data" --cpu "$node" "$@" \
         </dev/null >>"$data/node-$node.log" 2>&1 &
     echo $! >"$data/node-$node.pid"
+    # A child is this script until it has become the server: pid_of would not know it yet.
+    while kill -0 $! 2>/dev/null && [ -z "$(pid_of "$node")" ]; do sleep 0.01; done
 }
 
 # Wait until these nodes run and take commands; 30 seconds at most.
