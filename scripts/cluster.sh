@@ -67,7 +67,7 @@ client() { "$python" "$project/client.py" "$@" --cluster "$file"; }
 pid_of() {
     local pid
     pid=$(cat "$data/node-$1.pid" 2>/dev/null) || return 0
-    if tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "server.py --id $1 "; then echo "$pid"; fi
+    if { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -qF -- "server.py --id $1 "; then echo "$pid"; fi
 }
 
 launch() { # ID [--init]
