@@ -381,6 +381,8 @@ struct Accept {
     5: bool sync
     /** What the leader knows of the log. */
     6: Fact fact
+    /** Nodes whose votes can wait: they answer at once with what they hold durably by then. */
+    7: list<i32> lazy
 } (python.immutable = "")
 
 /** What an acceptor says to an Accept. */
@@ -391,7 +393,7 @@ enum Vote {
     REFUSED = 1,
     /** This acceptor has not taken the ballot's sync, or must first fetch chosen entries below it. */
     NEEDS_SYNC = 2,
-    /** The acceptor role is silent; the fact counts all the same. */
+    /** No vote: the acceptor role is silent, or nothing is durable yet. The fact counts all the same. */
     WITHHELD = 3,
 }
 
@@ -405,7 +407,7 @@ struct Accepted {
     3: Ballot promised
     /** Which answer it is. */
     4: Vote vote
-    /** TAKEN: entries held of this ballot's log, counted from slot 0. */
+    /** TAKEN: entries held of this ballot's log, counted from slot 0, all of them durably. */
     5: i64 length
     /** What the node knows of its own log. */
     6: Fact fact

@@ -39,7 +39,7 @@ simulator:
     node.step(sender, message, now), node.propose(...), node.read(...), node.tick(now)   any number of times
     ready = node.drain(now)
     send ready.send                            at once
-    journal ready.journal + node.notes()       in one frame
+    journal ready.journal + node.notes()       in one frame; it may wait for others unless ready.urgent
     send ready.send_after                      when that frame, and every frame before it, is durable
     apply ready.apply to the store, then answer ready.reads
 
@@ -84,6 +84,8 @@ from interface import (
 
 Message = Any  # one of the generated structs above, or Synced
 
+LAZY = 0.01  # seconds that a vote which nobody waits for may wait for others, to share their fsync
+SLUGGISH = 1.0  # seconds for which nobody counts on a node that has kept others waiting
 RESEND_AFTER = 0.05  # seconds: what is unanswered is sent again; doubled for a peer that stays silent
 RESEND_AT_MOST = 1.0  # seconds: the longest such pause
 GOSSIP_NEWS = 0.02  # seconds: news that no other message has brought to a peer by then is gossiped
@@ -133,6 +135,7 @@ class Synced(NamedTuple):
 
     number: int
     reservation: int
+    held: Sequence[tuple[int, int, int]]  # (log, ballot, length) of the logs that they are about
 
 
 class Applied(NamedTuple):
@@ -156,6 +159,7 @@ class Ready(NamedTuple):
     reads: list[Any]
     lost: Sequence[Any] = ()
     catch_up: int | None = None  # a peer to take a checkpoint from: it no longer holds the entries we lack
+    urgent: bool = True  # whether anything waits for the journal; else it may gather records for a while
 
 
 class Covered(NamedTuple):
@@ -728,6 +732,13 @@ class Node:
         self.reserving = 0  # journaled, perhaps not yet durable
         self.highest = 0  # the largest timestamp of any entry seen, skips included
         self.newest = list(self.peers)  # who sent the last command entry first
+        at = self.nodes.index(me)
+        self.ring = self.nodes[at:] + self.nodes[:at]  # from us on
+        self.voters = self.ring  # who is to vote at once for what we sent last
+        self.sluggish: dict[
+            int, float
+        ] = {}  # who has kept our entries waiting: until when others are preferred
+        self.urged = 0  # up to which slot of our log all have been asked to vote at once
         self.acceptors = {log: Acceptor(log, self._journal) for log in self.nodes}
         self.learner = Learner(self.acceptors)
         self.own = Proposer(me, me, self.nodes)
@@ -765,6 +776,10 @@ class Node:
         self.journaled = 0  # drains that had records
         self.journaled_at = 0.0
         self.synced = 0
+        self.durable = dict.fromkeys(self.nodes, (0, 0))  # by log: (ballot, length) that a restart would find
+        self.lazy = 0  # records of this turn that nobody waits for
+        self.lazy_at: float | None = None  # since when such records wait for a frame
+        self.urgent = False  # whether they have waited long enough
         self.saved = dict.fromkeys(self.nodes, 0)  # by log: the chosen length that notes() last journaled
         self.passed = dict.fromkeys(self.nodes, 0)  # by log: how much was executed at the last frame
         self.saved_position = (0, 0)
@@ -837,6 +852,7 @@ class Node:
             self.highest = max(self.highest, acceptor.last_timestamp)
         self._save()
         self.passed.update(self.learner.executed)
+        self.durable = {log: (acceptor.accepted, acceptor.length) for log, acceptor in self.acceptors.items()}
         self._reserve()
         if self.rejoining is None:
             self.retake_at = now
@@ -1023,14 +1039,22 @@ class Node:
                 self.newest.remove(sender)
                 self.newest.insert(0, sender)
         acceptor = self.acceptors[message.log]
+        before = len(self._records)
         vote = Vote.WITHHELD if self._acceptor_fails(now) else acceptor.on_accept(message)
+        lazy = self.me in message.lazy
+        if lazy:
+            self.lazy += len(self._records) - before
         self._check_leader(message.log, now)
         self._learn(message.fact, now, sender)
         self._settle(message.log, now, sender)
         length = acceptor.length if vote == Vote.TAKEN else 0
+        if lazy and vote == Vote.TAKEN:
+            ballot, length = self.durable[message.log]
+            if ballot != message.ballot:
+                vote, length = Vote.WITHHELD, 0
         own = self._own_fact()
         answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
-        if vote == Vote.TAKEN:
+        if vote == Vote.TAKEN and not lazy:
             self._after.append((sender, answer, call))
             if sender != self.me:
                 self.telling[sender] = (own.chosen, own.frontier)
@@ -1050,6 +1074,8 @@ class Node:
             chosen = proposer.on_accepted(sender, message, now)
             if chosen > self.learner.chosen[message.log]:
                 self._choose(proposer, chosen, now)
+            if message.vote == Vote.WITHHELD and message.log == self.me and sender in self.voters:
+                self._urge(sender, now)
 
     def _on_prepare(self, sender: int, message: Prepare, now: float, call: Any) -> None:
         acceptor = self.acceptors[message.log]
@@ -1155,6 +1181,8 @@ class Node:
     def _on_synced(self, sender: int, message: Synced, now: float, call: Any) -> None:
         self.synced = max(self.synced, message.number)
         self.reserved = max(self.reserved, message.reservation)
+        for log, ballot, length in message.held:
+            self.durable[log] = (ballot, length)
 
     # ---------------------------------------------------------------------------------------- leading one log
 
@@ -1465,14 +1493,18 @@ class Node:
             if not (proposer.leading and proposer.fresh):
                 continue
             proposer.fresh = False
+            if proposer is self.own:
+                self._choose_voters(now)
             messages: dict[tuple[int, bool], Accept] = {}
             for node in [self.me, *self.peers]:  # our own acceptor first: it shares the frame
                 due = proposer.due(node, now) if proposer.leading else None
                 if due is None:
                     continue
                 if due not in messages:
-                    start, entries = self._entries(proposer, due[0])
-                    messages[due] = Accept(log, proposer.ballot, start, entries, due[1], self.fact(log))
+                    start, sync = due
+                    start, entries = self._entries(proposer, start)
+                    lazy = self._lazy_voters() if proposer is self.own and not sync else []
+                    messages[due] = Accept(log, proposer.ballot, start, entries, sync, self.fact(log), lazy)
                 self._send_accept(node, messages[due], now)
 
     def _entries(self, proposer: Proposer, start: int) -> tuple[int, list[Entry]]:
@@ -1492,12 +1524,54 @@ class Node:
         if node == self.me:
             self._on_accept(self.me, message, now, None)
             return
-        if message.entries and now - self.probes.get(node, (0, 0, 0, float("-inf")))[3] > STALE_PROBE:
-            self.probes[node] = (message.log, message.ballot, message.start + len(message.entries), now)
+        again = self.proposers[message.log].couriers[node].silent > 0
+        if message.entries and node not in message.lazy and not again:
+            self._probe(node, message, now)
         if message.log == self.me:
             self._tell(node, message, message.fact)
         else:
             self._send.append((node, message, None))
+
+    def _choose_voters(self, now: float) -> None:
+        """A quorum is to vote at once, us included; the others' votes can wait, and share an fsync. A node
+        always votes late rather than never, so this is about speed only.
+
+        Not those that are silent, or have been slow. If too few are left, everybody is to hurry.
+        """
+        voters = []
+        for node in self.ring:
+            silent = node != self.me and now - self.heard[node] > GOSSIP_IDLE * 1.5
+            if not silent and now >= self.sluggish.get(node, now):
+                voters.append(node)
+                if len(voters) == self.quorum:
+                    break
+        else:
+            voters = self.ring
+        self.voters = voters
+
+    def _lazy_voters(self) -> list[int]:
+        return [peer for peer in self.peers if peer not in self.voters]
+
+    def _urge(self, node: int, now: float) -> None:
+        """One of those that were to vote at once does not: all others are to, with what they hold."""
+        self.sluggish[node] = now + SLUGGISH
+        own = self.own
+        if self.urged >= own.end or not own.established:
+            return
+        self.urged = own.end
+        message = Accept(self.me, own.ballot, own.end, [], False, self._own_fact(), [])
+        for peer in self.peers:
+            if peer not in self.voters and own.lengths.get(peer, own.end) < own.end:
+                self._tell(peer, message, message.fact)
+
+    def _urge_late(self, now: float) -> None:
+        """Have our entries waited for votes longer than they should?"""
+        usual = [self.round_trips[node][0] for node in self.voters if node in self.round_trips]
+        late = min(max(LAZY, 2 * min(usual)), RESEND_AFTER) if usual else RESEND_AFTER
+        for node in self.voters:
+            courier = self.own.couriers[node]
+            if self.own.lengths.get(node, -1) < courier.sent and now - courier.at >= late:
+                self._urge(node, now)
 
     def _tell_waiting(self, own: Fact, now: float) -> None:
         """Who is known to wait for our frontier hears at once that it has moved; all others with the next
@@ -1534,16 +1608,37 @@ class Node:
             self._tell_waiting(own, now)
         if self.fetching:
             self._send_fetches(now)
+        urgent = self.urgent or bool(self._after) or len(self._records) > self.lazy
         if self._records:
-            self.journaled += 1
-            self.journaled_at = now
-            self._after.append((self.me, Synced(self.journaled, self.reserving), None))
+            self._note_journaled(now)
+        if urgent:
+            self.lazy_at = None
         ready = Ready(
-            self._send, self._records, self._after, self._apply, self._answer, self.lost, self.catch_up
+            self._send,
+            self._records,
+            self._after,
+            self._apply,
+            self._answer,
+            self.lost,
+            self.catch_up,
+            urgent,
         )
+        self.urgent, self.lazy = False, 0
         self._send, self._records, self._after, self._apply, self._answer = [], [], [], [], []
         self.lost, self.catch_up = [], None
         return ready
+
+    def _note_journaled(self, now: float) -> None:
+        """Have us told when the records of this turn are durable."""
+        self.journaled += 1
+        self.journaled_at = now
+        if self.lazy_at is None:
+            self.lazy_at = now
+        held = []
+        for log in {record.held.log for record in self._records if record.held is not None}:
+            acceptor = self.acceptors[log]
+            held.append((log, acceptor.accepted, acceptor.length))
+        self._after.append((self.me, Synced(self.journaled, self.reserving, held), None))
 
     # --------------------------------------------------------------------------------------------------- time
 
@@ -1571,6 +1666,10 @@ class Node:
         if self.round is not None and now - self.round.at >= RESEND_AFTER:
             self.round.at = now
             self._send_barriers(peer for peer in self.peers if peer not in self.round.clocks)
+        if self.lazy_at is not None and now - self.lazy_at >= LAZY:
+            self.urgent = True
+        if self.own.established:
+            self._urge_late(now)
         for proposer in self.proposers.values():
             proposer.fresh = True
             if proposer.preparing and now - proposer.prepared_at >= RESEND_AFTER * min(proposer.prepares, 8):
@@ -1655,6 +1754,11 @@ class Node:
         """
         return max((seconds * 0.5 ** (now - at) for seconds, at in self.round_trips.values()), default=0.0)
 
+    def _probe(self, node: int, message: Accept, now: float) -> None:
+        """Measure how long its vote takes, unless another is being measured."""
+        if node not in self.probes or now - self.probes[node][3] > STALE_PROBE:
+            self.probes[node] = (message.log, message.ballot, message.start + len(message.entries), now)
+
     def _measure(self, sender: int, message: Accepted, now: float) -> None:
         log, ballot, length, at = self.probes.get(sender, (0, 0, 0, 0.0))
         if message.log != log:
@@ -1727,13 +1831,11 @@ class Node:
 
     def _on_rejoin(self, sender: int, message: Rejoin, now: float, call: Any) -> None:
         """A peer has lost its disk. Once its new incarnation is noted, no quorum counts the old one here;
-        what we tell it then is all that it may have had a part in.
+        what we tell it then is all that it may have had a part in. If a higher one is noted, it is told only
+        that.
         """
-        noted = self.lives[sender][0]
-        if message.incarnation > noted:
+        if message.incarnation > self.lives[sender][0]:
             self.note(sender, message.incarnation, 0)
-        elif message.incarnation and message.incarnation < noted:
-            return
         acceptor, proposer = self.acceptors[message.log], self.proposers.get(message.log)
         promised, accepted = acceptor.promised, acceptor.accepted
         entries = acceptor.from_slot(acceptor.chosen)
@@ -1741,10 +1843,12 @@ class Node:
             promised = max(promised, proposer.highest)
             if proposer.leading:
                 accepted, entries = proposer.ballot, list(proposer.entries)
-        if self.rejoining is not None:
+        noted = self.lives[sender][0]
+        mute = self.rejoining is not None or message.incarnation < noted
+        if mute:
             promised, accepted, entries = 0, 0, []
         answer = Rejoined(
-            message.log, message.incarnation, self.lives[sender][0], self.rejoining is not None,
+            message.log, message.incarnation, noted, mute,
             promised, accepted, acceptor.chosen, entries, self.fact(message.log), self.clock,
         )  # fmt: skip
         self._after.append((sender, answer, call))
@@ -1754,10 +1858,9 @@ class Node:
         if not rejoining.number and self.incarnation and rejoining.complete(self.quorum):
             if rejoining.noted_by_all:
                 self._rejoin_logs(rejoining)
-            else:
-                rejoining.ask_again()
-                self.incarnation += 1  # tells the second answers from late first ones
-                self._journal(Record(incarnation=self.incarnation))
+            else:  # (the new number tells the second answers from late first ones)
+                rejoining.ask_again(noted_by_all=True)
+                self._take_incarnation(self.incarnation + 1)
         if now - rejoining.asked_at < RESEND_AFTER:
             return
         rejoining.asked_at = now
@@ -1774,13 +1877,20 @@ class Node:
         if not self.incarnation:
             rejoining.noted[sender] = message.noted
             if len(rejoining.noted) == len(self.peers):
-                self.incarnation = max(2, 1 + max(rejoining.noted.values()))
-                self._journal(Record(incarnation=self.incarnation))
+                self._take_incarnation(max(2, 1 + max(rejoining.noted.values())))
                 rejoining.asked_at = float("-inf")
+            return
+        if message.noted > self.incarnation:
+            rejoining.ask_again(noted_by_all=False)
+            self._take_incarnation(message.noted + 1)
             return
         rejoining.answers[sender][message.log] = message
         self._hear_clock(message.clock)
         self._learn(message.fact, now, sender)
+
+    def _take_incarnation(self, incarnation: int) -> None:
+        self.incarnation = incarnation
+        self._journal(Record(incarnation=incarnation))
 
     def _rejoin_logs(self, rejoining: "Rejoining") -> None:
         """All have answered: take over what they say of all logs, in one durable step. Not before we hold
@@ -1834,12 +1944,17 @@ class Rejoining:
         self.noted_by_all = False  # whether the answers were given after every node had noted us
         self.number = 0  # of the drain with the records that end it
 
-    def ask_again(self) -> None:
-        """Everybody has noted us, so the lost disk is counted nowhere any more. But some answers are older
+    def ask_again(self, noted_by_all: bool) -> None:
+        """Ask everybody with a higher incarnation.
+
+        Once everybody has noted us, the lost disk is counted nowhere any more. But some answers are older
         than that: a vote of the lost disk may have made a quorum since, at a node that has lost its own disk
         meanwhile and so tells nothing. Who gave the other votes tells of it when asked now.
+
+        Else somebody has noted more than it said: a late message of a disk that rejoined before us, and was
+        lost too. We begin anew.
         """
-        self.noted_by_all = True
+        self.noted_by_all = noted_by_all
         self.answers = {peer: {} for peer in self.answers}
         self.asked_at = float("-inf")
 

@@ -244,6 +244,7 @@ class Replica:
         self.reading: dict[Read, None] = {}  # in order of arrival
         self.records: list[Record] = []  # for the next frame
         self.after: list[tuple[int, Message, Any]] = []  # messages that wait for it
+        self.urgent = False  # whether somebody waits for the next frame; else it waits for more
         self.writing = False
         self.noted = False  # whether a frame was written since then: what is applied is in the journal
         self.rolling = False  # whether the next frame is to begin a segment
@@ -347,10 +348,11 @@ class Replica:
             again = self._dispatch(ready.send, now)
             self.records += ready.journal
             self.after += ready.send_after
+            self.urgent = self.urgent or ready.urgent
             if not self.writing:
-                if self.records or (self.rolling and self.core.drained):
+                if (self.records and self.urgent) or (self.rolling and self.core.drained):
                     self._write_frame()
-                elif self.after:
+                elif self.after and not self.records:
                     after, self.after = self.after, []
                     again |= self._dispatch(after, now)
             for applied in ready.apply:
@@ -388,7 +390,7 @@ class Replica:
             self.records += self.core.notes()
         records, self.records = self.records, []
         after, self.after = self.after, []
-        self.writing = True
+        self.writing, self.urgent = True, False
         self.frames += 1
         self.write(records, lambda: self._durable(after), new_segment)
 

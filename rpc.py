@@ -95,16 +95,9 @@ def complete(struct: tuple[Any, ...]) -> bool:
     return True
 
 
-class _Failure:
-    """TApplicationException as a struct that interface.encode and interface.decode take."""
-
-    __slots__ = ("message", "type")
-    __hash__ = None  # type: ignore[assignment]  # decode() fills hashable structs at once, the others field by field
-    thrift_spec = (None, (1, TType.STRING, "message", "UTF8", None), (2, TType.I32, "type", None, None))
-
-    def __init__(self, message: str | None = None, type: int | None = None) -> None:
-        self.message = message
-        self.type = type
+# TApplicationException, which is no generated struct, for interface.encode and interface.decode.
+_SPEC = (None, (1, TType.STRING, "message", "UTF8", None), (2, TType.I32, "type", None, None))
+_Failure = named_tuple(type("TApplicationException", (), {"thrift_spec": _SPEC}))
 
 
 def failure(name: bytes, sequence: int, kind: int, reason: str) -> bytes:

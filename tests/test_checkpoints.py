@@ -79,7 +79,13 @@ def accept(log: int, start: int, *timestamps: int, chosen: int = 0, frontier: in
     ballot = ballot_of(1, log)
     entries = [Entry(abs(t), b"" if t < 0 else b"%d" % t) for t in timestamps]
     return Accept(
-        log, ballot, start, entries, start == 0, Fact(log, chosen, ballot if chosen else 0, frontier)
+        log,
+        ballot,
+        start,
+        entries,
+        start == 0,
+        Fact(log, chosen, ballot if chosen else 0, frontier),
+        [],
     )
 
 
@@ -311,7 +317,7 @@ def test_a_node_that_lags_too_far_keeps_nobody_from_giving_up_entries() -> None:
     made = started()
     big = b"x" * (KEEP_BYTES // 4 - KEEP_OVERHEAD)
     entries = [Entry(10 * number, big) for number in range(1, 7)]
-    tell(made, 2, Accept(2, BALLOT, 0, entries, True, Fact(2, 6, BALLOT, 60)))
+    tell(made, 2, Accept(2, BALLOT, 0, entries, True, Fact(2, 6, BALLOT, 60), []))
     tell(made, 1, Learn(0, [Fact(3, 0, 0, 99), Fact(1, 0, 0, 99)], [], Position(0, 0), 0))
     for _ in range(2):
         checkpointed(made)
@@ -325,7 +331,7 @@ def test_a_checkpoint_older_than_an_installed_one_gives_up_nothing_more() -> Non
     made = with_entries()
     ours = made.cut()
     made.install(Cut((80, 2), {2: Covered(8, BALLOT, 80)}, 0), 1.0, 1)
-    tell(made, 2, Accept(2, BALLOT, 8, [Entry(90, b"90")], False, NOTHING))
+    tell(made, 2, Accept(2, BALLOT, 8, [Entry(90, b"90")], False, NOTHING, []))
     made.checkpointed(ours)
     made.tick(1.0)
     assert made.acceptors[2].length == 9

@@ -64,7 +64,7 @@ CLIENT_CALLS: dict[bytes, tuple[Any, ...]] = {
 NODE_CALLS: dict[bytes, tuple[Any, ...]] = {
     b"hello": (Identity("test", "0" * 64, 3, 1, 0),),
     b"prepare": (Prepare(3, 0, 0, 0),),
-    b"accept": (Accept(3, 0, 0, [Entry(1, b"payload"), Entry(2, b"")], True, FACT),),
+    b"accept": (Accept(3, 0, 0, [Entry(1, b"payload"), Entry(2, b"")], True, FACT, [1]),),
     b"learn": (Learn(1, [FACT, FACT], [0, 0, 0], Position(0, 0), 0),),
     b"fetch": (Fetch(3, 0),),
     b"barrier": (Barrier(1, 1),),

@@ -125,9 +125,9 @@ def test_the_reservation_is_renewed_when_half_of_it_is_used() -> None:
     made = node(records=(Record(reservation=500),))
     assert made.reserving == 500 + RESERVE
     assert made.reserved == 500
-    made.step(1, Synced(1, 500 + RESERVE), 1.0)
+    made.step(1, Synced(1, 500 + RESERVE, []), 1.0)
     assert made.reserved == 500 + RESERVE
-    made.step(1, Synced(0, 1), 1.0)
+    made.step(1, Synced(0, 1, []), 1.0)
     assert made.reserved == 500 + RESERVE
     assert tell(made, 2, Learn(500 + RESERVE // 2, [], [], POSITION, 0)).journal == []
     ready = tell(made, 2, Learn(501 + RESERVE // 2, [], [], POSITION, 0))
@@ -140,7 +140,7 @@ def test_the_reservation_is_renewed_when_half_of_it_is_used() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Accept(2, ballot_of(1, 2), 0, [Entry(FAR, b"x")], True, NOTHING),
+        Accept(2, ballot_of(1, 2), 0, [Entry(FAR, b"x")], True, NOTHING, []),
         Learn(FAR, [Fact(2, 0, 0, FAR)], [], POSITION, 0),
         Reading(0, FAR, [Fact(2, 0, 0, FAR)]),
         Barrier(1, FAR),
@@ -150,7 +150,7 @@ def test_the_reservation_is_renewed_when_half_of_it_is_used() -> None:
         Accepted(2, 1, 1, Vote.TAKEN, 7, NOTHING),
         Accepted(1, 1, 1, Vote.TAKEN, 7, NOTHING),
         Fetched(2, 0, [Entry(1, b"x")], 1, 0),
-        Accept(2, ABSURD, 0, [Entry(1, b"x")], True, NOTHING),
+        Accept(2, ABSURD, 0, [Entry(1, b"x")], True, NOTHING, []),
         Prepare(2, ABSURD, 0, 0),
         Learn(1, [Fact(2, 1, ABSURD, 1)], [], POSITION, 0),
     ],
@@ -208,7 +208,7 @@ def test_a_fetch_is_answered_with_chosen_entries_only() -> None:
     ballot = ballot_of(1, 2)
     big = b"x" * (FETCH_BYTES // 2)
     entries = [Entry(slot, big) for slot in range(1, 5)]
-    tell(made, 2, Accept(2, ballot, 0, entries, True, NOTHING))
+    tell(made, 2, Accept(2, ballot, 0, entries, True, NOTHING, []))
     assert sent(tell(made, 3, Fetch(2, 0)), Fetched) == [Fetched(2, 0, [], 0, 0)]
     tell(made, 2, Learn(1, [Fact(2, 3, ballot, 0)], [], POSITION, 0))
     assert sent(tell(made, 3, Fetch(2, 0)), Fetched) == [Fetched(2, 0, entries[:2], ballot, 0)]
@@ -370,5 +370,5 @@ def test_round_trips_are_measured_from_the_first_accept_to_the_vote_that_covers_
     cluster.run_until(cluster.put(1, "x", "1").answered, within_s=1)
     cluster.run(0.1)
     measured = [seconds for seconds, _ in cluster.core(1).round_trips.values()]
-    assert len(measured) == 4
+    assert len(measured) == 2, "those that vote at once"
     assert all(0.06 <= seconds < 0.08 for seconds in measured)

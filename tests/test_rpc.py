@@ -79,7 +79,7 @@ IDENTITY = Identity("cluster", "digest", 3, 1, 4)
 BETWEEN_NODES: dict[str, tuple[Any, Any]] = {
     "hello": (IDENTITY, IDENTITY),
     "prepare": (Prepare(1, 513, 7, 0), Promise(1, 513, 7, 0, 513, 257, ENTRIES, FACT)),
-    "accept": (Accept(1, 257, 5, ENTRIES, True, FACT), Accepted(1, 257, 257, 0, 7, FACT)),
+    "accept": (Accept(1, 257, 5, ENTRIES, True, FACT, [2, 3]), Accepted(1, 257, 257, 0, 7, FACT)),
     "learn": (Learn(99, [FACT, FACT], [7, 8], Position(5, 2), 6), None),
     "fetch": (Fetch(2, 9), Fetched(2, 9, ENTRIES, 258, 3)),
     "barrier": (Barrier(4, 1 << 40), Reading(4, 1 << 40, [FACT])),

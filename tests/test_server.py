@@ -498,7 +498,7 @@ def test_a_message_between_nodes_before_hello_ends_the_connection(cluster: RealC
     status = cluster.status(1)
     assert status is not None
     promised = status.logs[1].promised
-    takeover = Accept(2, promised + 256 * 100, 0, [], True, Fact(2, 0, 0, 0))
+    takeover = Accept(2, promised + 256 * 100, 0, [], True, Fact(2, 0, 0, 0), [])
     with raw(cluster, 1) as connection, pytest.raises(EOFError):
         connection.call(b"accept", takeover)
     status = cluster.status(1)

@@ -2780,6 +2780,7 @@ class Accept(object):
      - entries: The entries, perhaps none.
      - sync: Whether this is the leader's whole log from its chosen length on.
      - fact: What the leader knows of the log.
+     - lazy: Nodes whose votes can wait: they answer at once with what they hold durably by then.
 
     """
 
@@ -2790,16 +2791,18 @@ class Accept(object):
         'entries',
         'sync',
         'fact',
+        'lazy',
     )
 
 
-    def __init__(self, log=None, ballot=None, start=None, entries=None, sync=None, fact=None,):
+    def __init__(self, log=None, ballot=None, start=None, entries=None, sync=None, fact=None, lazy=None,):
         super(Accept, self).__setattr__('log', log)
         super(Accept, self).__setattr__('ballot', ballot)
         super(Accept, self).__setattr__('start', start)
         super(Accept, self).__setattr__('entries', entries)
         super(Accept, self).__setattr__('sync', sync)
         super(Accept, self).__setattr__('fact', fact)
+        super(Accept, self).__setattr__('lazy', lazy)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -2808,7 +2811,7 @@ class Accept(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.log, self.ballot, self.start, self.entries, self.sync, self.fact, ))
+        return hash(self.__class__) ^ hash((self.log, self.ballot, self.start, self.entries, self.sync, self.fact, self.lazy, ))
 
     @classmethod
     def read(cls, iprot):
@@ -2821,6 +2824,7 @@ class Accept(object):
         entries = None
         sync = None
         fact = None
+        lazy = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -2860,6 +2864,16 @@ class Accept(object):
                     fact = Fact.read(iprot)
                 else:
                     iprot.skip(ftype)
+            elif fid == 7:
+                if ftype == TType.LIST:
+                    lazy = []
+                    (_etype60, _size57) = iprot.readListBegin()
+                    for _i61 in range(_size57):
+                        _elem62 = iprot.readI32()
+                        lazy.append(_elem62)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -2871,6 +2885,7 @@ class Accept(object):
             entries=entries,
             sync=sync,
             fact=fact,
+            lazy=lazy,
         )
 
     def write(self, oprot):
@@ -2893,8 +2908,8 @@ class Accept(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter57 in self.entries:
-                iter57.write(oprot)
+            for iter63 in self.entries:
+                iter63.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.sync is not None:
@@ -2904,6 +2919,13 @@ class Accept(object):
         if self.fact is not None:
             oprot.writeFieldBegin('fact', TType.STRUCT, 6)
             self.fact.write(oprot)
+            oprot.writeFieldEnd()
+        if self.lazy is not None:
+            oprot.writeFieldBegin('lazy', TType.LIST, 7)
+            oprot.writeListBegin(TType.I32, len(self.lazy))
+            for iter64 in self.lazy:
+                oprot.writeI32(iter64)
+            oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -2939,7 +2961,7 @@ class Accepted(object):
      - ballot: The ballot of the Accept.
      - promised: The highest ballot promised.
      - vote: Which answer it is.
-     - length: TAKEN: entries held of this ballot's log, counted from slot 0.
+     - length: TAKEN: entries held of this ballot's log, counted from slot 0, all of them durably.
      - fact: What the node knows of its own log.
 
     """
@@ -3143,20 +3165,20 @@ class Learn(object):
             elif fid == 2:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype61, _size58) = iprot.readListBegin()
-                    for _i62 in range(_size58):
-                        _elem63 = Fact.read(iprot)
-                        facts.append(_elem63)
+                    (_etype68, _size65) = iprot.readListBegin()
+                    for _i69 in range(_size65):
+                        _elem70 = Fact.read(iprot)
+                        facts.append(_elem70)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 3:
                 if ftype == TType.LIST:
                     held = []
-                    (_etype67, _size64) = iprot.readListBegin()
-                    for _i68 in range(_size64):
-                        _elem69 = iprot.readI64()
-                        held.append(_elem69)
+                    (_etype74, _size71) = iprot.readListBegin()
+                    for _i75 in range(_size71):
+                        _elem76 = iprot.readI64()
+                        held.append(_elem76)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3194,15 +3216,15 @@ class Learn(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 2)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter70 in self.facts:
-                iter70.write(oprot)
+            for iter77 in self.facts:
+                iter77.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.held is not None:
             oprot.writeFieldBegin('held', TType.LIST, 3)
             oprot.writeListBegin(TType.I64, len(self.held))
-            for iter71 in self.held:
-                oprot.writeI64(iter71)
+            for iter78 in self.held:
+                oprot.writeI64(iter78)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.applied is not None:
@@ -3400,10 +3422,10 @@ class Fetched(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype75, _size72) = iprot.readListBegin()
-                    for _i76 in range(_size72):
-                        _elem77 = Entry.read(iprot)
-                        entries.append(_elem77)
+                    (_etype82, _size79) = iprot.readListBegin()
+                    for _i83 in range(_size79):
+                        _elem84 = Entry.read(iprot)
+                        entries.append(_elem84)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3445,8 +3467,8 @@ class Fetched(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter78 in self.entries:
-                iter78.write(oprot)
+            for iter85 in self.entries:
+                iter85.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.evidence is not None:
@@ -3786,10 +3808,10 @@ class Rejoined(object):
             elif fid == 8:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype82, _size79) = iprot.readListBegin()
-                    for _i83 in range(_size79):
-                        _elem84 = Entry.read(iprot)
-                        entries.append(_elem84)
+                    (_etype89, _size86) = iprot.readListBegin()
+                    for _i90 in range(_size86):
+                        _elem91 = Entry.read(iprot)
+                        entries.append(_elem91)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3856,8 +3878,8 @@ class Rejoined(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 8)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter85 in self.entries:
-                iter85.write(oprot)
+            for iter92 in self.entries:
+                iter92.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -4048,10 +4070,10 @@ class Reading(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype89, _size86) = iprot.readListBegin()
-                    for _i90 in range(_size86):
-                        _elem91 = Fact.read(iprot)
-                        facts.append(_elem91)
+                    (_etype96, _size93) = iprot.readListBegin()
+                    for _i97 in range(_size93):
+                        _elem98 = Fact.read(iprot)
+                        facts.append(_elem98)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4081,8 +4103,8 @@ class Reading(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter92 in self.facts:
-                iter92.write(oprot)
+            for iter99 in self.facts:
+                iter99.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -4412,10 +4434,10 @@ class Held(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype96, _size93) = iprot.readListBegin()
-                    for _i97 in range(_size93):
-                        _elem98 = Entry.read(iprot)
-                        entries.append(_elem98)
+                    (_etype103, _size100) = iprot.readListBegin()
+                    for _i104 in range(_size100):
+                        _elem105 = Entry.read(iprot)
+                        entries.append(_elem105)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4450,8 +4472,8 @@ class Held(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter99 in self.entries:
-                iter99.write(oprot)
+            for iter106 in self.entries:
+                iter106.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -4963,10 +4985,10 @@ class Frame(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     records = []
-                    (_etype103, _size100) = iprot.readListBegin()
-                    for _i104 in range(_size100):
-                        _elem105 = Record.read(iprot)
-                        records.append(_elem105)
+                    (_etype110, _size107) = iprot.readListBegin()
+                    for _i111 in range(_size107):
+                        _elem112 = Record.read(iprot)
+                        records.append(_elem112)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4986,8 +5008,8 @@ class Frame(object):
         if self.records is not None:
             oprot.writeFieldBegin('records', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.records))
-            for iter106 in self.records:
-                iter106.write(oprot)
+            for iter113 in self.records:
+                iter113.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -5185,6 +5207,7 @@ Accept.thrift_spec = (
     (4, TType.LIST, 'entries', (TType.STRUCT, [Entry, None], False), None, ),  # 4
     (5, TType.BOOL, 'sync', None, None, ),  # 5
     (6, TType.STRUCT, 'fact', [Fact, None], None, ),  # 6
+    (7, TType.LIST, 'lazy', (TType.I32, None, False), None, ),  # 7
 )
 all_structs.append(Accepted)
 Accepted.thrift_spec = (
