@@ -466,12 +466,14 @@ class Proposer:
         message.
         """
         courier = self.couriers[sender]
-        courier.silent = 0
-        if message.vote == Vote.NEEDS_SYNC:
-            courier.sent = -1
-        elif message.vote == Vote.TAKEN and message.length > self.lengths.get(sender, -1):
-            self.lengths[sender] = min(message.length, self.end)
+        if message.vote != Vote.TAKEN:
+            courier.silent = 0
+            if message.vote == Vote.NEEDS_SYNC:
+                courier.sent = -1
+        elif message.length > self.lengths.get(sender, -1):  # else its disk hangs: it needs no more to write
+            courier.silent = 0
             courier.at = now
+            self.lengths[sender] = min(message.length, self.end)
         return quorum_length(self.lengths.values(), self.quorum)
 
     def advance(self, chosen: int) -> None:
@@ -1634,10 +1636,13 @@ class Node:
         self.journaled_at = now
         if self.lazy_at is None:
             self.lazy_at = now
-        held = []
-        for log in {record.held.log for record in self._records if record.held is not None}:
-            acceptor = self.acceptors[log]
-            held.append((log, acceptor.accepted, acceptor.length))
+        logs: set[int] = set()
+        for record in self._records:
+            if record.held is not None:
+                logs.add(record.held.log)
+            elif record.installed is not None:
+                logs.update(self.nodes)
+        held = [(log, self.acceptors[log].accepted, self.acceptors[log].length) for log in sorted(logs)]
         self._after.append((self.me, Synced(self.journaled, self.reserving, held), None))
 
     # --------------------------------------------------------------------------------------------------- time

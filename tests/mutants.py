@@ -131,6 +131,39 @@ MUTANTS = [
         (CORE, "            self.journal(Record(promised=LogBallot(self.log, message.ballot)))\n", ""),
     ),
     met(
+        "votes leave while what they say gathers in the next frame",
+        "default 1",
+        (
+            "replica",
+            "                elif self.after and not self.records:",
+            "                elif self.after:",
+        ),
+    ),
+    met(
+        "a vote that can wait says what is not durable",
+        "default 1",
+        (
+            CORE,
+            "ballot, length = self.durable[message.log]",
+            "ballot, length = message.ballot, acceptor.length",
+        ),
+    ),
+    met(
+        "a vote that can wait takes the length of an older ballot's log",
+        "default 1",
+        (CORE, "            if ballot != message.ballot:\n", "            if False:\n"),
+    ),
+    told(
+        "an installed checkpoint does not count as durable",
+        "test_checkpoints.test_what_a_checkpoint_covers_is_durable_with_it",
+        (CORE, "                logs.update(self.nodes)\n", "                pass\n"),
+    ),
+    told(
+        "what a slow disk has not written is sent again and again",
+        "test_proposer.test_a_peer_that_holds_no_more_than_before_is_sent_it_less_and_less_often",
+        (CORE, "        elif message.length > self.lengths.get(sender, -1):  # else", "        else:  # "),
+    ),
+    met(
         "accepted entries are not journaled",
         "default 1",
         (CORE, "        self.journal(Record(held=Held(self.log, ballot, start, entries)))\n", ""),

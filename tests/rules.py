@@ -244,6 +244,18 @@ RULES: dict[str, Rule] = {
             "            if False:\n                self._skip",
         ),
     ),
+    "a vote that can wait says only what is durable": core(
+        more_stories.test_a_vote_that_can_wait_says_only_what_is_durable,
+        ("ballot, length = self.durable[message.log]", "ballot, length = message.ballot, acceptor.length"),
+    ),
+    "a vote that can wait counts for the ballot whose log is durable": core(
+        more_stories.test_a_vote_that_can_wait_does_not_take_an_older_ballots_entries_for_the_newer_ones,
+        ("            if ballot != message.ballot:\n", "            if False:\n"),
+    ),
+    "who waits too long for a vote asks those that can wait": core(
+        more_stories.test_when_one_of_the_voters_dies_the_others_are_asked_at_once,
+        ("            self._urge_late(now)\n", "            pass\n"),
+    ),
     "a leader that promises to another has lost the log": core(
         nodes.test_a_leader_whose_acceptor_promises_to_another_has_lost_the_log_at_that_moment,
         ("(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),

@@ -11,6 +11,7 @@ from scenario import Cluster
 
 from interface import (
     Accept,
+    Accepted,
     Chosen,
     Chunk,
     Entry,
@@ -29,6 +30,7 @@ from interface import (
     RequestId,
     Unknown,
     Verdict,
+    Vote,
 )
 from multipaxos import (
     COMPACT_EVERY,
@@ -177,6 +179,21 @@ def test_a_candidates_ballot_outlives_the_segment_that_it_stands_in() -> None:
     assert made.own.ballot
     (candidate,) = [record.candidate for record in made.state() if record.candidate]
     assert candidate == LogBallot(1, made.own.ballot)
+
+
+def test_what_a_checkpoint_covers_is_durable_with_it() -> None:
+    """Else the log's leader would send it again and again to a node that is to answer at once."""
+    made = started()
+    made.install(Cut((80, 2), {2: Covered(8, BALLOT, 80)}, 0), 1.0, 1)
+    ready = made.drain(1.0)
+    question = Accept(2, BALLOT, 8, [], False, NOTHING, [1])
+    (before,) = [m for _, m, _ in tell(made, 2, question).send if isinstance(m, Accepted)]
+    assert before.vote == Vote.WITHHELD
+    for to, message, call in ready.send_after:
+        if to == made.me:
+            made.step(made.me, message, 1.0, call)
+    (after,) = [m for _, m, _ in tell(made, 2, question).send if isinstance(m, Accepted)]
+    assert (after.vote, after.length) == (Vote.TAKEN, 8)
 
 
 def test_a_segment_does_not_begin_with_what_is_still_to_be_journaled() -> None:

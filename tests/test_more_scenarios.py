@@ -3,7 +3,10 @@
 As in test_scenarios.py: nodes 1 to 5; log 1 is owned by node 1; three are a quorum.
 """
 
-from scenario import FSYNC, Answer, Cluster
+from typing import Any
+
+import pytest
+from scenario import DELAY, FSYNC, Answer, Cluster
 
 from interface import (
     Accept,
@@ -19,7 +22,9 @@ from interface import (
     Promise,
     Reading,
     Verb,
+    Vote,
 )
+from multipaxos import LAZY, SLUGGISH, Failures
 
 
 def answered(answers: list[Answer]) -> bool:
@@ -298,3 +303,145 @@ def test_a_read_waits_for_its_own_nodes_log_too() -> None:
     read = cluster.read(1, "x")
     cluster.run_until(read.answered, within_s=2)
     assert read.text == "1"
+
+
+# --------------------------------------------------------------------------------------- votes that can wait
+
+
+def put_within(cluster: Cluster, node: int, seconds: float) -> None:
+    answer = cluster.put(node, "x", str(cluster.now))
+    cluster.run_until(answer.answered, within_s=seconds)
+    assert answer.ok
+
+
+def messages(cluster: Cluster, kind: type, sender: int, to: int) -> list[Any]:
+    """Those about node 1's log."""
+    sent = [envelope.message for envelope in cluster.sent_messages(kind, sender, to)]
+    return [message for message in sent if message.log == 1]
+
+
+def frames(cluster: Cluster) -> list[int]:
+    return [len(cluster[node].durable) for node in cluster.ids]
+
+
+@pytest.mark.parametrize(("nodes", "quorum"), [(3, {1, 2}), (5, {1, 2, 3}), (7, {1, 2, 3, 4})])
+def test_a_command_makes_only_a_quorum_fsync_at_once(nodes: int, quorum: set[int]) -> None:
+    cluster = Cluster(nodes=nodes)
+    cluster.run(1)
+    put_within(cluster, 1, 1)  # (the first measures round trips)
+    cluster.run(1)
+    before = frames(cluster)
+    put_within(cluster, 1, 2 * DELAY + FSYNC + 1e-9)
+    assert {
+        node for node, old, new in zip(cluster.ids, before, frames(cluster), strict=True) if new > old
+    } == quorum
+    cluster.run(3 * LAZY)
+    assert all(new > old for old, new in zip(before, frames(cluster), strict=True)), "the others soon do"
+    cluster.assert_equal()
+
+
+def test_votes_that_can_wait_share_a_frame() -> None:
+    cluster = Cluster()
+    cluster.run(1)
+    before = len(cluster[5].durable)
+    cluster.drop(to={5}, where=lambda message: not isinstance(message, Accept))
+    for _ in range(3):
+        put_within(cluster, 1, 1)
+    assert len(cluster[5].durable) == before
+    cluster.run(3 * LAZY)
+    assert len(cluster[5].durable) == before + 1
+    assert cluster.core(5).acceptors[1].length == 3
+
+
+def test_a_vote_that_can_wait_says_only_what_is_durable() -> None:
+    cluster = Cluster()
+    put_within(cluster, 1, 1)
+    cluster.run(0.2)
+    cluster.hold_disk(5)
+    put_within(cluster, 1, 1)
+    cluster.run(0.2)
+    votes = messages(cluster, Accepted, 5, 1)
+    assert [vote.length for vote in votes if vote.vote == Vote.TAKEN][-1] == 1
+    assert cluster.core(5).acceptors[1].length == 2
+    cluster.crash(5)
+    cluster.restart(5)
+    assert cluster.core(5).acceptors[1].length == 1
+    cluster.assert_equal()
+
+
+def test_a_vote_that_can_wait_does_not_take_an_older_ballots_entries_for_the_newer_ones() -> None:
+    """Node 5 has durably only the log of node 1's first life when it is told that its vote can wait."""
+    cluster = Cluster()
+    for _ in range(3):
+        put_within(cluster, 1, 1)
+    cluster.run(0.2)
+    cluster.crash(1)
+    cluster.restart(1)
+    cluster.hold_disk(5)
+    cluster.run_until(lambda: cluster.core(1).ready, within_s=2)
+    put_within(cluster, 1, 1)
+    cluster.run(0.2)
+    assert 5 not in cluster.core(1).own.lengths
+    ballot = cluster.core(1).own.ballot
+    votes = [vote.vote for vote in messages(cluster, Accepted, 5, 1) if vote.ballot == ballot]
+    assert votes
+    assert Vote.TAKEN not in votes
+
+
+def test_when_one_of_the_voters_dies_the_others_are_asked_at_once() -> None:
+    cluster = Cluster()
+    for _ in range(3):
+        put_within(cluster, 1, 1)
+    assert cluster.core(1).voters == [1, 2, 3]
+    cluster.hold_disk(2)
+    put_within(cluster, 1, LAZY * 3)
+    put_within(cluster, 1, 2 * DELAY + FSYNC + 1e-9)
+    assert cluster.core(1).voters == [1, 3, 4], "2 is not counted on for a while"
+    cluster.sync(2)
+    cluster.run(SLUGGISH)
+    put_within(cluster, 1, 1)
+    assert cluster.core(1).voters == [1, 2, 3]
+    cluster.assert_equal()
+
+
+def test_a_voter_whose_acceptor_fails_on_purpose_is_replaced_at_once() -> None:
+    cluster = Cluster()
+    cluster.core(2).failures = Failures(probability=1.0)
+    put_within(cluster, 1, 4 * DELAY + 2 * FSYNC)
+    assert 2 not in cluster.core(1).voters or cluster.core(1).sluggish[2] > cluster.now
+
+
+def test_a_node_that_does_not_vote_for_its_own_entries_asks_one_more() -> None:
+    cluster = Cluster()
+    cluster.core(1).failures = Failures(probability=1.0)
+    put_within(cluster, 1, 1)
+    put_within(cluster, 1, 2 * DELAY + FSYNC + 1e-9)
+    assert cluster.core(1).voters == [2, 3, 4]
+
+
+def test_when_too_few_are_quick_everybody_is_to_vote_at_once() -> None:
+    cluster = Cluster()
+    put_within(cluster, 1, 1)
+    for node in (2, 3, 4):
+        cluster.core(1).sluggish[node] = cluster.now + SLUGGISH
+    before = frames(cluster)
+    put_within(cluster, 1, 1)
+    cluster.run(0.002)
+    assert all(new > old for old, new in zip(before, frames(cluster), strict=True))
+
+
+def test_a_promise_says_what_is_held_but_not_durable_only_when_it_is() -> None:
+    """Node 5 holds an entry whose vote can wait; a candidate that asks for its promise waits for both."""
+    cluster = Cluster()
+    cluster.run(1)
+    cluster.hold_disk(5)
+    put_within(cluster, 1, 1)
+    machine = cluster[4]
+    machine.do(lambda: (machine.core._stand(1, 0, cluster.now), machine.replica.turn()))
+    cluster.run(0.02)
+    assert not messages(cluster, Promise, 5, 4)
+    cluster.sync(5)
+    cluster.run(0.02)
+    promised = [promise.from_slot + len(promise.entries) for promise in messages(cluster, Promise, 5, 4)]
+    assert promised
+    assert max(promised) == 1

@@ -296,6 +296,23 @@ def test_who_needs_a_sync_gets_one_but_not_at_once() -> None:
     assert proposer.due(4, 1.0 + RESEND_AFTER) == (0, True)
 
 
+def test_a_peer_that_holds_no_more_than_before_is_sent_it_less_and_less_often() -> None:
+    """Its disk hangs: it says at once that it holds nothing more yet."""
+    proposer = leader(ENTRIES)
+    proposer.due(1, 0.0)
+    proposer.on_accepted(1, vote(proposer, 1), 0.0)
+    now, pauses = 0.0, []
+    for _ in range(5):
+        began = now
+        while proposer.due(1, now) is None:
+            now += RESEND_AFTER / 10
+            proposer.on_accepted(1, vote(proposer, 1), now)
+        pauses.append(now - began)
+    assert all(later > 1.5 * sooner for sooner, later in pairwise(pauses[:4]))
+    proposer.on_accepted(1, vote(proposer, 2), now)
+    assert proposer.couriers[1].silent == 0
+
+
 def test_a_silent_peer_is_asked_ever_more_seldom_until_it_answers() -> None:
     proposer = leader(ENTRIES)
     now, sent = 1.0, []

@@ -786,6 +786,7 @@ def test_a_promise_for_an_older_start_is_not_adopted() -> None:
     cluster.crash(1)
     candidate_only(cluster, 4)
     last = cluster.put(4, "d", "1")
+    cluster.run_until(lambda: cluster.core(4).acceptors[4].chosen == 1, within_s=0.2)  # it waits for log 1
     late = cluster.hold(Promise, sender={2}, to={4}, where=lambda message: message.from_slot == 0)
     cluster.drop(Promise, sender={2}, to={4})
     others = cluster.drop(Promise, sender={3, 5}, to={4})
