@@ -53,3 +53,31 @@ def test_the_compiled_core_does_the_same_event_for_event() -> None:
         answers.append(done.stdout.split(" ", 1))
     assert [answer[0] for answer in answers] == ["True", "False"]
     assert answers[0][1] == answers[1][1]
+
+
+@built
+def test_compiled_calls_and_answers_are_those_of_the_text() -> None:
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]; import rpc\n"
+        "from interface import Fact, Malformed, NotDone, Vote, Accepted\n"
+        "def answer(name, make):\n"
+        "    method = rpc.METHODS[name]\n"
+        "    frame = make(method)[4:]\n"
+        "    kind, _, _, start = rpc.header(frame)\n"
+        "    try:\n"
+        "        return frame, method.answer(kind, frame, start)\n"
+        "    except Exception as error:\n"
+        "        return frame, type(error).__name__, str(error)\n"
+        "print(rpc.__file__.endswith('.py'), answer(b'accept', lambda m: m.fail(3, Malformed('bad'))),\n"
+        "      answer(b'accept', lambda m: m.reply(3, Accepted(1, 2, 3, Vote.TAKEN, 4, Fact(1, 0, 0, 0)))),\n"
+        "      answer(b'put', lambda m: m.fail(3, NotDone('busy', False))))\n"
+    )
+    answers = []
+    for path in (ROOT, compiled.directory()):
+        command = [sys.executable, "-c", code, str(path), str(ROOT)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        answers.append(done.stdout.split(" ", 1))
+    assert [answer[0] for answer in answers] == ["True", "False"]
+    assert answers[0][1] == answers[1][1]
+    assert "TApplicationException" in answers[0][1]
