@@ -676,13 +676,14 @@ class Server:
     def _problems(self) -> list[str]:
         """What a rejoin waits for; who refuses us, or is refused by us, at this time, and why."""
         since = self.loop.time() - RECENT
-        waits = [f"rejoining: {self.waits}"[:MAX_PROBLEM]] if self.waits else []
+        waits = _waits(self.core)
         refusals = [
             f"{event} {whom}: {reason}"[:MAX_PROBLEM]
             for (event, whom), (reason, when) in self.complaints.items()
             if when > since
         ]
-        return [*waits, *refusals][:MAX_PROBLEMS]
+        rejoin = [f"rejoining: {waits}"[:MAX_PROBLEM]] if waits else []
+        return [*rejoin, *refusals][:MAX_PROBLEMS]
 
     def _stranger(self, identity: Identity) -> str | None:
         """Why this node does not belong to us, or None."""

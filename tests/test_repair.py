@@ -314,7 +314,7 @@ def test_a_node_with_damaged_data_repairs_itself_and_keeps_the_damaged_copy(
         assert re.fullmatch(r"node-3\.damaged-\d{8}T\d{6}Z", copy.name)
         assert str(path) in line and "offset=" in line and str(copy) in line and "--rejoin" in line
         assert content_of(copy) == before, "nothing of it was changed"
-        assert "event=rejoined" in log
+        eventually(lambda: "event=rejoined" in cluster.nodes[3].log(), "the end of it is logged")
         status = cluster.status(3)
         assert status is not None and status.incarnation is not None and status.incarnation > 1
         written |= fill(cluster, 10, "after")
