@@ -339,16 +339,19 @@ def load_manifest(files: "Files", directory: Path) -> Manifest | None:
         return read_manifest(data)
     except ValueError as error:
         if is_manifest_of_another_version(data):
-            raise Unreadable(path, 0, f"is intact, but of another format than {FORMAT}") from error
+            raise Unreadable(path, 0, f"is intact, but {error}") from error
         raise Damaged(path, 0, str(error)) from error
 
 
 def is_manifest_of_another_version(data: bytes) -> bool:
-    """Whether it is whole, as its crc32 says, but in a format that is not known here."""
+    """Whether this, which is no manifest that is known here, is whole: as manifest_json() writes, and as its
+    crc32 says.
+    """
     try:
         content = json.loads(data)
+        written = (json.dumps(content, indent=2) + "\n").encode() == data
         check = content.pop("crc32")
-        return content["format"] != FORMAT and check == zlib.crc32(json.dumps(content).encode())
+        return written and check == zlib.crc32(json.dumps(content).encode())
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return False
 

@@ -4,10 +4,12 @@ First the moving of directories, on a disk in memory with every crash; then real
 """
 
 import fcntl
+import json
 import random
 import re
 import shutil
 import signal
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,6 +127,28 @@ def test_a_replacement_that_was_not_used_is_gone_after_the_next_good_start(tmp_p
     assert read_identity((node / "identity.json").read_bytes()) == OLD
 
 
+@pytest.mark.parametrize("choose", [lost, kept, *(some(random.Random(seed)) for seed in range(8))])
+def test_a_replacement_that_is_being_removed_is_whole_or_has_no_identity(choose: Chooser):
+    """Or else a later start could put it, without a journal, where a directory is missing."""
+    crashes = 0
+    while True:
+        disk = Disk()
+        disk.make_directory(DATA)
+        disk.sync_directory(Path())
+        Journal.create(replacement_path(NODE), NEW, SMALL, disk)
+        disk.crash_after(crashes)
+        try:
+            discard_replacement(NODE, disk)
+        except Crash:
+            disk.power_cut(choose)
+        else:
+            break
+        crashes += 1
+        if finish_replacement(NODE, disk):
+            assert list(Journal(NODE, SMALL, files=disk).recover()) == []
+    assert crashes > 4 and not disk.names(DATA)
+
+
 def test_a_half_made_replacement_is_never_taken_for_a_data_directory(tmp_path: Path):
     node = tmp_path / "node-3"
     (replacement_path(node) / "journal").mkdir(parents=True)
@@ -224,11 +248,13 @@ def test_what_another_version_wrote_and_what_is_missing_altogether_is_not_taken_
     assert reason(lambda node: segment_path(node / "journal", 1).unlink()) is Unreadable
 
 
-def test_a_manifest_of_another_format_is_not_taken_for_damaged():
+@pytest.mark.parametrize("more", [{"format": 2}, {"format": 1, "later": 5}])
+def test_a_manifest_of_another_version_is_not_taken_for_damaged(more: dict[str, int]):
     disk = Disk()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("journal.FORMAT", 2)
-        other = manifest_json(Manifest(Saved(7, 9, 9), None, 3, 4)).encode()
+    content = json.loads(manifest_json(Manifest(Saved(7, 9, 9), None, 3, 4))) | more
+    del content["crc32"]
+    content["crc32"] = zlib.crc32(json.dumps(content).encode())
+    other = (json.dumps(content, indent=2) + "\n").encode()
     disk.make_directory(NODE.parent)
     disk.make_directory(NODE)
     disk.close(disk.create(NODE / MANIFEST))
