@@ -1384,8 +1384,8 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(options))
-    except Damaged as error:
-        print(f"server.py: {error}{REPAIR}", file=sys.stderr)
+    except Damaged as damage:  # a name of its own: compiled, the other one would have this type as well
+        print(f"server.py: {damage}{REPAIR}", file=sys.stderr)
         return EXIT_USAGE
     except (Usage, configuration.ClusterError, JournalError, OSError) as error:
         print(f"server.py: {error}", file=sys.stderr)
