@@ -56,6 +56,7 @@ from journal import (
     JournalError,
     Manifest,
     Saved,
+    Unreadable,
     closed_frames,
     load_manifest,
     make_file,
@@ -149,7 +150,9 @@ def parse(data: bytes) -> dict[str, Any]:
 
 
 def load(files: Files, path: Path, saved: Saved) -> dict[str, Any]:
-    """The state in a checkpoint's file, which must be as it was left. Damaged otherwise."""
+    """The state in a checkpoint's file, which must be as it was left. Damaged otherwise; Unreadable if it is,
+    but is no state that is known here.
+    """
     if not files.exists(path):
         raise Damaged(path, 0, "the checkpoint is missing")
     data = files.read(path)
@@ -161,7 +164,7 @@ def load(files: Files, path: Path, saved: Saved) -> dict[str, Any]:
     try:
         return parse(data)
     except Malformed as error:
-        raise Damaged(path, 0, f"is intact, but {error}") from error
+        raise Unreadable(path, 0, f"is intact, but {error}") from error
 
 
 def load_installed(files: Files, directory: Path, number: int) -> dict[str, Any]:

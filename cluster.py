@@ -17,6 +17,7 @@
         "python": "python3"},                    3.11 or later; one that has the packages is used as it is
       "data": "data",                          directory of the nodes' data directories
       "checkpoint_mb": 64,                  bytes of journal after which a checkpoint is made, in MiB
+      "self_repair": true,                     false: a node with damaged data ends, instead of rejoining
       "fsync": true,                           false gives durability up, for measurements
       "revoke_after_s": 0.5,                   lack of progress after which a node's log is taken over
       "request_timeout_s": 10,                 how long a node works on a client's request
@@ -107,6 +108,7 @@ class Cluster:
     revoke_after_s: float = 0.5
     acceptor_failures: AcceptorFailures = AcceptorFailures()
     checkpoint_mb: float = 64.0
+    self_repair: bool = True
     fsync: bool = True
     request_timeout_s: float = 10.0
     tls: Tls | None = None
@@ -189,6 +191,7 @@ def _cluster(value: Any, where: str) -> Cluster:
         "revoke_after_s": _number(0.05, 60, "seconds"),
         "acceptor_failures": _acceptor_failures,
         "checkpoint_mb": _number(0.01, 1 << 20, "MiB"),
+        "self_repair": _boolean,
         "fsync": _boolean,
         "request_timeout_s": _number(0.1, 600, "seconds"),
         "tls": _tls,

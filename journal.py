@@ -104,6 +104,13 @@ class Damaged(JournalError):
         super().__init__(f"{path}: offset {offset}: {reason}")
         self.path = path
         self.offset = offset
+        self.reason = reason
+
+
+class Unreadable(Damaged):
+    """Nobody knows that it is lost: another version of this program wrote it, or all of it is missing, as on
+    a disk that is not mounted. Not to be given up without asking.
+    """
 
 
 class Full(JournalError):
@@ -146,6 +153,15 @@ def read_segment_header(data: bytes) -> Segment | None:
     if magic != MAGIC or check != zlib.crc32(data[: SEGMENT.size]):
         return None
     return Segment(number, size, check)
+
+
+def is_of_another_version(data: bytes) -> bool:
+    """Whether a segment with an intact header begins here, but in a format that is not known here."""
+    if len(data) < FIRST:
+        return False
+    (check,) = CHECK.unpack_from(data, SEGMENT.size)
+    same = data[: len(MAGIC)] == MAGIC
+    return not same and data.startswith(MAGIC[:-1]) and check == zlib.crc32(data[: SEGMENT.size])
 
 
 def frame(body: bytes, number: int, segment: Segment) -> bytes:
@@ -318,10 +334,26 @@ def load_manifest(files: "Files", directory: Path) -> Manifest | None:
     path = directory / MANIFEST
     if not files.exists(path):
         return None
+    data = files.read(path)
     try:
-        return read_manifest(files.read(path))
+        return read_manifest(data)
     except ValueError as error:
+        if is_manifest_of_another_version(data):
+            raise Unreadable(path, 0, f"is intact, but {error}") from error
         raise Damaged(path, 0, str(error)) from error
+
+
+def is_manifest_of_another_version(data: bytes) -> bool:
+    """Whether this, which is no manifest that is known here, is whole: as manifest_json() writes, and as its
+    crc32 says.
+    """
+    try:
+        content = json.loads(data)
+        written = (json.dumps(content, indent=2) + "\n").encode() == data
+        check = content.pop("crc32")
+        return written and check == zlib.crc32(json.dumps(content).encode())
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        return False
 
 
 # --------------------------------------------------------------------------------------------------- the disk
@@ -405,6 +437,10 @@ class Files:
         """Remove a file. Durable after sync_directory."""
         os.unlink(path)
 
+    def remove_directory(self, path: Path) -> None:
+        """Remove an empty directory. Durable after sync_directory of the parent."""
+        os.rmdir(path)
+
     def sync_directory(self, path: Path) -> None:
         """Make the names in a directory durable."""
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -418,6 +454,10 @@ class Files:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(
+                os.fstat(handle), os.stat(path)
+            ):  # its directory was moved aside just now
+                raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
         except BaseException:
             os.close(handle)
             raise
@@ -479,15 +519,16 @@ def segment_path(journal: Path, number: int) -> Path:
 def segment_numbers(files: Files, journal: Path, first: int) -> list[int]:
     """The segments from the first one that is needed on, in order. Damaged if one is missing."""
     if not files.exists(journal):
-        raise Damaged(journal, 0, "the directory is missing")
+        raise Unreadable(journal, 0, "the directory is missing")
     names = files.names(journal)
-    numbers = sorted(int(name[:10]) for name in names if re.fullmatch(r"[0-9]{10}\.segment", name))
-    numbers = [number for number in numbers if number >= first]
+    found = sorted(int(name[:10]) for name in names if re.fullmatch(r"[0-9]{10}\.segment", name))
+    numbers = [number for number in found if number >= first]
     for present, number in enumerate(numbers, start=first):
         if present != number:
             raise Damaged(segment_path(journal, present), 0, "the segment is missing")
     if not numbers:
-        raise Damaged(segment_path(journal, first), 0, "the segment is missing, and there is no later one")
+        error = Damaged if found else Unreadable
+        raise error(segment_path(journal, first), 0, "the segment is missing, and there is no later one")
     return numbers
 
 
@@ -497,7 +538,8 @@ def read_segment(files: Files, journal: Path, number: int) -> tuple[Segment, byt
     data = files.read(path)
     segment = read_segment_header(data)
     if segment is None or segment.number != number:
-        raise Damaged(path, 0, f"no valid header of segment {number} of this version")
+        error = Unreadable if is_of_another_version(data) else Damaged
+        raise error(path, 0, f"no valid header of segment {number} of this version")
     if segment.size != len(data):
         offset = min(segment.size, len(data))
         raise Damaged(path, offset, f"{len(data)} bytes long, but made with {segment.size}")
@@ -505,11 +547,11 @@ def read_segment(files: Files, journal: Path, number: int) -> tuple[Segment, byt
 
 
 def read_frame(path: Path, data: bytes, start: int, end: int, number: int) -> list[Record]:
-    """The records of a valid frame. Damaged if another version of this program must have written it."""
+    """The records of a valid frame. Unreadable if another version of this program must have written it."""
     try:
         return read_records(data, start, end)
     except Malformed as error:
-        raise Damaged(path, start, f"frame {number} is intact, but {error}") from error
+        raise Unreadable(path, start, f"frame {number} is intact, but {error}") from error
 
 
 def closed_frames(
@@ -606,6 +648,8 @@ class Journal:
     ) -> None:
         """Lock the directory and read its identity. Locked or JournalError if that fails; nothing is held.
 
+        A damaged manifest is told by recover(), while the lock is held: only its holder may repair anything.
+
         segment_bytes: size of the segments made from now on. sync=False: write() leaves out its fdatasync,
         and nothing is durable; for measurements only.
         """
@@ -631,6 +675,7 @@ class Journal:
         self._before_roll = 0  # what `_total` was when the frame `rolled` was written
         self._covered = 0  # bytes of frames that the checkpoint has
         self._make_at = NEVER  # from this offset on the next segment is made
+        self._damage: Damaged | None = None  # of the manifest
         self._lock: int | None = None
         self.identity = self._take(directory)
 
@@ -648,9 +693,9 @@ class Journal:
             return identity
         except BlockingIOError as error:
             raise Locked(f"{directory / 'lock'}: another process uses this data directory") from error
-        except Damaged:
-            self.close()
-            raise
+        except Damaged as error:
+            self._damage = error
+            return identity
         except ValueError as error:
             self.close()
             raise JournalError(f"{path}: {error}") from error
@@ -670,6 +715,8 @@ class Journal:
         Everything handed out is durable. Damaged may come late: act on nothing before the end. OSError if the
         disk fails.
         """
+        if self._damage:
+            raise self._damage
         files = self._files
         first, self._number = (self.manifest.segment, self.manifest.frame) if self.manifest else (1, 1)
         numbers = self._find_segments(first)
@@ -739,6 +786,14 @@ class Journal:
         for record in records:
             if record.installed is not None:
                 self.installed[record.installed] = self._number
+
+    @property
+    def leans(self) -> bool:
+        """Whether it holds a checkpoint that another node made and none of our own covers yet. Until one
+        does, what we have for our peers is older than what we know.
+        """
+        first = self.manifest.frame if self.manifest else 1
+        return any(frame >= first for frame in self.installed.values())
 
     def _cut(self, segment: Segment, found: Scan) -> None:
         """Overwrite a torn tail with zeros, durably: nothing of it may show beside what comes next."""
@@ -893,3 +948,88 @@ class Journal:
             if handle is not None:
                 self._files.close(handle)
         self._handle = self._lock = None
+
+
+# --------------------------------------------------------------------------------------------------- a repair
+
+
+def replacement_path(directory: Path) -> Path:
+    """Where the data directory is made that takes the place of a damaged one."""
+    return directory.with_name(directory.name + ".rejoin.new")
+
+
+def replace(
+    directory: Path,
+    aside: Path,
+    identity: Identity,
+    segment_bytes: int = SEGMENT_BYTES,
+    files: Files | None = None,
+) -> None:
+    """Put an empty data directory in the place of a damaged one, which is kept as `aside`, a new name.
+
+    The caller holds the lock of the damaged one; the identity is of incarnation 0, so that the node rejoins.
+    Steps, each durable before the next, and what a crash after it leaves:
+
+        make the new one beside     the damaged one in its place: the next start finds the damage again
+        move the damaged one        none in its place, which only this does: finish_replacement() goes on here
+        move the new one            what a start with --rejoin makes
+
+    So there is never a moment at which a start finds an empty directory that may vote. JournalError: one of
+    these states, too.
+    """
+    files = files or Files()
+    new = replacement_path(directory)
+    try:
+        discard_replacement(directory, files)
+        try:
+            Journal.create(new, identity, segment_bytes, files)
+            files.rename(directory, aside)
+        except (OSError, JournalError):
+            if files.exists(directory):
+                discard_replacement(directory, files)
+            raise
+        files.sync_directory(directory.parent)
+        files.rename(new, directory)
+        files.sync_directory(directory.parent)
+    except OSError as error:
+        raise JournalError(f"{error.filename or new}: {error.strerror or error}") from error
+
+
+def finish_replacement(directory: Path, files: Files | None = None) -> bool:
+    """At each start, before the directory is opened: what a crash may have left of replace(). True: the
+    damaged directory had been moved, and now the new one is in its place. JournalError if that fails.
+    """
+    files = files or Files()
+    new = replacement_path(directory)
+    if files.exists(directory / "identity.json") or not files.exists(new / "identity.json"):
+        return False
+    try:
+        files.rename(new, directory)
+        files.sync_directory(directory.parent)
+    except OSError as error:
+        raise JournalError(f"{directory}: {error.strerror or error}") from error
+    return True
+
+
+def discard_replacement(directory: Path, files: Files | None = None) -> None:
+    """Remove a directory that replace() has made and not used. The caller holds the lock of the one in its
+    place. OSError if there is anything in it that replace() does not make.
+
+    The identity goes first, durably: without it nothing takes the rest for a data directory.
+    """
+    files = files or Files()
+    new = replacement_path(directory)
+    if not files.exists(new):
+        return
+    for name in ("identity.json", "identity.json.new"):
+        if files.exists(new / name):
+            files.remove(new / name)
+    files.sync_directory(new)
+    journal = new / "journal"
+    if files.exists(journal):
+        for name in (segment_path(journal, 1).name, segment_path(journal, 1).name + ".new"):
+            if files.exists(journal / name):
+                files.remove(journal / name)
+        files.remove_directory(journal)
+    files.remove_directory(new)
+    files.sync_directory(directory.parent)

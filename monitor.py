@@ -122,7 +122,7 @@ def _led(row: Row, own: int | None) -> str:
         return "-"
     if row.leader != own:
         return f"revoked by {row.leader}"
-    return "leads" if row.state not in ("starting", "unreachable") else "not taken over"
+    return "leads" if row.state not in ("starting", "rejoining", "unreachable") else "not taken over"
 
 
 def _size(count: int) -> str:

@@ -80,7 +80,19 @@ from interface import (
     Verdict,
     Vote,
 )
-from journal import MANIFEST, Damaged, Full, Journal, JournalError, Locked, Manifest
+from journal import (
+    MANIFEST,
+    Damaged,
+    Full,
+    Journal,
+    JournalError,
+    Locked,
+    Manifest,
+    Unreadable,
+    discard_replacement,
+    finish_replacement,
+    replace,
+)
 from metrics import Collector, Counts, Histogram
 from metrics import Page as MetricsPage
 from multipaxos import Cut, Diverged, Failures, Message, Node, node_of
@@ -118,6 +130,7 @@ REPAIR = (
     "; nothing was cut, and this node does not vote with it. Its peers have what it held: move its data "
     "directory aside and start it with --rejoin"
 )
+ASIDE = ".damaged-%Y%m%dT%H%M%SZ"  # after a data directory's name: when it was moved aside
 BOTH_ALIVE = 1.0  # seconds without a message from a process, after which another may take its place
 STALE, ANOTHER = "is a stale copy", "another process with this id"  # refusals after which a node ends
 EXIT_USAGE, EXIT_STALE, EXIT_BUG, EXIT_DISK = 2, 65, 70, 74  # exit codes; from the second on as in sysexits.h
@@ -352,6 +365,7 @@ class Server:
         self.encoded: tuple[Message, bytes] = (None, b"")  # the last request, which often goes to all peers
         self.turning = False
         self.stopping = False  # takes no more commands
+        self.waits: str | None = None  # what a rejoin waits for, as last logged
         self.stopped = False  # takes no more turns: the journal is being closed
         self.ticker: asyncio.TimerHandle | None = None
         self.tick_at = 0.0
@@ -402,6 +416,7 @@ class Server:
                 reason="not a loopback address: whoever can connect can read and write")  # fmt: skip
         for link in self.links.values():
             link.start()
+        self._tell_rejoin()
         self._tick()
         sweeper = self.loop.create_task(self._sweep())
         gc.collect()
@@ -456,7 +471,18 @@ class Server:
             self.replica.expire(now - self.request_timeout_s)
             self.writer.maintain()
             self.checkpointer.sweep()
+            self._tell_rejoin()
             self._wake()
+
+    def _tell_rejoin(self) -> None:
+        """Log what a rejoining node waits for, whenever that changes: it may have to wait for ever."""
+        waits = _waits(self.core)
+        if waits != self.waits:
+            self.waits = waits
+            if waits is None:
+                log("rejoined")
+            else:
+                log("rejoining", "warning", reason=waits)
 
     def _tick(self) -> None:
         for peer, link in self.links.items():
@@ -648,13 +674,16 @@ class Server:
         self.complaints[event, whom] = (reason, self.loop.time())
 
     def _problems(self) -> list[str]:
-        """Who refuses us, or is refused by us, at this time, and why."""
+        """What a rejoin waits for; who refuses us, or is refused by us, at this time, and why."""
         since = self.loop.time() - RECENT
-        return [
+        waits = _waits(self.core)
+        refusals = [
             f"{event} {whom}: {reason}"[:MAX_PROBLEM]
             for (event, whom), (reason, when) in self.complaints.items()
             if when > since
-        ][:MAX_PROBLEMS]
+        ]
+        rejoin = [f"rejoining: {waits}"[:MAX_PROBLEM]] if waits else []
+        return [*rejoin, *refusals][:MAX_PROBLEMS]
 
     def _stranger(self, identity: Identity) -> str | None:
         """Why this node does not belong to us, or None."""
@@ -938,6 +967,8 @@ class Server:
             return "stopping"
         if self.journal.full:
             return "disk-full"
+        if not self.core.joined:
+            return "rejoining"
         return "serving" if self.core.ready else "starting"
 
     def _counters(self) -> dict[str, int]:
@@ -1036,9 +1067,12 @@ class Checkpointer:
         self._begin()
 
     def sweep(self) -> None:
-        """About once a second: has the journal grown too long?"""
-        long = self.server.journal.bytes > self.limit and self.server.loop.time() >= self.retry_at
-        if self.asking or long:
+        """About once a second: has the journal grown too long? Or was a checkpoint of another node installed,
+        and ours that should follow was not made, for it failed or the process ended before?
+        """
+        journal = self.server.journal
+        wanted = journal.bytes > self.limit or journal.leans
+        if self.asking or (wanted and self.server.loop.time() >= self.retry_at):
             self._begin()
 
     def _begin(self) -> None:
@@ -1112,6 +1146,25 @@ class Checkpointer:
             self.server._answer(token, NotDone("this node is stopping", False))
 
 
+def _waits(core: Node | Single) -> str | None:
+    """What this node's rejoin waits for, in words; None if it is not rejoining."""
+    if not isinstance(core, Node) or core.rejoining is None:
+        return None
+    rejoining = core.rejoining
+    silent, empty = [], []
+    for peer, answers in rejoining.answers.items():
+        if len(answers) < len(rejoining.logs) if core.incarnation else peer not in rejoining.noted:
+            silent.append(str(peer))
+        elif any(answer.rejoining for answer in answers.values()):
+            empty.append(str(peer))
+    if not silent and len(rejoining.answers) - len(empty) >= core.quorum:
+        return "all other nodes have answered: catching up"
+    waits = [f"no answer yet from {', '.join(silent)}"] if silent else []
+    waits += [f"rejoining as well: {', '.join(empty)}"] if empty else []
+    rule = f"all {len(rejoining.answers)} other nodes must answer, {core.quorum} of them with their data"
+    return f"{rule}; {'; '.join(waits)}"
+
+
 def _logs(core: Node) -> list[LogStatus]:
     return [
         LogStatus(
@@ -1142,7 +1195,9 @@ class Usage(Exception):
 
 def open_journal(directory: Path, identity: Identity, init: bool, fsync: bool) -> Journal:
     """The journal of this data directory, made first if asked to. Usage if it belongs to somebody else."""
-    if init:
+    if finish_replacement(directory):
+        log("repair-resumed", "warning", directory=directory, reason="ended while its data was moved aside")
+    elif init:
         Journal.create(directory, identity)
     deadline = time.monotonic() + LOCKED_FOR
     while True:
@@ -1171,6 +1226,28 @@ def recovered(journal: Journal, directory: Path, core: Node | Single, store: Sto
     log("recovered", checkpoint=number, records=count, bytes=journal.bytes, seconds=seconds)
     core.start(asyncio.get_running_loop().time())
     return Checkpoints(directory, journal, lambda call: call())
+
+
+def repaired(journal: Journal, directory: Path, damage: Damaged, fsync: bool) -> Journal:
+    """The journal of a new data directory, from which this node rejoins; the damaged one is kept beside it.
+
+    The damage is raised again if that cannot be done. The old lock is held until the new one is.
+    """
+    moment = time.time()
+    while (aside := directory.with_name(directory.name + time.strftime(ASIDE, time.gmtime(moment)))).exists():
+        moment += 1
+    identity = journal.identity._replace(incarnation=0)
+    log("damaged", "error", file=damage.path, offset=damage.offset, reason=damage.reason, kept=aside,
+        repair="this node gives up what it held, as with --rejoin: it votes and serves again when all other "
+        "nodes have told it what they know, a majority of the cluster with its data")  # fmt: skip
+    try:
+        replace(directory, aside, identity)
+    except JournalError as error:
+        log("repair-failed", "error", reason=error)
+        raise damage from error
+    renewed = open_journal(directory, identity, False, fsync)
+    journal.close()
+    return renewed
 
 
 def check_tls(tls: configuration.Tls, file: str) -> None:
@@ -1202,12 +1279,24 @@ async def serve_node(options: argparse.Namespace) -> None:
     directory = Path(options.data or settings.data) / f"node-{options.id}"
     journal = open_journal(directory, identity, options.init or options.rejoin, settings.fsync)
     failing = settings.acceptor_failures
-    core = Node(
-        options.id, [node.id for node in settings.nodes], Random(os.urandom(16)), settings.revoke_after_s,
-        Failures(failing.probability, failing.silence_s, failing.every_s), journal.identity.incarnation,
-    )  # fmt: skip
-    store = Store(str(directory / "store.json"))
-    checkpoints = recovered(journal, directory, core, store)
+
+    def begin() -> tuple[Node, Store, Checkpoints]:
+        core = Node(
+            options.id, [node.id for node in settings.nodes], Random(os.urandom(16)), settings.revoke_after_s,
+            Failures(failing.probability, failing.silence_s, failing.every_s), journal.identity.incarnation,
+        )  # fmt: skip
+        store = Store(str(directory / "store.json"))
+        return core, store, recovered(journal, directory, core, store)
+
+    try:
+        core, store, checkpoints = begin()
+        with contextlib.suppress(OSError):  # of no use, and in nobody's way
+            discard_replacement(directory)
+    except Damaged as damage:
+        if isinstance(damage, Unreadable) or len(settings.nodes) == 1 or not settings.self_repair:
+            raise
+        journal = repaired(journal, directory, damage, settings.fsync)
+        core, store, checkpoints = begin()
     peers = {node.id: node for node in settings.nodes if node.id != options.id}
     server = Server(
         journal.identity, core, store, journal, peers, settings.request_timeout_s, settings.tls, checkpoints,
@@ -1295,8 +1384,8 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(options))
-    except Damaged as error:
-        print(f"server.py: {error}{REPAIR}", file=sys.stderr)
+    except Damaged as damage:  # a name of its own: compiled, the other one would have this type as well
+        print(f"server.py: {damage}{REPAIR}", file=sys.stderr)
         return EXIT_USAGE
     except (Usage, configuration.ClusterError, JournalError, OSError) as error:
         print(f"server.py: {error}", file=sys.stderr)

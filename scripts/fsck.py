@@ -31,6 +31,7 @@ from journal import (
     Files,
     JournalError,
     Manifest,
+    Unreadable,
     load_manifest,
     read_frame,
     read_identity,
@@ -113,7 +114,15 @@ def inspect(directory: Path) -> Report:
     except Damaged as error:
         report.damage = str(error)
         report.say(f"  DAMAGED: {error}")
-        report.say("  the node does not start with this; its peers have what it had: start it with --rejoin")
+        report.say(
+            "  the node does not vote with this; its peers have what it had, and it gets that by a rejoin:"
+        )
+        if isinstance(error, Unreadable):
+            report.say(
+                "  by itself it does not: another version may have written this, or a disk is not mounted"
+            )
+        else:
+            report.say("  by itself (where self_repair is on), or when this is moved aside, with --rejoin")
     return report
 
 

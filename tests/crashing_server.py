@@ -6,7 +6,7 @@
 The name says when, what and on which kind of file (see kind_of); the number says at which pass. The
 process writes the point into FILE and then kills itself as kill -9 does; so does one that makes a checkpoint,
 and takes its node along. Without CRASH_AT it is a server like any other, with small segments, so that
-everything that happens once in a segment happens soon.
+everything that happens once in a segment happens soon, and one that tries again soon to make a checkpoint.
 
 Nothing of this is in the node's own modules: there is no variable that could end a node in earnest, and
 nothing is asked on the way of a request. The price is that the plain modules run here, never the compiled
@@ -182,6 +182,7 @@ def main() -> int:
     if in_child:
         return checkpoint.main()
     checkpoint.__file__ = __file__  # that is the program which a node starts to make a checkpoint
+    replaced[2].CHECKPOINT_AGAIN = 1.0
     replaced[2].Journal, replaced[2].Node = Journal, Node
     replaced[2].Flusher, replaced[2].Server = Flusher, Server
     return server.main()

@@ -262,6 +262,12 @@ class Disk(Files):
         self._begin("remove")
         self._folder(path.parent).change(path.name, None, self._file(path))
 
+    def remove_directory(self, path: Path) -> None:
+        if self.names(path):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+        self._begin("remove_directory")
+        self._folder(path.parent).change(path.name, None, self._folder(path))
+
     def sync_directory(self, path: Path) -> None:
         folder = self._folder(path)
         self._begin("sync_directory")

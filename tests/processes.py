@@ -203,10 +203,12 @@ class RealCluster(Processes):
     ) -> None:
         """file: a cluster.json that is there already. where: what each node's command begins with. program:
         what runs in the place of server.py.
+
+        Unless a test asks for it, no node repairs itself: a recovery that wrongly finds damage must be seen.
         """
         super().__init__()
         self.directory = directory
-        self.file = file or cluster_file(directory, nodes, name, **settings)
+        self.file = file or cluster_file(directory, nodes, name, **{"self_repair": False, **settings})
         self.where = where
         self.program = program
         self.data = directory / "data"

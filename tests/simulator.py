@@ -763,6 +763,8 @@ class Machine:
         self.replica = Replica(core, self.store, self.clock, self.send, self.write, self.answer, self.files)
         self.tick_at = 0.0
         self.turning = False
+        if self.journal.leans:
+            self.replica.roll()
         self.turn()
 
     def _cut(self, number: int) -> Cut:

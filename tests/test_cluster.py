@@ -49,6 +49,7 @@ def test_settings_that_are_left_out_have_defaults(tmp_path: Path) -> None:
     cluster = read(tmp_path, document())
     assert cluster.acceptor_failures == AcceptorFailures(0, 0, 0)
     assert (cluster.revoke_after_s, cluster.fsync, cluster.request_timeout_s) == (0.5, True, 10)
+    assert cluster.self_repair
     assert (cluster.tls, cluster.data, cluster.ssh) == (None, "data", Ssh())
 
 
@@ -58,6 +59,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         "ssh": {"user": "me", "port": 22, "key": "~/.ssh/key", "directory": "kv", "python": "python3"},
         "revoke_after_s": 1,
         "acceptor_failures": {"probability": 0.05, "silence_s": 1, "every_s": 5},
+        "self_repair": False,
         "fsync": False,
         "request_timeout_s": 2.5,
         "tls": {"certificate": "node.pem", "key": "node.key", "authority": "ca.pem"},
@@ -71,6 +73,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
     assert cluster.ssh == Ssh("me", 22, "~/.ssh/key", "kv", "python3")
     assert cluster.acceptor_failures == AcceptorFailures(0.05, 1, 5)
     assert (cluster.revoke_after_s, cluster.fsync, cluster.request_timeout_s) == (1.0, False, 2.5)
+    assert not cluster.self_repair
     assert isinstance(cluster.revoke_after_s, float)
     assert (cluster.tls, cluster.data) == (Tls("node.pem", "node.key", "ca.pem"), "elsewhere")
 
@@ -171,6 +174,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "data too long": (document(data="x" * 1025), "is not a text"),
     "data not text": (document(data=["x"]), "data: a list is not a text"),
     "fsync a number": (document(fsync=1), "fsync: 1 is neither true nor false"),
+    "self_repair a text": (document(self_repair="no"), 'self_repair: "no" is neither true nor false'),
     "fsync a text": (document(fsync="false"), 'fsync: "false" is neither true nor false'),
     # the nodes
     "nodes an object": (document(nodes={}), "nodes: an object is not a list"),

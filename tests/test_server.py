@@ -167,7 +167,8 @@ def test_data_of_another_cluster_membership_or_node_is_refused(tmp_path: Path) -
 
 
 def test_a_damaged_journal_is_told_with_file_and_offset_and_nothing_is_served(tmp_path: Path) -> None:
-    with RealCluster(tmp_path, nodes=1) as cluster:
+    """A node alone: there is nobody to repair itself from."""
+    with RealCluster(tmp_path, nodes=1, self_repair=True) as cluster:
         with cluster.client() as client:
             for number in range(20):
                 client.put(f"key-{number}", "value")
@@ -178,6 +179,7 @@ def test_a_damaged_journal_is_told_with_file_and_offset_and_nothing_is_served(tm
         segment.write_bytes(content)
         line = refused(cluster.nodes[1].arguments, tmp_path)
         assert str(segment) in line and "offset" in line
+        assert segment.read_bytes() == content and not list(cluster.data.glob("*.damaged-*"))
 
 
 # ------------------------------------------------------------------------------------------------------- TLS
