@@ -304,7 +304,7 @@ def test_a_peer_that_holds_no_more_than_before_is_sent_it_less_and_less_often() 
     now, pauses = 0.0, []
     for _ in range(5):
         began = now
-        while proposer.due(1, now) is None:
+        while proposer.due(1, now) is None and now < began + 2 * RESEND_AT_MOST:
             now += RESEND_AFTER / 10
             proposer.on_accepted(1, vote(proposer, 1), now)
         pauses.append(now - began)
