@@ -11,17 +11,15 @@ Prints one line of JSON.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+from nodes import Nodes
 
-from client import Client, ClientError, Cluster, Command, Verb, load  # noqa: E402
+from client import Client, ClientError, Cluster, Command, Verb
 
 BATCH = 1000
 
@@ -60,26 +58,13 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=1, help="how many (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        make = [sys.executable, PROJECT / "scripts" / "make_cluster.py", "--nodes", str(options.nodes)]
-        make += ["--name", "pause", "--set", "checkpoint_mb=100000"]
-        file = directory / "cluster.json"
-        file.write_text(subprocess.run(make, check=True, capture_output=True, text=True).stdout)
-        settings = load(file)
-        servers = []
-        for member in settings.nodes:
-            command = [sys.executable, PROJECT / "server.py", "--id", str(member.id), "--cluster", file]
-            with (directory / f"{member.id}.log").open("w") as log:
-                servers.append(subprocess.Popen(
-                    [*command, "--data", directory / "data", "--init"], stderr=log,
-                ))  # fmt: skip
+        nodes = Nodes(Path(name), options.nodes, "--name", "pause", "--set", "checkpoint_mb=100000")
         try:
-            print(json.dumps(measure(settings, options)))
+            for node in nodes.ids:
+                nodes.start(node, "--init")
+            print(json.dumps(measure(nodes.settings, options)))
         finally:
-            for server in servers:
-                server.terminate()
-            for server in servers:
-                server.wait()
+            nodes.end()
     return 0
 
 

@@ -15,24 +15,15 @@ import itertools
 import json
 import random
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
-
-from client import Client, ClientError, Cluster, load  # noqa: E402
-
-POLL_S = 0.02
-START_S = 90.0  # a node that takes longer is broken
-KEYS = 100
+from nodes import Load, Nodes, wait_for
 
 
 class Gap(NamedTuple):
@@ -40,89 +31,6 @@ class Gap(NamedTuple):
 
     silence: float  # the longest time without an answer to anybody
     slowest: float  # the longest operation that was under way, or begun, meanwhile
-
-
-class Load:
-    """A client that writes and reads, in a thread, and remembers when."""
-
-    def __init__(self, settings: Cluster, index: int) -> None:
-        self.settings, self.index = settings, index
-        self.done: list[tuple[float, float]] = []  # when each operation began, and when it was answered
-        self.failures: list[str] = []
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        source = random.Random(self.index)
-        with Client(self.settings, first=self.index) as client:
-            while not self.over.is_set():
-                key, began = f"key {source.randrange(KEYS)}", time.monotonic()
-                try:
-                    if len(self.done) % 2:
-                        client.get(key)
-                    else:
-                        client.put(key, str(began))
-                    self.done.append((began, time.monotonic()))
-                except ClientError as error:
-                    self.failures.append(f"{type(error).__name__}: {error}")
-
-    def stop(self) -> None:
-        self.over.set()
-        self.thread.join()
-
-
-class Nodes:
-    """The processes."""
-
-    def __init__(self, directory: Path, count: int) -> None:
-        make = [sys.executable, PROJECT / "scripts" / "make_cluster.py", "--nodes", str(count)]
-        self.directory, self.file = directory, directory / "cluster.json"
-        self.file.write_text(subprocess.run(make, check=True, capture_output=True, text=True).stdout)
-        self.settings = load(self.file)
-        self.ids = [member.id for member in self.settings.nodes]
-        self.children: dict[int, subprocess.Popen[bytes]] = {}
-
-    def start(self, node: int, *more: str) -> None:
-        command = [sys.executable, PROJECT / "server.py", "--id", str(node), "--cluster", self.file]
-        with (self.directory / f"node-{node}.log").open("ab") as log:
-            self.children[node] = subprocess.Popen(
-                [*command, "--data", self.directory / "data", *more], stdout=log, stderr=log,
-                start_new_session=True,  # Ctrl-C is for us: the nodes end when the clients have
-            )  # fmt: skip
-
-    def kill(self, node: int) -> None:
-        self.children[node].kill()
-        self.children[node].wait()
-
-    def ready(self, node: int) -> bool:
-        """Whether it takes commands. RuntimeError: it has ended, and why."""
-        if self.children[node].poll() is not None:
-            log = (self.directory / f"node-{node}.log").read_text().strip()
-            raise RuntimeError(f"node {node} ended: {log.rpartition(chr(10))[2]}")
-        with Client(self.settings, timeout=1) as client:
-            try:
-                return bool(client.status(node).ready)
-            except ClientError:
-                return False
-
-    def wait(self, node: int) -> None:
-        """Until it takes commands."""
-        wait_for(lambda: self.ready(node), f"node {node} takes commands")
-
-    def end(self) -> None:
-        for child in self.children.values():
-            child.kill()
-        for child in self.children.values():
-            child.wait()
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + START_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"not within {START_S:g} s: {what}")
-        time.sleep(POLL_S)
 
 
 def gap(loads: Sequence[Load], begin: float, end: float) -> Gap:

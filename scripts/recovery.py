@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""How long nodes take to come back, measured: restart, cold start, catch-up, a wiped disk.
+
+    .venv/bin/python scripts/recovery.py
+
+Starts nodes of its own, one of which is stopped at once, and writes entries. Then it measures, each time
+until the node takes commands and has applied all that the others had when it was started:
+
+    restart      of a node that was killed, from the records in its journal
+    catch-up     of the node that was stopped, from its peers' entries
+    cold start   of all nodes, killed at the same time
+    wiped disk   of a node without its data directory, with --rejoin
+    checkpoint   of a node that was stopped while a great many keys were written: it takes a peer's checkpoint
+
+During catch-up and checkpoint two clients use the other nodes; how long their operations take (99th
+percentile) is compared with before. Prints one line for each. It leaves nothing behind.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nodes import Load, Nodes, wait_for
+
+from client import Client, ClientError, Cluster, Command, Verb
+
+BATCH = 1000
+WRITERS = 8  # so few that hardly any of their commands share an entry
+BEFORE_S = 5.0  # of load, to compare with
+
+
+def only(settings: Cluster, nodes: Sequence[int]) -> Cluster:
+    """The cluster as somebody sees it who uses these nodes alone."""
+    return replace(settings, nodes=[member for member in settings.nodes if member.id in nodes])
+
+
+def applied(nodes: Nodes, node: int) -> tuple[int, int]:
+    with Client(nodes.settings, timeout=5) as client:
+        position = client.status(node).applied
+        return position.timestamp, position.owner
+
+
+def caught_up(nodes: Nodes, node: int, target: tuple[int, int]) -> bool:
+    try:
+        return applied(nodes, node) >= target and nodes.ready(node)
+    except ClientError:
+        return False
+
+
+def write_entries(settings: Cluster, count: int) -> None:
+    """Single commands, so many."""
+
+    def write(index: int) -> None:
+        with Client(settings, first=index, timeout=60) as client:
+            for number in range(index, count, WRITERS):
+                client.put(f"key {number}", str(number))
+
+    threads = [threading.Thread(target=write, args=(index,)) for index in range(WRITERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def write_keys(settings: Cluster, count: int, size: int) -> None:
+    with Client(settings, timeout=600, attempt_timeout=60) as client:
+        for start in range(0, count, BATCH):
+            keys = range(start, min(start + BATCH, count))
+            client.execute([Command(Verb.PUT, f"big {key}", str(key).ljust(size, "x")) for key in keys])
+
+
+def p99(loads: Sequence[Load], begin: float, end: float) -> float:
+    """Milliseconds that 99 of 100 operations took, of those answered between these times."""
+    times = sorted(
+        answered - began for each in loads for began, answered in list(each.done) if begin <= answered < end
+    )
+    return 1000 * times[len(times) * 99 // 100] if times else float("nan")
+
+
+def back(nodes: Nodes, node: int, target: tuple[int, int], *more: str) -> float:
+    """Seconds from the start of a node until it has caught up."""
+    began = time.monotonic()
+    nodes.start(node, *more)
+    wait_for(lambda: caught_up(nodes, node, target), f"node {node} is back")
+    return time.monotonic() - began
+
+
+def beside_load(nodes: Nodes, node: int, others: Sequence[int]) -> str:
+    """Start a node while two clients use the others; what both took."""
+    loads = [Load(only(nodes.settings, others), index) for index in range(2)]
+    try:
+        begin = time.monotonic()
+        wait_for(lambda: time.monotonic() - begin >= BEFORE_S, "the clients work")
+        middle = time.monotonic()
+        seconds = back(nodes, node, max(applied(nodes, other) for other in others))
+        end = time.monotonic()
+    finally:
+        for each in loads:
+            each.stop()
+    before, during = p99(loads, begin, middle), p99(loads, middle, end)
+    failed = sum(len(each.failures) for each in loads)
+    return (
+        f"{seconds:.2f} s; p99 of the others {before:.1f} ms before, {during:.1f} ms during, {failed} failed"
+    )
+
+
+def records(nodes: Nodes, node: int) -> str:
+    """What the node's log says of its last recovery."""
+    lines = (nodes.directory / f"node-{node}.log").read_text().splitlines()
+    return next(line for line in reversed(lines) if "event=recovered" in line).partition("recovered ")[2]
+
+
+def measure(nodes: Nodes, options: argparse.Namespace) -> None:
+    away, killed, *_ = reversed(nodes.ids)
+    rest = [node for node in nodes.ids if node != away]
+    for node in nodes.ids:
+        nodes.start(node, "--init")
+    for node in nodes.ids:
+        nodes.wait(node)
+    nodes.kill(away)
+    began = time.monotonic()
+    write_entries(only(nodes.settings, rest), options.entries)
+    with Client(nodes.settings) as client:
+        entries = client.status(rest[0]).counters["entries_applied"]
+    print(f"{entries:,} entries written in {time.monotonic() - began:.0f} s", flush=True)
+
+    nodes.kill(killed)
+    target = applied(nodes, rest[0])
+    print(f"restart: {back(nodes, killed, target):.2f} s ({records(nodes, killed)})", flush=True)
+    print(f"catch-up: {beside_load(nodes, away, rest)}", flush=True)
+
+    target = applied(nodes, rest[0])
+    for node in nodes.ids:
+        nodes.kill(node)
+    began = time.monotonic()
+    for node in nodes.ids:
+        nodes.start(node)
+    wait_for(lambda: all(caught_up(nodes, node, target) for node in nodes.ids), "all are back")
+    print(f"cold start: {time.monotonic() - began:.2f} s", flush=True)
+
+    nodes.kill(killed)
+    shutil.rmtree(nodes.directory / "data" / f"node-{killed}")
+    print(f"wiped disk: {back(nodes, killed, target, '--rejoin'):.2f} s", flush=True)
+
+    nodes.kill(away)
+    write_keys(only(nodes.settings, rest[:1]), options.keys, options.size)
+    with Client(nodes.settings, timeout=600, attempt_timeout=600) as client:
+        for node in rest:
+            client.checkpoint(node)
+        keys = client.status(rest[0]).keys
+    print(f"checkpoint: {beside_load(nodes, away, rest)} ({keys:,} keys)", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--entries", type=int, default=100_000, help="commands (default: %(default)s)")
+    parser.add_argument("--keys", type=int, default=1_000_000, help="for `checkpoint` (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=100, help="bytes of their values (default: %(default)s)")
+    parser.add_argument("--nodes", type=int, default=5, choices=(3, 5, 7), help="(default: %(default)s)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        nodes = Nodes(Path(name), options.nodes, "--name", "recovery")
+        try:
+            measure(nodes, options)
+        except (RuntimeError, KeyboardInterrupt, ClientError) as error:
+            print(f"recovery.py: {str(error) or 'interrupted'}", file=sys.stderr)
+            return 1
+        finally:
+            nodes.end()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
