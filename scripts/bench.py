@@ -28,6 +28,7 @@ from typing import Any, Final, NamedTuple
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
+import compiled  # noqa: E402
 from scripts import bench_report, make_workload  # noqa: E402
 from scripts.bench_systems import (  # noqa: E402
     BATCH,
@@ -266,6 +267,7 @@ class Progress:
 
 def manifest(options: argparse.Namespace, peers: Sequence[str]) -> dict[str, Any]:
     """What the numbers depend on."""
+    plain = os.environ.get("MULTIPAXOS_PLAIN") or not compiled.directory().exists()
     found: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "processor": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
@@ -275,6 +277,7 @@ def manifest(options: argparse.Namespace, peers: Sequence[str]) -> dict[str, Any
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in ("thrift", "pickledb", "uvloop")},
+        "nodes": "plain text" if plain else "compiled",
         "revision": _output("git", "rev-parse", "HEAD"),
         "dirty": bool(_output("git", "status", "--porcelain")),
         "settings": {
