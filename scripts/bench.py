@@ -332,6 +332,8 @@ def bench(options: argparse.Namespace) -> int:
     bench_report.write(options.out)
     for problem in bench_report.problems(samples):
         print(f"not used: {problem}", file=sys.stderr)
+    if options.readme:
+        bench_report.into_readme(options.out, PROJECT / "README.md")
     print((options.out / "tables.md").read_text())
     print(f"{options.out / 'report.html'} shows all of it")
     return 1 if any(sample["problem"] for sample in samples) else 0
@@ -409,6 +411,7 @@ def parser() -> argparse.ArgumentParser:
         help="where to write; what is there is replaced (default: %(default)s)")  # fmt: skip
     add("--peers", type=_some(PEERS), default=[], metavar="NAME,...",
         help=f"compare with these, where they are installed ({','.join(PEERS)})")  # fmt: skip
+    add("--readme", action="store_true", help="put the tables and two charts into README.md")
     add("--parts", type=_some(PARTS), default=[*PARTS], metavar="NAME,...",
         help=f"only these parts (default: {','.join(PARTS)})")  # fmt: skip
     add("--rows", type=_positive, default=8000, metavar="N",

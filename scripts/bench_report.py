@@ -496,6 +496,36 @@ def write(directory: Path) -> None:
     (directory / "report.html").write_text(page(tables, pictures, manifest, marked), encoding="utf-8")
 
 
+# ----------------------------------------------------------------------------------------------------- README
+
+IN_README = ("mean", "stddev", "throughput", "percentiles", "scaling", "mix", "batches", "fault", "failures")
+CHARTS_IN_README = ("throughput", "scaling")
+BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
+
+
+def into_readme(directory: Path, readme: Path) -> None:
+    """Put the tables and charts of this result into README.md, between its two marks; charts go to docs/charts."""
+    samples: list[Sample] = json.loads((directory / "results.json").read_text())
+    facts = json.loads((directory / "manifest.json").read_text())
+    charts = readme.parent / "docs" / "charts"
+    charts.mkdir(parents=True, exist_ok=True)
+    revision = str(facts["revision"])[:10]
+    where = f"nodes {facts['nodes']}, {facts['cores']} cores ({facts['processor']})"
+    said = f"Measured on {facts['date'][:10]} by `scripts/bench.sh --readme`: revision {revision}, {where}."
+    lines = [BEGIN, "", said, NOTE, ""]
+    for name, figure in all_charts(samples).items():
+        if name in CHARTS_IN_README:
+            figure.savefig(charts / f"{name}.svg", metadata={"Date": None})
+            lines += [f"![{figure.get_suptitle()}](docs/charts/{name}.svg)", ""]
+    lines += [markdown(table) for table in all_tables(samples) if table.name in IN_README]
+    lines += [f"- not used: {problem}" for problem in problems(samples)]
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{readme}: no {BEGIN} followed by {END}")
+    readme.write_text(before + "\n".join([*lines, END]) + after, encoding="utf-8")
+
+
 # ------------------------------------------------------------------------------------------------- comparison
 
 

@@ -21,7 +21,8 @@ from scripts.bench_systems import BenchError, Load, System
 
 BENCH = SCRIPTS / "bench.py"
 MANIFEST = {"date": "2026-01-01", "revision": "0123456789abcdef", "dirty": False, "cores": 2,
-            "processor": "<made up>", "python": "3.11", "settings": {"sizes": [20]}}  # fmt: skip
+            "processor": "<made up>", "nodes": "compiled", "python": "3.11",
+            "settings": {"sizes": [20]}}  # fmt: skip
 
 
 def sample(
@@ -168,6 +169,26 @@ def test_a_report_can_be_made_of_whatever_was_measured(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- comparison
+
+
+def test_the_readme_gets_tables_and_charts_between_its_marks_and_keeps_the_rest(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{bench_report.BEGIN}\nold figures\n{bench_report.END}\nafter\n")
+    for faster in (1.0, 2.0):
+        directory = results(tmp_path / f"{faster}", experiment(faster))
+        bench_report.into_readme(directory, readme)
+        text = readme.read_text()
+        assert text.startswith("before\n")
+        assert text.endswith("\nafter\n")
+        assert "old figures" not in text
+        assert text.count("Average throughput") == 1
+        assert f"{1010 * faster:,.0f}" in text
+        charts = set(re.findall(r"\]\((docs/charts/[a-z]+\.svg)\)", text))
+        assert charts == {f"docs/charts/{name}.svg" for name in bench_report.CHARTS_IN_README}
+        assert all((tmp_path / chart).stat().st_size > 1000 for chart in charts)
+    readme.write_text("no marks")
+    with pytest.raises(ValueError, match="no <!-- measured -->"):
+        bench_report.into_readme(directory, readme)
 
 
 def test_a_difference_counts_if_the_ranges_of_the_runs_are_apart() -> None:
