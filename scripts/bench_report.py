@@ -504,7 +504,7 @@ BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 
 
 def into_readme(directory: Path, readme: Path) -> None:
-    """Put the tables and charts of this result into README.md, between its two marks; charts go to docs/charts."""
+    """Put this result into README.md, between its two marks: tables, and two charts (in docs/charts)."""
     samples: list[Sample] = json.loads((directory / "results.json").read_text())
     facts = json.loads((directory / "manifest.json").read_text())
     charts = readme.parent / "docs" / "charts"
