@@ -3,9 +3,10 @@
 
     .venv/bin/python scripts/checkpoint_pause.py --keys 1000000 --size 100
 
-Starts nodes of its own, fills them, then reads from one of them, one local read after the other, for as long
-before a checkpoint as during it. What such a read takes at most is the pause, and what the machine adds.
-Prints one line of JSON.
+Starts nodes of its own, fills them, then reads from one of them, one local read after the other, during a
+checkpoint and for as long without one. What such a read takes at most is the pause, and what the machine
+adds. Then two clients write and read while all nodes make a checkpoint, one after the other, and for as long
+without. Prints one line of JSON.
 """
 
 import argparse
@@ -15,13 +16,15 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from nodes import Nodes
+from nodes import Load, Nodes, wait_for
 
 from client import Client, ClientError, Cluster, Command, Verb
 
 BATCH = 1000
+WARM_UP = 500  # operations
 
 
 def reads(client: Client, node: int | None, until: threading.Event) -> list[float]:
@@ -89,6 +92,8 @@ def measure(settings: Cluster, options: argparse.Namespace) -> dict[str, object]
             seconds = time.perf_counter() - begun
         without = during(client, node, threading.Thread(target=lambda: time.sleep(seconds)))
         status = asker.status(node)
+        loaded = operations(settings, lambda: [asker.checkpoint(member.id) for member in settings.nodes])
+        unloaded = operations(settings, lambda: time.sleep(loaded[1]))
         return {
             "keys": status.keys,
             "nodes": options.nodes,
@@ -96,7 +101,22 @@ def measure(settings: Cluster, options: argparse.Namespace) -> dict[str, object]
             "checkpoint_s": round(seconds, 2),
             "without": told(without),
             "during": told(with_one),
+            "operations_per_s_without": round(unloaded[0] / unloaded[1]),
+            "operations_per_s_during": round(loaded[0] / loaded[1]),
         }
+
+
+def operations(settings: Cluster, work: Callable[[], object]) -> tuple[int, float]:
+    """How many operations two clients get done meanwhile, and how many seconds it takes."""
+    loads = [Load(settings, index) for index in range(2)]
+    try:
+        wait_for(lambda: all(len(each.done) > WARM_UP for each in loads), "the clients get answers")
+        before, begun = sum(len(each.done) for each in loads), time.perf_counter()
+        work()
+        return sum(len(each.done) for each in loads) - before, time.perf_counter() - begun
+    finally:
+        for each in loads:
+            each.stop()
 
 
 if __name__ == "__main__":
