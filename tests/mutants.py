@@ -457,13 +457,18 @@ MUTANTS = [
         (CORE, "promised = max(promised, proposer.highest)", "pass"),
     ),
     told(
+        "a rejoining node never learns that a higher incarnation is noted",
+        "test_rejoin.test_a_node_whose_incarnation_is_too_low_takes_a_higher_one_and_begins_anew",
+        (CORE, "        if message.noted > self.incarnation:", "        if False:"),
+    ),
+    told(
         "the clock of a node that rejoined lies below what the lost one said",
         "test_rejoin.test_the_clock_is_raised_to_the_highest_that_is_told",
         (
             CORE,
             "        self._hear_clock(message.clock)\n        self._learn(message.fact, now, sender)\n\n"
-            "    def _rejoin_logs",
-            "\n    def _rejoin_logs",
+            "    def _take_incarnation",
+            "\n    def _take_incarnation",
         ),
     ),
     told(
