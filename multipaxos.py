@@ -1649,7 +1649,7 @@ class Node:
 
     @property
     def busy(self) -> bool:
-        """Whether tick() wants to be called every few milliseconds, not every GOSSIP_IDLE / 2 seconds."""
+        """Whether tick() wants to be called every few milliseconds, not every GOSSIP_IDLE seconds."""
         waiting = self.pending or self.dated or self.round or self.fetching or self.waiting
         return bool(waiting or self.news_at or self.learner.heads) or (
             self.retake_at is not None or self.journaled > self.synced or self.rejoining is not None

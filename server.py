@@ -103,7 +103,7 @@ from store import Store, invalid
 VERSION = "0.1.0"
 TEXT = "plain" if __file__.endswith(".py") else "compiled"
 TICK_BUSY = 0.01  # seconds between ticks while the core waits for something
-TICK_IDLE = 0.05  # and while it does not
+TICK_IDLE = 0.1  # and while it does not
 STALL = 0.05  # seconds: a frame that takes longer keeps the node from gossiping in time
 SLOW = 0.003  # seconds for a frame, on average: the event loop has better things to do meanwhile
 WARY_FOR = 60.0  # seconds for which the thread writes after a stall

@@ -69,7 +69,7 @@ from store import Store
 
 CHUNK_BYTES = 300  # so that a transfer of a checkpoint has many pieces
 TICK_BUSY = 0.01  # seconds, as in server.py
-TICK_IDLE = 0.05
+TICK_IDLE = 0.1
 SWEEP = 0.25  # seconds between two looks for requests that have waited too long
 DIRECTORY = Path("node")
 SEGMENT_BYTES = 1 << 15  # small, so that segments are changed often
