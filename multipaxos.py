@@ -85,6 +85,7 @@ from interface import (
 Message = Any  # one of the generated structs above, or Synced
 
 LAZY = 0.01  # seconds that a vote which nobody waits for may wait for others, to share their fsync
+LATE = 0.005  # seconds: a vote that takes longer, and four times the usual, is late
 SLUGGISH = 1.0  # seconds for which nobody counts on a node that has kept others waiting
 RESEND_AFTER = 0.05  # seconds: what is unanswered is sent again; doubled for a peer that stays silent
 RESEND_AT_MOST = 1.0  # seconds: the longest such pause
@@ -692,6 +693,16 @@ class Wait:
     asks: int = 0
 
 
+class Probe(NamedTuple):
+    """An Accept whose answer is measured."""
+
+    log: int
+    ballot: int
+    length: int  # a vote for so much of the log answers it,
+    frontier: int  # or if the vote can wait (else 0), a frontier up to here
+    at: float  # when it was sent
+
+
 @dataclass(slots=True)
 class Round:
     """The clocks of a quorum are being asked for, for these reads."""
@@ -757,7 +768,7 @@ class Node:
         self.heard = dict.fromkeys(self.peers, float("-inf"))
         self.refusing: set[int] = set()
         self.round_trips: dict[int, tuple[float, float]] = {}  # by peer: seconds, and when measured
-        self.probes: dict[int, tuple[int, int, int, float]] = {}  # by peer: log, ballot, length, when sent
+        self.probes: dict[int, Probe] = {}  # by peer
         self.waiting: dict[int, Wait] = {}
         self.fetching: dict[int, tuple[float, int]] = {}  # by log: when to ask (again), whom
         self.skip_needed: set[int] = set()
@@ -1043,17 +1054,16 @@ class Node:
         acceptor = self.acceptors[message.log]
         before = len(self._records)
         vote = Vote.WITHHELD if self._acceptor_fails(now) else acceptor.on_accept(message)
-        lazy = self.me in message.lazy
+        ballot, durable = self.durable[message.log]
+        lazy = self.me in message.lazy and ballot == message.ballot
         if lazy:
             self.lazy += len(self._records) - before
         self._check_leader(message.log, now)
         self._learn(message.fact, now, sender)
         self._settle(message.log, now, sender)
-        length = acceptor.length if vote == Vote.TAKEN else 0
-        if lazy and vote == Vote.TAKEN:
-            ballot, length = self.durable[message.log]
-            if ballot != message.ballot:
-                vote, length = Vote.WITHHELD, 0
+        length = 0
+        if vote == Vote.TAKEN:
+            length = durable if lazy else acceptor.length
         own = self._own_fact()
         answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
         if vote == Vote.TAKEN and not lazy:
@@ -1073,10 +1083,13 @@ class Node:
         if message.promised > proposer.ballot:
             self._lose(proposer, message.promised, now)
         elif message.ballot == proposer.ballot:
+            late = now - proposer.couriers[sender].at >= self._late()
+            if late and proposer is self.own and message.vote == Vote.TAKEN and sender in self.voters:
+                self.sluggish[sender] = now + SLUGGISH
             chosen = proposer.on_accepted(sender, message, now)
             if chosen > self.learner.chosen[message.log]:
                 self._choose(proposer, chosen, now)
-            if message.vote == Vote.WITHHELD and message.log == self.me and sender in self.voters:
+            if message.vote == Vote.WITHHELD and proposer is self.own and sender in self.voters:
                 self._urge(sender, now)
 
     def _on_prepare(self, sender: int, message: Prepare, now: float, call: Any) -> None:
@@ -1213,6 +1226,7 @@ class Node:
         if proposer is not self.own:
             self._skip(proposer)
             return
+        self.urged = 0
         self.retake_at = None
         self.unsure = True
 
@@ -1329,6 +1343,9 @@ class Node:
         if fact.frontier > max(self.clock, self.highest) + TOO_FAR or self._is_absurd(log, fact.evidence):
             return
         if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
+            probe = self.probes.get(log)
+            if probe is not None and 0 < probe.frontier <= fact.frontier:
+                self._measured(log, probe.at, now)
             self._check_evidence(log, fact.evidence, now)
             self._settle(log, now, sender)
 
@@ -1526,8 +1543,7 @@ class Node:
         if node == self.me:
             self._on_accept(self.me, message, now, None)
             return
-        again = self.proposers[message.log].couriers[node].silent > 0
-        if message.entries and node not in message.lazy and not again:
+        if message.entries:
             self._probe(node, message, now)
         if message.log == self.me:
             self._tell(node, message, message.fact)
@@ -1563,17 +1579,22 @@ class Node:
         self.urged = own.end
         message = Accept(self.me, own.ballot, own.end, [], False, self._own_fact(), [])
         for peer in self.peers:
-            if peer not in self.voters and own.lengths.get(peer, own.end) < own.end:
+            if peer != node and own.lengths.get(peer, -1) < own.end:
+                own.couriers[peer].at = now
                 self._tell(peer, message, message.fact)
 
     def _urge_late(self, now: float) -> None:
         """Have our entries waited for votes longer than they should?"""
-        usual = [self.round_trips[node][0] for node in self.voters if node in self.round_trips]
-        late = min(max(LAZY, 2 * min(usual)), RESEND_AFTER) if usual else RESEND_AFTER
+        late = self._late()
         for node in self.voters:
             courier = self.own.couriers[node]
             if self.own.lengths.get(node, -1) < courier.sent and now - courier.at >= late:
                 self._urge(node, now)
+
+    def _late(self) -> float:
+        """Seconds after which a vote is late."""
+        usual = [seconds for seconds, _ in self.round_trips.values()]
+        return min(max(LATE, 4 * min(usual)), RESEND_AFTER) if usual else RESEND_AFTER
 
     def _tell_waiting(self, own: Fact, now: float) -> None:
         """Who is known to wait for our frontier hears at once that it has moved; all others with the next
@@ -1760,20 +1781,28 @@ class Node:
         return max((seconds * 0.5 ** (now - at) for seconds, at in self.round_trips.values()), default=0.0)
 
     def _probe(self, node: int, message: Accept, now: float) -> None:
-        """Measure how long its vote takes, unless another is being measured."""
-        if node not in self.probes or now - self.probes[node][3] > STALE_PROBE:
-            self.probes[node] = (message.log, message.ballot, message.start + len(message.entries), now)
+        """Measure how long we wait for its vote, or where that can wait, for its frontier; unless another
+        Accept is being measured.
+        """
+        frontier = message.entries[-1].timestamp if node in message.lazy else 0
+        stale = node in self.probes and now - self.probes[node].at > STALE_PROBE
+        if (stale or node not in self.probes) and not 0 < frontier <= self.learner.known[node]:
+            end = message.start + len(message.entries)
+            self.probes[node] = Probe(message.log, message.ballot, end, frontier, now)
 
     def _measure(self, sender: int, message: Accepted, now: float) -> None:
-        log, ballot, length, at = self.probes.get(sender, (0, 0, 0, 0.0))
-        if message.log != log:
+        probe = self.probes.get(sender)
+        if probe is None or probe.frontier or message.log != probe.log:
             return
-        if message.vote != Vote.TAKEN or message.ballot != ballot:
+        if message.vote != Vote.TAKEN or message.ballot != probe.ballot:
             del self.probes[sender]
-        elif message.length >= length:
-            before, when = self.round_trips.get(sender, (0.0, now))
-            self.round_trips[sender] = (max(now - at, before * 0.5 ** (now - when)), now)
-            del self.probes[sender]
+        elif message.length >= probe.length:
+            self._measured(sender, probe.at, now)
+
+    def _measured(self, peer: int, since: float, now: float) -> None:
+        before, when = self.round_trips.get(peer, (0.0, now))
+        self.round_trips[peer] = (max(now - since, before * 0.5 ** (now - when)), now)
+        del self.probes[peer]
 
     def _acceptor_fails(self, now: float) -> bool:
         """Whether this message to the acceptor counts as lost, on purpose."""
@@ -1961,7 +1990,10 @@ class Rejoining:
         """
         self.noted_by_all = noted_by_all
         self.answers = {peer: {} for peer in self.answers}
-        self.asked_at = float("-inf")
+        if (
+            noted_by_all
+        ):  # (two that believe to be the same node must not drive each other as fast as they can)
+            self.asked_at = float("-inf")
 
     def tells(self, peer: int) -> bool:
         """Whether this peer has told its state of all logs."""

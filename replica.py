@@ -353,6 +353,7 @@ class Replica:
                 if (self.records and self.urgent) or (self.rolling and self.core.drained):
                     self._write_frame()
                 elif self.after and not self.records:
+                    self.urgent = False
                     after, self.after = self.after, []
                     again |= self._dispatch(after, now)
             for applied in ready.apply:

@@ -144,14 +144,18 @@ MUTANTS = [
         "default 1",
         (
             CORE,
-            "ballot, length = self.durable[message.log]",
-            "ballot, length = message.ballot, acceptor.length",
+            "length = durable if lazy else acceptor.length",
+            "length = acceptor.length",
         ),
     ),
     met(
         "a vote that can wait takes the length of an older ballot's log",
         "default 1",
-        (CORE, "            if ballot != message.ballot:\n", "            if False:\n"),
+        (
+            CORE,
+            "lazy = self.me in message.lazy and ballot == message.ballot",
+            "lazy = self.me in message.lazy",
+        ),
     ),
     told(
         "an installed checkpoint does not count as durable",

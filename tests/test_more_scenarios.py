@@ -382,10 +382,9 @@ def test_a_vote_that_can_wait_does_not_take_an_older_ballots_entries_for_the_new
     put_within(cluster, 1, 1)
     cluster.run(0.2)
     assert 5 not in cluster.core(1).own.lengths
-    ballot = cluster.core(1).own.ballot
-    votes = [vote.vote for vote in messages(cluster, Accepted, 5, 1) if vote.ballot == ballot]
-    assert votes
-    assert Vote.TAKEN not in votes
+    cluster.sync(5)
+    cluster.run(0.1)
+    assert cluster.core(1).own.lengths[5] == cluster.core(1).own.end
 
 
 def test_when_one_of_the_voters_dies_the_others_are_asked_at_once() -> None:
@@ -445,3 +444,29 @@ def test_a_promise_says_what_is_held_but_not_durable_only_when_it_is() -> None:
     promised = [promise.from_slot + len(promise.entries) for promise in messages(cluster, Promise, 5, 4)]
     assert promised
     assert max(promised) == 1
+
+
+def test_a_voter_with_a_slow_disk_is_not_waited_for_again_and_again() -> None:
+    """It is quicker than LAZY, and still much slower than the others."""
+    cluster = Cluster()
+    put_within(cluster, 1, 1)
+    cluster[2].fsync = 9 * FSYNC
+    put_within(cluster, 1, 2 * DELAY + 9 * FSYNC + 1e-9)
+    cluster.run(0.05)
+    for _ in range(5):
+        put_within(cluster, 1, 2 * DELAY + FSYNC + 1e-9)
+        cluster.run(0.05)
+
+
+def test_the_round_trips_of_nodes_whose_votes_can_wait_are_measured_by_their_frontiers() -> None:
+    """N12 needs them: node 1, far away, is never one of node 3's voters."""
+    cluster = Cluster()
+    put_within(cluster, 3, 1)
+    far = cluster.hold(sender={1})
+    answer = cluster.put(3, "x", "1")
+    cluster.run(0.3)
+    assert not answer.answered()
+    far.release()
+    cluster.run_until(answer.answered, within_s=0.1)
+    assert 1 not in cluster.core(3).voters
+    assert cluster.core(3).round_trips[1][0] == pytest.approx(0.3, abs=0.05)
