@@ -464,9 +464,9 @@ def test_the_round_trips_of_nodes_whose_votes_can_wait_are_measured_by_their_fro
     put_within(cluster, 3, 1)
     far = cluster.hold(sender={1})
     answer = cluster.put(3, "x", "1")
-    cluster.run(0.3)
+    cluster.run(0.2)
     assert not answer.answered()
     far.release()
     cluster.run_until(answer.answered, within_s=0.1)
     assert 1 not in cluster.core(3).voters
-    assert cluster.core(3).round_trips[1][0] == pytest.approx(0.3, abs=0.05)
+    assert cluster.core(3).round_trips[1][0] == pytest.approx(0.2, abs=0.05)
