@@ -419,9 +419,9 @@ class Server:
         self._tell_rejoin()
         self._tick()
         sweeper = self.loop.create_task(self._sweep())
-        gc.collect()
         gc.freeze()
         gc.set_threshold(*GARBAGE)
+        gc.enable()
         await stop.wait()
         log("stopping", pending=self.replica.pending)
         self.stopping = True
@@ -1381,6 +1381,7 @@ def main() -> int:
     if options.cpu is not None:
         os.sched_setaffinity(0, {PROCESSORS[options.cpu % len(PROCESSORS)]})
     serve = serve_standalone if options.standalone else serve_node
+    gc.disable()  # until it serves: recovery makes very many objects, none of them garbage
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(options))
