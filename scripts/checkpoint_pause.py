@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from nodes import Load, Nodes, wait_for
+from nodes import Load, Nodes, end_by_signal, wait_for
 
 from client import Client, ClientError, Cluster, Command, Verb
 
@@ -60,6 +60,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=100, help="bytes of a value (default: %(default)s)")
     parser.add_argument("--nodes", type=int, default=1, help="how many (default: %(default)s)")
     options = parser.parse_args()
+    end_by_signal()
     with tempfile.TemporaryDirectory() as name:
         nodes = Nodes(Path(name), options.nodes, "--name", "pause", "--set", "checkpoint_mb=100000")
         try:

@@ -14,7 +14,6 @@ import argparse
 import itertools
 import json
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from nodes import Load, Nodes, wait_for
+from nodes import Load, Nodes, end_by_signal, wait_for
 
 
 class Gap(NamedTuple):
@@ -71,10 +70,6 @@ def measure(nodes: Nodes, options: argparse.Namespace) -> tuple[list[Gap], list[
     return [gap(loads, begin, end) for begin, end in spans], loads
 
 
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def told(name: str, seconds: Sequence[float]) -> str:
     ordered = sorted(seconds)
     p99 = ordered[max(0, -(-len(ordered) * 99 // 100) - 1)]
@@ -113,7 +108,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    signal.signal(signal.SIGTERM, interrupt)
+    end_by_signal()
     with tempfile.TemporaryDirectory() as name:
         nodes = Nodes(Path(name), options.nodes)
         try:

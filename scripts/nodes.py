@@ -1,11 +1,13 @@
 """What the measuring scripts share: nodes of their own as processes, and clients that load them."""
 
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -61,7 +63,7 @@ class Nodes:
 
     def start(self, node: int, *more: str) -> None:
         command = [sys.executable, PROJECT / "server.py", "--id", str(node), "--cluster", self.file]
-        with (self.directory / f"node-{node}.log").open("ab") as log:
+        with (self.directory / f"node-{node}.log").open("ab") as log, signals_wait():
             self.children[node] = subprocess.Popen(
                 [*command, "--data", self.directory / "data", *more], stdout=log, stderr=log,
                 start_new_session=True,  # Ctrl-C is for us: the nodes end when the clients have
@@ -91,6 +93,28 @@ class Nodes:
             child.kill()
         for child in self.children.values():
             child.wait()
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """SIGINT and SIGTERM come when this is over: one in the middle of it would leave a process behind."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+def end_by_signal() -> None:
+    """Let SIGTERM do what Ctrl-C does: KeyboardInterrupt, so that what was started is ended."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nodes import Load, Nodes, wait_for
+from nodes import Load, Nodes, end_by_signal, wait_for
 
 from client import Client, ClientError, Cluster, Command, Verb
 
@@ -164,6 +164,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=100, help="bytes of their values (default: %(default)s)")
     parser.add_argument("--nodes", type=int, default=5, choices=(3, 5, 7), help="(default: %(default)s)")
     options = parser.parse_args()
+    end_by_signal()
     with tempfile.TemporaryDirectory() as name:
         nodes = Nodes(Path(name), options.nodes, "--name", "recovery")
         try:
