@@ -454,9 +454,8 @@ class Files:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(
-                os.fstat(handle), os.stat(path)
-            ):  # its directory was moved aside just now
+            # Its directory may have been moved aside just now.
+            if not os.path.samestat(os.fstat(handle), os.stat(path)):
                 raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
         except BaseException:
             os.close(handle)

@@ -748,9 +748,7 @@ class Node:
         at = self.nodes.index(me)
         self.ring = self.nodes[at:] + self.nodes[:at]  # from us on
         self.voters = self.ring  # who is to vote at once for what we sent last
-        self.sluggish: dict[
-            int, float
-        ] = {}  # who has kept our entries waiting: until when others are preferred
+        self.sluggish: dict[int, float] = {}  # who has kept our entries waiting: avoided until when
         self.urged = 0  # up to which slot of our log all have been asked to vote at once
         self.acceptors = {log: Acceptor(log, self._journal) for log in self.nodes}
         self.learner = Learner(self.acceptors)
@@ -1990,9 +1988,7 @@ class Rejoining:
         """
         self.noted_by_all = noted_by_all
         self.answers = {peer: {} for peer in self.answers}
-        if (
-            noted_by_all
-        ):  # (two that believe to be the same node must not drive each other as fast as they can)
+        if noted_by_all:  # else two that believe to be one node would drive each other without a pause
             self.asked_at = float("-inf")
 
     def tells(self, peer: int) -> bool:
