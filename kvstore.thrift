@@ -205,7 +205,7 @@ struct Status {
     18: i64 incarnation
     /** How often the node was started with this disk. */
     19: i64 life
-    /** Entries of its own log that are not chosen yet. */
+    /** Entries of its own log that are not applied yet. */
     20: i64 in_flight
     /** serving, starting, rejoining, stopping, or disk-full. */
     21: string state

@@ -33,7 +33,7 @@ GAUGES = {
     "keys": "Keys in the store.",
     "connected_peers": "Peers that there is a working connection to.",
     "connections": "Connections that others made: clients and peers.",
-    "in_flight_entries": "Entries of the node's own log that are not chosen yet.",
+    "in_flight_entries": "Entries of the node's own log that are not applied yet.",
     "pending_requests": "Client operations that wait for an answer.",
     "queued_commands": "Commands that wait for a place in an entry.",
     "waiting_reads": "Reads that wait for their turn.",

@@ -31,13 +31,14 @@ appends a no-op stamped far ahead, a *skip*. The owner notices when its Accepts 
 back with a higher ballot, and proposes again what the log lacks.
 
 **Reads** ask a quorum for its clocks; the highest is the read's timestamp, and when all logs' frontiers have
-reached it and everything up to there is applied, the read is answered.
+reached it and everything up to there is applied, the read is answered. Where an entry of the node's own
+leaves at the same time, the read rides on it for nothing: everything answered before lies below that entry.
 
 Nothing here does I/O or looks at a clock. The caller runs this loop, the same in the server and in the
 simulator:
 
     node.step(sender, message, now), node.propose(...), node.read(...), node.tick(now)   any number of times
-    ready = node.drain(now)
+    ready = node.drain(now)                      (it says `more` if commands wait for the next entry)
     send ready.send                            at once
     journal ready.journal + node.notes()       in one frame; it may wait for others unless ready.urgent
     send ready.send_after                      when that frame, and every frame before it, is durable
@@ -758,7 +759,10 @@ class Node:
         self.pending: dict[int, tuple[bytes, Any]] = {}  # by timestamp: own commands not yet applied
         self.backlog: deque[tuple[bytes, Any]] = deque()  # own commands to be proposed again
         self.unsure = False  # whether `pending` may hold commands that our log lacks
-        self.reads: list[Any] = []  # waiting for the next round
+        self.reads: list[Any] = []  # waiting for the next round, or for an entry to ride on
+        self.held = self.reads  # the same ones when tick() looked last,
+        self.held_at = 0.0  # and first
+        self.riding: dict[int, list[Any]] = {}  # by timestamp of our own entry that they are answered with
         self.round: Round | None = None
         self.rounds = random.getrandbits(48) << 12  # so that an earlier life's answers fit no round
         self.dated: deque[tuple[int, list[Any]]] = deque()  # reads that have their timestamp
@@ -949,6 +953,7 @@ class Node:
         if newer:
             for timestamp in [t for t in self.pending if (t, self.me) <= cut.position]:
                 self.lost.append(self.pending.pop(timestamp)[1])
+            self._end_rides()
         return newer
 
     def checkpointed(self, cut: Cut) -> None:
@@ -991,8 +996,8 @@ class Node:
 
     @property
     def in_flight(self) -> int:
-        """Entries of ours that are not chosen yet."""
-        return len(self.own.entries)
+        """Entries of ours that are not applied yet."""
+        return len(self.pending)
 
     @property
     def has_room(self) -> bool:
@@ -1003,11 +1008,19 @@ class Node:
         has_room.
         """
         assert self.own.established and payload, "the caller looks first"
-        self.pending[self._append(payload)] = (payload, token)
+        timestamp = self._append(payload)
+        self.pending[timestamp] = (payload, token)
+        if self.reads:
+            self.riding[timestamp], self.reads = self.reads, []
 
     def read(self, token: Any) -> None:
         """A linearizable read: `token` comes back when the store may be read. The round starts after it
         arrived (N17).
+
+        Or none does: an entry of ours that is proposed after the read arrived is stamped above everything
+        that anybody had been answered by then (section 4), so that the read may ride on it, and is answered
+        when the entry is applied. That costs no message, so while an entry of ours is under way, reads wait
+        for the next one: a round would make them wait for that entry as well, for our own clock counts.
         """
         self.reads.append(token)
 
@@ -1016,6 +1029,7 @@ class Node:
         waiting = [
             self.reads,
             *[reads for _, reads in self.dated],
+            *self.riding.values(),
             *([self.round.reads] if self.round else []),
         ]
         for reads in waiting:
@@ -1303,6 +1317,7 @@ class Node:
                 self.waiting[proposer.log].since = now
             return
         pause = self.random.uniform(0.5, 1) * RESEND_AFTER
+        self._end_rides()
         if led:
             self.losses.append(now)
             while self.losses[0] < now - 60:
@@ -1481,6 +1496,19 @@ class Node:
                 self._send.append((peer, message, None))
         self.round = None
 
+    def _look_at_held_reads(self, now: float) -> None:
+        """They wait for an entry of ours that is not applied: others may have finished our log unheard."""
+        if not self.reads or self.reads is not self.held:
+            self.held, self.held_at = self.reads, now
+        elif self.round is None and now - self.held_at >= RESEND_AFTER:
+            self._start_round(now)
+
+    def _end_rides(self) -> None:
+        """Nobody knows any more how their entries will be stamped: these reads need a round."""
+        for reads in self.riding.values():
+            self.reads += reads
+        self.riding.clear()
+
     def _answer_reads(self) -> None:
         frontier = min(self.learner.frontier.values())
         while self.dated and self.dated[0][0] <= frontier:
@@ -1606,8 +1634,11 @@ class Node:
                 self.news_at.setdefault(peer, now)
         self.broadcast = False
 
-    def drain(self, now: float) -> Ready:
-        """End a turn: what was collected, and what is better done once per turn than once per message."""
+    def drain(self, now: float, more: bool = False) -> Ready:
+        """End a turn: what was collected, and what is better done once per turn than once per message.
+
+        `more`: commands wait that will be proposed soon, and reads for their entry.
+        """
         if self.unsure and self.own.established:
             self._propose_again()
         while self.backlog and self.own.established and self.own.has_room():
@@ -1620,7 +1651,9 @@ class Node:
             for timestamp, owner, payload in self.learner.apply():
                 _, token = self.pending.pop(timestamp, (None, None)) if owner == self.me else (None, None)
                 self._apply.append(Applied(timestamp, owner, payload, token))
-        if self.reads and self.round is None:
+                if owner == self.me and timestamp in self.riding:
+                    self._answer += self.riding.pop(timestamp)
+        if self.reads and self.round is None and not (self.own.established and (more or self.pending)):
             self._start_round(now)
         if self.dated:
             self._answer_reads()
@@ -1690,6 +1723,7 @@ class Node:
         if self.round is not None and now - self.round.at >= RESEND_AFTER:
             self.round.at = now
             self._send_barriers(peer for peer in self.peers if peer not in self.round.clocks)
+        self._look_at_held_reads(now)
         if self.lazy_at is not None and now - self.lazy_at >= LAZY:
             self.urgent = True
         if self.own.established:

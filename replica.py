@@ -39,7 +39,7 @@ from interface import (
 from multipaxos import Applied, Cut, Message, Ready
 from store import Store
 
-WINDOW = 2  # entries in flight; while they are, what arrives gathers in the next one
+WINDOW = 1  # entries not applied yet; meanwhile, what arrives gathers in the next one
 QUEUE = 20_000  # commands that may wait for a place in an entry; beyond that the node is busy
 BACKLOG = 10_000  # records that may wait for the disk
 ENTRY_BYTES = MAX_CLIENT_FRAME  # encoded commands in one entry, about: one client's largest frame
@@ -69,7 +69,7 @@ class Core(Protocol):
     def forget_reads(self, tokens: Collection[Any]) -> None: ...
     def step(self, sender: int, message: Message, now: float, call: Any = None) -> None: ...
     def tick(self, now: float) -> None: ...
-    def drain(self, now: float) -> Ready: ...
+    def drain(self, now: float, more: bool = False) -> Ready: ...
     def notes(self) -> list[Record]: ...
     @property
     def drained(self) -> bool: ...
@@ -235,6 +235,7 @@ class Replica:
         self.send = send
         self.write = write
         self.answer = answer
+        self.window = WINDOW
         self.queue: list[Request] = []
         self.queued = 0  # commands in `queue`
         self.open: dict[Request, None] = {}  # proposed or queued, in order of arrival
@@ -344,8 +345,8 @@ class Replica:
         while again:
             if self.queue:
                 self._propose()
-            ready = self.core.drain(now)
-            again = self._dispatch(ready.send, now)
+            ready = self.core.drain(now, bool(self.queue))
+            again = self._dispatch(ready.send, now) or bool(self.queue and ready.apply)
             self.records += ready.journal
             self.after += ready.send_after
             self.urgent = self.urgent or ready.urgent
@@ -409,7 +410,7 @@ class Replica:
             for request in self.queue:
                 self._finish(request, NotDone("this node has lost the lead of its log", False))
             self.queue, self.queued = [], 0
-        while self.queue and core.in_flight < WINDOW and core.has_room:
+        while self.queue and core.in_flight < self.window and core.has_room:
             requests: list[Request] = []
             commands: list[Command] = []
             size = 0
@@ -569,7 +570,7 @@ class Single:
     def tick(self, now: float) -> None:
         """Nothing to repeat: there are no peers."""
 
-    def drain(self, now: float) -> Ready:
+    def drain(self, now: float, more: bool = False) -> Ready:
         ready = Ready([], self._records, self._after, self._apply, self._reads)
         self._records, self._after, self._apply, self._reads = [], [], [], []
         return ready

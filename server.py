@@ -25,11 +25,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from random import Random
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import uvloop
 from thrift.Thrift import TApplicationException
@@ -256,8 +256,10 @@ class Writer:
         room.
         """
         if not self.threaded:
-            with failing_disk():
+            try:
                 self.journal.maintain()
+            except (OSError, JournalError) as error:
+                disk_failed(error)
             self._look_at_room()
 
     def stop(self) -> None:
@@ -283,21 +285,22 @@ class Writer:
 
     def _write(self, frame: Frame) -> bool:
         """True: it is durable; False: there is no room for it."""
-        begun, exactly = self.loop.time(), time.perf_counter()
+        begun = time.perf_counter()
         try:
-            with failing_disk():
-                self.journal.write(frame.records, frame.new_segment)
+            self.journal.write(frame.records, frame.new_segment)
         except Full:
-            self.room_at = begun + ROOM_AGAIN
+            self.room_at = self.loop.time() + ROOM_AGAIN
             return False
-        now = self.loop.time()
-        self.took.add(int((time.perf_counter() - exactly) * 1e6))
-        self.average += (now - begun - self.average) / 16
-        if now - begun > STALL:
-            self.slow_until = now + WARY_FOR
-            log("disk-stalled", "warning", seconds=round(now - begun, 3))
+        except (OSError, JournalError) as error:
+            disk_failed(error)
+        took = time.perf_counter() - begun
+        self.took.add(int(took * 1e6))
+        self.average += (took - self.average) / 16
+        if took > STALL:
+            self.slow_until = self.loop.time() + WARY_FOR
+            log("disk-stalled", "warning", seconds=round(took, 3))
         elif self.average > SLOW:
-            self.slow_until = max(self.slow_until, now + SLOW_FOR)
+            self.slow_until = max(self.slow_until, self.loop.time() + SLOW_FOR)
         return True
 
     def _look_at_room(self) -> None:
@@ -309,16 +312,10 @@ class Writer:
                 log("disk-has-room")
 
 
-@contextlib.contextmanager
-def failing_disk() -> Iterator[None]:
-    """End the process at once if the disk fails in here: nobody knows what is on it then. Full passes."""
-    try:
-        yield
-    except Full:
-        raise
-    except (OSError, JournalError) as error:
-        log("disk-failed", "error", reason=error)
-        os._exit(EXIT_DISK)
+def disk_failed(error: OSError | JournalError) -> NoReturn:
+    """End the process at once: nobody knows what is on the disk now."""
+    log("disk-failed", "error", reason=error)
+    os._exit(EXIT_DISK)
 
 
 class Server:
@@ -346,7 +343,7 @@ class Server:
         self.writer = Writer(journal, self.loop, self._durable, self.counts.fsync)
         checkpoints.later = self._later
         self.replica = Replica(
-            core, store, self.loop.time, self._send, self._write, self._answer, checkpoints
+            core, store, time.monotonic, self._send, self._write, self._answer, checkpoints
         )
         self.flusher = Flusher()
         self.connections: set[Connection] = set()

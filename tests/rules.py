@@ -225,6 +225,18 @@ RULES: dict[str, Rule] = {
         more_stories.test_a_read_waits_for_its_own_nodes_log_too,
         ("while self.dated and self.dated[0][0] <= frontier:", "while self.dated:"),
     ),
+    "a read rides only on an entry that leaves after it came": core(
+        more_stories.test_a_read_does_not_ride_on_an_entry_that_left_before_it_came,
+        (
+            "        self.reads.append(token)\n",
+            "        rides = self.riding.setdefault(max(self.pending), []) if self.pending else self.reads\n"
+            "        rides.append(token)\n",
+        ),
+    ),
+    "a read whose entry is stamped anew has a round": core(
+        more_stories.test_a_read_whose_entry_is_stamped_anew_is_answered_all_the_same,
+        ("        self._end_rides()\n        if led:", "        if led:"),
+    ),
     "a read's timestamp is the highest clock of a quorum": core(
         stories.test_a_read_does_not_share_a_round_that_began_before_it,
         ("if current is None or len(current.clocks) < self.quorum:", "if current is None:"),

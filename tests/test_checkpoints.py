@@ -305,6 +305,16 @@ def test_commands_of_ours_that_a_checkpoint_covers_may_have_been_applied() -> No
     assert list(made.pending) == [30]
 
 
+def test_reads_that_rode_on_commands_that_a_checkpoint_covers_have_a_round() -> None:
+    made = started()
+    made.pending, made.riding = {10: (b"a", "first")}, {10: ["read"]}
+    made.install(Cut((20, 2), {1: Covered(1, BALLOT, 10)}, 60), 1.0, 1)
+    made.drain(1.0)
+    assert made.round is not None
+    assert made.round.reads == ["read"]
+    assert not made.riding
+
+
 # ------------------------------------------------------------------------------------------- what is given up
 
 

@@ -258,6 +258,65 @@ def test_a_read_wakes_no_more_nodes_than_it_must() -> None:
         assert len(asked) - before == 2
 
 
+def asked_by(cluster: Cluster, node: int) -> int:
+    """Questions for reads that the node has sent."""
+    peers = [peer for peer in cluster.ids if peer != node]
+    return sum(len(cluster.sent_messages(Barrier, node, peer, lambda m: m.round > 0)) for peer in peers)
+
+
+def test_reads_ride_on_the_entry_that_leaves_next() -> None:
+    cluster = Cluster()
+    before = asked_by(cluster, 1)
+    writes = [cluster.put(1, "x", "first"), cluster.put(1, "x", "second")]
+    reads = [cluster.read(1, "x") for _ in range(3)]
+    cluster.run_until(lambda: answered([*writes, *reads]), within_s=0.1)
+    assert [read.text for read in reads] == ["second"] * 3
+    assert asked_by(cluster, 1) == before
+
+
+def test_a_read_without_a_command_after_it_has_a_round_when_the_entry_before_it_is_applied() -> None:
+    cluster = Cluster()
+    before = asked_by(cluster, 1)
+    write, read = cluster.put(1, "x", "1"), cluster.read(1, "x")
+    cluster.run_until(lambda: answered([write, read]), within_s=0.1)
+    assert read.text == "1"
+    assert asked_by(cluster, 1) > before
+
+
+def test_a_read_does_not_ride_on_an_entry_that_left_before_it_came() -> None:
+    """The entry may lie below a write that was answered in between: node 5 does not know yet that it may
+    apply its own entry, while node 2, whose write comes after it, does.
+    """
+    cluster = Cluster()
+    late = cluster.hold(sender={3}, to={5})
+    cluster.drop(Learn, Reading, to={5})
+    entry = cluster.put(5, "y", "1")
+    cluster.run_until(lambda: cluster.core(5).acceptors[5].chosen == 1, within_s=0.1)
+    write = cluster.put(2, "x", "new")
+    cluster.run_until(write.answered, within_s=0.3)
+    read = cluster.read(5, "x")
+    assert not entry.answered()
+    late.release()
+    cluster.run(0.05)
+    cluster.heal()
+    cluster.run_until(lambda: answered([entry, read]), within_s=2)
+    assert read.text == "new"
+
+
+def test_a_read_whose_entry_is_stamped_anew_is_answered_all_the_same() -> None:
+    cluster = Cluster()
+    lost = cluster.drop(Accept, sender={1}, where=lambda m: any(b"second" in e.payload for e in m.entries))
+    first, second = cluster.put(1, "x", "first"), cluster.put(1, "x", "second")
+    read = cluster.read(1, "x")
+    cluster.run_until(first.answered, within_s=0.1)
+    assert [*cluster.core(1).riding] == [*cluster.core(1).pending]
+    with cluster.drop(Promise, sender={1}):  # else the revoker would adopt the entry from it
+        cluster.run_until(cluster.put(2, "y", "1").answered, within_s=3)  # log 1 was revoked
+    lost.lift()
+    cluster.run_until(lambda: answered([second, read]), within_s=3)
+    assert read.text in ("first", "second")
+
+
 def test_a_read_asks_the_others_at_once_where_a_quorum_does_not_know_enough() -> None:
     cluster = Cluster()
     cluster.drop(Accepted)

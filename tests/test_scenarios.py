@@ -508,6 +508,7 @@ def test_only_a_counted_quorum_is_evidence() -> None:
     cluster.run_until(cluster.put(1, "a", "1").answered, within_s=1)
     cluster.run_until(cluster.put(1, "b", "1").answered, within_s=1)
     cluster.run(0.2)
+    cluster[1].replica.window = 2
     cluster.drop(Accept, sender={1}, to={4, 5})
     cluster.drop(Learn, to={2, 3, 5})
     cluster.drop(Reading, Learn, Accepted, Fetched, sender={4, 5}, to={2, 3})
