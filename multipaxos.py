@@ -1019,8 +1019,8 @@ class Node:
 
         Or none does: an entry of ours that is proposed after the read arrived is stamped above everything
         that anybody had been answered by then (section 4), so that the read may ride on it, and is answered
-        when the entry is applied. That costs no message, so while an entry of ours is under way, reads wait
-        for the next one: a round would make them wait for that entry as well, for our own clock counts.
+        when the entry is applied. That costs no message, so while commands wait for the entry under way,
+        reads wait with them: a round would make them wait for that entry as well, for our own clock counts.
         """
         self.reads.append(token)
 
@@ -1541,7 +1541,7 @@ class Node:
             if proposer is self.own:
                 self._choose_voters(now)
             messages: dict[tuple[int, bool], Accept] = {}
-            for node in [self.me, *self.peers]:  # our own acceptor first: it shares the frame
+            for node in self.ring:  # our own acceptor first: it shares the frame; then those who are to vote
                 due = proposer.due(node, now) if proposer.leading else None
                 if due is None:
                     continue
@@ -1653,7 +1653,7 @@ class Node:
                 self._apply.append(Applied(timestamp, owner, payload, token))
                 if owner == self.me and timestamp in self.riding:
                     self._answer += self.riding.pop(timestamp)
-        if self.reads and self.round is None and not (self.own.established and (more or self.pending)):
+        if self.reads and self.round is None and not (more and self.own.established):
             self._start_round(now)
         if self.dated:
             self._answer_reads()
@@ -1702,7 +1702,7 @@ class Node:
     @property
     def busy(self) -> bool:
         """Whether tick() wants to be called every few milliseconds, not every GOSSIP_IDLE seconds."""
-        waiting = self.pending or self.dated or self.round or self.fetching or self.waiting
+        waiting = self.pending or self.reads or self.dated or self.round or self.fetching or self.waiting
         return bool(waiting or self.news_at or self.learner.heads) or (
             self.retake_at is not None or self.journaled > self.synced or self.rejoining is not None
         )

@@ -233,6 +233,10 @@ RULES: dict[str, Rule] = {
             "        rides.append(token)\n",
         ),
     ),
+    "a read does not wait without end for an entry to ride on": core(
+        more_stories.test_a_read_does_not_wait_without_end_for_an_entry_to_ride_on,
+        ("        self._look_at_held_reads(now)\n", ""),
+    ),
     "a read whose entry is stamped anew has a round": core(
         more_stories.test_a_read_whose_entry_is_stamped_anew_is_answered_all_the_same,
         ("        self._end_rides()\n        if led:", "        if led:"),

@@ -21,6 +21,7 @@ from interface import (
     Prepare,
     Promise,
     Reading,
+    Unknown,
     Verb,
     Vote,
 )
@@ -274,13 +275,29 @@ def test_reads_ride_on_the_entry_that_leaves_next() -> None:
     assert asked_by(cluster, 1) == before
 
 
-def test_a_read_without_a_command_after_it_has_a_round_when_the_entry_before_it_is_applied() -> None:
+def test_a_read_that_no_command_waits_with_has_a_round() -> None:
     cluster = Cluster()
     before = asked_by(cluster, 1)
     write, read = cluster.put(1, "x", "1"), cluster.read(1, "x")
     cluster.run_until(lambda: answered([write, read]), within_s=0.1)
     assert read.text == "1"
     assert asked_by(cluster, 1) > before
+
+
+def test_reads_that_were_given_up_while_they_rode_are_forgotten() -> None:
+    cluster = Cluster()
+    replica = cluster[1].replica
+    lost = cluster.drop(Accept, sender={1}, where=lambda m: any(b"second" in e.payload for e in m.entries))
+    first, second = cluster.put(1, "x", "first"), cluster.put(1, "x", "second")
+    given_up = cluster.read(1, "x")
+    cluster.run_until(first.answered, within_s=0.1)
+    assert cluster.core(1).riding
+    cluster[1].do(lambda: replica.expire(cluster.now + 1))
+    assert isinstance(given_up.value, NotDone)
+    lost.lift()
+    cluster.run_until(lambda: not cluster.core(1).pending, within_s=1)
+    assert isinstance(second.value, Unknown)
+    assert cluster.get(1, "x") == "second"
 
 
 def test_a_read_does_not_ride_on_an_entry_that_left_before_it_came() -> None:
@@ -348,11 +365,11 @@ def test_a_read_goes_by_the_highest_clock_of_those_that_it_asked() -> None:
     assert read.text == "new"
 
 
-def test_a_read_waits_for_its_own_nodes_log_too() -> None:
-    """Others may have finished it, applied its entries, and shown them to their readers."""
+def read_at_a_node_that_does_not_hear_that_others_finished_its_log(commands: int) -> None:
     cluster = Cluster()
     with cluster.deliver_only(Accept, to={1, 2}, sender={1}):
-        cluster.put(1, "x", "1")
+        for _ in range(commands):
+            cluster.put(1, "x", "1")
         cluster.run(0.01)
     cluster.isolate(1)
     cluster.run_until(cluster.put(2, "y", "1").answered, within_s=2)
@@ -362,6 +379,15 @@ def test_a_read_waits_for_its_own_nodes_log_too() -> None:
     read = cluster.read(1, "x")
     cluster.run_until(read.answered, within_s=2)
     assert read.text == "1"
+
+
+def test_a_read_waits_for_its_own_nodes_log_too() -> None:
+    """Others may have finished it, applied its entries, and shown them to their readers."""
+    read_at_a_node_that_does_not_hear_that_others_finished_its_log(commands=1)
+
+
+def test_a_read_does_not_wait_without_end_for_an_entry_to_ride_on() -> None:
+    read_at_a_node_that_does_not_hear_that_others_finished_its_log(commands=2)
 
 
 # --------------------------------------------------------------------------------------- votes that can wait
