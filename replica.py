@@ -346,7 +346,7 @@ class Replica:
             if self.queue:
                 self._propose()
             ready = self.core.drain(now, bool(self.queue))
-            again = self._dispatch(ready.send, now) or bool(self.queue and ready.apply)
+            again = self._dispatch(ready.send, now)
             self.records += ready.journal
             self.after += ready.send_after
             self.urgent = self.urgent or ready.urgent
@@ -367,6 +367,15 @@ class Replica:
                     self._finish(request, Unknown("it was overtaken by a checkpoint, which may contain it"))
             if ready.catch_up is not None and self.download:
                 self.download.start(ready.catch_up, now)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether the next entry could leave, but waits for the next turn, which must follow soon.
+
+        Those whose commands were in the last one have just been answered. They mostly ask again at once, and
+        their commands join it: a third more operations per second at 32 under way, for a short wait.
+        """
+        return bool(self.queue) and self.core.in_flight < self.window
 
     def _dispatch(self, messages: list[tuple[int, Message, Any]], now: float) -> bool:
         """Send; True if the core has had a message from itself."""

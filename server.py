@@ -72,7 +72,6 @@ from interface import (
     Refused,
     Rejoin,
     Rejoined,
-    RequestId,
     Result,
     Status,
     Unknown,
@@ -104,6 +103,7 @@ VERSION = "0.1.0"
 TEXT = "plain" if __file__.endswith(".py") else "compiled"
 TICK_BUSY = 0.01  # seconds between ticks while the core waits for something
 TICK_IDLE = 0.1  # and while it does not
+LINGER = 0.001  # seconds: clients that have just been answered ask again within that
 STALL = 0.05  # seconds: a frame that takes longer keeps the node from gossiping in time
 SLOW = 0.003  # seconds for a frame, on average: the event loop has better things to do meanwhile
 WARY_FOR = 60.0  # seconds for which the thread writes after a stall
@@ -361,6 +361,7 @@ class Server:
         self.sequence = 0
         self.encoded: tuple[Message, bytes] = (None, b"")  # the last request, which often goes to all peers
         self.turning = False
+        self.lingering = False  # commands wait for others to join them
         self.stopping = False  # takes no more commands
         self.waits: str | None = None  # what a rejoin waits for, as last logged
         self.stopped = False  # takes no more turns: the journal is being closed
@@ -501,6 +502,13 @@ class Server:
         self.replica.turn()
         self._carry_out()
         self._set_ticker()
+        if self.replica.lingers and not self.lingering:
+            self.lingering = True
+            self.loop.call_later(LINGER, self._lingered)
+
+    def _lingered(self) -> None:
+        self.lingering = False
+        self._turn()
 
     def _carry_out(self) -> None:
         """Send what may leave at once, then write the journal, then go on with what waited for it."""
@@ -828,26 +836,26 @@ class Server:
             self.replica.submit(token, commands, batch)
         self._wake()
 
-    def _put(self, token: Any, arguments: tuple[str, str, RequestId | None]) -> None:
+    def _put(self, token: Any, arguments: tuple[Any, ...]) -> None:
         key, value, request = arguments
         self._submit(token, [Command(Verb.PUT, key, value, None, None, request)])
 
-    def _delete(self, token: Any, arguments: tuple[str, RequestId | None]) -> None:
+    def _delete(self, token: Any, arguments: tuple[Any, ...]) -> None:
         key, request = arguments
         self._submit(token, [Command(Verb.DELETE, key, None, None, None, request)])
 
-    def _compare_and_set(self, token: Any, arguments: tuple[str, str | None, str, RequestId | None]) -> None:
+    def _compare_and_set(self, token: Any, arguments: tuple[Any, ...]) -> None:
         key, expected, value, request = arguments
         self._submit(token, [Command(Verb.COMPARE_AND_SET, key, value, expected, None, request)])
 
-    def _increment(self, token: Any, arguments: tuple[str, int, RequestId | None]) -> None:
+    def _increment(self, token: Any, arguments: tuple[Any, ...]) -> None:
         key, delta, request = arguments
         self._submit(token, [Command(Verb.INCREMENT, key, None, None, delta, request)])
 
-    def _open_session(self, token: Any, arguments: tuple[()]) -> None:
+    def _open_session(self, token: Any, arguments: tuple[Any, ...]) -> None:
         self._submit(token, [Command(Verb.OPEN_SESSION)])
 
-    def _execute(self, token: Any, arguments: tuple[list[Command] | None]) -> None:
+    def _execute(self, token: Any, arguments: tuple[Any, ...]) -> None:
         commands = arguments[0]
         if commands is None or len(commands) > MAX_BATCH:
             self._answer(token, NotDone(f"commands: a list of at most {MAX_BATCH} is needed", True))
@@ -858,7 +866,7 @@ class Server:
             return
         self._wake()
 
-    def _get(self, token: Any, arguments: tuple[str, int | None]) -> None:
+    def _get(self, token: Any, arguments: tuple[Any, ...]) -> None:
         key, mode = arguments
         if mode == ReadMode.LOG:
             self._submit(token, [Command(Verb.GET, key)])
@@ -870,7 +878,7 @@ class Server:
         result = self.store.get(key)
         return Result(result.outcome, result.value, None, self.store.position[0])
 
-    def _scan(self, token: Any, arguments: tuple[str | None, str | None, int | None, int | None]) -> None:
+    def _scan(self, token: Any, arguments: tuple[Any, ...]) -> None:
         prefix, start_after, limit, mode = arguments
         reason = None if limit is None or 0 < limit <= MAX_SCAN else f"limit: {limit} is not 1 to {MAX_SCAN}"
 
@@ -905,7 +913,7 @@ class Server:
 
     # -------------------------------------------------------------------------------------------- checkpoints
 
-    def _checkpoint(self, token: Any, arguments: tuple[()]) -> None:
+    def _checkpoint(self, token: Any, arguments: tuple[Any, ...]) -> None:
         """Of all that was answered before, by any node: so the node catches up first."""
 
         def read(value: Any) -> None:
@@ -917,7 +925,7 @@ class Server:
         self.replica.read(read, lambda: None)
         self._wake()
 
-    def _read_checkpoint(self, token: Any, arguments: tuple[int | None, int | None]) -> None:
+    def _read_checkpoint(self, token: Any, arguments: tuple[Any, ...]) -> None:
         number, offset = arguments
         if (number or 0) < 0 or (offset or 0) < 0:
             self._answer(token, NotDone("number and offset are not negative", True))
@@ -927,7 +935,7 @@ class Server:
 
     # ------------------------------------------------------------------------------------------------- status
 
-    def _status(self, token: Any, arguments: tuple[bool | None]) -> None:
+    def _status(self, token: Any, arguments: tuple[Any, ...]) -> None:
         core, store = self.core, self.store
         connected = sorted(self.greeted)
         self._answer(
