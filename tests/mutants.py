@@ -242,9 +242,9 @@ MUTANTS = [
             " *self.entries[message.start + len(message.entries) - self.base :]])",
         ),
     ),
-    met(
+    told(
         "installed entries keep the old log's end",
-        "default 1",
+        "test_acceptor.test_what_is_installed_drops_what_a_later_ballot_did_not_keep",
         (
             CORE,
             "self._hold(evidence, self.chosen, entries[self.chosen - start :])",
