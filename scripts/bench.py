@@ -360,6 +360,8 @@ def compare(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     """Make the report again."""
     bench_report.write(options.directory)
+    if options.readme:
+        bench_report.into_readme(options.directory, PROJECT / "README.md")
     return 0
 
 
@@ -439,6 +441,7 @@ def _command(words: list[str]) -> tuple[Callable[[argparse.Namespace], int], arg
             prog="bench.sh report", description="Make the report of a result again."
         )
         one.add_argument("directory", type=Path, metavar="DIR", help="where its results.json is")
+        one.add_argument("--readme", action="store_true", help="put it into README.md as well")
         return report, one.parse_args(words[1:])
     options = parser().parse_args(words)
     options.sizes += [FULL] if options.full and FULL not in options.sizes else []

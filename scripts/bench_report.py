@@ -503,6 +503,16 @@ CHARTS_IN_README = ("throughput", "scaling")
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 
 
+def command(settings: dict[str, Any]) -> str:
+    """The command that measures the same again."""
+    options = {
+        f"--{name.replace('_', '-')}": ",".join(map(str, value)) if isinstance(value, list) else f"{value:g}"
+        for name, value in settings.items()
+        if value != []
+    }
+    return " ".join(["scripts/bench.sh --readme", *(f"{name} {value}" for name, value in options.items())])
+
+
 def into_readme(directory: Path, readme: Path) -> None:
     """Put this result into README.md, between its two marks: tables, and two charts (in docs/charts)."""
     samples: list[Sample] = json.loads((directory / "results.json").read_text())
@@ -511,7 +521,9 @@ def into_readme(directory: Path, readme: Path) -> None:
     charts.mkdir(parents=True, exist_ok=True)
     revision = str(facts["revision"])[:10]
     where = f"nodes {facts['nodes']}, {facts['cores']} cores ({facts['processor']})"
-    said = f"Measured on {facts['date'][:10]} by `scripts/bench.sh --readme`: revision {revision}, {where}."
+    said = (
+        f"Measured on {facts['date'][:10]} by `{command(facts['settings'])}`: revision {revision}, {where}."
+    )
     lines = [BEGIN, "", said, NOTE, ""]
     for name, figure in all_charts(samples).items():
         if name in CHARTS_IN_README:

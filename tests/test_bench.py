@@ -191,6 +191,13 @@ def test_the_readme_gets_tables_and_charts_between_its_marks_and_keeps_the_rest(
         bench_report.into_readme(directory, readme)
 
 
+def test_the_readme_names_the_command_that_measures_the_same_again() -> None:
+    settings = {"sizes": [150, 450], "repeat": 3, "peers": [], "parts": ["tables"], "fault_seconds": 12.0}
+    said = bench_report.command(settings)
+    assert said == "scripts/bench.sh --readme --sizes 150,450 --repeat 3 --parts tables --fault-seconds 12"
+    bench.parser().parse_args(said.split()[1:])
+
+
 def test_a_difference_counts_if_the_ranges_of_the_runs_are_apart() -> None:
     slow, fast = Spread(100, 90, 110, 3), Spread(130, 111, 140, 3)
     assert bench_report.verdict(slow, fast) == bench_report.verdict(fast, slow) == "yes"
