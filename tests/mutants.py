@@ -73,7 +73,7 @@ MUTANTS = [
     ),
     met(
         "a quorum of promises is one node short",
-        "slow-disks 3",
+        "default 9",
         (CORE, "if len(self.promises) < self.quorum:", "if len(self.promises) < self.quorum - 1:"),
     ),
     met(
@@ -89,7 +89,7 @@ MUTANTS = [
     ),
     met(
         "promises are counted, not the nodes that gave them",
-        "default 4",
+        "slow-disks 4",
         (CORE, "self.promises[sender] = message", "self.promises[len(self.promises)] = message"),
     ),
     met(
@@ -118,7 +118,7 @@ MUTANTS = [
     ),
     met(
         "a promise does not keep from voting at a lower ballot",
-        "default 1",
+        "lossy 1",
         (
             CORE,
             "        if message.ballot < self.promised:\n            return Vote",
@@ -132,7 +132,7 @@ MUTANTS = [
     ),
     met(
         "votes leave while what they say gathers in the next frame",
-        "default 1",
+        "lossy 1",
         (
             "replica",
             "                elif self.after and not self.records:",
@@ -150,7 +150,7 @@ MUTANTS = [
     ),
     met(
         "a vote that can wait takes the length of an older ballot's log",
-        "default 1",
+        "lossy 1",
         (
             CORE,
             "lazy = self.me in message.lazy and ballot == message.ballot",
@@ -183,7 +183,7 @@ MUTANTS = [
     ),
     met(
         "N13: a restart forgets promises",
-        "slow-disks 3",
+        "slow-disks 8",
         (CORE, "self.promised = max(self.promised, record.promised.ballot)", "pass"),
     ),
     met(
@@ -197,7 +197,7 @@ MUTANTS = [
     ),
     met(
         "two nodes share a ballot",
-        "default 1",
+        "slow-disks 5",
         (
             CORE,
             "self.ballot = self.highest = ballot_of(round_of(self.highest) + 1, self.me)",
@@ -206,7 +206,7 @@ MUTANTS = [
     ),
     met(
         "votes of an older ballot are kept",
-        "lossy 1",
+        "lossy 2",
         (
             CORE,
             "        self.promises.clear()\n        self.lengths.clear()\n",
@@ -234,7 +234,7 @@ MUTANTS = [
     ),
     met(
         "a new ballot's sync keeps the old log's end",
-        "default 1",
+        "slow-disks 11",
         (
             CORE,
             "self._hold(message.ballot, self.chosen, message.entries[self.chosen - message.start :])",
@@ -254,7 +254,7 @@ MUTANTS = [
     ),
     met(
         "installed entries leave the accepted ballot as it was",
-        "default 1",
+        "lossy 1",
         (
             CORE,
             "self._hold(evidence, self.chosen, entries[self.chosen - start :])",
@@ -277,7 +277,7 @@ MUTANTS = [
     ),
     met(
         "the evidence of an older length stands for a new one",
-        "slow-disks 1",
+        "default 2",
         (
             CORE,
             "self.chosen[log], self.evidence[log] = chosen, evidence",
@@ -638,12 +638,12 @@ MUTANTS = [
     ),
     met(
         "what is chosen but not applied is proposed again",
-        "lossy 1",
+        "lossy 8",
         (CORE, "for entry in [*unapplied, *self.own.entries]", "for entry in self.own.entries"),
     ),
     met(
         "all that is pending is proposed again",
-        "lossy 1",
+        "lossy 8",
         (
             CORE,
             "for timestamp in sorted(self.pending.keys() - present):",
@@ -696,7 +696,7 @@ MUTANTS = [
     ),
     met(
         "a read is answered before what it waits for is applied",
-        "default 1",
+        "lossy 1",
         (
             "replica",
             "            for applied in ready.apply:\n",
