@@ -103,7 +103,7 @@ VERSION = "0.1.0"
 TEXT = "plain" if __file__.endswith(".py") else "compiled"
 TICK_BUSY = 0.01  # seconds between ticks while the core waits for something
 TICK_IDLE = 0.1  # and while it does not
-LINGER = 0.001  # seconds: clients that have just been answered ask again within that
+LINGER = 0.001  # seconds: uvloop's timers know no less
 STALL = 0.05  # seconds: a frame that takes longer keeps the node from gossiping in time
 SLOW = 0.003  # seconds for a frame, on average: the event loop has better things to do meanwhile
 WARY_FOR = 60.0  # seconds for which the thread writes after a stall
@@ -504,7 +504,7 @@ class Server:
         self._set_ticker()
         if self.replica.lingers and not self.lingering:
             self.lingering = True
-            self.loop.call_later(LINGER, self._lingered)
+            self.loop.call_later(max(self.replica.gather_until - time.monotonic(), LINGER), self._lingered)
 
     def _lingered(self) -> None:
         self.lingering = False

@@ -22,7 +22,7 @@ BUILD = """
 import sys
 from mypyc.build import mypycify
 from setuptools import setup
-modules = mypycify(["--config-file", sys.argv[1], *sys.argv[2:]], opt_level="2", debug_level="0")
+modules = mypycify(["--config-file", sys.argv[1], *sys.argv[2:]], opt_level="3", debug_level="0")
 setup(name="compiled", py_modules=[], ext_modules=modules, script_args=["-q", "build_ext", "--inplace"])
 """
 

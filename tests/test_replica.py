@@ -26,7 +26,7 @@ from interface import (
     Verb,
 )
 from multipaxos import Cut
-from replica import QUEUE, WINDOW, Download, Replica, Single, refusal
+from replica import GATHER, QUEUE, WINDOW, Download, Replica, Single, refusal
 from store import Store
 
 
@@ -70,6 +70,40 @@ def test_commands_gather_while_two_entries_are_in_flight() -> None:
     cluster.run_until(lambda: all(answer.answered() for answer in answers), within_s=1)
     assert len(entries(cluster)) == WINDOW + 1
     assert [answer.text for answer in answers] == [str(number + 1) for number in range(20)]
+
+
+def test_the_next_entry_waits_for_those_who_have_just_been_answered() -> None:
+    cluster = Cluster(nodes=3)
+    answers = crowd(cluster, [increments(1)] * 4)
+    cluster.run_until(lambda: all(answer.answered() for answer in answers), within_s=1)
+    again = [cluster.increment(1, "n") for _ in range(3)]
+    assert cluster[1].replica.lingers
+    assert len(entries(cluster)) == 1
+    again.append(cluster.increment(1, "n"))
+    assert not cluster[1].replica.lingers
+    cluster.run_until(lambda: all(answer.answered() for answer in again), within_s=1)
+    assert len(entries(cluster)) == 2
+
+
+def test_the_next_entry_waits_no_longer_than_the_last_one_took() -> None:
+    cluster = Cluster(nodes=3)
+    answers = crowd(cluster, [increments(1)] * 4)
+    cluster.run_until(lambda: all(answer.answered() for answer in answers), within_s=1)
+    alone = cluster.increment(1, "n")
+    replica = cluster[1].replica
+    assert cluster.now < replica.gather_until <= cluster.now + min(cluster.now, GATHER)
+    cluster.run_until(alone.answered, within_s=1)
+    assert len(entries(cluster)) == 2
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_an_entry_that_would_be_no_smaller_than_the_last_waits_for_nobody(count: int) -> None:
+    cluster = Cluster(nodes=3)
+    first = crowd(cluster, [increments(1)] * count)
+    second = crowd(cluster, [increments(1)] * count)
+    cluster.run_until(lambda: all(answer.answered() for answer in first), within_s=1)
+    cluster.run_until(lambda: len(entries(cluster)) == 2, within_s=0.001)
+    cluster.run_until(lambda: all(answer.answered() for answer in second), within_s=1)
 
 
 def test_a_batch_is_answered_in_order_with_nothing_in_between() -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHUNKS = 34  # so that two processes, or more, can share them
 SEEDS = 60  # in one chunk
 BRIEF = (
-    0.3  # most runs have this part of their profile's time with faults; in short runs, more begins and ends
+    0.18  # most runs have this part of their profile's time with faults; in short runs, more begins and ends
 )
 WHOLE = 11  # of so many seeds one has all of it
 EVENTS = 90_000  # in one chunk, at least: 3 million in all
