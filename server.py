@@ -501,10 +501,7 @@ class Server:
             return
         self.replica.turn()
         self._carry_out()
-        self._set_ticker()
-        if self.replica.lingers and not self.lingering:
-            self.lingering = True
-            self.loop.call_later(max(self.replica.gather_until - time.monotonic(), LINGER), self._lingered)
+        self._set_timers()
 
     def _lingered(self) -> None:
         self.lingering = False
@@ -529,7 +526,7 @@ class Server:
         else:
             self.writer.write(records, done, False)
 
-    def _set_ticker(self) -> None:
+    def _set_timers(self) -> None:
         now = self.loop.time()
         at = now + (TICK_BUSY if self.core.busy else TICK_IDLE)
         if self.ticker is None or at < self.tick_at - TICK_BUSY or now >= self.tick_at:
@@ -537,6 +534,9 @@ class Server:
                 self.ticker.cancel()
             self.tick_at = at
             self.ticker = self.loop.call_at(at, self._tick)
+        if self.replica.lingers and not self.lingering:
+            self.lingering = True
+            self.loop.call_later(max(self.replica.gather_until - time.monotonic(), LINGER), self._lingered)
 
     def _later(self, call: Callable[[], None]) -> None:
         """Run something in the loop; from any thread."""
@@ -549,7 +549,7 @@ class Server:
             return
         done()
         self._carry_out()
-        self._set_ticker()
+        self._set_timers()
 
     # -------------------------------------------------------------------------------------------------- peers
 
