@@ -64,7 +64,7 @@ def test_commands_that_arrive_together_share_an_entry() -> None:
     assert [answer.value[0].value for answer in answers] == [str(number + 1) for number in range(50)]
 
 
-def test_commands_gather_while_two_entries_are_in_flight() -> None:
+def test_commands_gather_while_an_entry_is_in_flight() -> None:
     cluster = Cluster(nodes=3)
     answers = [cluster.increment(1, "n") for _ in range(20)]
     cluster.run_until(lambda: all(answer.answered() for answer in answers), within_s=1)
