@@ -12,14 +12,15 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent
-MODULES = ("interface", "multipaxos", "store", "journal", "rpc", "replica", "server", "failover")
+MODULES = ("structs", "interface", "multipaxos", "store", "journal", "rpc", "replica", "server", "failover")
+SOURCES = (*(f"{module}.py" for module in MODULES), "scripts/make_codec.py", "kvstore.thrift")
 
 
 def directory() -> Path:
     """Where the modules are, or would be, that were compiled from the text as it is, for this Python."""
     digest = hashlib.sha256(f"{sys.implementation.cache_tag} {sys.version}".encode())
-    for module in MODULES:
-        digest.update((PROJECT / f"{module}.py").read_bytes())
+    for name in SOURCES:
+        digest.update((PROJECT / name).read_bytes())
     return PROJECT / "build" / "compiled" / digest.hexdigest()[:16]
 
 

@@ -32,7 +32,7 @@ The rules (section 7 of the design). Errors speak of one attempt; an operation s
 import time
 from collections.abc import Callable, Generator, Sequence
 from secrets import token_hex
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from thrift.Thrift import TApplicationException
 
@@ -57,20 +57,20 @@ from interface import (
 from rpc import METHODS, Method
 
 ReadName = Literal["linearizable", "log", "local"]
-READ_MODES: dict[str, int] = {
+READ_MODES: Final[dict[str, int]] = {
     "linearizable": ReadMode.LINEARIZABLE, "log": ReadMode.LOG, "local": ReadMode.LOCAL,
 }  # fmt: skip
 
 # A session remembers so many results: from the first sequence without an answer on, so many may be in use.
-WINDOW = 1024
+WINDOW: Final = 1024
 # A node that failed is passed over for so long (seconds), doubling with each further failure up to the limit.
 SKIP_S, MAX_SKIP_S = 1.0, 5.0
 # When every node has failed in turn, the operation pauses so long (seconds), doubling up to the limit.
 PAUSE_S, MAX_PAUSE_S = 0.01, 0.5
 # Attempts get twice the time after each round over all nodes, so many times: slow is not dead.
-MAX_DOUBLINGS = 6
+MAX_DOUBLINGS: Final = 6
 # How many items a page of a scan may have at most (kvstore.thrift).
-PAGE_ITEMS = 1000
+PAGE_ITEMS: Final = 1000
 
 
 # ---------------------------------------------------------------------------------------------------- errors
@@ -121,7 +121,7 @@ class Unfit(Exception):
 
 
 # What may come of an attempt but an answer.
-FAILURES = (NotDone, Unknown, Expired, Forgotten, NotSent, Lost, Unfit)
+FAILURES: Final = (NotDone, Unknown, Expired, Forgotten, NotSent, Lost, Unfit)
 
 
 # ----------------------------------------------------------------------------------------------------- steps
@@ -554,8 +554,7 @@ def _mismatch(operation: Operation, result: Result) -> None:
 
 def _value(operation: Operation, result: Result) -> str | None:
     if result.outcome == Outcome.OK:
-        value: str = result.value
-        return value
+        return result.value
     return None if result.outcome == Outcome.NOT_FOUND else _refuse(operation, result)
 
 
@@ -566,7 +565,7 @@ def _existed(operation: Operation, result: Result) -> bool:
 
 
 def _sum(operation: Operation, result: Result) -> int:
-    if result.outcome == Outcome.OK:
+    if result.outcome == Outcome.OK and result.value is not None:
         return int(result.value)
     if result.outcome == Outcome.NOT_A_NUMBER:
         raise NotANumber(

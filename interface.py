@@ -9,11 +9,12 @@ The work is done by Thrift's C extension; without it this module refuses to load
 is thirty times slower and checks less.
 """
 
+import importlib.util
 import sys
 from collections import namedtuple
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "gen-py"))
 
@@ -26,7 +27,11 @@ except ImportError as error:
         "Python headers, then 'pip install --force-reinstall --no-binary thrift thrift'"
     ) from error
 
-from kvstore.ttypes import (
+import kvstore.ttypes as generated
+from kvstore.ttypes import Expired, Forgotten, NotDone, Refused, Unknown
+
+import structs
+from structs import (
     Accept,
     Accepted,
     Barrier,
@@ -35,12 +40,10 @@ from kvstore.ttypes import (
     Chunk,
     Command,
     Entry,
-    Expired,
     Fact,
     Fetch,
     FetchCheckpoint,
     Fetched,
-    Forgotten,
     Frame,
     Held,
     Identity,
@@ -48,7 +51,6 @@ from kvstore.ttypes import (
     Learn,
     LogBallot,
     LogStatus,
-    NotDone,
     Noted,
     Outcome,
     Page,
@@ -58,14 +60,11 @@ from kvstore.ttypes import (
     Reading,
     ReadMode,
     Record,
-    Refused,
     Rejoin,
     Rejoined,
     RequestId,
     Result,
     Session,
-    Status,
-    Unknown,
     Verb,
     Verdict,
     Vote,
@@ -120,16 +119,25 @@ __all__ = [
     "named_tuple",
 ]
 
+codec: Any = None  # the same in machine code, for the most frequent structs: scripts/compile.py makes it
+if importlib.util.find_spec("codec"):
+    codec = importlib.import_module("codec")
+
 # The limits of section "Input limits" of the README.
-MAX_KEY_BYTES = 4096
-MAX_VALUE_BYTES = 512 * 1024
-MAX_BATCH = 10_000
-MAX_CLIENT_FRAME = 1 << 20
-MAX_NODE_FRAME = 8 << 20
+MAX_KEY_BYTES: Final = 4096
+MAX_VALUE_BYTES: Final = 512 * 1024
+MAX_BATCH: Final = 10_000
+MAX_CLIENT_FRAME: Final = 1 << 20
+MAX_NODE_FRAME: Final = 8 << 20
 
 
 class Malformed(ValueError):
     """These bytes are not the struct that they should be. Nothing was done with them."""
+
+
+_ENCODERS: Final[dict[Any, Any]] = {}
+_DECODERS: Final[dict[Any, Any]] = {}
+_NAMED_TUPLES: Final[dict[Any, Any]] = {}
 
 
 def named_tuple(kind: Any) -> Any:
@@ -139,14 +147,16 @@ def named_tuple(kind: Any) -> Any:
     """
     make: Any = namedtuple  # (mypy follows no names that are made at run time)
     if kind not in _NAMED_TUPLES:
-        spec = tuple(field and (*field[:3], _details(field[3]), field[4]) for field in kind.thrift_spec)
-        names = [field[2] for field in spec if field]
+        names = [field[2] for field in kind.thrift_spec if field]
         fields = make(kind.__name__, names, defaults=[None] * len(names))
-        # C fills a struct field by field unless its class has a __setattr__ of its own.
-        members = {"__slots__": (), "__setattr__": _refuse, "__doc__": kind.__doc__, "thrift_spec": spec}
-        light = type(kind.__name__, (fields,), members)
-        _NAMED_TUPLES[kind] = _NAMED_TUPLES[light] = light
+        members = {"__slots__": (), "__doc__": kind.__doc__}
+        _adopt(kind, type(kind.__name__, (fields,), members))
     return _NAMED_TUPLES[kind]
+
+
+def _spec(kind: Any) -> Any:
+    """Thrift's description of a struct, with named tuples in place of structs."""
+    return tuple(field and (*field[:3], _details(field[3]), field[4]) for field in kind.thrift_spec)
 
 
 def _refuse(struct: Any, name: str, value: Any) -> None:
@@ -165,11 +175,20 @@ def _details(details: Any) -> Any:
     return details
 
 
-_NAMED_TUPLES: dict[Any, Any] = {}
+def _adopt(kind: Any, light: Any) -> None:
+    """Let a named tuple stand for this generated struct."""
+    light.__setattr__ = _refuse  # C fills a struct field by field unless its class has one
+    light.thrift_spec = _spec(kind)
+    _NAMED_TUPLES[kind] = _NAMED_TUPLES[light] = light
+    if codec and kind.__name__ in codec.CODECS:
+        _ENCODERS[light], _DECODERS[light] = codec.CODECS[kind.__name__]
 
-for _name, _kind in list(globals().items()):
-    if hasattr(_kind, "thrift_spec") and not issubclass(_kind, BaseException):
-        globals()[_name] = named_tuple(_kind)
+
+for _name, _kind in vars(structs).items():
+    if hasattr(_kind, "_fields"):
+        _adopt(getattr(generated, _name), _kind)
+
+Status: Any = named_tuple(generated.Status)
 
 
 class _Buffer:
@@ -192,6 +211,12 @@ def encode(struct: Any) -> bytes:
     """The bytes of a generated struct. ValueError, TypeError or OverflowError if a field does not fit its
     type.
     """
+    encoder = _ENCODERS.get(struct.__class__)
+    if encoder is not None:
+        try:
+            return encoder(struct)
+        except (ValueError, TypeError, OverflowError):
+            pass  # C says what is wrong with it
     data: bytes = fastbinary.encode_binary(struct, [struct.__class__, struct.thrift_spec])
     return data
 
@@ -203,6 +228,12 @@ def decode(kind: Any, data: bytes, offset: int = 0) -> Any:
     A field that is absent, or has another type, arrives as None: whoever takes structs from outside validates
     them.
     """
+    decoder = _DECODERS.get(kind)
+    if decoder is not None:
+        try:
+            return decoder(kind, data, offset)
+        except (ValueError, IndexError):
+            pass  # C says whether it is wrong
     target = kind() if kind.__hash__ is None else None  # what cannot be changed later is made at once
     try:
         struct = fastbinary.decode_binary(target, _Buffer(data, offset), [kind, kind.thrift_spec])

@@ -63,28 +63,28 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pickledb import PickleDB
 
 from interface import Frame, Identity, Malformed, Record, decode, encode
 
-SEGMENT_BYTES = 16 << 20  # a new segment is rare, and made in well under a second
-ZEROS = bytes(1 << 20)  # synced piece by piece, so that no frame's fdatasync waits for a whole segment
+SEGMENT_BYTES: Final = 16 << 20  # a new segment is rare, and made in well under a second
+ZEROS: Final = bytes(1 << 20)  # synced piece by piece, so that no frame's fdatasync waits for a whole segment
 
-MANIFEST = "manifest.json"
-MAGIC = b"journal1"  # the last character is the version of the format
-SEGMENT = struct.Struct(">8sQQ8s")
-HEADER = struct.Struct(">IQQI")
-CHECK = struct.Struct(">I")
-FIRST = SEGMENT.size + CHECK.size  # where a segment's first frame begins
-OVERHEAD = HEADER.size + CHECK.size  # bytes of a frame before its body
-SEGMENT_NUMBER = struct.Struct(">Q")
-SEGMENT_NUMBER_AT = 12  # its offset in HEADER
+MANIFEST: Final = "manifest.json"
+MAGIC: Final = b"journal1"  # the last character is the version of the format
+SEGMENT: Final = struct.Struct(">8sQQ8s")
+HEADER: Final = struct.Struct(">IQQI")
+CHECK: Final = struct.Struct(">I")
+FIRST: Final = SEGMENT.size + CHECK.size  # where a segment's first frame begins
+OVERHEAD: Final = HEADER.size + CHECK.size  # bytes of a frame before its body
+SEGMENT_NUMBER: Final = struct.Struct(">Q")
+SEGMENT_NUMBER_AT: Final = 12  # its offset in HEADER
 
-FORMAT = 1  # of identity.json and manifest.json
-NEVER = sys.maxsize
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # errors that pass when somebody removes something
+FORMAT: Final = 1  # of identity.json and manifest.json
+NEVER: Final = sys.maxsize
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)  # errors that pass when somebody removes something
 
 T = TypeVar("T")
 

@@ -57,7 +57,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from interface import (
     Accept,
@@ -85,34 +85,40 @@ from interface import (
 
 Message = Any  # one of the generated structs above, or Synced
 
-LAZY = 0.01  # seconds that a vote which nobody waits for may wait for others, to share their fsync
-LATE = 0.005  # seconds: a vote that takes longer, and four times the usual, is late
-SLUGGISH = 1.0  # seconds for which nobody counts on a node that has kept others waiting
-RESEND_AFTER = 0.05  # seconds: what is unanswered is sent again; doubled for a peer that stays silent
-RESEND_AT_MOST = 1.0  # seconds: the longest such pause
-GOSSIP_NEWS = 0.02  # seconds: news that no other message has brought to a peer by then is gossiped
-GOSSIP_IDLE = 0.1  # seconds: and of nothing new this often
-ASK_AFTER = 0.02  # seconds: whoever waits for a frontier this long asks everybody for it
-FETCH_AFTER = 0.02  # seconds: entries known by hearsay to be chosen may still be on their way
-FETCH_AGAIN = 0.1  # seconds: a fetch unanswered goes to another node
-TURN = 0.05  # seconds between two candidates' turns to revoke a node
-REFUSED_AFTER = 0.05  # seconds: enough to wait for a node that refuses connections
-RESERVE = 1 << 20  # timestamps: how far ahead of the clock a reservation lies
-SKIP = 1 << 32  # timestamps: how far ahead of everything known a skip lies
-TOO_FAR = 1 << 56  # timestamps: no sane node is so far ahead, however many skips (16 million) we have missed
-TOO_MANY = 1 << 40  # rounds: likewise
-UNCHOSEN_ENTRIES = 1024  # a log's unchosen entries at most, so that every sync and Promise fits one frame
-UNCHOSEN_BYTES = 4 << 20  # bytes: likewise
-STALE_PROBE = 5.0  # seconds: the answer to a measured Accept is not waited for any longer
-FETCH_BYTES = 1 << 20  # bytes in one Fetched, about
-COMPACT_EVERY = 1.0  # seconds between two looks for entries that nobody needs any more
-KEEP_BYTES = (
+LAZY: Final = 0.01  # seconds that a vote which nobody waits for may wait for others, to share their fsync
+LATE: Final = 0.005  # seconds: a vote that takes longer, and four times the usual, is late
+SLUGGISH: Final = 1.0  # seconds for which nobody counts on a node that has kept others waiting
+RESEND_AFTER: Final = 0.05  # seconds: what is unanswered is sent again; doubled for a peer that stays silent
+RESEND_AT_MOST: Final = 1.0  # seconds: the longest such pause
+GOSSIP_NEWS: Final = 0.02  # seconds: news that no other message has brought to a peer by then is gossiped
+GOSSIP_IDLE: Final = 0.1  # seconds: and of nothing new this often
+ASK_AFTER: Final = 0.02  # seconds: whoever waits for a frontier this long asks everybody for it
+FETCH_AFTER: Final = 0.02  # seconds: entries known by hearsay to be chosen may still be on their way
+FETCH_AGAIN: Final = 0.1  # seconds: a fetch unanswered goes to another node
+TURN: Final = 0.05  # seconds between two candidates' turns to revoke a node
+REFUSED_AFTER: Final = 0.05  # seconds: enough to wait for a node that refuses connections
+RESERVE: Final = 1 << 20  # timestamps: how far ahead of the clock a reservation lies
+SKIP: Final = 1 << 32  # timestamps: how far ahead of everything known a skip lies
+TOO_FAR: Final = (
+    1 << 56
+)  # timestamps: no sane node is so far ahead, however many skips (16 million) we have missed
+TOO_MANY: Final = 1 << 40  # rounds: likewise
+UNCHOSEN_ENTRIES: Final = (
+    1024  # a log's unchosen entries at most, so that every sync and Promise fits one frame
+)
+UNCHOSEN_BYTES: Final = 4 << 20  # bytes: likewise
+STALE_PROBE: Final = 5.0  # seconds: the answer to a measured Accept is not waited for any longer
+FETCH_BYTES: Final = 1 << 20  # bytes in one Fetched, about
+COMPACT_EVERY: Final = 1.0  # seconds between two looks for entries that nobody needs any more
+KEEP_BYTES: Final = (
     64 << 20
 )  # bytes of one log that are kept for nodes that lag; further behind, they take a checkpoint
-KEEP_OVERHEAD = 64  # bytes that an entry costs besides its payload, about
-LIFE_BITS = 20  # of a life's number: chance, so that two starts of one disk's copies never have the same
-RECENT = 4096  # applied entries whose hashes are remembered: gossip is not older
-DOUBT = 1.0  # seconds in which all nodes have said what they have applied
+KEEP_OVERHEAD: Final = 64  # bytes that an entry costs besides its payload, about
+LIFE_BITS: Final = (
+    20  # of a life's number: chance, so that two starts of one disk's copies never have the same
+)
+RECENT: Final = 4096  # applied entries whose hashes are remembered: gossip is not older
+DOUBT: Final = 1.0  # seconds in which all nodes have said what they have applied
 
 
 def ballot_of(round_: int, node: int) -> int:
@@ -261,7 +267,7 @@ class Acceptor:
             self.chosen = min(chosen, self.length)
             self.evidence = evidence
 
-    def install(self, start: int, entries: Sequence[Entry], evidence: int) -> None:
+    def install(self, start: int, entries: list[Entry], evidence: int) -> None:
         """Take chosen entries from somebody who holds them, counted in the established ballot `evidence`.
 
         Where our log is of a lower ballot, what we hold beyond them is dropped: it cannot have been chosen,
@@ -289,7 +295,7 @@ class Acceptor:
         self.base, self.floor, self.entries = chosen, last, []
         self.chosen, self.evidence = chosen, evidence
 
-    def rejoin(self, promised: int, accepted: int, entries: Sequence[Entry]) -> None:
+    def rejoin(self, promised: int, accepted: int, entries: list[Entry]) -> None:
         """Hold, beyond what is chosen, these entries, and promise: the disk that did so before is lost."""
         if accepted >= self.accepted:
             self._hold(accepted, self.chosen, entries)
@@ -312,16 +318,16 @@ class Acceptor:
         elif record.held:
             covered = max(self.chosen - record.held.start, 0)  # a checkpoint or an older segment has them
             self._replace(record.held.ballot, record.held.start + covered, record.held.entries[covered:])
-        else:
+        elif record.chosen:
             self.learn(record.chosen.chosen, record.chosen.evidence)
 
-    def _hold(self, ballot: int, start: int, entries: Sequence[Entry]) -> None:
+    def _hold(self, ballot: int, start: int, entries: list[Entry]) -> None:
         if not entries and ballot == self.accepted and start == self.length:
             return
         self._replace(ballot, start, entries)
         self.journal(Record(held=Held(self.log, ballot, start, entries)))
 
-    def _replace(self, ballot: int, start: int, entries: Sequence[Entry]) -> None:
+    def _replace(self, ballot: int, start: int, entries: list[Entry]) -> None:
         assert ballot >= self.accepted and self.chosen <= start <= self.length, (
             "a log goes back, or has a gap"
         )
@@ -852,7 +858,9 @@ class Node:
         elif record.rejoined:
             self._join()
         else:
-            self.acceptors[(record.promised or record.held or record.chosen).log].replay(record)
+            of = record.promised or record.held or record.chosen
+            assert of, "a record without any field"
+            self.acceptors[of.log].replay(record)
 
     def start(self, now: float) -> None:
         """Begin a life: the clock where the reservation ends, the applied commands once more, our own log
@@ -1383,7 +1391,7 @@ class Node:
         return round_of(ballot) > round_of(self.acceptors[log].promised) + TOO_MANY
 
     def _install(
-        self, log: int, start: int, entries: Sequence[Entry], evidence: int, now: float, sender: int
+        self, log: int, start: int, entries: list[Entry], evidence: int, now: float, sender: int
     ) -> None:
         acceptor = self.acceptors[log]
         self.learner.learn(log, start + len(entries), evidence, 0)
@@ -2049,7 +2057,7 @@ class Rejoining:
 
 
 Handler = Callable[[Node, int, Any, float, Any], None]
-HANDLERS: dict[type, Handler] = {
+HANDLERS: Final[dict[type, Handler]] = {
     Accept: Node._on_accept,
     Accepted: Node._on_accepted,
     Barrier: Node._on_barrier,
@@ -2062,7 +2070,7 @@ HANDLERS: dict[type, Handler] = {
     Rejoin: Node._on_rejoin,
     Synced: Node._on_synced,
 }
-HANDLERS_REJOINING: dict[type, Handler] = {
+HANDLERS_REJOINING: Final[dict[type, Handler]] = {
     Learn: Node._on_learn,
     Fetch: Node._on_fetch,
     Fetched: Node._on_fetched,

@@ -14,7 +14,7 @@ and how they come from one node to another, is decided here.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from interface import (
     MAX_BATCH,
@@ -39,14 +39,16 @@ from interface import (
 from multipaxos import Applied, Cut, Message, Ready
 from store import Store
 
-WINDOW = 1  # entries not applied yet; meanwhile, what arrives gathers in the next one
-GATHER = 0.005  # seconds: an entry waits no longer for more commands, however long the last one took
-QUEUE = 20_000  # commands that may wait for a place in an entry; beyond that the node is busy
-BACKLOG = 10_000  # records that may wait for the disk
-ENTRY_BYTES = MAX_CLIENT_FRAME  # encoded commands in one entry, about: one client's largest frame
-ASK_AGAIN = 0.05  # seconds: a piece of a checkpoint that has not come is asked for again; doubled each time
-ASK_AT_MOST = 1.0  # seconds: the longest such pause
-GIVE_UP = 5.0  # seconds without any piece: then another node may have a checkpoint
+WINDOW: Final = 1  # entries not applied yet; meanwhile, what arrives gathers in the next one
+GATHER: Final = 0.005  # seconds: an entry waits no longer for more commands, however long the last one took
+QUEUE: Final = 20_000  # commands that may wait for a place in an entry; beyond that the node is busy
+BACKLOG: Final = 10_000  # records that may wait for the disk
+ENTRY_BYTES: Final = MAX_CLIENT_FRAME  # encoded commands in one entry, about: one client's largest frame
+ASK_AGAIN: Final = (
+    0.05  # seconds: a piece of a checkpoint that has not come is asked for again; doubled each time
+)
+ASK_AT_MOST: Final = 1.0  # seconds: the longest such pause
+GIVE_UP: Final = 5.0  # seconds without any piece: then another node may have a checkpoint
 
 
 class Core(Protocol):
@@ -514,7 +516,9 @@ class Replica:
                 self._finish(repeat, value)
 
 
-TRANSFER = frozenset({Chunk, FetchCheckpoint})  # between replicas; all other messages are between cores
+TRANSFER: Final = frozenset(
+    {Chunk, FetchCheckpoint}
+)  # between replicas; all other messages are between cores
 
 
 def refusal(result: Result) -> Result | Expired | Forgotten:

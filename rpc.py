@@ -31,7 +31,7 @@ from collections.abc import Callable
 from math import inf
 from struct import Struct
 from struct import error as struct_error
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from thrift.Thrift import TApplicationException, TMessageType, TType
 
@@ -40,28 +40,28 @@ from interface import Malformed, decode, encode, named_tuple
 # isort: split
 from kvstore import KeyValue, Node  # behind interface, which puts gen-py/ on the path
 
-CALL: int = TMessageType.CALL
-REPLY: int = TMessageType.REPLY
-EXCEPTION: int = TMessageType.EXCEPTION
-ONEWAY: int = TMessageType.ONEWAY
+CALL: Final[int] = TMessageType.CALL
+REPLY: Final[int] = TMessageType.REPLY
+EXCEPTION: Final[int] = TMessageType.EXCEPTION
+ONEWAY: Final[int] = TMessageType.ONEWAY
 
 # Longer than any method's name by far. It is echoed in the answer to an unknown method.
-MAX_NAME_BYTES = 128
+MAX_NAME_BYTES: Final = 128
 # What a connection may have unsent, in bytes: a client's; a node's (a sync of each of five logs, and some).
-MAX_CLIENT_OUTPUT = 16 << 20
-MAX_NODE_OUTPUT = 32 << 20
+MAX_CLIENT_OUTPUT: Final = 16 << 20
+MAX_NODE_OUTPUT: Final = 32 << 20
 # How long a peer may take, in seconds: for the TLS handshake, and from there to its first frame; from the
 # first byte of any later frame to its last; to take the rest of our output when we hang up.
 GREETING_S, FRAME_S, GOODBYE_S = 10.0, 30.0, 10.0
 # A link tries to connect for so many seconds; then again after a pause, doubled from the first to the last.
 CONNECT_S, FIRST_PAUSE_S, LAST_PAUSE_S = 2.0, 0.02, 1.0
 # What an answer tells about an error that the interface does not declare, in characters.
-MAX_REASON = 200
+MAX_REASON: Final = 200
 
-_STRICT = 0x8001  # the version of the strict binary protocol, first in every message
-_START = Struct(">HHi")  # version, kind, length of the name
-_SEQUENCE = Struct(">i")
-_STOP = b"\0"
+_STRICT: Final = 0x8001  # the version of the strict binary protocol, first in every message
+_START: Final = Struct(">HHi")  # version, kind, length of the name
+_SEQUENCE: Final = Struct(">i")
+_STOP: Final = b"\0"
 
 
 # ------------------------------------------------------------------------------------------------------ codec
@@ -80,24 +80,9 @@ def header(frame: bytes, offset: int = 0) -> tuple[int, bytes, int, int]:
         raise Malformed("a message that ends within its header") from None
 
 
-def complete(struct: tuple[Any, ...]) -> bool:
-    """Whether no field of a struct is absent, nor one of the structs in it."""
-    if None in struct:
-        return False
-    for part in struct:
-        if isinstance(part, tuple):
-            if not complete(part):
-                return False
-        elif part.__class__ is list:
-            for item in part:
-                if isinstance(item, tuple) and not complete(item):
-                    return False
-    return True
-
-
 # TApplicationException, which is no generated struct, for interface.encode and interface.decode.
-_SPEC = (None, (1, TType.STRING, "message", "UTF8", None), (2, TType.I32, "type", None, None))
-_Failure = named_tuple(type("TApplicationException", (), {"thrift_spec": _SPEC}))
+_SPEC: Final = (None, (1, TType.STRING, "message", "UTF8", None), (2, TType.I32, "type", None, None))
+_Failure: Final = named_tuple(type("TApplicationException", (), {"thrift_spec": _SPEC}))
 
 
 def failure(name: bytes, sequence: int, kind: int, reason: str) -> bytes:
@@ -195,7 +180,7 @@ class Method:
             values: tuple[Any, ...] = (decode(whole, frame, offset + 3),)
         else:
             values = decode(self.args, frame, offset)
-        if self._plain or (values[0] is not None and complete(values[0])):
+        if self._plain or values[0] is not None:
             return values
         raise Malformed(f"{self.name}: a field is absent")
 
@@ -215,9 +200,7 @@ class Method:
             if value is None:
                 declared = (error for error in errors if error is not None)
                 raise next(declared, Malformed(f"{self.name}: empty reply"))
-        if self._plain or complete(value):
-            return value
-        raise Malformed(f"{self.name}: a field is absent")
+        return value
 
     def _exception(self, kind: int, frame: bytes, offset: int) -> Exception:
         if kind != EXCEPTION:
@@ -251,7 +234,7 @@ def _methods(*services: Any) -> dict[bytes, Method]:
     return methods
 
 
-METHODS = _methods(KeyValue, Node)
+METHODS: Final = _methods(KeyValue, Node)
 
 
 # ------------------------------------------------------------------------------------------------ connections

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from random import Random
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import uvloop
 from thrift.Thrift import TApplicationException
@@ -61,7 +61,6 @@ from interface import (
     LogStatus,
     Malformed,
     NotDone,
-    Outcome,
     Page,
     Position,
     Prepare,
@@ -99,43 +98,54 @@ from replica import Replica, Single
 from rpc import CALL, METHODS, ONEWAY, Connection, Flusher, Link, Method, listen, tls_contexts, unknown_method
 from store import Store, invalid
 
-VERSION = "0.1.0"
-TEXT = "plain" if __file__.endswith(".py") else "compiled"
-TICK_BUSY = 0.01  # seconds between ticks while the core waits for something
-TICK_IDLE = 0.1  # and while it does not
-LINGER = 0.001  # seconds: uvloop's timers know no less
-STALL = 0.05  # seconds: a frame that takes longer keeps the node from gossiping in time
-SLOW = 0.003  # seconds for a frame, on average: the event loop has better things to do meanwhile
-WARY_FOR = 60.0  # seconds for which the thread writes after a stall
-SLOW_FOR = 5.0  # seconds for which it writes after the average was slow
-LOCKED_FOR = 5.0  # seconds: a process that makes a checkpoint ends within that after its node was killed
-ROOM_AGAIN = 1.0  # seconds: a full disk is looked at again
-SPARE_AGAIN = 0.02  # seconds: whether the next segment is there, which a checkpoint begins
-CHECKPOINT_AGAIN = 30.0  # seconds after one that failed, unless somebody asks for it
-CHECKPOINT_MB = 64.0  # of the standalone server's journal, between two checkpoints
-SWEEP = 1.0  # seconds between two looks for clients and requests that are late
-DRAIN = 3.0  # seconds that a stopping node gives its clients' requests
-RECENT = 5.0  # seconds for which a complaint counts: whoever is refused comes back each second
+# isort: split
+from kvstore import ttypes  # behind interface, which puts gen-py/ on the path
+
+VERSION: Final = "0.1.0"
+TEXT: Final = "plain" if __file__.endswith(".py") else "compiled"
+TICK_BUSY: Final = 0.01  # seconds between ticks while the core waits for something
+TICK_IDLE: Final = 0.1  # and while it does not
+LINGER: Final = 0.001  # seconds: uvloop's timers know no less
+STALL: Final = 0.05  # seconds: a frame that takes longer keeps the node from gossiping in time
+SLOW: Final = 0.003  # seconds for a frame, on average: the event loop has better things to do meanwhile
+WARY_FOR: Final = 60.0  # seconds for which the thread writes after a stall
+SLOW_FOR: Final = 5.0  # seconds for which it writes after the average was slow
+LOCKED_FOR: Final = (
+    5.0  # seconds: a process that makes a checkpoint ends within that after its node was killed
+)
+ROOM_AGAIN: Final = 1.0  # seconds: a full disk is looked at again
+SPARE_AGAIN: Final = 0.02  # seconds: whether the next segment is there, which a checkpoint begins
+CHECKPOINT_AGAIN: Final = 30.0  # seconds after one that failed, unless somebody asks for it
+CHECKPOINT_MB: Final = 64.0  # of the standalone server's journal, between two checkpoints
+SWEEP: Final = 1.0  # seconds between two looks for clients and requests that are late
+DRAIN: Final = 3.0  # seconds that a stopping node gives its clients' requests
+RECENT: Final = 5.0  # seconds for which a complaint counts: whoever is refused comes back each second
 MAX_PROBLEMS, MAX_PROBLEM = 20, 300  # complaints that the status tells, and characters of each
-MAX_HUNG_UP = 10  # connections in a second, of which each has a line in the log
-MAX_COMPLAINTS = 1000  # strangers and refusing peers that are remembered, so as to be logged once
-GARBAGE = (50_000, 50, 100)  # allocations, and rounds: entries are kept, and hardly anything has cycles
-MAX_SCAN = 1000  # items in a page
-MAX_ANSWER = 15_000_000  # bytes: standard Thrift clients take frames up to 16,384,000
-LEVELS = ("info", "warning", "error")
-MAX_LOGGED = 4000  # characters of a value in the log
-PLAIN = re.compile(r"[A-Za-z0-9_.:/@%+,\[\]-]+")  # values that the log does not quote
-PROCESSORS = sorted(os.sched_getaffinity(0))  # before --cpu: a checkpoint is made where there is time for it
-REPAIR = (
+MAX_HUNG_UP: Final = 10  # connections in a second, of which each has a line in the log
+MAX_COMPLAINTS: Final = 1000  # strangers and refusing peers that are remembered, so as to be logged once
+GARBAGE: Final = (
+    50_000,
+    50,
+    100,
+)  # allocations, and rounds: entries are kept, and hardly anything has cycles
+MAX_SCAN: Final = 1000  # items in a page
+MAX_ANSWER: Final = 15_000_000  # bytes: standard Thrift clients take frames up to 16,384,000
+LEVELS: Final = ("info", "warning", "error")
+MAX_LOGGED: Final = 4000  # characters of a value in the log
+PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/@%+,\[\]-]+")  # values that the log does not quote
+PROCESSORS: Final = sorted(
+    os.sched_getaffinity(0)
+)  # before --cpu: a checkpoint is made where there is time for it
+REPAIR: Final = (
     "; nothing was cut, and this node does not vote with it. Its peers have what it held: move its data "
     "directory aside and start it with --rejoin"
 )
-ASIDE = ".damaged-%Y%m%dT%H%M%SZ"  # after a data directory's name: when it was moved aside
-BOTH_ALIVE = 1.0  # seconds without a message from a process, after which another may take its place
+ASIDE: Final = ".damaged-%Y%m%dT%H%M%SZ"  # after a data directory's name: when it was moved aside
+BOTH_ALIVE: Final = 1.0  # seconds without a message from a process, after which another may take its place
 STALE, ANOTHER = "is a stale copy", "another process with this id"  # refusals after which a node ends
 EXIT_USAGE, EXIT_STALE, EXIT_BUG, EXIT_DISK = 2, 65, 70, 74  # exit codes; from the second on as in sysexits.h
 
-REQUESTS: dict[type, Method] = {
+REQUESTS: Final[dict[type, Method]] = {
     Accept: METHODS[b"accept"],
     Barrier: METHODS[b"barrier"],
     Fetch: METHODS[b"fetch"],
@@ -144,8 +154,8 @@ REQUESTS: dict[type, Method] = {
     Prepare: METHODS[b"prepare"],
     Rejoin: METHODS[b"rejoin"],
 }
-ANSWERS = (Accepted, Reading, Fetched, Promise, Chunk, Rejoined)
-OUTCOMES = {number: name.lower() for number, name in Outcome._VALUES_TO_NAMES.items()}
+ANSWERS: Final = (Accepted, Reading, Fetched, Promise, Chunk, Rejoined)
+OUTCOMES: Final = {number: name.lower() for number, name in ttypes.Outcome._VALUES_TO_NAMES.items()}
 
 
 class Log:

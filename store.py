@@ -62,17 +62,19 @@ MAX_RESULTS: Final = (
 MAX_SESSIONS: Final = 65_536
 ITEM_OVERHEAD: Final = 15  # bytes that Thrift adds to the key and value of an Item in a list
 
-_PLACE = struct.Struct(">IQB")  # a hash, a timestamp, an owner
+_PLACE: Final = struct.Struct(">IQB")  # a hash, a timestamp, an owner
 
-_VERBS = frozenset({Verb.PUT, Verb.GET, Verb.DELETE, Verb.COMPARE_AND_SET, Verb.INCREMENT, Verb.OPEN_SESSION})
-_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")  # what str(int) writes; more digits never fit 64 bits
+_VERBS: Final = frozenset(
+    {Verb.PUT, Verb.GET, Verb.DELETE, Verb.COMPARE_AND_SET, Verb.INCREMENT, Verb.OPEN_SESSION}
+)
+_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")  # what str(int) writes; more digits never fit 64 bits
 
-_OK = Result(Outcome.OK)
-_NOT_FOUND = Result(Outcome.NOT_FOUND)
-_NOT_A_NUMBER = Result(Outcome.NOT_A_NUMBER)
-_EXPIRED = Result(Outcome.EXPIRED)
-_FORGOTTEN = Result(Outcome.FORGOTTEN)
-_INVALID = Result(Outcome.INVALID)
+_OK: Final = Result(Outcome.OK)
+_NOT_FOUND: Final = Result(Outcome.NOT_FOUND)
+_NOT_A_NUMBER: Final = Result(Outcome.NOT_A_NUMBER)
+_EXPIRED: Final = Result(Outcome.EXPIRED)
+_FORGOTTEN: Final = Result(Outcome.FORGOTTEN)
+_INVALID: Final = Result(Outcome.INVALID)
 
 
 def encode_batch(commands: Sequence[Command]) -> bytes:

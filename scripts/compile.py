@@ -35,7 +35,11 @@ def build(work: Path) -> None:
     for other in PROJECT.glob("*.py"):  # what the modules import without being compiled
         if not (work / other.name).exists():
             os.symlink(other, work / other.name)
-    sources = [f"{module}.py" for module in compiled.MODULES]
+    codec = [sys.executable, str(PROJECT / "scripts" / "make_codec.py")]
+    (work / "codec.py").write_text(
+        subprocess.run(codec, check=True, stdout=subprocess.PIPE, text=True).stdout
+    )
+    sources = ["codec.py", *(f"{module}.py" for module in compiled.MODULES)]
     command = [sys.executable, "-c", BUILD, str(PROJECT / "pyproject.toml"), *sources]
     done = subprocess.run(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:

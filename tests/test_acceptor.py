@@ -22,7 +22,9 @@ def acceptor(promised: int = 0, accepted: int = 0, length: int = 0, chosen: int 
     """An acceptor in this state, which it has come to by messages."""
     made = Acceptor(LOG, [].append)
     if accepted:
-        assert made.on_accept(Accept(LOG, accepted, 0, LOGS[accepted][:length], True, NOTHING)) == Vote.TAKEN
+        assert (
+            made.on_accept(Accept(LOG, accepted, 0, LOGS[accepted][:length], True, NOTHING, [])) == Vote.TAKEN
+        )
     made.learn(chosen, accepted)
     if promised > accepted:
         made.on_prepare(Prepare(LOG, promised, 0, 0), NOTHING)
@@ -106,7 +108,7 @@ def test_an_entry_given_up_does_not_look_like_one_never_accepted() -> None:
 def test_who_lacks_more_chosen_entries_than_fit_a_frame_is_behind() -> None:
     made = Acceptor(LOG, [].append)
     half = Entry(1, b"x" * (FETCH_BYTES // 2))
-    made.on_accept(Accept(LOG, 1, 0, [half, half, half], True, NOTHING))
+    made.on_accept(Accept(LOG, 1, 0, [half, half, half], True, NOTHING, []))
     made.learn(3, 1)
     assert made.on_prepare(Prepare(LOG, 2, 0, 0), NOTHING).verdict == Verdict.BEHIND
     assert made.on_prepare(Prepare(LOG, 2, 2, 0), NOTHING).verdict == Verdict.PROMISED
@@ -124,7 +126,9 @@ def test_whatever_arrives_a_vote_says_only_what_is_true(ballot: int, sync: bool)
             continue
         made = acceptor(*before)
         promised, accepted, entries, chosen, evidence = state(made)
-        vote = made.on_accept(Accept(LOG, ballot, start, LOGS[ballot][start : start + count], sync, NOTHING))
+        vote = made.on_accept(
+            Accept(LOG, ballot, start, LOGS[ballot][start : start + count], sync, NOTHING, [])
+        )
         case = f"{before} ballot {ballot} start {start} count {count} sync {sync}: {vote}"
         if ballot < promised:
             assert vote == Vote.REFUSED, case
@@ -145,38 +149,38 @@ def test_whatever_arrives_a_vote_says_only_what_is_true(ballot: int, sync: bool)
 
 def test_the_first_accept_of_a_ballot_must_be_its_sync() -> None:
     made = acceptor(1, 1, 2)
-    assert made.on_accept(Accept(LOG, 2, 0, LOGS[2], False, NOTHING)) == Vote.NEEDS_SYNC
-    assert made.on_accept(Accept(LOG, 2, 0, LOGS[2][:2], True, NOTHING)) == Vote.TAKEN
+    assert made.on_accept(Accept(LOG, 2, 0, LOGS[2], False, NOTHING, [])) == Vote.NEEDS_SYNC
+    assert made.on_accept(Accept(LOG, 2, 0, LOGS[2][:2], True, NOTHING, [])) == Vote.TAKEN
     assert made.entries == LOGS[2][:2]
-    assert made.on_accept(Accept(LOG, 2, 2, LOGS[2][2:], False, NOTHING)) == Vote.TAKEN
+    assert made.on_accept(Accept(LOG, 2, 2, LOGS[2][2:], False, NOTHING, [])) == Vote.TAKEN
     assert made.entries == LOGS[2]
 
 
 def test_a_sync_that_starts_above_what_is_known_to_be_chosen_is_not_taken() -> None:
     made = acceptor(1, 1, 2)
-    assert made.on_accept(Accept(LOG, 2, 1, LOGS[2][1:], True, NOTHING)) == Vote.NEEDS_SYNC
+    assert made.on_accept(Accept(LOG, 2, 1, LOGS[2][1:], True, NOTHING, [])) == Vote.NEEDS_SYNC
     made.learn(1, 1)
-    assert made.on_accept(Accept(LOG, 2, 1, LOGS[2][1:], True, NOTHING)) == Vote.TAKEN
+    assert made.on_accept(Accept(LOG, 2, 1, LOGS[2][1:], True, NOTHING, [])) == Vote.TAKEN
 
 
 def test_a_late_sync_shorter_than_what_is_chosen_cuts_nothing() -> None:
     """N23. (Only a checkpoint without its evidence can bring an acceptor here.)"""
     made = acceptor(2, 2, 3)
     made.learn(3, 2)
-    assert made.on_accept(Accept(LOG, 3, 0, LOGS[2][:2], True, NOTHING)) == Vote.NEEDS_SYNC
+    assert made.on_accept(Accept(LOG, 3, 0, LOGS[2][:2], True, NOTHING, [])) == Vote.NEEDS_SYNC
     assert made.entries == LOGS[2]
 
 
 def test_an_accept_repeated_is_journaled_once() -> None:
     made = acceptor()
     for _ in range(3):
-        made.on_accept(Accept(LOG, 1, 0, LOGS[1], True, NOTHING))
+        made.on_accept(Accept(LOG, 1, 0, LOGS[1], True, NOTHING, []))
     assert len(journal(made)) == 1
 
 
 def test_a_vote_at_a_ballot_is_a_promise_too() -> None:
     made = acceptor(1)
-    made.on_accept(Accept(LOG, 3, 0, [], True, NOTHING))
+    made.on_accept(Accept(LOG, 3, 0, [], True, NOTHING, []))
     assert made.on_prepare(Prepare(LOG, 2, 0, 0), NOTHING).verdict == Verdict.NACK
 
 
@@ -199,7 +203,7 @@ def test_what_is_learned_and_installed_is_what_was_chosen(evidence: int) -> None
         made = Acceptor(LOG, [].append)
         log = chosen_at(evidence, chosen, accepted) if accepted else []
         if accepted:
-            made.on_accept(Accept(LOG, accepted, 0, log[:length], True, NOTHING))
+            made.on_accept(Accept(LOG, accepted, 0, log[:length], True, NOTHING, []))
         made.on_prepare(Prepare(LOG, promised, 0, 0), NOTHING)
         made.learn(end, evidence)
         assert made.entries[: made.chosen] == LOGS[evidence][: made.chosen], "learned what was not chosen"
@@ -268,7 +272,7 @@ def test_a_checkpoint_brings_an_acceptor_nowhere_back_and_no_wrong_entry(evidenc
         made = Acceptor(LOG, [].append)
         log = chosen_at(evidence, covered, accepted) if accepted else []
         if accepted:
-            made.on_accept(Accept(LOG, accepted, 0, log[:length], True, NOTHING))
+            made.on_accept(Accept(LOG, accepted, 0, log[:length], True, NOTHING, []))
         made.on_prepare(Prepare(LOG, promised, 0, 0), NOTHING)
         if accepted >= evidence:
             made.learn(known, evidence)
@@ -313,7 +317,7 @@ def test_an_entry_that_a_checkpoint_covers_does_not_look_like_one_never_accepted
     made = acceptor()
     made.cover(2, 2, LOGS[2][1].timestamp)
     assert made.on_prepare(Prepare(LOG, 3, 0, 0), NOTHING).verdict == Verdict.BEHIND
-    assert made.on_accept(Accept(LOG, 3, 0, LOGS[2][:1], True, NOTHING)) == Vote.NEEDS_SYNC
+    assert made.on_accept(Accept(LOG, 3, 0, LOGS[2][:1], True, NOTHING, [])) == Vote.NEEDS_SYNC
     assert made.on_prepare(Prepare(LOG, 3, 2, 0), NOTHING).verdict == Verdict.PROMISED
 
 

@@ -17,8 +17,9 @@ built = pytest.mark.skipif(
 
 
 def test_compiled_modules_belong_to_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in compiled.MODULES:
-        shutil.copy(ROOT / f"{module}.py", tmp_path)
+    for name in compiled.SOURCES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.setattr(compiled, "PROJECT", tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delenv("MULTIPAXOS_PLAIN", raising=False)
@@ -30,10 +31,10 @@ def test_compiled_modules_belong_to_one_text(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("MULTIPAXOS_PLAIN", "1")
     assert not compiled.use()
     monkeypatch.delenv("MULTIPAXOS_PLAIN")
-    for module in compiled.MODULES:
-        text = tmp_path / f"{module}.py"
+    for name in compiled.SOURCES:
+        text = tmp_path / name
         text.write_text(text.read_text() + "\n")
-        assert not compiled.use(), f"{module}.py has changed"
+        assert not compiled.use(), f"{name} has changed"
 
 
 @built

@@ -21,7 +21,7 @@ def hold(made: Learner, log: int, entries: list[Entry], ballot: int = BALLOT) ->
     """The log's acceptor accepts these entries behind those that it has."""
     acceptor = made.acceptors[log]
     start = acceptor.length if acceptor.accepted == ballot else 0
-    acceptor.on_accept(Accept(log, ballot, start, entries, True, NOTHING))
+    acceptor.on_accept(Accept(log, ballot, start, entries, True, NOTHING, []))
 
 
 def choose(made: Learner, log: int, *timestamps: int, frontier: int = 0) -> None:

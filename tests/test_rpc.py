@@ -65,7 +65,6 @@ from rpc import (
     Flusher,
     Link,
     Method,
-    complete,
     header,
     listen,
     tls_contexts,
@@ -204,6 +203,13 @@ def test_an_empty_or_strange_reply_is_malformed(name: str) -> None:
     for kind, content in ((REPLY, b"\0"), (REPLY, b""), (CALL, b"\0"), (7, b"\0"), (EXCEPTION, b"\x0b")):
         with pytest.raises(Malformed):
             method.answer(kind, content, 0)
+
+
+def complete(value: Any) -> bool:
+    """Whether no field of a struct is absent, nor one of the structs in it."""
+    if isinstance(value, tuple | list):
+        return all(complete(part) for part in value)
+    return value is not None
 
 
 def lacking(value: Any) -> Iterator[Any]:

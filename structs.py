@@ -1,0 +1,271 @@
+"""The structs and enumerations of kvstore.thrift with their types, as named tuples: immutable, cheap to make.
+
+The interface definition says what each field means, and a test compares the two. What has a default here may
+be absent, and then is None; all else must be there, or what arrives is Malformed. What clients send may lack
+any field, and is looked at by store.invalid(): those fields are Any.
+
+Thrift's own classes have no types, and take twice as long to make. (Status, which has optional fields among
+the others, is made of the generated class by interface.named_tuple.)
+"""
+
+from typing import Any, Final, NamedTuple
+
+
+class Verb:
+    PUT: Final = 1
+    GET: Final = 2
+    DELETE: Final = 3
+    COMPARE_AND_SET: Final = 4
+    INCREMENT: Final = 5
+    OPEN_SESSION: Final = 6
+
+
+class Outcome:
+    OK: Final = 0
+    NOT_FOUND: Final = 1
+    MISMATCH: Final = 2
+    NOT_A_NUMBER: Final = 3
+    EXPIRED: Final = 4
+    FORGOTTEN: Final = 5
+    INVALID: Final = 6
+
+
+class ReadMode:
+    LINEARIZABLE: Final = 0
+    LOG: Final = 1
+    LOCAL: Final = 2
+
+
+class Verdict:
+    PROMISED: Final = 0
+    NACK: Final = 1
+    BEHIND: Final = 2
+    COVERED: Final = 3
+
+
+class Vote:
+    TAKEN: Final = 0
+    REFUSED: Final = 1
+    NEEDS_SYNC: Final = 2
+    WITHHELD: Final = 3
+
+
+class Session(NamedTuple):
+    timestamp: Any = None
+    owner: Any = None
+    index: Any = None
+
+
+class RequestId(NamedTuple):
+    session: Any = None
+    sequence: Any = None
+    first_incomplete: Any = None
+
+
+class Command(NamedTuple):
+    verb: Any = None
+    key: Any = None
+    value: Any = None
+    expected: Any = None
+    delta: Any = None
+    request: Any = None
+
+
+class Result(NamedTuple):
+    outcome: int
+    value: str | None = None
+    session: Session | None = None
+    timestamp: int | None = None
+
+
+class Item(NamedTuple):
+    key: str
+    value: str
+
+
+class Page(NamedTuple):
+    items: list[Item]
+    more: bool
+    timestamp: int
+
+
+class Chunk(NamedTuple):
+    number: int
+    size: int
+    check: int
+    offset: int
+    data: bytes
+
+
+class Position(NamedTuple):
+    timestamp: int
+    owner: int
+
+
+class LogStatus(NamedTuple):
+    log: int
+    leader: int
+    promised: int
+    accepted: int
+    length: int
+    chosen: int
+    executed: int
+    frontier: int
+
+
+class Entry(NamedTuple):
+    timestamp: int
+    payload: bytes
+
+
+class Batch(NamedTuple):
+    commands: list[Command]
+
+
+class Fact(NamedTuple):
+    log: int
+    chosen: int
+    evidence: int
+    frontier: int
+
+
+class Prepare(NamedTuple):
+    log: int
+    ballot: int
+    from_slot: int
+    wanted: int
+
+
+class Promise(NamedTuple):
+    log: int
+    ballot: int
+    from_slot: int
+    verdict: int
+    promised: int
+    accepted: int
+    entries: list[Entry]
+    fact: Fact
+
+
+class Accept(NamedTuple):
+    log: int
+    ballot: int
+    start: int
+    entries: list[Entry]
+    sync: bool
+    fact: Fact
+    lazy: list[int]
+
+
+class Accepted(NamedTuple):
+    log: int
+    ballot: int
+    promised: int
+    vote: int
+    length: int
+    fact: Fact
+
+
+class Learn(NamedTuple):
+    clock: int
+    facts: list[Fact]
+    held: list[int]
+    applied: Position
+    hash: int
+
+
+class Fetch(NamedTuple):
+    log: int
+    from_slot: int
+
+
+class Fetched(NamedTuple):
+    log: int
+    from_slot: int
+    entries: list[Entry]
+    evidence: int
+    base: int
+
+
+class FetchCheckpoint(NamedTuple):
+    number: int
+    offset: int
+
+
+class Rejoin(NamedTuple):
+    log: int
+    incarnation: int
+
+
+class Rejoined(NamedTuple):
+    log: int
+    incarnation: int
+    noted: int
+    rejoining: bool
+    promised: int
+    accepted: int
+    start: int
+    entries: list[Entry]
+    fact: Fact
+    clock: int
+
+
+class Barrier(NamedTuple):
+    round: int
+    clock: int
+
+
+class Reading(NamedTuple):
+    round: int
+    clock: int
+    facts: list[Fact]
+
+
+class Identity(NamedTuple):
+    cluster: str
+    digest: str
+    node: int
+    incarnation: int
+    life: int
+
+
+class LogBallot(NamedTuple):
+    log: int
+    ballot: int
+
+
+class Held(NamedTuple):
+    log: int
+    ballot: int
+    start: int
+    entries: list[Entry]
+
+
+class Chosen(NamedTuple):
+    log: int
+    chosen: int
+    evidence: int
+
+
+class Noted(NamedTuple):
+    node: int
+    incarnation: int
+    life: int
+
+
+class Record(NamedTuple):
+    promised: LogBallot | None = None
+    held: Held | None = None
+    candidate: LogBallot | None = None
+    reservation: int | None = None
+    chosen: Chosen | None = None
+    applied: Position | None = None
+    noted: Noted | None = None
+    installed: int | None = None
+    incarnation: int | None = None
+    rejoined: bool | None = None
+    life: int | None = None
+
+
+class Frame(NamedTuple):
+    records: list[Record]
