@@ -12,7 +12,18 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent
-MODULES = ("structs", "interface", "multipaxos", "store", "journal", "rpc", "replica", "server", "failover")
+MODULES = (
+    "structs",
+    "interface",
+    "multipaxos",
+    "store",
+    "journal",
+    "rpc",
+    "replica",
+    "server",
+    "metrics",
+    "failover",
+)
 SOURCES = (*(f"{module}.py" for module in MODULES), "scripts/make_codec.py", "kvstore.thrift")
 
 

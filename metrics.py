@@ -11,23 +11,25 @@ bucket i holds what is below 2 ** i and not below 2 ** (i - 1).
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 # Buckets that are shown, as powers of two: durations from 32 microseconds to 17 seconds, sizes up to 16,383.
-MICROSECONDS, SIZES = range(5, 25), range(1, 15)
+MICROSECONDS: Final = range(5, 25)
+SIZES: Final = range(1, 15)
 # What a scraper may take, in seconds, for its request and for reading the answer.
-REQUEST_S = 5.0
+REQUEST_S: Final = 5.0
 # Bytes of a request; answers that wait to be read. One scraper asks every few seconds.
-MAX_REQUEST, MAX_CONNECTIONS = 8192, 16
+MAX_REQUEST: Final = 8192
+MAX_CONNECTIONS: Final = 16
 
 # What the server tells of itself when it is asked, and what it says about it.
-COUNTERS = {
+COUNTERS: Final = {
     "entries_applied": "Entries applied to the store.",
     "commands_applied": "Commands applied to the store.",
     "revocations": "Logs that this node set out to take over from nodes that made no progress.",
     "fsyncs": "Frames of the journal written, each with one fdatasync.",
 }
-GAUGES = {
+GAUGES: Final = {
     "ready": "Whether the node takes commands (1) or not (0).",
     "clock": "The Lamport clock.",
     "keys": "Keys in the store.",

@@ -155,19 +155,32 @@ class Applied(NamedTuple):
     token: Any
 
 
-class Ready(NamedTuple):
+class Ready:
     """What the caller has to do, in this order. Messages are (receiver, message, call of the request
     answered). `lost` are the tokens of own commands that a checkpoint covers: they may have been applied.
     """
 
-    send: list[tuple[int, Message, Any]]
-    journal: list[Record]
-    send_after: list[tuple[int, Message, Any]]
-    apply: list[Applied]
-    reads: list[Any]
-    lost: Sequence[Any] = ()
-    catch_up: int | None = None  # a peer to take a checkpoint from: it no longer holds the entries we lack
-    urgent: bool = True  # whether anything waits for the journal; else it may gather records for a while
+    __slots__ = ("apply", "catch_up", "journal", "lost", "reads", "send", "send_after", "urgent")
+
+    def __init__(
+        self,
+        send: list[tuple[int, Message, Any]],
+        journal: list[Record],
+        send_after: list[tuple[int, Message, Any]],
+        apply: list[Applied],
+        reads: list[Any],
+        lost: Sequence[Any] = (),
+        catch_up: int | None = None,
+        urgent: bool = True,
+    ) -> None:
+        self.send = send
+        self.journal = journal
+        self.send_after = send_after
+        self.apply = apply
+        self.reads = reads
+        self.lost = lost
+        self.catch_up = catch_up  # a peer to take a checkpoint from: it no longer holds the entries we lack
+        self.urgent = urgent  # whether anything waits for the journal; else it may gather records for a while
 
 
 class Covered(NamedTuple):
@@ -354,7 +367,8 @@ def best_log(promises: Iterable[Promise]) -> Promise:
 
 def quorum_length(lengths: Iterable[int], quorum: int) -> int:
     """How far a quorum holds the log: the quorum-th largest length; 0 if there are fewer."""
-    return sorted([0] * quorum + list(lengths), reverse=True)[quorum - 1]
+    ordered = sorted(lengths)
+    return ordered[-quorum] if len(ordered) >= quorum else 0
 
 
 @dataclass(slots=True)
@@ -593,7 +607,11 @@ class Learner:
 
     def next(self) -> tuple[int, int] | None:
         """(timestamp, owner) of the earliest chosen command that is not applied yet."""
-        return min(((timestamp, log) for log, timestamp in self.heads.items()), default=None)
+        first = None
+        for log, timestamp in self.heads.items():
+            if first is None or (timestamp, log) < first:
+                first = (timestamp, log)
+        return first
 
     def apply(self) -> Iterator[tuple[int, int, bytes]]:
         """The commands whose turn has come: (timestamp, owner, payload) each."""

@@ -36,7 +36,7 @@ from interface import (
     Unknown,
     encode,
 )
-from multipaxos import Applied, Cut, Message, Ready
+from multipaxos import Applied, Cut, Message, Node, Ready
 from store import Store
 
 WINDOW: Final = 1  # entries not applied yet; meanwhile, what arrives gathers in the next one
@@ -49,36 +49,6 @@ ASK_AGAIN: Final = (
 )
 ASK_AT_MOST: Final = 1.0  # seconds: the longest such pause
 GIVE_UP: Final = 5.0  # seconds without any piece: then another node may have a checkpoint
-
-
-class Core(Protocol):
-    """What the loop needs of multipaxos.Node or Single."""
-
-    me: int
-    clock: int
-
-    @property
-    def joined(self) -> bool: ...
-    @property
-    def busy(self) -> bool: ...
-    @property
-    def ready(self) -> bool: ...
-    @property
-    def in_flight(self) -> int: ...
-    @property
-    def has_room(self) -> bool: ...
-    def propose(self, payload: bytes, token: Any) -> None: ...
-    def read(self, token: Any) -> None: ...
-    def forget_reads(self, tokens: Collection[Any]) -> None: ...
-    def step(self, sender: int, message: Message, now: float, call: Any = None) -> None: ...
-    def tick(self, now: float) -> None: ...
-    def drain(self, now: float, more: bool = False) -> Ready: ...
-    def notes(self) -> list[Record]: ...
-    @property
-    def drained(self) -> bool: ...
-    def state(self, pending: Sequence[Record] = ()) -> list[Record]: ...
-    def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool: ...
-    def hashed(self, position: tuple[int, int], rolling: int) -> None: ...
 
 
 class Checkpoints(Protocol):
@@ -217,7 +187,7 @@ class Replica:
 
     def __init__(
         self,
-        core: Core,
+        core: "Node | Single",
         store: Store,
         clock: Callable[[], float],
         send: Callable[[int, Message, Any], None],

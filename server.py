@@ -154,7 +154,8 @@ REQUESTS: Final[dict[type, Method]] = {
     Prepare: METHODS[b"prepare"],
     Rejoin: METHODS[b"rejoin"],
 }
-ANSWERS: Final = (Accepted, Reading, Fetched, Promise, Chunk, Rejoined)
+ANSWERS: Final[frozenset[Any]] = frozenset({Accepted, Reading, Fetched, Promise, Chunk, Rejoined})
+OF_ONE_LOG: Final[frozenset[Any]] = frozenset(k for k in (*REQUESTS, *ANSWERS) if hasattr(k, "log"))
 OUTCOMES: Final = {number: name.lower() for number, name in ttypes.Outcome._VALUES_TO_NAMES.items()}
 
 
@@ -204,6 +205,18 @@ class Frame(NamedTuple):
     records: list[Record]
     done: Callable[[], None]
     new_segment: bool
+
+
+class Call:
+    """A call of a client or a peer that has not been answered."""
+
+    __slots__ = ("arrived", "connection", "method", "sequence")
+
+    def __init__(self, connection: Connection, method: Method, sequence: int) -> None:
+        self.connection = connection
+        self.method = method
+        self.sequence = sequence
+        self.arrived = time.perf_counter()
 
 
 class Writer:
@@ -363,6 +376,7 @@ class Server:
         connect_tls: ssl.SSLContext | None = None
         if tls:
             self.accept_tls, connect_tls = tls_contexts(tls.certificate, tls.key, tls.authority)
+        self.logs = frozenset({identity.node, *peers})
         self.links = {peer: self._link(peer, member, connect_tls) for peer, member in peers.items()}
         self.checkpointer = Checkpointer(self, checkpoints, checkpoint_mb)
         self.greeted: set[int] = set()  # peers that our link may be used to
@@ -607,7 +621,7 @@ class Server:
             return
         if name == b"hello":
             self._greeted(link, message)
-        elif link.user in self.greeted and isinstance(message, ANSWERS):
+        elif link.user in self.greeted and message.__class__ in ANSWERS:
             self._step(link.user, message, None)
 
     def _is_refused(self, reason: str) -> None:
@@ -712,20 +726,20 @@ class Server:
             return f"node: {identity.node} is no peer of node {ours.node}"
         return None
 
-    def _step(self, peer: int, message: Message, call: Any) -> None:
-        if getattr(message, "log", peer) not in getattr(self.core, "acceptors", ()):
+    def _step(self, peer: int, message: Message, call: Call | None) -> None:
+        if message.__class__ in OF_ONE_LOG and message.log not in self.logs:
             raise Malformed("a message about no log of ours")
         self.replica.step(peer, message, call)
         self._wake()
 
-    def _send(self, peer: int, message: Message, call: Any) -> None:
+    def _send(self, peer: int, message: Message, call: Call | None) -> None:
         """To a peer: the answer to its call, or a request. What cannot leave is lost; the core sends it
         again.
         """
         if call is not None:
-            connection, method, sequence = call
-            frame = method.reply(sequence, message)
-            connection.send(frame)
+            method = call.method
+            frame = method.reply(call.sequence, message)
+            call.connection.send(frame)
             kind = message.__class__
             if kind is Accepted and message.vote == Vote.REFUSED:
                 self.counts.refused("accept")
@@ -776,15 +790,14 @@ class Server:
             return
         handler = self.clients.get(name)
         if handler is not None:
-            handler((connection, method, sequence, time.perf_counter()), arguments)
+            handler(Call(connection, method, sequence), arguments)
         elif name == b"hello":
             self._hello(connection, method, sequence, arguments[0])
         elif connection.user is None:
             raise Malformed("a message between nodes, but no hello")
         else:
-            self._step(
-                connection.user, arguments[0], None if method.oneway else (connection, method, sequence)
-            )
+            call = None if method.oneway else Call(connection, method, sequence)
+            self._step(connection.user, arguments[0], call)
             if name == b"rejoin" and arguments[0].incarnation:
                 self._rejoins(connection, arguments[0].incarnation)
 
@@ -811,10 +824,10 @@ class Server:
     # ------------------------------------------------------------------------------------------------ clients
 
     def _answer(self, token: Any, value: Any) -> None:
-        if callable(token):  # one of our own questions
+        if not isinstance(token, Call):  # one of our own questions
             token(value)
             return
-        connection, method, sequence, arrived = token
+        method, sequence = token.method, token.sequence
         if isinstance(value, Exception):
             outcome = _failed(value)
             frame = method.fail(sequence, value)
@@ -825,10 +838,10 @@ class Server:
             frame = method.reply(sequence, value)
             if len(frame) > MAX_ANSWER:
                 frame = method.fail(sequence, Unknown(f"done, but the answer has {len(frame)} bytes"))
-        connection.send(frame)
+        token.connection.send(frame)
         counts = self.counts
-        counts.answered(method.name, outcome, time.perf_counter() - arrived)
-        counts.frame(counts.sent, connection.user, method.name, len(frame))
+        counts.answered(method.name, outcome, time.perf_counter() - token.arrived)
+        counts.frame(counts.sent, token.connection.user, method.name, len(frame))
 
     def _submit(self, token: Any, commands: list[Command], batch: bool = False) -> None:
         for index, command in enumerate(commands):
