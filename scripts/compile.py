@@ -20,10 +20,31 @@ import compiled  # noqa: E402
 
 BUILD = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from mypyc.build import mypycify
 from setuptools import setup
-modules = mypycify(["--config-file", sys.argv[1], *sys.argv[2:]], opt_level="3", debug_level="0")
-setup(name="compiled", py_modules=[], ext_modules=modules, script_args=["-q", "build_ext", "--inplace"])
+from setuptools.command.build_ext import build_ext
+
+class Parallel(build_ext):  # one C file for each module, several at a time
+    def build_extension(self, extension):
+        def compile(sources, output_dir, macros, include_dirs, debug, extra_postargs, depends, **_):
+            macros, objects, post, options, build = compiler._setup_compile(
+                output_dir, macros, include_dirs, sources, depends, extra_postargs)
+            arguments = compiler._get_cc_args(options, debug, None)
+            def one(name):
+                compiler._compile(name, *build[name], arguments, post, options)
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(one, sorted(objects, key=lambda name: -size(build[name][0]))))
+            return objects
+        from os.path import getsize as size
+        compiler = self.compiler
+        compiler.compile = compile
+        super().build_extension(extension)
+
+modules = mypycify(
+    ["--config-file", sys.argv[1], *sys.argv[2:]], opt_level="3", debug_level="0", multi_file=True)
+setup(name="compiled", py_modules=[], ext_modules=modules, cmdclass={"build_ext": Parallel},
+      script_args=["-q", "build_ext", "--inplace"])
 """
 
 
