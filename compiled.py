@@ -24,7 +24,13 @@ MODULES = (
     "metrics",
     "failover",
 )
-SOURCES = (*(f"{module}.py" for module in MODULES), "scripts/make_codec.py", "kvstore.thrift")
+MAKING = (
+    "scripts/compile.py",
+    "scripts/make_codec.py",
+    "gen-py/kvstore/ttypes.py",
+    "gen-py/kvstore/KeyValue.py",
+)
+SOURCES = (*(f"{module}.py" for module in MODULES), *MAKING)
 
 
 def directory() -> Path:

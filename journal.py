@@ -226,8 +226,8 @@ def find_stray(data: bytes, segment: Segment, start: int, end: int, expected: in
 
 def read_records(data: bytes, start: int, end: int) -> list[Record]:
     """The records of a valid frame. Malformed if another version of this program must have written it."""
-    records: list[Record] | None = decode(Frame, data[start + OVERHEAD : end]).records
-    if records is None or any(record.count(None) != len(record) - 1 for record in records):
+    records: list[Record] = decode(Frame, data[start + OVERHEAD : end]).records
+    if any(record.count(None) != len(record) - 1 for record in records):
         raise Malformed("Frame: a record without exactly one field that is known here")
     return records
 

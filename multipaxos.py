@@ -99,24 +99,16 @@ TURN: Final = 0.05  # seconds between two candidates' turns to revoke a node
 REFUSED_AFTER: Final = 0.05  # seconds: enough to wait for a node that refuses connections
 RESERVE: Final = 1 << 20  # timestamps: how far ahead of the clock a reservation lies
 SKIP: Final = 1 << 32  # timestamps: how far ahead of everything known a skip lies
-TOO_FAR: Final = (
-    1 << 56
-)  # timestamps: no sane node is so far ahead, however many skips (16 million) we have missed
+TOO_FAR: Final = 1 << 56  # timestamps: no sane node is so far ahead, even if we missed 16 million skips
 TOO_MANY: Final = 1 << 40  # rounds: likewise
-UNCHOSEN_ENTRIES: Final = (
-    1024  # a log's unchosen entries at most, so that every sync and Promise fits one frame
-)
+UNCHOSEN_ENTRIES: Final = 1024  # of a log at most, so that every sync and Promise fits one frame
 UNCHOSEN_BYTES: Final = 4 << 20  # bytes: likewise
 STALE_PROBE: Final = 5.0  # seconds: the answer to a measured Accept is not waited for any longer
 FETCH_BYTES: Final = 1 << 20  # bytes in one Fetched, about
 COMPACT_EVERY: Final = 1.0  # seconds between two looks for entries that nobody needs any more
-KEEP_BYTES: Final = (
-    64 << 20
-)  # bytes of one log that are kept for nodes that lag; further behind, they take a checkpoint
+KEEP_BYTES: Final = 64 << 20  # of one log, for nodes that lag; further behind, they take a checkpoint
 KEEP_OVERHEAD: Final = 64  # bytes that an entry costs besides its payload, about
-LIFE_BITS: Final = (
-    20  # of a life's number: chance, so that two starts of one disk's copies never have the same
-)
+LIFE_BITS: Final = 20  # of a life's number are chance: starts of a disk's two copies never have the same
 RECENT: Final = 4096  # applied entries whose hashes are remembered: gossip is not older
 DOUBT: Final = 1.0  # seconds in which all nodes have said what they have applied
 

@@ -44,9 +44,7 @@ GATHER: Final = 0.005  # seconds: an entry waits no longer for more commands, ho
 QUEUE: Final = 20_000  # commands that may wait for a place in an entry; beyond that the node is busy
 BACKLOG: Final = 10_000  # records that may wait for the disk
 ENTRY_BYTES: Final = MAX_CLIENT_FRAME  # encoded commands in one entry, about: one client's largest frame
-ASK_AGAIN: Final = (
-    0.05  # seconds: a piece of a checkpoint that has not come is asked for again; doubled each time
-)
+ASK_AGAIN: Final = 0.05  # seconds: a checkpoint's piece that has not come is asked for again; then doubled
 ASK_AT_MOST: Final = 1.0  # seconds: the longest such pause
 GIVE_UP: Final = 5.0  # seconds without any piece: then another node may have a checkpoint
 

@@ -110,9 +110,7 @@ STALL: Final = 0.05  # seconds: a frame that takes longer keeps the node from go
 SLOW: Final = 0.003  # seconds for a frame, on average: the event loop has better things to do meanwhile
 WARY_FOR: Final = 60.0  # seconds for which the thread writes after a stall
 SLOW_FOR: Final = 5.0  # seconds for which it writes after the average was slow
-LOCKED_FOR: Final = (
-    5.0  # seconds: a process that makes a checkpoint ends within that after its node was killed
-)
+LOCKED_FOR: Final = 5.0  # seconds: so soon a process that makes a checkpoint ends when its node is killed
 ROOM_AGAIN: Final = 1.0  # seconds: a full disk is looked at again
 SPARE_AGAIN: Final = 0.02  # seconds: whether the next segment is there, which a checkpoint begins
 CHECKPOINT_AGAIN: Final = 30.0  # seconds after one that failed, unless somebody asks for it
@@ -123,19 +121,15 @@ RECENT: Final = 5.0  # seconds for which a complaint counts: whoever is refused 
 MAX_PROBLEMS, MAX_PROBLEM = 20, 300  # complaints that the status tells, and characters of each
 MAX_HUNG_UP: Final = 10  # connections in a second, of which each has a line in the log
 MAX_COMPLAINTS: Final = 1000  # strangers and refusing peers that are remembered, so as to be logged once
-GARBAGE: Final = (
-    50_000,
-    50,
-    100,
-)  # allocations, and rounds: entries are kept, and hardly anything has cycles
+# Allocations, and rounds, between two collections: entries are kept, and hardly anything has cycles.
+GARBAGE: Final = (50_000, 50, 100)
 MAX_SCAN: Final = 1000  # items in a page
 MAX_ANSWER: Final = 15_000_000  # bytes: standard Thrift clients take frames up to 16,384,000
 LEVELS: Final = ("info", "warning", "error")
 MAX_LOGGED: Final = 4000  # characters of a value in the log
 PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/@%+,\[\]-]+")  # values that the log does not quote
-PROCESSORS: Final = sorted(
-    os.sched_getaffinity(0)
-)  # before --cpu: a checkpoint is made where there is time for it
+# Before --cpu: a checkpoint is made where there is time for it.
+PROCESSORS: Final = sorted(os.sched_getaffinity(0))
 REPAIR: Final = (
     "; nothing was cut, and this node does not vote with it. Its peers have what it held: move its data "
     "directory aside and start it with --rejoin"
@@ -156,6 +150,8 @@ REQUESTS: Final[dict[type, Method]] = {
 }
 ANSWERS: Final[frozenset[Any]] = frozenset({Accepted, Reading, Fetched, Promise, Chunk, Rejoined})
 OF_ONE_LOG: Final[frozenset[Any]] = frozenset(k for k in (*REQUESTS, *ANSWERS) if hasattr(k, "log"))
+EXECUTE: Final = b"execute"
+TOO_MANY: Final = f"commands: a list of at most {MAX_BATCH} is needed"
 OUTCOMES: Final = {number: name.lower() for number, name in ttypes.Outcome._VALUES_TO_NAMES.items()}
 
 
@@ -333,6 +329,14 @@ class Writer:
                 log("disk-full", "warning", reason=self.full)
             else:
                 log("disk-has-room")
+
+
+def _too_many(frame: bytes, offset: int) -> bool:
+    """Whether the arguments of execute are a longer list than is taken: then they are not even decoded."""
+    return (
+        frame.startswith(b"\x0f\0\1\x0c", offset)
+        and int.from_bytes(frame[offset + 4 : offset + 8]) > MAX_BATCH
+    )
 
 
 def disk_failed(error: OSError | JournalError) -> NoReturn:
@@ -607,8 +611,8 @@ class Server:
         """An answer of a peer."""
         link: Link = connection.user
         method = METHODS.get(name)
-        if method is None or method.oneway:
-            raise Malformed("an answer to nothing")
+        if method is None or method.oneway or method.service != "Node":
+            raise Malformed("an answer to nothing that was asked")
         self.counts.frame(self.counts.received, link.user, method.name, len(frame))
         try:
             message = method.answer(kind, frame, offset)
@@ -651,8 +655,6 @@ class Server:
         """
         assert isinstance(self.core, Node), "only nodes have peers"
         node, who = identity.node, (identity.incarnation, identity.life)
-        if None in who:
-            return "incarnation or life: missing"
         now = self.loop.time()
         for other, theirs in self.processes.items():
             alive = other is not connection and now - self.core.heard[node] < BOTH_ALIVE
@@ -782,6 +784,10 @@ class Server:
             self._reply(connection, unknown_method(name, sequence))
             return
         self.counts.frame(self.counts.received, connection.user, method.name, len(frame))
+        if name == EXECUTE and _too_many(frame, offset):
+            self._answer(Call(connection, method, sequence), NotDone(TOO_MANY, True))
+            self._wake()
+            return
         try:
             arguments = method.arguments(frame, offset)
         except Malformed as error:
@@ -881,7 +887,7 @@ class Server:
     def _execute(self, token: Any, arguments: tuple[Any, ...]) -> None:
         commands = arguments[0]
         if commands is None or len(commands) > MAX_BATCH:
-            self._answer(token, NotDone(f"commands: a list of at most {MAX_BATCH} is needed", True))
+            self._answer(token, NotDone(TOO_MANY, True))
         elif not commands:
             self._answer(token, [])
         else:

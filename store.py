@@ -56,9 +56,7 @@ from interface import (
 )
 
 RESERVED_KEY: Final = ""  # invalid() refuses it, so that it is never a user's
-MAX_RESULTS: Final = (
-    1024  # per session: more commands in flight than any client needs, and a bound on its memory
-)
+MAX_RESULTS: Final = 1024  # per session: more in flight than any client needs, and a bound on its memory
 MAX_SESSIONS: Final = 65_536
 ITEM_OVERHEAD: Final = 15  # bytes that Thrift adds to the key and value of an Item in a list
 
@@ -158,9 +156,7 @@ class Store:
 
         Entries come in the order of (timestamp, owner), each once: otherwise two sessions could get one id.
         """
-        commands = decode(Batch, payload).commands
-        if commands is None:
-            raise Malformed("Batch: no commands")
+        commands: list[Command] = decode(Batch, payload).commands
         position = (timestamp, owner)
         assert position > self.position, f"entry {position} applied after {self.position}"
         self.position = position

@@ -1,8 +1,9 @@
 """The structs and enumerations of kvstore.thrift with their types, as named tuples: immutable, cheap to make.
 
 The interface definition says what each field means, and a test compares the two. What has a default here may
-be absent, and then is None; all else must be there, or what arrives is Malformed. What clients send may lack
-any field, and is looked at by store.invalid(): those fields are Any.
+be absent, and then is None; all else must be there, or what arrives is Malformed. So a field that a later
+version adds must be optional: older nodes do not send it, and older journals do not have it. What clients
+send may lack any field, and is looked at by store.invalid(): those fields are Any.
 
 Thrift's own classes have no types, and take twice as long to make. (Status, which has optional fields among
 the others, is made of the generated class by interface.named_tuple.)

@@ -4,7 +4,7 @@ usage: scripts/compile.py        (scripts/setup.sh --fast installs what it needs
 
 Needs a C compiler and Python's headers (Debian: apt-get install gcc python3-dev). Takes a minute or two.
 What it makes goes to build/compiled/DIGEST, and is used by server.py and client.py for as long as the
-modules' text stays what it was.
+modules' text, and what the codec is made of, stay what they were.
 """
 
 import os
@@ -57,10 +57,10 @@ def build(work: Path) -> None:
         if not (work / other.name).exists():
             os.symlink(other, work / other.name)
     codec = [sys.executable, str(PROJECT / "scripts" / "make_codec.py")]
-    (work / "codec.py").write_text(
+    (work / "kvstore_codec.py").write_text(
         subprocess.run(codec, check=True, stdout=subprocess.PIPE, text=True).stdout
     )
-    sources = ["codec.py", *(f"{module}.py" for module in compiled.MODULES)]
+    sources = ["kvstore_codec.py", *(f"{module}.py" for module in compiled.MODULES)]
     command = [sys.executable, "-c", BUILD, str(PROJECT / "pyproject.toml"), *sources]
     done = subprocess.run(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:

@@ -1,4 +1,4 @@
-"""Writes the text of codec.py, which encodes and decodes the structs of kvstore.thrift in machine code.
+"""Writes kvstore_codec.py, which encodes and decodes the structs of kvstore.thrift in machine code.
 
     scripts/make_codec.py        to standard output; scripts/compile.py compiles it with the other modules
 
@@ -74,7 +74,7 @@ class Field:
         return _name(self.details[0])
 
     def reading(self) -> list[str]:
-        header = self.type << 16 | self.number
+        header = self.type << 16 | self.number  # read with one byte of the value, which is always there
         if self.required:
             test = [f"if read_i32_be(data, at) >> 8 != {header}:", "    raise Strange"]
             return [*test, *self._value()]
@@ -193,6 +193,7 @@ def functions(name: str, spec: Any, required: set[str]) -> list[str]:
     writing = [line for field in known for line in field.writing()]
     for index, field in fields:
         if not _supported(field):
+            assert field[2] not in required, f"{name}.{field[2]}: no lines for it, but it must be there"
             reading += [f"{field[2]}_: Any = None"]
             writing += [f"if struct[{index}] is not None:", "    raise Strange"]
     values = "".join(f"{field[2]}_, " for _, field in fields)
@@ -225,22 +226,24 @@ def functions(name: str, spec: Any, required: set[str]) -> list[str]:
 
 
 def text() -> str:
-    """All of codec.py: the typed structs, and the arguments and lists of results of what clients call."""
-    lines, names = [START], []
+    """All of it: the typed structs, and the arguments and lists of results of what clients call."""
+    lines, done = [START], []
     kinds = [kind for kind in vars(structs).values() if hasattr(kind, "_fields")]
     lines += [f"{_kind(kind)}: Final[Any] = structs.{kind.__name__}" for kind in kinds] + ["", ""]
     for kind in kinds:
+        names = [field[2] for field in kind.thrift_spec if field]
+        assert list(kind._fields) == names, f"{kind.__name__}: gen-py/ and structs.py differ"
         required = set(kind._fields) - set(kind._field_defaults)
         lines += functions(kind.__name__, kind.thrift_spec, required)
-        names.append(kind.__name__)
+        done.append(kind.__name__)
     for method in ("put", "get", "delete", "compare_and_set", "increment", "execute"):
         kind = interface.named_tuple(getattr(KeyValue, f"{method}_args"))
         lines += functions(kind.__name__, kind.thrift_spec, set())
-        names.append(kind.__name__)
+        done.append(kind.__name__)
     kind = interface.named_tuple(KeyValue.execute_result)
     lines += functions(kind.__name__, kind.thrift_spec, set())
-    names.append(kind.__name__)
-    pairs = [f'    "{name}": (encode_{name}, decode_{name}),' for name in names]
+    done.append(kind.__name__)
+    pairs = [f'    "{name}": (encode_{name}, decode_{name}),' for name in done]
     return "\n".join([*lines, "CODECS: Final[dict[str, Any]] = {", *pairs, "}", ""])
 
 

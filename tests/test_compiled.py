@@ -18,7 +18,7 @@ built = pytest.mark.skipif(
 
 def test_compiled_modules_belong_to_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in compiled.SOURCES:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.setattr(compiled, "PROJECT", tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -3,6 +3,7 @@
 Real nodes on loopback. Kills and load are test_processes.py's.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -525,6 +526,39 @@ def test_hello_answers_a_peer_with_who_it_called(cluster: RealCluster) -> None:
     with raw(cluster, 1) as connection:
         answer = connection.call(b"hello", identity(cluster, 2))
         assert (answer.node, answer.cluster) == (1, cluster.settings.name)
+
+
+def test_a_list_of_too_many_commands_is_refused_unread(cluster: RealCluster) -> None:
+    """Decoding a million commands would take so long that the others revoked the node."""
+    call = bytearray(METHODS[b"execute"].call(7, [Command(Verb.GET, "k")]))
+    at = call.index(b"\x0f\0\1\x0c") + 4
+    call[at : at + 4] = (10_001).to_bytes(4, "big")  # which are not there: whoever looked would hang up
+    with raw(cluster, 1) as connection:
+        connection.socket.sendall(call)
+        frame = connection._exactly(int.from_bytes(connection._exactly(4)))
+        kind, _, _, offset = header(frame)
+        with pytest.raises(NotDone, match="at most 10000"):
+            METHODS[b"execute"].answer(kind, frame, offset)
+
+
+def test_an_answer_that_no_node_asked_for_ends_its_connection_only(tmp_path: Path) -> None:
+    """Something else listens where node 3 did, and answers as if it were asked what clients ask."""
+    with RealCluster(tmp_path, nodes=3) as cluster:
+        cluster.kill(3)
+        member = cluster.settings.member(3)
+        with socket.create_server((member.host, member.port)) as listener:
+            listener.settimeout(60)
+            for _ in range(4):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(60)
+                    connection.sendall(METHODS[b"put"].fail(1, NotDone("nobody asked", False)))
+                    with contextlib.suppress(ConnectionResetError):
+                        while connection.recv(65536):
+                            pass
+        assert cluster.nodes[1].running and cluster.nodes[2].running
+        with cluster.client() as client:
+            client.put("unasked", "survived")
 
 
 def test_nodes_whose_cluster_files_differ_refuse_each_other_and_say_why(tmp_path: Path) -> None:

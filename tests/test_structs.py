@@ -162,7 +162,7 @@ def check(codec: Any, seed: int, rounds: int) -> tuple[int, int]:
 @pytest.fixture(scope="module")
 def codec() -> Any:
     pytest.importorskip("librt.strings", reason="librt comes with mypy")
-    module = types.ModuleType("codec")
+    module = types.ModuleType("kvstore_codec")
     exec(make_codec.text(), module.__dict__)
     return module
 
@@ -184,7 +184,7 @@ def test_what_the_made_codec_cannot_write_is_left_to_thrift(codec: Any) -> None:
 )
 def test_the_compiled_codec_writes_and_reads_what_thrift_does() -> None:
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:]; import codec, test_structs\n"
+        "import sys; sys.path[:0] = sys.argv[1:]; import kvstore_codec as codec, test_structs\n"
         "test_structs.test_what_the_made_codec_cannot_write_is_left_to_thrift(codec)\n"
         "print(codec.__file__.endswith('.so'), *test_structs.check(codec, 2, 100_000))"
     )
