@@ -32,7 +32,9 @@ from interface import (
     NotDone,
     Outcome,
     Record,
+    RequestId,
     Result,
+    Session,
     Unknown,
     encode,
 )
@@ -247,8 +249,9 @@ class Replica:
             return
         request = Request(token, commands, batch, self.clock())
         if not batch and commands[0].request is not None:
-            session = commands[0].request.session
-            key = (session.timestamp, session.owner, session.index, commands[0].request.sequence)
+            identity: RequestId = commands[0].request
+            session: Session = identity.session
+            key = (session.timestamp, session.owner, session.index, identity.sequence)
             repeats = self.joined.get(key)
             if repeats is not None:
                 repeats.append(request)

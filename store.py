@@ -82,9 +82,9 @@ def encode_batch(commands: Sequence[Command]) -> bytes:
 
 def invalid(command: Command) -> str | None:
     """Why the command makes no sense, in one line; None if it does. Depends on the command alone."""
-    verb = command.verb
-    if verb not in _VERBS:
+    if command.verb not in _VERBS:
         return "no verb, or an unknown one"
+    verb: int = command.verb
     if verb != Verb.OPEN_SESSION:
         if not command.key:
             return "no key, or an empty one"
@@ -103,7 +103,8 @@ def invalid(command: Command) -> str | None:
 
 
 def _invalid_request(request: RequestId) -> str | None:
-    session, sequence, first_incomplete = request.session, request.sequence, request.first_incomplete
+    session: Session | None = request.session
+    sequence, first_incomplete = request.sequence, request.first_incomplete
     if session is None or session.timestamp is None or session.owner is None or session.index is None:
         return "the request id has no session, or part of one"
     if sequence is None or sequence < 1:
@@ -244,10 +245,11 @@ class Store:
         """Apply one command, at this index of the entry at self.position."""
         if invalid(command) is not None:
             return _INVALID
-        request = command.request
+        request: RequestId | None = command.request
         if request is None:
             return self._execute(command, index)
-        identity = (request.session.timestamp, request.session.owner, request.session.index)
+        named: Session = request.session
+        identity = (named.timestamp, named.owner, named.index)
         session = self._sessions.get(identity)
         if session is None:
             return _EXPIRED
@@ -262,7 +264,8 @@ class Store:
 
     def _execute(self, command: Command, index: int) -> Result:
         content, key = self._content, command.key
-        match command.verb:
+        verb: int = command.verb
+        match verb:
             case Verb.PUT:
                 content[key] = command.value
                 return _OK
@@ -280,7 +283,7 @@ class Store:
                 return self._increment(key, command.delta)
             case Verb.OPEN_SESSION:
                 return self._open_session(index)
-        raise AssertionError(f"invalid() let verb {command.verb} pass")
+        raise AssertionError(f"invalid() let verb {verb} pass")
 
     def _increment(self, key: str, delta: int) -> Result:
         held = self._content.get(key, "0")

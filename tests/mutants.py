@@ -69,7 +69,7 @@ MUTANTS = [
     met(
         "a quorum of votes is one node short",
         "default 1",
-        (CORE, "reverse=True)[quorum - 1]", "reverse=True)[quorum - 2]"),
+        (CORE, "    ordered = sorted(lengths)\n", "    quorum -= 1\n    ordered = sorted(lengths)\n"),
     ),
     met(
         "a quorum of promises is one node short",
