@@ -185,7 +185,7 @@ def _adopt(kind: Any, light: Any) -> None:
     light.thrift_spec = _spec(kind)
     _NAMED_TUPLES[kind] = _NAMED_TUPLES[light] = light
     if codec and kind.__name__ in codec.CODECS:
-        _ENCODERS[light], _DECODERS[light] = codec.CODECS[kind.__name__]
+        light.__new__, _ENCODERS[light], _DECODERS[light] = codec.CODECS[kind.__name__]
 
 
 for _name, _kind in vars(structs).items():

@@ -2,10 +2,11 @@
 
     scripts/make_codec.py        to standard output; scripts/compile.py compiles it with the other modules
 
-For each struct there are two functions, derived from Thrift's own description of it. The reader takes what a
-node or Thrift's generated code writes: the fields in the order of their numbers, and no others. About all
-else it raises, and interface.decode() lets Thrift's C extension look at the same bytes: that alone decides
-what else is understood, and what is malformed. So it is with a value that the writer cannot write.
+For each struct there are three functions, derived from Thrift's own description of it: a constructor, which a
+named tuple has as text, a writer, and a reader. The reader takes what a node or Thrift's generated code
+writes: the fields in the order of their numbers, and no others. About all else it raises, and
+interface.decode() lets Thrift's C extension look at the same bytes: that alone decides what else is
+understood, and what is malformed. So it is with a value that the writer cannot write.
 """
 
 import sys
@@ -186,7 +187,7 @@ def _supported(spec: Any) -> bool:
 
 
 def functions(name: str, spec: Any, required: set[str]) -> list[str]:
-    """The text of a struct's two functions. A field without lines must be absent."""
+    """The text of a struct's functions. A field without lines must be absent."""
     fields = [(index, field) for index, field in enumerate(field for field in spec if field)]
     known = [Field(field, index, field[2] in required) for index, field in fields if _supported(field)]
     reading = [line for field in known for line in field.reading()]
@@ -197,7 +198,13 @@ def functions(name: str, spec: Any, required: set[str]) -> list[str]:
             reading += [f"{field[2]}_: Any = None"]
             writing += [f"if struct[{index}] is not None:", "    raise Strange"]
     values = "".join(f"{field[2]}_, " for _, field in fields)
+    names = [field[2] for _, field in fields]
+    parameters = [f"{field}: Any" + ("" if field in required else " = None") for field in names]
     return [
+        f"def new_{name}({', '.join(['kind: Any', *parameters])}) -> Any:",
+        f"    return _new(kind, ({''.join(f'{field}, ' for field in names)}))",
+        "",
+        "",
         f"def read_{name}(reader: Reader, kind: Any) -> Any:",
         "    data, at = reader.data, reader.at",
         *("    " + line for line in reading),
@@ -243,7 +250,7 @@ def text() -> str:
     kind = interface.named_tuple(KeyValue.execute_result)
     lines += functions(kind.__name__, kind.thrift_spec, set())
     done.append(kind.__name__)
-    pairs = [f'    "{name}": (encode_{name}, decode_{name}),' for name in done]
+    pairs = [f'    "{name}": (new_{name}, encode_{name}, decode_{name}),' for name in done]
     return "\n".join([*lines, "CODECS: Final[dict[str, Any]] = {", *pairs, "}", ""])
 
 

@@ -139,11 +139,12 @@ def check(codec: Any, seed: int, rounds: int) -> tuple[int, int]:
     understood = 0
     for _ in range(rounds):
         name = rng.choice(sorted(codec.CODECS))
-        encode, decode = codec.CODECS[name]
+        new, encode, decode = codec.CODECS[name]
         kind = kinds[name]
         struct = value(rng, kind, rng.choice((0.0, 0.5, 1.0)))
         data = fastbinary.encode_binary(struct, [kind, kind.thrift_spec])
         assert encode(struct) == data, struct
+        assert new(kind, *struct) == new(kind, **struct._asdict()) == struct
         assert decode(kind, b"before" + data + b"behind", 6) == struct
         assert type(decode(kind, data, 0)) is kind
         broken = bytearray(data)
@@ -173,7 +174,9 @@ def test_the_made_codec_writes_and_reads_what_thrift_does(codec: Any) -> None:
 
 
 def test_what_the_made_codec_cannot_write_is_left_to_thrift(codec: Any) -> None:
-    encode, _ = codec.CODECS["Fact"]
+    new, encode, _ = codec.CODECS["Fact"]
+    with pytest.raises(TypeError):
+        new(structs.Fact, 1, 2, 3)
     for wrong in (structs.Fact(1 << 31, 0, 0, 0), structs.Fact(0, 1 << 63, 0, 0), structs.Fact(0, "1", 0, 0)):  # type: ignore[arg-type]
         with pytest.raises((ValueError, TypeError, OverflowError)):
             encode(wrong)
