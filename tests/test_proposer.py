@@ -326,3 +326,22 @@ def test_a_silent_peer_is_asked_ever_more_seldom_until_it_answers() -> None:
     assert pauses[-1] == pytest.approx(RESEND_AT_MOST, rel=0.11)
     proposer.on_accepted(4, vote(proposer, 0, Vote.WITHHELD), 1.0)
     assert proposer.due(4, sent[-1] + RESEND_AFTER * 1.01) is not None
+
+
+def test_what_an_acceptor_lost_on_purpose_is_sent_again_at_once_but_only_once() -> None:
+    proposer = leader(ENTRIES)
+    proposer.due(4, 1.0)
+    proposer.on_accepted(4, vote(proposer, 1), 1.0)
+    assert proposer.due(4, 1.0) is None
+    proposer.on_accepted(4, vote(proposer, 0, Vote.WITHHELD), 1.0)
+    assert proposer.fresh
+    assert proposer.due(4, 1.0) == (1, False)
+    proposer.on_accepted(4, vote(proposer, 0, Vote.WITHHELD), 1.0)
+    assert proposer.due(4, 1.0) is None, (
+        "an acceptor that is silent for a second would be asked without a pause"
+    )
+    assert proposer.due(4, 1.0 + RESEND_AFTER) == (1, False)
+    proposer.append(Entry(99, b"next"))
+    proposer.due(4, 1.1)
+    proposer.on_accepted(4, vote(proposer, 0, Vote.WITHHELD), 1.1)
+    assert proposer.due(4, 1.1) == (1, False)
