@@ -167,7 +167,7 @@ class Server(server.Server):
             super()._send(peer, message, call)
 
     def _answer(self, token: Any, value: Any) -> None:
-        if callable(token) or token[1].name not in ("put", "get", "delete"):
+        if callable(token) or token.method.name not in ("put", "get", "delete"):
             super()._answer(token, value)
         else:
             with around("answer"):
