@@ -370,7 +370,7 @@ class Courier:
     sent: int = -1  # the log was sent up to this slot; -1: not even the sync
     at: float = 0.0  # since when what was sent is unanswered, or when it was last sent again
     silent: int = 0  # how often it was sent again without any answer since
-    again: int = -1  # up to which slot it was sent once more when the peer's acceptor failed on purpose
+    again: bool = False  # whether what its acceptor lost on purpose was sent once more since the last vote
 
 
 class Proposer:
@@ -485,12 +485,12 @@ class Proposer:
             courier.silent = 0
             if message.vote == Vote.NEEDS_SYNC:
                 courier.sent = -1
-            elif message.vote == Vote.WITHHELD and courier.again < self.end:  # what was sent is lost
-                courier.again = self.end
-                courier.sent = min(courier.sent, self.lengths.get(sender, -1))
+            elif message.vote == Vote.WITHHELD and sender in self.lengths and not courier.again:
+                courier.again = True
+                courier.sent = min(courier.sent, self.lengths[sender])
                 self.fresh = True
         elif message.length > self.lengths.get(sender, -1):  # else its disk hangs: it needs no more to write
-            courier.silent = 0
+            courier.silent, courier.again = 0, False
             courier.at = now
             self.lengths[sender] = min(message.length, self.end)
         return quorum_length(self.lengths.values(), self.quorum)

@@ -340,8 +340,25 @@ def test_what_an_acceptor_lost_on_purpose_is_sent_again_at_once_but_only_once() 
     assert proposer.due(4, 1.0) is None, (
         "an acceptor that is silent for a second would be asked without a pause"
     )
-    assert proposer.due(4, 1.0 + RESEND_AFTER) == (1, False)
     proposer.append(Entry(99, b"next"))
+    assert proposer.due(4, 1.0) == (3, False)
+    proposer.on_accepted(4, vote(proposer, 0, Vote.WITHHELD), 1.0)
+    assert proposer.due(4, 1.0) is None, "while it is silent, the whole would be sent with each new entry"
+    assert proposer.due(4, 1.0 + RESEND_AFTER) == (1, False)
+    proposer.on_accepted(4, vote(proposer, 4), 1.1)
+    proposer.append(Entry(100, b"last"))
     proposer.due(4, 1.1)
     proposer.on_accepted(4, vote(proposer, 0, Vote.WITHHELD), 1.1)
-    assert proposer.due(4, 1.1) == (1, False)
+    assert proposer.due(4, 1.1) == (4, False)
+
+
+def test_a_withheld_vote_that_overtakes_that_for_the_sync_changes_nothing() -> None:
+    proposer = leader(ENTRIES)
+    assert proposer.due(4, 1.0) == (0, True)
+    proposer.append(Entry(99, b"next"))
+    assert proposer.due(4, 1.0) == (3, False)
+    proposer.on_accepted(4, vote(proposer, 0, Vote.WITHHELD), 1.0)
+    proposer.on_accepted(4, vote(proposer, 3), 1.0)
+    assert proposer.due(4, 1.0) is None
+    proposer.append(Entry(100, b"last"))
+    assert proposer.due(4, 1.0) == (4, False), "not a second sync"
