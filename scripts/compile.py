@@ -84,7 +84,7 @@ def main() -> int:
         made.mkdir()
         for library in work.glob("*.so"):
             library.rename(made / library.name)
-        os.symlink(PROJECT / "gen-py", made / "gen-py")
+        os.symlink(os.path.relpath(PROJECT / "gen-py", made), made / "gen-py")  # the project may be moved
         if not target.exists():
             made.rename(target)
     finally:

@@ -38,6 +38,13 @@ def test_compiled_modules_belong_to_one_text(tmp_path: Path, monkeypatch: pytest
 
 
 @built
+def test_a_project_that_was_moved_finds_its_generated_code_from_the_compiled() -> None:
+    link = compiled.directory() / "gen-py"
+    assert not link.readlink().is_absolute()
+    assert link.resolve() == ROOT / "gen-py"
+
+
+@built
 @pytest.mark.slow
 def test_the_compiled_core_does_the_same_event_for_event() -> None:
     # (The simulator derives classes from those of store and journal, which only the plain ones allow.)

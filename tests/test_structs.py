@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from thrift.protocol import fastbinary
+from thrift.protocol.TProtocol import TProtocolException
 from thrift.Thrift import TType
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,7 +125,7 @@ def by_thrift(kind: Any, data: bytes) -> Any:
     """What Thrift's C extension makes of the bytes; None if they are malformed for it."""
     try:
         return fastbinary.decode_binary(None, interface._Buffer(data, 0), [kind, kind.thrift_spec])
-    except Exception:
+    except (EOFError, ValueError, OverflowError, TypeError, MemoryError, TProtocolException):
         return None
 
 
