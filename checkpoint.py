@@ -67,7 +67,8 @@ from multipaxos import Covered, Cut, Node, Ready
 from replica import Single
 from store import RESERVED_KEY, Store
 
-CHUNK_BYTES = 1 << 20  # what one Chunk carries
+CHUNK_BYTES = 256 << 10  # what one Chunk carries
+SYNC_BYTES = 1 << 20  # of what comes in are synced at once: others wait for the same disk
 PIECE_BYTES = 64 << 10  # parsed at once: a millisecond, for which nothing else runs
 MISSES = 8  # pieces that may fail to end where they seem to; then the rest is parsed at once
 NICENESS = 10  # the process that makes a checkpoint has time
@@ -123,12 +124,12 @@ def cut_of(state: dict[str, Any]) -> Cut:
         raise Malformed(f"state: does not say where it stands: {type(error).__name__}: {error}") from error
 
 
-def parse(data: bytes) -> dict[str, Any]:
+def parse(data: bytes | bytearray, rest: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """The state in the bytes of a checkpoint's file. Malformed if they are no JSON object.
 
-    Piece by piece: parsed at once, a large file would stop all other threads for seconds. A piece ends where
-    a value seems to end; whether it does, its parsing tells, since a text up to there is an object only if it
-    really does.
+    Piece by piece: parsed at once, a large file would stop all other threads for seconds. After each piece,
+    rest() is called. A piece ends where a value seems to end; whether it does, its parsing tells, since a
+    text up to there is an object only if it really does.
     """
     state: dict[str, Any] = {}
     start, end = 1, len(data) - 1
@@ -137,32 +138,37 @@ def parse(data: bytes) -> dict[str, Any]:
     look, misses = start + PIECE_BYTES, 0
     while misses < MISSES and (found := data.find(b'","', look, end)) >= 0:
         try:
-            state.update(json.loads(b"{%b}" % data[start : found + 1]))
+            state.update(json.loads(b"{%b}" % bytes(data[start : found + 1])))
         except ValueError:
             look, misses = found + 1, misses + 1
             continue
         start, look, misses = found + 2, found + 2 + PIECE_BYTES, 0
+        rest()
     try:
-        state.update(json.loads(b"{%b}" % data[start:end]))
+        state.update(json.loads(b"{%b}" % bytes(data[start:end])))
     except (ValueError, RecursionError) as error:
         raise Malformed(f"state: {error}") from error
     return state
 
 
-def load(files: Files, path: Path, saved: Saved) -> dict[str, Any]:
+def load(files: Files, path: Path, saved: Saved, rest: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """The state in a checkpoint's file, which must be as it was left. Damaged otherwise; Unreadable if it is,
-    but is no state that is known here.
+    but is no state that is known here. After each piece of the work, rest() is called.
     """
     if not files.exists(path):
         raise Damaged(path, 0, "the checkpoint is missing")
-    data = files.read(path)
+    data, check = bytearray(), 0
+    while piece := files.read_part(path, len(data), SYNC_BYTES):
+        data += piece
+        check = zlib.crc32(piece, check)
+        rest()
     if len(data) != saved.size:
         reason = f"{len(data)} bytes long, but made with {saved.size}"
         raise Damaged(path, min(len(data), saved.size), reason)
-    if zlib.crc32(data) != saved.check:
+    if check != saved.check:
         raise Damaged(path, 0, "its CRC-32 is not the one that it was made with")
     try:
-        return parse(data)
+        return parse(data, rest)
     except Malformed as error:
         raise Unreadable(path, 0, f"is intact, but {error}") from error
 
@@ -416,6 +422,8 @@ class Checkpoints:
         self.highest = max((int(found[1]) for name in names if (found := OURS.fullmatch(name))), default=0)
         self._handle: int | None = None  # of the incoming file
         self._size = 0
+        self._unsynced = 0  # bytes of what came in
+        self._syncing: Future[None] | None = None
 
     def next_number(self) -> int:
         """A number that no checkpoint of this directory has, or ever had as long as anybody knows."""
@@ -447,12 +455,21 @@ class Checkpoints:
         self.drop()
         discard(self.files, [self.directory / INCOMING])
         self._handle = self.files.create(self.directory / INCOMING)
-        self._size = size
+        self._size, self._unsynced, self._syncing = size, 0, None
 
     def write(self, offset: int, data: bytes) -> None:
-        """A piece of it, in any order, any number of times. OSError: drop() it, and begin again later."""
+        """A piece of it, in any order, any number of times. OSError: drop() it, and begin again later.
+
+        It is synced in the background as it comes: at the end, all at once, it would stop the disk for all.
+        """
         assert self._handle is not None, "write between begin and finish"
         self.files.pwrite(self._handle, data, offset)
+        self._unsynced += len(data)
+        if self._unsynced >= SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+            if self._syncing is not None:
+                self._syncing.result()
+            self._unsynced = 0
+            self._syncing = self.files.background(partial(sync, self.files, self.directory / INCOMING))
 
     def drop(self) -> None:
         """Give up what is being taken."""
@@ -470,10 +487,12 @@ class Checkpoints:
         self.drop()
         number = self.next_number()
         self.received.add(number)
-        saved = Saved(number, self._size, check)
+        saved, syncing = Saved(number, self._size, check), self._syncing
 
         def work() -> None:
             try:
+                if syncing is not None:
+                    syncing.result()
                 state = self._keep(saved)
                 cut = cut_of(state)
             except (OSError, JournalError, Malformed) as error:
@@ -488,7 +507,7 @@ class Checkpoints:
         """Sync, verify, and only then name what came in; its sum first, so that none is ever without."""
         files, incoming = self.files, self.directory / INCOMING
         sync(files, incoming)
-        state = load(files, incoming, saved)
+        state = load(files, incoming, saved, files.rest)
         make_file(files, sum_path(self.directory, saved.number), iter([sum_json(saved).encode()]))
         files.rename(incoming, checkpoint_path(self.directory, saved.number))
         files.sync_directory(self.directory)

@@ -57,6 +57,7 @@ import re
 import struct
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -84,6 +85,7 @@ SEGMENT_NUMBER_AT: Final = 12  # its offset in HEADER
 
 FORMAT: Final = 1  # of identity.json and manifest.json
 NEVER: Final = sys.maxsize
+REST: Final = 0.002  # seconds: about twice as long as a piece of work
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)  # errors that pass when somebody removes something
 
 T = TypeVar("T")
@@ -465,6 +467,10 @@ class Files:
     def salt(self) -> bytes:
         """8 bytes that nobody can guess."""
         return os.urandom(8)
+
+    def rest(self) -> None:
+        """Let others have the processor and the disk: for long work in the background, after each piece."""
+        time.sleep(REST)
 
     def background(self, work: Callable[[], T]) -> Future[T]:
         """Begin some work beside the caller's."""

@@ -48,6 +48,7 @@ BACKLOG: Final = 10_000  # records that may wait for the disk
 ENTRY_BYTES: Final = MAX_CLIENT_FRAME  # encoded commands in one entry, about: one client's largest frame
 ASK_AGAIN: Final = 0.05  # seconds: a checkpoint's piece that has not come is asked for again; then doubled
 ASK_AT_MOST: Final = 1.0  # seconds: the longest such pause
+CHUNK_PAUSE: Final = 0.01  # seconds between two pieces: who shares our processor works meanwhile
 GIVE_UP: Final = 5.0  # seconds without any piece: then another node may have a checkpoint
 
 
@@ -119,6 +120,7 @@ class Download:
         self.check = 0
         self.offset = 0  # so much of it is there
         self.progress = 0.0  # when the last piece came
+        self.ask_at: float | None = None  # when to ask for the next piece; None: it has been asked for
         self.asked = 0.0
         self.asks = 0  # for the same piece
         self.finishing = False  # all is there, and being verified
@@ -133,7 +135,10 @@ class Download:
         """Ask again for what has not come; in the end, give up."""
         if self.peer is None or self.finishing:
             return
-        if now - self.progress >= GIVE_UP:
+        if self.ask_at is not None:
+            if now >= self.ask_at:
+                self._ask(now)
+        elif now - self.progress >= GIVE_UP:
             self.stop()
         elif now - self.asked >= min(ASK_AGAIN * (1 << self.asks), ASK_AT_MOST):
             self.asks = min(self.asks + 1, 5)
@@ -163,8 +168,7 @@ class Download:
         self.offset += len(chunk.data)
         self.progress, self.asks = now, 0
         self.finishing = self.offset == self.size
-        if not self.finishing:
-            self._ask(now)
+        self.ask_at = now + CHUNK_PAUSE
         return self.finishing
 
     def stop(self) -> None:
@@ -178,7 +182,7 @@ class Download:
         self._ask(now)
 
     def _ask(self, now: float) -> None:
-        self.asked = now
+        self.asked, self.ask_at = now, None
         self.send(self.peer or 0, FetchCheckpoint(self.number, self.offset), None)
 
 
@@ -347,9 +351,14 @@ class Replica:
                 self.download.start(ready.catch_up, now)
 
     @property
-    def lingers(self) -> bool:
-        """Whether the next entry could leave, but waits: a turn must follow when gather_until is over."""
-        return bool(self.queue) and self.core.in_flight < self.window
+    def turn_due(self) -> float | None:
+        """When a turn must follow, whatever happens until then: for an entry that could leave, but waits for
+        more commands, or to fetch the next piece. None: none must.
+        """
+        due = self.core.fetch_due
+        if self.queue and self.core.in_flight < self.window:
+            return self.gather_until if due is None else min(due, self.gather_until)
+        return due
 
     def _expect(self, answered: int, now: float) -> None:
         """An entry of ours was applied. Its clients mostly ask again at once: let that join the next one.
@@ -522,6 +531,7 @@ class Single:
     ready = True
     has_room = True
     busy = False
+    fetch_due = None
     drained = True
     joined = True
 

@@ -389,7 +389,8 @@ class Server:
         self.sequence = 0
         self.encoded: tuple[Message, bytes] = (None, b"")  # the last request, which often goes to all peers
         self.turning = False
-        self.lingering = False  # commands wait for others to join them
+        self.turner: asyncio.TimerHandle | None = None  # makes a turn at turn_at, if none was made before
+        self.turn_at = 0.0
         self.stopping = False  # takes no more commands
         self.waits: str | None = None  # what a rejoin waits for, as last logged
         self.stopped = False  # takes no more turns: the journal is being closed
@@ -531,8 +532,8 @@ class Server:
         self._carry_out()
         self._set_timers()
 
-    def _lingered(self) -> None:
-        self.lingering = False
+    def _turn_due(self) -> None:
+        self.turner = None
         self._turn()
 
     def _carry_out(self) -> None:
@@ -562,9 +563,12 @@ class Server:
                 self.ticker.cancel()
             self.tick_at = at
             self.ticker = self.loop.call_at(at, self._tick)
-        if self.replica.lingers and not self.lingering:
-            self.lingering = True
-            self.loop.call_later(max(self.replica.gather_until - time.monotonic(), LINGER), self._lingered)
+        due = self.replica.turn_due
+        if due is not None and (self.turner is None or due < self.turn_at - LINGER):
+            if self.turner:
+                self.turner.cancel()
+            self.turn_at = due
+            self.turner = self.loop.call_later(max(due - time.monotonic(), LINGER), self._turn_due)
 
     def _later(self, call: Callable[[], None]) -> None:
         """Run something in the loop; from any thread."""

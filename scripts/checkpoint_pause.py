@@ -111,10 +111,10 @@ def operations(settings: Cluster, work: Callable[[], object]) -> tuple[int, floa
     """How many operations two clients get done meanwhile, and how many seconds it takes."""
     loads = [Load(settings, index) for index in range(2)]
     try:
-        wait_for(lambda: all(len(each.done) > WARM_UP for each in loads), "the clients get answers")
-        before, begun = sum(len(each.done) for each in loads), time.perf_counter()
+        wait_for(lambda: all(each.count > WARM_UP for each in loads), "the clients get answers")
+        before, begun = sum(each.count for each in loads), time.perf_counter()
         work()
-        return sum(len(each.done) for each in loads) - before, time.perf_counter() - begun
+        return sum(each.count for each in loads) - before, time.perf_counter() - begun
     finally:
         for each in loads:
             each.stop()

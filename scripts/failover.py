@@ -34,7 +34,7 @@ class Gap(NamedTuple):
 
 def gap(loads: Sequence[Load], begin: float, end: float) -> Gap:
     """Of the time between these two; the answer before it counts, as does the lack of one until the end."""
-    done = sorted((pair for each in loads for pair in list(each.done)), key=lambda pair: pair[1])
+    done = sorted((pair for each in loads for pair in each.done), key=lambda pair: pair[1])
     before = max((answered for _, answered in done if answered <= begin), default=begin)
     answers = [before, *(answered for _, answered in done if begin < answered <= end), end]
     silence = max(later - earlier for earlier, later in itertools.pairwise(answers))
@@ -50,7 +50,7 @@ def measure(nodes: Nodes, options: argparse.Namespace) -> tuple[list[Gap], list[
     loads = [Load(nodes.settings, index) for index in range(options.clients)]
     spans: list[tuple[float, float]] = []
     try:
-        wait_for(lambda: all(len(each.done) > 50 for each in loads), "the clients get answers")
+        wait_for(lambda: all(each.count > 50 for each in loads), "the clients get answers")
         for number in range(1, options.kills + 1):
             node = source.choice(nodes.ids)
             begin = time.monotonic()

@@ -1,14 +1,15 @@
 """What the measuring scripts share: nodes of their own as processes, and clients that load them."""
 
+import multiprocessing
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
@@ -21,33 +22,53 @@ KEYS = 100
 
 
 class Load:
-    """A client that writes and reads, in a thread, and remembers when."""
+    """A client that writes and reads, in a process of its own, and remembers when: its times are not those of
+    others' threads. `done` and `failures` are there once it has been stopped."""
 
     def __init__(self, settings: Cluster, index: int) -> None:
-        self.settings, self.index = settings, index
         self.done: list[tuple[float, float]] = []  # when each operation began, and when it was answered
         self.failures: list[str] = []
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
+        context = multiprocessing.get_context("spawn")
+        self._count, self._over = context.Value("L", 0, lock=False), context.Event()
+        self._results, results = context.Pipe(duplex=False)
+        arguments = (settings, index, self._count, self._over, results)
+        self._process = context.Process(target=_load, args=arguments, daemon=True)
+        with signals_wait():
+            self._process.start()
+        results.close()
 
-    def _run(self) -> None:
-        source = random.Random(self.index)
-        with Client(self.settings, first=self.index) as client:
-            while not self.over.is_set():
-                key, began = f"key {source.randrange(KEYS)}", time.monotonic()
-                try:
-                    if len(self.done) % 2:
-                        client.get(key)
-                    else:
-                        client.put(key, str(began))
-                    self.done.append((began, time.monotonic()))
-                except ClientError as error:
-                    self.failures.append(f"{type(error).__name__}: {error}")
+    @property
+    def count(self) -> int:
+        """Operations done so far."""
+        return self._count.value
 
     def stop(self) -> None:
-        self.over.set()
-        self.thread.join()
+        self._over.set()
+        if self._process.is_alive():
+            try:
+                self.done, self.failures = self._results.recv()
+            except EOFError:
+                self.failures.append("the client's process ended")
+        self._process.join()
+
+
+def _load(settings: Cluster, index: int, count: Any, over: Any, results: Any) -> None:
+    """The process of a Load. It ends with the one that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    source, done, failures = random.Random(index), [], []
+    with Client(settings, first=index) as client:
+        while not over.is_set():
+            key, began = f"key {source.randrange(KEYS)}", time.monotonic()
+            try:
+                if len(done) % 2:
+                    client.get(key)
+                else:
+                    client.put(key, str(began))
+                done.append((began, time.monotonic()))
+                count.value += 1
+            except ClientError as error:
+                failures.append(f"{type(error).__name__}: {error}")
+    results.send((done, failures))
 
 
 class Nodes:

@@ -85,7 +85,7 @@ def write_keys(settings: Cluster, count: int, size: int) -> None:
 def p99(loads: Sequence[Load], begin: float, end: float) -> float:
     """Milliseconds that 99 of 100 operations took, of those answered between these times."""
     times = sorted(
-        answered - began for each in loads for began, answered in list(each.done) if begin <= answered < end
+        answered - began for each in loads for began, answered in each.done if begin <= answered < end
     )
     return 1000 * times[len(times) * 99 // 100] if times else float("nan")
 
@@ -102,6 +102,7 @@ def beside_load(nodes: Nodes, node: int, others: Sequence[int]) -> str:
     """Start a node while two clients use the others; what both took."""
     loads = [Load(only(nodes.settings, others), index) for index in range(2)]
     try:
+        wait_for(lambda: all(each.count for each in loads), "the clients get answers")
         begin = time.monotonic()
         wait_for(lambda: time.monotonic() - begin >= BEFORE_S, "the clients work")
         middle = time.monotonic()

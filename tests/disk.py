@@ -286,6 +286,9 @@ class Disk(Files):
     def salt(self) -> bytes:
         return self._salt.randbytes(8)
 
+    def rest(self) -> None:
+        """Nobody waits for this processor."""
+
     def background(self, work: Callable[[], T]) -> Future[T]:
         """At once, so that a run depends on nothing but its seed. A Crash in it ends the caller too."""
         future: Future[T] = Future()

@@ -16,6 +16,8 @@ from disk import Disk, lost
 from pickledb import PickleDB
 
 from checkpoint import (
+    CHUNK_BYTES,
+    SYNC_BYTES,
     Checkpoints,
     checkpoint_path,
     cut_of,
@@ -365,7 +367,7 @@ def test_a_checkpoint_is_handed_out_in_pieces_and_taken_by_another_node(tmp_path
         data = chunks(giver.checkpoints)
         first = giver.checkpoints.chunk(0, 0)
         assert (first.number, first.size, first.check) == (1, len(data), zlib.crc32(data))
-        assert len(first.data) == 1 << 20
+        assert len(first.data) == CHUNK_BYTES
         assert giver.checkpoints.chunk(2, 0).number == 0
 
         taken: list[tuple[int, Cut, dict[str, Any]]] = []
@@ -384,6 +386,36 @@ def test_a_checkpoint_is_handed_out_in_pieces_and_taken_by_another_node(tmp_path
         ((number, cut, state),) = taken
         assert number == 2 and cut.position == (8, 0) and state == parse(data)
         assert disk_copy(tmp_path / "taker", number) == data
+
+
+@pytest.mark.parametrize("fails", ["never", "write", "finish"])
+def test_what_comes_in_is_synced_piece_by_piece_and_no_piece_may_fail(fails: str) -> None:
+    disk = Disk()
+    with serving(disk, NODE) as taker:
+        own = taker.checkpoints
+        failures: list[str] = []
+        calls: list[Callable[[], None]] = []
+        own.later = calls.append
+        data = b"{" + b" " * (2 * SYNC_BYTES) + b"}"
+        own.begin(len(data))
+        before = disk.operations
+        own.write(0, data[: SYNC_BYTES // 2])
+        assert disk.operations == before + 1, "written, and not synced yet"
+        if fails == "write":
+            disk.fail_next("fdatasync")
+        own.write(SYNC_BYTES // 2, data[SYNC_BYTES // 2 : SYNC_BYTES])
+        assert disk.operations == before + 3
+        if fails == "write":
+            with pytest.raises(OSError, match="Input/output"):
+                own.write(SYNC_BYTES, data[SYNC_BYTES:])
+            return
+        if fails == "finish":
+            disk.fail_next("fdatasync")
+        own.write(SYNC_BYTES, data[SYNC_BYTES:])
+        own.finish(zlib.crc32(data), lambda *_: failures.append("none"), failures.append)
+        calls.pop()()
+        expected = "Input/output" if fails == "finish" else "does not say where it stands"
+        assert expected in failures[0]
 
 
 def disk_copy(directory: Path, number: int) -> bytes:

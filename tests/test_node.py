@@ -27,7 +27,10 @@ from interface import (
     Vote,
 )
 from multipaxos import (
+    FETCH_AFTER,
     FETCH_BYTES,
+    FETCH_ENTRIES,
+    FETCH_PAUSE,
     RESERVE,
     TOO_FAR,
     TOO_MANY,
@@ -216,6 +219,26 @@ def test_a_fetch_is_answered_with_chosen_entries_only() -> None:
     assert sent(tell(made, 3, Fetch(2, 3)), Fetched) == [Fetched(2, 3, [], ballot, 0)]
     made.acceptors[2].drop(1)
     assert sent(tell(made, 3, Fetch(2, 0)), Fetched) == [Fetched(2, 0, [], ballot, 1)]
+
+
+def test_what_is_fetched_comes_in_small_pieces_with_pauses() -> None:
+    giver, taker = node(), node(me=3)
+    ballot, count = ballot_of(1, 2), FETCH_ENTRIES + 10
+    entries = [Entry(slot, b"x") for slot in range(1, count + 1)]
+    chosen = Learn(count, [Fact(2, count, ballot, 0), Fact(1, 1, ballot_of(1, 1), 0)], [], POSITION, 0)
+    assert taker.fetch_due is None
+    tell(giver, 2, Accept(2, ballot, 0, entries, True, NOTHING, []))
+    tell(giver, 2, chosen)
+    (piece,) = sent(tell(giver, 3, Fetch(2, 0)), Fetched)
+    assert piece.entries == entries[:FETCH_ENTRIES]
+
+    assert sent(tell(taker, 2, chosen), Fetch) == [Fetch(2, 0)], "of log 1 it is hearsay, and may come yet"
+    assert taker.fetch_due == 1.0 + FETCH_AFTER
+    assert sent(tell(taker, 2, piece, 1.001), Fetch) == []
+    assert taker.fetch_due == 1.0 + FETCH_PAUSE
+    assert sent(taker.drain(1.0 + FETCH_PAUSE), Fetch) == [Fetch(2, FETCH_ENTRIES)]
+    assert taker.fetch_due == 1.0 + FETCH_AFTER
+    assert sent(taker.drain(1.0 + FETCH_AFTER), Fetch) == [Fetch(1, 0)]
 
 
 def test_who_lacks_more_than_fits_an_accept_is_left_to_fetch_it() -> None:

@@ -26,7 +26,7 @@ from interface import (
     Verb,
 )
 from multipaxos import Cut
-from replica import GATHER, QUEUE, WINDOW, Download, Replica, Single, refusal
+from replica import CHUNK_PAUSE, GATHER, QUEUE, WINDOW, Download, Replica, Single, refusal
 from store import Store
 
 
@@ -77,10 +77,10 @@ def test_the_next_entry_waits_for_those_who_have_just_been_answered() -> None:
     answers = crowd(cluster, [increments(1)] * 4)
     cluster.run_until(lambda: all(answer.answered() for answer in answers), within_s=1)
     again = [cluster.increment(1, "n") for _ in range(3)]
-    assert cluster[1].replica.lingers
+    assert cluster[1].replica.turn_due == cluster[1].replica.gather_until
     assert len(entries(cluster)) == 1
     again.append(cluster.increment(1, "n"))
-    assert not cluster[1].replica.lingers
+    assert cluster[1].replica.turn_due is None
     cluster.run_until(lambda: all(answer.answered() for answer in again), within_s=1)
     assert len(entries(cluster)) == 2
 
@@ -435,6 +435,9 @@ def piece(offset: int, data: bytes, number: int = 7, size: int = 6) -> Chunk:
 def test_a_checkpoint_is_taken_piece_by_piece_and_each_piece_once() -> None:
     download, taken, asked = downloading()
     assert not download.on_chunk(2, piece(0, b"abc"), 0.1)
+    download.tick(0.1 + CHUNK_PAUSE / 2)
+    assert len(asked) == 1, "others have their turn first"
+    download.tick(0.1 + CHUNK_PAUSE)
     for late in (piece(0, b"abc"), piece(0, b"zzz", number=6), piece(5, b"f")):
         assert not download.on_chunk(2, late, 0.1)
     assert not download.on_chunk(3, piece(3, b"def"), 0.1), "from another node"
@@ -459,7 +462,7 @@ def test_a_piece_that_does_not_come_is_asked_for_less_and_less_often_and_then_gi
         if len(asked) > before:
             times.append(step / 100)
     assert set(asked[1:]) == {FetchCheckpoint(7, 3)}
-    assert times == pytest.approx([0.05, 0.15, 0.35, 0.75, 1.55, 2.55, 3.55, 4.55], abs=0.06)
+    assert times == pytest.approx([CHUNK_PAUSE, 0.06, 0.16, 0.36, 0.75, 1.55, 2.55, 3.55, 4.55], abs=0.06)
     assert download.peer is None
     assert taken.dropped == 1
 
