@@ -10,8 +10,9 @@
 
 A node makes one without pausing. It writes its whole protocol state as the first frame of a new segment, and
 when that frame is durable a separate process makes the checkpoint of what lies before it, by what a start
-does: load the checkpoint before, replay the closed segments. So recovery is exercised every time. Steps, and
-what a crash between two of them leaves:
+does: load the checkpoint before, replay the closed segments. So recovery is exercised every time. The process
+rests after each piece of its work, for the nodes may share its processors. Steps, and what a crash between
+two of them leaves:
 
     save through pickledb, sync      a file that nobody names: removed by the next start
     read it back, compare            likewise; what the disk has is read, not the cache
@@ -70,6 +71,8 @@ from store import RESERVED_KEY, Store
 CHUNK_BYTES = 256 << 10  # what one Chunk carries
 SYNC_BYTES = 1 << 20  # of what comes in are synced at once: others wait for the same disk
 PIECE_BYTES = 64 << 10  # parsed at once: a millisecond, for which nothing else runs
+PIECE_RECORDS = 256  # replayed at once, by the process that makes a checkpoint: likewise
+PIECE_ENTRIES = 64  # and applied
 MISSES = 8  # pieces that may fail to end where they seem to; then the rest is parsed at once
 NICENESS = 10  # the process that makes a checkpoint has time
 INCOMING = "incoming"
@@ -82,6 +85,7 @@ class Core(Protocol):
 
     def replay(self, record: Record) -> None: ...
     def install(self, cut: Cut) -> bool: ...
+    def checkpointed(self, cut: Cut) -> None: ...
     def cut(self) -> Cut: ...
     def start(self, now: float) -> None: ...
     def drain(self, now: float) -> Ready: ...
@@ -124,7 +128,11 @@ def cut_of(state: dict[str, Any]) -> Cut:
         raise Malformed(f"state: does not say where it stands: {type(error).__name__}: {error}") from error
 
 
-def parse(data: bytes | bytearray, rest: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def no_rest() -> None:
+    """For work that somebody waits for."""
+
+
+def parse(data: bytes | bytearray, rest: Callable[[], None] = no_rest) -> dict[str, Any]:
     """The state in the bytes of a checkpoint's file. Malformed if they are no JSON object.
 
     Piece by piece: parsed at once, a large file would stop all other threads for seconds. After each piece,
@@ -151,7 +159,7 @@ def parse(data: bytes | bytearray, rest: Callable[[], None] = lambda: None) -> d
     return state
 
 
-def load(files: Files, path: Path, saved: Saved, rest: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def load(files: Files, path: Path, saved: Saved, rest: Callable[[], None] = no_rest) -> dict[str, Any]:
     """The state in a checkpoint's file, which must be as it was left. Damaged otherwise; Unreadable if it is,
     but is no state that is known here. After each piece of the work, rest() is called.
     """
@@ -173,7 +181,9 @@ def load(files: Files, path: Path, saved: Saved, rest: Callable[[], None] = lamb
         raise Unreadable(path, 0, f"is intact, but {error}") from error
 
 
-def load_installed(files: Files, directory: Path, number: int) -> dict[str, Any]:
+def load_installed(
+    files: Files, directory: Path, number: int, rest: Callable[[], None] = no_rest
+) -> dict[str, Any]:
     """The state in a checkpoint that another node made. Damaged if it is not as it was left."""
     path = sum_path(directory, number)
     if not files.exists(path):
@@ -184,7 +194,7 @@ def load_installed(files: Files, directory: Path, number: int) -> dict[str, Any]
         raise Damaged(path, 0, str(error)) from error
     if saved.number != number:
         raise Damaged(path, 0, f"is about checkpoint {saved.number}")
-    return load(files, checkpoint_path(directory, number), saved)
+    return load(files, checkpoint_path(directory, number), saved, rest)
 
 
 def sum_json(saved: Saved) -> str:
@@ -226,19 +236,28 @@ def replay(
     directory: Path,
     manifest: Manifest | None,
     frames: Iterable[list[Record]],
+    rest: Callable[[], None] = no_rest,
 ) -> int:
-    """Load what the manifest names, then hand over the records; returns how many there were."""
-    count = 0
+    """Load what the manifest names, then hand over the records; returns how many there were. After each piece
+    of the work, rest() is called.
+    """
+    count = piece = 0
     if manifest:
         path = checkpoint_path(directory, manifest.checkpoint.number)
-        install(core, store, load(files, path, manifest.checkpoint))
+        state = load(files, path, manifest.checkpoint, rest)
+        install(core, store, state)
+        core.checkpointed(cut_of(state))
     for records in frames:
         for record in records:
             if record.installed is not None:
-                install(core, store, load_installed(files, directory, record.installed))
+                install(core, store, load_installed(files, directory, record.installed, rest))
             else:
                 core.replay(record)
         count += len(records)
+        piece += len(records)
+        if piece >= PIECE_RECORDS:
+            piece = 0
+            rest()
     return count
 
 
@@ -292,20 +311,25 @@ def make_checkpoint(
     files = files or Files()
     old = load_manifest(files, directory)
     begin = (old.segment, old.frame) if old else (1, 1)
-    replay(core, store, files, directory, old, closed_frames(files, directory, begin, (segment, frame)))
+    frames = closed_frames(files, directory, begin, (segment, frame))
+    replay(core, store, files, directory, old, frames, files.rest)
     core.start(0.0)
-    for applied in core.drain(0.0).apply:
+    for index, applied in enumerate(core.drain(0.0).apply):
         store.apply(applied.timestamp, applied.owner, applied.payload)
+        if index % PIECE_ENTRIES == 0:
+            files.rest()
     cut = core.cut()
     state = state_of(store, cut)
     state[RESERVED_KEY]["cluster"] = read_identity(files.read(directory / "identity.json")).cluster
-    saved = save(files, directory, number, state)
+    saved = save(files, directory, number, state, files.rest)
     manifest = Manifest(saved, old.checkpoint if old else None, segment, frame)
     write_manifest(files, directory, manifest)
     return manifest, cut
 
 
-def save(files: Files, directory: Path, number: int, state: dict[str, Any]) -> Saved:
+def save(
+    files: Files, directory: Path, number: int, state: dict[str, Any], rest: Callable[[], None] = no_rest
+) -> Saved:
     """Save a state, durably, as the checkpoint of this number, and read it back. Damaged if that differs."""
     path = checkpoint_path(directory, number)
     unfinished = path.with_name(path.name + ".new")
@@ -313,7 +337,7 @@ def save(files: Files, directory: Path, number: int, state: dict[str, Any]) -> S
         files.save(unfinished, state)
         sync(files, unfinished)
         data = files.read(unfinished)
-        if parse(data) != state:
+        if parse(data, rest) != state:
             raise Damaged(unfinished, 0, "what was read back is not what was saved")
         files.rename(unfinished, path)
         files.sync_directory(directory)
@@ -416,6 +440,7 @@ class Checkpoints:
         self.journal = journal
         self.later = later
         self.files = files or Files()
+        self.wanted: Callable[[], None] = lambda: None  # see replica.Checkpoints: the embedding's answer
         self.received: set[int] = set()  # taken in this life: perhaps not journaled yet
         self.making: int | None = None
         names = self.files.names(directory)
@@ -507,7 +532,8 @@ class Checkpoints:
         """Sync, verify, and only then name what came in; its sum first, so that none is ever without."""
         files, incoming = self.files, self.directory / INCOMING
         sync(files, incoming)
-        state = load(files, incoming, saved, files.rest)
+        again = len(self.received) > 1  # the others have left us behind meanwhile: no pauses this time
+        state = load(files, incoming, saved, no_rest if again else files.rest)
         make_file(files, sum_path(self.directory, saved.number), iter([sum_json(saved).encode()]))
         files.rename(incoming, checkpoint_path(self.directory, saved.number))
         files.sync_directory(self.directory)

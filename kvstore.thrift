@@ -419,7 +419,7 @@ struct Learn {
     1: i64 clock
     /** What it knows, of some or all logs. */
     2: list<Fact> facts
-    /** How many chosen entries of each log the sender holds or has applied, in the order of the logs' numbers. */
+    /** How many chosen entries of each log the sender would know after a restart, in the order of the logs' numbers. */
     3: list<i64> held
     /** The last entry that it has applied. */
     4: Position applied

@@ -211,7 +211,7 @@ class Acceptor:
         self.journal = journal
         self.promised = 0
         self.accepted = 0
-        self.base = 0  # entries below this slot have been given up: they are executed, and in a checkpoint
+        self.base = 0  # entries below this slot have been given up: they are executed
         self.floor = 0  # the timestamp of the last of those
         self.entries: list[Entry] = []  # from slot `base` on
         self.chosen = 0
@@ -826,8 +826,10 @@ class Node:
         self.revocations = 0
 
         self.covered = dict.fromkeys(self.nodes, 0)  # by log: how much of it our own checkpoint has
+        self.noting = [0] * len(self.nodes)  # by log: how much is chosen, as the last frame notes it
+        self.stable = self.noting  # the same, of the last frame that is durable: a restart would know it
         self.measured = dict.fromkeys(self.nodes, (0, 0))  # by log: up to which slot, bytes held up to there
-        self.holding = {peer: [0] * len(self.nodes) for peer in self.peers}  # what they said that they hold
+        self.holding = {peer: [0] * len(self.nodes) for peer in self.peers}  # theirs, as they said
         self.compact_at = 0.0
         self.keep_bytes = KEEP_BYTES
         self.catch_up: int | None = None
@@ -901,7 +903,9 @@ class Node:
     def notes(self) -> list[Record]:
         """What need not be durable soon, for the frame written next: how much is chosen, and applied."""
         self.passed.update(self.learner.executed)
-        return self._notes()
+        records = self._notes()
+        self.noting = list(self.saved.values())
+        return records
 
     def _notes(self) -> list[Record]:
         records = []
@@ -951,6 +955,7 @@ class Node:
         records += [Record(candidate=LogBallot(log, p.highest)) for log, p in self.proposers.items()]
         records.append(Record(applied=Position(*self.learner.position)))
         self._save()
+        self.noting = list(self.saved.values())
         self.passed.update(self.learner.executed)
         return records
 
@@ -988,13 +993,27 @@ class Node:
             self.covered[log] = covered.executed
         self.compact_at = 0.0
 
+    def overtook(self, peer: int) -> bool:
+        """Whether entries that the peer lacks were given up, and no checkpoint of ours has them.
+
+        (Where it lacks nothing, we go on giving up entries: no checkpoint would ever have them all.)
+        """
+        return any(
+            acceptor.base > max(self.covered[log], held)
+            for (log, acceptor), held in zip(self.acceptors.items(), self.holding[peer], strict=True)
+        )
+
     def _compact(self, now: float) -> None:
-        """Give up entries that our checkpoint has: once all nodes hold them, or when there are too many."""
+        """Give up entries that all nodes hold, durably; and if there are too many, what our checkpoint has.
+
+        Never what no frame has noted as executed: a checkpoint of all segments so far might lack it, and the
+        next segment begins with what is kept.
+        """
         self.compact_at = now + COMPACT_EVERY
         for index, log in enumerate(self.nodes):
             acceptor = self.acceptors[log]
             covered = max(acceptor.base, min(self.covered[log], self.learner.executed[log]))
-            everywhere = min([held[index] for held in self.holding.values()], default=covered)
+            everywhere = min([self.passed[log], *(held[index] for held in self.holding.values())])
             measured, size = self.measured[log]
             if measured < acceptor.base:  # a checkpoint has covered it meanwhile
                 measured, size = acceptor.base, 0
@@ -1003,7 +1022,8 @@ class Node:
             while below < covered and (below < everywhere or size > self.keep_bytes):
                 size -= len(acceptor.entries[below - acceptor.base].payload) + KEEP_OVERHEAD
                 below += 1
-            self.measured[log] = (max(measured, covered), size)
+            below = max(below, everywhere)
+            self.measured[log] = (max(measured, covered, below), size)
             acceptor.drop(below)
 
     # -------------------------------------------------------------------------------------- what clients want
@@ -1236,6 +1256,7 @@ class Node:
         self.reserved = max(self.reserved, message.reservation)
         for log, ballot, length in message.held:
             self.durable[log] = (ballot, length)
+        self.stable = self.noting
 
     # ---------------------------------------------------------------------------------------- leading one log
 
@@ -1558,9 +1579,8 @@ class Node:
 
     def _gossip(self, peer: int, own: Fact, now: float) -> None:
         facts = [own] + [self.learner.fact(log) for log in self.nodes if log != self.me]
-        held = [acceptor.chosen for acceptor in self.acceptors.values()]
         position, rolling = self.applied
-        message = Learn(self.clock, facts, held, Position(*position), rolling)
+        message = Learn(self.clock, facts, self.stable, Position(*position), rolling)
         if message != self.gossip:
             self.gossip = message  # the same object for all peers: the caller encodes it once
         self._tell(peer, self.gossip, own)

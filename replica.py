@@ -58,6 +58,9 @@ class Checkpoints(Protocol):
     def chunk(self, number: int, offset: int) -> Chunk:
         """A piece of a checkpoint (0: the newest). Chunk.number is 0 if there is none such (any more)."""
 
+    def wanted(self) -> None:
+        """A peer needs a newer checkpoint of ours: make one, soon, by roll(), unless one is being made."""
+
     def begin(self, size: int) -> None:
         """Take a checkpoint of so many bytes. What was being taken is dropped. OSError: there is no room."""
 
@@ -124,6 +127,7 @@ class Download:
         self.asked = 0.0
         self.asks = 0  # for the same piece
         self.finishing = False  # all is there, and being verified
+        self.taken = 0  # checkpoints, in this life
 
     def start(self, peer: int, now: float) -> None:
         """Take the peer's newest checkpoint, unless one is being taken."""
@@ -168,7 +172,12 @@ class Download:
         self.offset += len(chunk.data)
         self.progress, self.asks = now, 0
         self.finishing = self.offset == self.size
-        self.ask_at = now + CHUNK_PAUSE
+        if self.finishing:
+            self.taken += 1
+        elif self.taken:  # the others have left us behind again: no pauses this time
+            self._ask(now)
+        else:
+            self.ask_at = now + CHUNK_PAUSE
         return self.finishing
 
     def stop(self) -> None:
@@ -466,8 +475,9 @@ class Replica:
             return
         if message.__class__ is FetchCheckpoint:
             chunk = self.checkpoints.chunk(message.number, message.offset)
-            if not chunk.number and not message.number:
-                self.roll()  # there is none yet
+            if not message.number and (not chunk.number or self.core.overtook(sender)):
+                chunk = Chunk(0, 0, 0, message.offset, b"")  # none that would help
+                self.checkpoints.wanted()
             self.send(sender, chunk, call)
         elif self.download.on_chunk(sender, message, self.clock()):
             stop = self.download.stop
@@ -551,6 +561,13 @@ class Single:
 
     def start(self, now: float) -> None:
         """Begin a life: what was replayed comes with the next drain()."""
+
+    def checkpointed(self, cut: Cut) -> None:
+        """There is nothing to give up."""
+
+    def overtook(self, peer: int) -> bool:
+        """There is nobody to ask."""
+        return False
 
     def hashed(self, position: tuple[int, int], rolling: int) -> None:
         """There is nobody to compare it with."""

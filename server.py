@@ -383,6 +383,7 @@ class Server:
         self.logs = frozenset({identity.node, *peers})
         self.links = {peer: self._link(peer, member, connect_tls) for peer, member in peers.items()}
         self.checkpointer = Checkpointer(self, checkpoints, checkpoint_mb)
+        checkpoints.wanted = self.checkpointer.wanted
         self.greeted: set[int] = set()  # peers that our link may be used to
         self.complaints: dict[tuple[str, object], tuple[object, float]] = {}  # reason, and when last heard
         self.hung_up = 0  # connections, since the last sweep
@@ -1077,6 +1078,7 @@ class Checkpointer:
         nodes = sorted([*server.links, server.identity.node]) if isinstance(server.core, Node) else []
         self.maker = Maker(checkpoints, nodes, PROCESSORS, server.journal.lock)
         self.asking: list[Any] = []  # tokens of those who want one that begins from now on
+        self.rolling: list[Any] = []  # of those for whom the state is being written
         self.waiting: list[Any] = []  # and of those who wait for the one that is being made
         self.preparing = False  # a segment is being made ready
         self.due = False  # a state was written while a checkpoint was being made
@@ -1104,6 +1106,11 @@ class Checkpointer:
         self.asking.append(token)
         self._begin()
 
+    def wanted(self) -> None:
+        """A peer needs one that is newer than ours."""
+        if self.server.loop.time() >= self.retry_at:
+            self._begin()
+
     def sweep(self) -> None:
         """About once a second: has the journal grown too long? Or was a checkpoint of another node installed,
         and ours that should follow was not made, for it failed or the process ended before?
@@ -1127,6 +1134,8 @@ class Checkpointer:
             self._failed(f"disk full: {journal.full}")
         elif not server.writer.threaded and journal.has_spare:
             self.preparing = False
+            self.rolling += self.asking  # what they were told is applied will be noted before that state
+            self.asking = []
             server.replica.roll()
             server._wake()
         else:
@@ -1141,7 +1150,7 @@ class Checkpointer:
             return
         rolled = self.server.journal.rolled
         assert rolled is not None, "a frame has just begun a segment"
-        self.waiting, self.asking = self.asking, []
+        self.waiting, self.rolling = self.rolling, []
         self.due = False
         self.began = self.server.loop.time()
         self.maker.make(rolled, self._made, self._failed)
@@ -1151,8 +1160,7 @@ class Checkpointer:
         self.made_at = server.loop.time()
         server.counts.checkpoint.add(int((self.made_at - self.began) * 1e6))
         server.journal.checkpointed(manifest)
-        if isinstance(server.core, Node):
-            server.core.checkpointed(cut)
+        server.core.checkpointed(cut)
         self.checkpoints.remove_old()
         saved = manifest.checkpoint
         seconds = round(self.made_at - self.began, 3)
@@ -1180,7 +1188,7 @@ class Checkpointer:
     def stop(self) -> None:
         """The node stops."""
         self.maker.stop()
-        for token in [*self.asking, *self.waiting]:
+        for token in [*self.asking, *self.rolling, *self.waiting]:
             self.server._answer(token, NotDone("this node is stopping", False))
 
 

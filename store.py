@@ -151,6 +151,8 @@ class Store:
         self._sessions: OrderedDict[tuple[int, int, int], _Session] = (
             OrderedDict()
         )  # least recently used first
+        self._named: Session | None = None  # in the command before, of this entry: the last in _sessions
+        self._session = _Session(1, {})
 
     def apply(self, timestamp: int, owner: int, payload: bytes) -> list[Result]:
         """Apply one entry: a result for each of its commands. Malformed, and no change, if it is not a Batch.
@@ -161,6 +163,7 @@ class Store:
         position = (timestamp, owner)
         assert position > self.position, f"entry {position} applied after {self.position}"
         self.position = position
+        self._named = None
         results = [self._apply(command, index) for index, command in enumerate(commands)]
         place = zlib.crc32(_PLACE.pack(self.hash, timestamp, owner))
         self.hash = zlib.crc32(bytes([result.outcome for result in results]), zlib.crc32(payload, place))
@@ -249,11 +252,14 @@ class Store:
         if request is None:
             return self._execute(command, index)
         named: Session = request.session
-        identity = (named.timestamp, named.owner, named.index)
-        session = self._sessions.get(identity)
-        if session is None:
-            return _EXPIRED
-        self._sessions.move_to_end(identity)
+        if named is not self._named:  # else it is the one of the command before, as mostly in a batch
+            identity = (named.timestamp, named.owner, named.index)
+            found = self._sessions.get(identity)
+            if found is None:
+                return _EXPIRED
+            self._sessions.move_to_end(identity)
+            self._named, self._session = named, found
+        session = self._session
         session.forget(request.first_incomplete)
         if request.sequence < session.first_incomplete:
             return _FORGOTTEN
@@ -293,6 +299,7 @@ class Store:
         return Result(Outcome.OK, value)
 
     def _open_session(self, index: int) -> Result:
+        self._named = None
         self._sessions[(*self.position, index)] = _Session(1, {})
         if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)

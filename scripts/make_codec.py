@@ -46,6 +46,8 @@ class Reader:
     def __init__(self, data: bytes, at: i64) -> None:
         self.data = data
         self.at = at
+        self.last: Any = None  # the Session that was read last, and where it is
+        self.last_at: i64 = 0
 
 
 def read_bytes(data: bytes, at: i64) -> bytes:
@@ -55,6 +57,27 @@ def read_bytes(data: bytes, at: i64) -> bytes:
         raise Strange
     return data[start:end]
 '''
+# The commands of a batch mostly name one session: read once, it is known by its 26 bytes.
+SAME_SESSION = """
+if reader.last is not None and len(data) - at >= 26:
+    last_at = reader.last_at
+    if (
+        read_i64_be(data, at) == read_i64_be(data, last_at)
+        and read_i64_be(data, at + 8) == read_i64_be(data, last_at + 8)
+        and read_i64_be(data, at + 16) == read_i64_be(data, last_at + 16)
+        and read_i16_be(data, at + 24) == read_i16_be(data, last_at + 24)
+    ):
+        reader.at = at + 26
+        return reader.last
+start = at
+""".strip().split("\n")
+NEW_SESSION = """
+if at - start == 25:
+    reader.last_at = start
+    reader.last = _new(kind, ({values}))
+    return reader.last
+""".strip()
+
 # By Thrift's type: how many bytes a value has, how it is read, and written.
 NUMBERS = {
     TType.I32: (4, "read_i32_be(data, at + {})", "write_i32_be(writer, {})"),
@@ -198,6 +221,9 @@ def functions(name: str, spec: Any, required: set[str]) -> list[str]:
             reading += [f"{field[2]}_: Any = None"]
             writing += [f"if struct[{index}] is not None:", "    raise Strange"]
     values = "".join(f"{field[2]}_, " for _, field in fields)
+    before, after = [], []
+    if name == "Session":
+        before, after = SAME_SESSION, NEW_SESSION.format(values=values).split("\n")
     names = [field[2] for _, field in fields]
     parameters = [f"{field}: Any" + ("" if field in required else " = None") for field in names]
     return [
@@ -207,10 +233,11 @@ def functions(name: str, spec: Any, required: set[str]) -> list[str]:
         "",
         f"def read_{name}(reader: Reader, kind: Any) -> Any:",
         "    data, at = reader.data, reader.at",
-        *("    " + line for line in reading),
+        *("    " + line for line in [*before, *reading]),
         "    if data[at] != 0:",
         "        raise Strange",
         "    reader.at = at + 1",
+        *("    " + line for line in after),
         f"    return _new(kind, ({values}))",
         "",
         "",

@@ -12,8 +12,9 @@ until the node takes commands and has applied all that the others had when it wa
     wiped disk   of a node without its data directory, with --rejoin
     checkpoint   of a node that was stopped while a great many keys were written: it takes a peer's checkpoint
 
-During catch-up and checkpoint two clients use the other nodes; how long their operations take (99th
-percentile) is compared with before. Prints one line for each. It leaves nothing behind.
+During catch-up and checkpoint two clients use the other nodes. How long their operations take (99th
+percentile) is told for before, while the node's process starts (until it answers), and from then on. Prints
+one line for each. It leaves nothing behind.
 """
 
 import argparse
@@ -44,6 +45,13 @@ def applied(nodes: Nodes, node: int) -> tuple[int, int]:
     with Client(nodes.settings, timeout=5) as client:
         position = client.status(node).applied
         return position.timestamp, position.owner
+
+
+def answers(client: Client, node: int) -> bool:
+    try:
+        return client.status(node) is not None
+    except ClientError:
+        return False
 
 
 def caught_up(client: Client, node: int, target: tuple[int, int]) -> bool:
@@ -106,15 +114,21 @@ def beside_load(nodes: Nodes, node: int, others: Sequence[int]) -> str:
         begin = time.monotonic()
         wait_for(lambda: time.monotonic() - begin >= BEFORE_S, "the clients work")
         middle = time.monotonic()
-        seconds = back(nodes, node, max(applied(nodes, other) for other in others))
+        target = max(applied(nodes, other) for other in others)
+        nodes.start(node)
+        with Client(nodes.settings, timeout=1) as client:
+            wait_for(lambda: answers(client, node), f"node {node} answers")
+        started = time.monotonic()
+        wait_until_caught_up(nodes, [node], target)
         end = time.monotonic()
     finally:
         for each in loads:
             each.stop()
-    before, during = p99(loads, begin, middle), p99(loads, middle, end)
+    before, starting, after = p99(loads, begin, middle), p99(loads, middle, started), p99(loads, started, end)
     failed = sum(len(each.failures) for each in loads)
     return (
-        f"{seconds:.2f} s; p99 of the others {before:.1f} ms before, {during:.1f} ms during, {failed} failed"
+        f"{end - middle:.2f} s; p99 of the others {before:.1f} ms before, {starting:.1f} while it started "
+        f"({started - middle:.2f} s), {after:.1f} from then on, {failed} failed"
     )
 
 

@@ -342,6 +342,26 @@ MUTANTS = [
     ),
     # -- checkpoints
     told(
+        "an entry is given up before a frame has noted it as executed",
+        "test_checkpoints.test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it",
+        (CORE, "min([self.passed[log], *(", "min([self.learner.executed[log], *("),
+    ),
+    told(
+        "a node says that it holds what a restart would forget",
+        "test_checkpoints.test_a_node_says_that_it_holds_what_it_would_know_to_be_chosen_after_a_restart",
+        (
+            CORE,
+            "            self.durable[log] = (ballot, length)\n        self.stable = self.noting\n",
+            "            self.durable[log] = (ballot, length)\n"
+            "        self.stable = [acceptor.chosen for acceptor in self.acceptors.values()]\n",
+        ),
+    ),
+    told(
+        "who lacks nothing of a log waits for a checkpoint of it all the same",
+        "test_checkpoints.test_who_has_given_up_more_than_its_checkpoint_has_makes_a_new_one",
+        (CORE, "acceptor.base > max(self.covered[log], held)", "acceptor.base > self.covered[log]"),
+    ),
+    told(
         "an entry that a checkpoint covers is taken for an empty one",
         "test_acceptor.test_an_entry_that_a_checkpoint_covers_does_not_look_like_one_never_accepted",
         (CORE, "if message.from_slot < self.base or self", "if self"),
@@ -397,8 +417,8 @@ MUTANTS = [
     ),
     told(
         "entries are given up before all nodes hold them",
-        "test_checkpoints.test_an_entry_is_given_up_when_a_checkpoint_has_it_and_all_nodes_hold_it",
-        (CORE, "(below < everywhere or size", "(True or size"),
+        "test_checkpoints.test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it",
+        (CORE, "*(held[index] for held in self.holding.values())", ""),
     ),
     told(
         "a node that differs goes on",

@@ -162,6 +162,7 @@ class Files:
     def recover(self, core: Any, into: Any, frames: Sequence[bytes]) -> None:
         if self.newest:
             self._load(core, into, self.newest)
+            core.checkpointed(core.cut())
         for frame in frames:
             for record in decode(Frame, frame).records:
                 if record.installed is None:
@@ -190,6 +191,9 @@ class Files:
             return Chunk(0, 0, 0, offset, b"")
         data = self.checkpoints[number]
         return Chunk(number, len(data), crc32(data), offset, data[offset : offset + CHUNK])
+
+    def wanted(self) -> None:
+        self.machine.replica.roll()
 
     def begin(self, size: int) -> None:
         if self.no_room:

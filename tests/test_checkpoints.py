@@ -23,6 +23,7 @@ from interface import (
     Learn,
     LogBallot,
     Noted,
+    Outcome,
     Position,
     Prepare,
     Promise,
@@ -44,6 +45,7 @@ from multipaxos import (
     Cut,
     Node,
     Ready,
+    Synced,
     ballot_of,
 )
 from replica import GIVE_UP
@@ -323,20 +325,41 @@ def checkpointed(made: Node) -> None:
     made.tick(1.0)
 
 
-def test_an_entry_is_given_up_when_a_checkpoint_has_it_and_all_nodes_hold_it() -> None:
+def test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it() -> None:
     made = with_entries()
     tell(made, 2, holding(0, 3, 0))
     tell(made, 3, holding(0, 1, 0))
     made.tick(1.0 + COMPACT_EVERY)
-    assert made.acceptors[2].base == 0, "no checkpoint has it"
-    checkpointed(made)
+    assert made.acceptors[2].base == 0, "a checkpoint would lack it, and so would the segment behind that"
+    made.notes()
+    made.tick(1.0 + 2 * COMPACT_EVERY)
     assert made.acceptors[2].base == 1
     tell(made, 3, holding(0, 3, 0))
-    made.tick(1.0 + COMPACT_EVERY / 2)
+    made.tick(1.0 + 2.5 * COMPACT_EVERY)
     assert made.acceptors[2].base == 1, "looked at too often"
-    made.tick(2.0 + COMPACT_EVERY)
+    made.tick(1.0 + 3 * COMPACT_EVERY)
     assert made.acceptors[2].base == 2, "30 is not executed"
     assert made.learner.next() == (30, 2)
+    made.note(3, 2, 0)
+    assert [made.overtook(peer) for peer in (2, 3)] == [False, True], "3 has another disk, without any entry"
+    checkpointed(made)
+    assert not made.overtook(3)
+
+
+def test_a_node_says_that_it_holds_what_it_would_know_to_be_chosen_after_a_restart() -> None:
+    """Else the others give up what it has to ask for again: it would need a checkpoint for a few entries."""
+    made = with_entries()
+
+    def held_when_durable(slot: int, timestamp: int) -> list[list[int]]:
+        ready = tell(made, 2, accept(2, slot, timestamp))
+        (synced,) = [message for _, message, _ in ready.send_after if isinstance(message, Synced)]
+        tell(made, 1, synced)
+        made.tick(float(timestamp))
+        return [learn.held for learn in sent(made.drain(float(timestamp)), Learn)]
+
+    assert held_when_durable(4, 50) == [[0, 0, 0]] * 2
+    made.notes()
+    assert held_when_durable(5, 60) == [[0, 3, 0]] * 2
 
 
 def test_a_peer_that_has_said_nothing_is_not_known_to_hold_anything() -> None:
@@ -563,7 +586,7 @@ def test_a_checkpoint_that_was_spoiled_is_not_installed() -> None:
     cluster.run(2)
     assert len(asked(cluster, 0)) > 2
     assert cluster[5].replica.installed == 0
-    assert cluster.core(5).acceptors[1].base == 0
+    assert cluster[5].store.get("key 39").outcome == Outcome.NOT_FOUND
     cluster[5].files.broken = False
     cluster.assert_equal()
 
@@ -589,6 +612,29 @@ def test_who_has_no_checkpoint_yet_makes_one_when_it_is_asked_for() -> None:
     machine.do(lambda: (machine.replica.step(2, FetchCheckpoint(9, 0), None), machine.replica.turn()))
     cluster.run(0.1)
     assert machine.files.newest == 1, "it has one, though not that one"
+
+
+def test_who_has_given_up_more_than_its_checkpoint_has_makes_a_new_one() -> None:
+    cluster = Cluster()
+    some_commands(cluster, 10, (1, 2, 3, 4, 5))
+    compact(cluster, 1)
+    some_commands(cluster, 10, (1, 2, 3, 4, 5))
+    machine = cluster[1]
+    cluster.run_until(lambda: cluster.core(1).acceptors[1].base > cluster.core(1).covered[1], within_s=5)
+    assert not cluster.core(1).overtook(2), "2 holds all"
+    cluster.wipe(2)  # so that 1 does not hear from it
+    cluster.core(1).note(2, 2, 0)
+    assert cluster.core(1).overtook(2)
+
+    def ask() -> Chunk:
+        machine.do(lambda: (machine.replica.step(2, FetchCheckpoint(0, 0), None), machine.replica.turn()))
+        answer: Chunk = cluster.sent_messages(Chunk, 1, 2)[-1].message
+        return answer
+
+    assert ask().number == 0
+    cluster.run_until(lambda: machine.files.newest == 2, within_s=1)
+    assert not cluster.core(1).overtook(2)
+    assert ask().number == 2
 
 
 def test_an_owner_that_a_checkpoint_overtakes_says_that_its_commands_may_have_been_done() -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -522,6 +523,40 @@ def test_whatever_is_repeated_reordered_or_evicted_is_applied_once_as_the_refere
             saved_sessions = kv.store.save_state()[RESERVED_KEY]["sessions"]
             assert len(saved_sessions) <= 2
             assert all(len(results) <= 3 for *_, results in saved_sessions)
+
+
+@untimed
+@given(st.lists(st.lists(st.just("open") | st.tuples(st.integers(0, 5), small), max_size=12), max_size=8))
+def test_commands_that_share_a_session_object_are_applied_as_if_each_had_its_own(
+    script: list[list[str | tuple[int, int]]],
+) -> None:
+    """The compiled codec gives the commands of a batch one object for one session."""
+    sessions: dict[Session, Session] = {}
+
+    def sharing(kind: Any, data: bytes) -> Any:
+        commands = []
+        for command in decode(kind, data).commands:
+            if command.request is not None:
+                session = sessions.setdefault(command.request.session, command.request.session)
+                command = command._replace(request=command.request._replace(session=session))
+            commands.append(command)
+        return kind(commands)
+
+    apart, shared = Applier(), Applier()
+    with mock.patch.object(store_module, "MAX_SESSIONS", 2):
+        for step in script:
+            commands = []
+            for what in step:
+                if isinstance(what, str):
+                    commands.append(OPEN)
+                else:
+                    opened, sequence = what
+                    session = Session(opened // 2 + 1, 1, opened % 2)  # opened by an early entry, perhaps
+                    commands.append(incr("n", 1, RequestId(session, sequence + 1, 1)))
+            results = apart.do(*commands)
+            with mock.patch.object(store_module, "decode", sharing):
+                assert shared.do(*commands) == results
+            assert shared.store.state_digest() == apart.store.state_digest()
 
 
 # ------------------------------------------------------------------------------------------------------ scans

@@ -3112,7 +3112,7 @@ class Learn(object):
     Attributes:
      - clock: The sender's clock.
      - facts: What it knows, of some or all logs.
-     - held: How many chosen entries of each log the sender holds or has applied, in the order of the logs' numbers.
+     - held: How many chosen entries of each log the sender would know after a restart, in the order of the logs' numbers.
      - applied: The last entry that it has applied.
      - hash: The rolling hash of what it has applied up to there.
 
