@@ -73,6 +73,10 @@ SYNC_BYTES = 1 << 20  # of what comes in are synced at once: others wait for the
 PIECE_BYTES = 64 << 10  # parsed at once: a millisecond, for which nothing else runs
 PIECE_RECORDS = 256  # replayed at once, by the process that makes a checkpoint: likewise
 PIECE_ENTRIES = 64  # and applied
+REST = (
+    0.002  # seconds, after each such piece of a checkpoint that a node takes: about twice as long as it took
+)
+MAKER_REST = 0.004  # and after each piece of one that is made: nobody waits for that
 MISSES = 8  # pieces that may fail to end where they seem to; then the rest is parsed at once
 NICENESS = 10  # the process that makes a checkpoint has time
 INCOMING = "incoming"
@@ -312,16 +316,17 @@ def make_checkpoint(
     old = load_manifest(files, directory)
     begin = (old.segment, old.frame) if old else (1, 1)
     frames = closed_frames(files, directory, begin, (segment, frame))
-    replay(core, store, files, directory, old, frames, files.rest)
+    rest = partial(files.rest, MAKER_REST)
+    replay(core, store, files, directory, old, frames, rest)
     core.start(0.0)
     for index, applied in enumerate(core.drain(0.0).apply):
         store.apply(applied.timestamp, applied.owner, applied.payload)
         if index % PIECE_ENTRIES == 0:
-            files.rest()
+            rest()
     cut = core.cut()
     state = state_of(store, cut)
     state[RESERVED_KEY]["cluster"] = read_identity(files.read(directory / "identity.json")).cluster
-    saved = save(files, directory, number, state, files.rest)
+    saved = save(files, directory, number, state, rest)
     manifest = Manifest(saved, old.checkpoint if old else None, segment, frame)
     write_manifest(files, directory, manifest)
     return manifest, cut
@@ -533,7 +538,7 @@ class Checkpoints:
         files, incoming = self.files, self.directory / INCOMING
         sync(files, incoming)
         again = len(self.received) > 1  # the others have left us behind meanwhile: no pauses this time
-        state = load(files, incoming, saved, no_rest if again else files.rest)
+        state = load(files, incoming, saved, no_rest if again else partial(files.rest, REST))
         make_file(files, sum_path(self.directory, saved.number), iter([sum_json(saved).encode()]))
         files.rename(incoming, checkpoint_path(self.directory, saved.number))
         files.sync_directory(self.directory)

@@ -85,7 +85,6 @@ SEGMENT_NUMBER_AT: Final = 12  # its offset in HEADER
 
 FORMAT: Final = 1  # of identity.json and manifest.json
 NEVER: Final = sys.maxsize
-REST: Final = 0.002  # seconds: about twice as long as a piece of work
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)  # errors that pass when somebody removes something
 
 T = TypeVar("T")
@@ -468,9 +467,9 @@ class Files:
         """8 bytes that nobody can guess."""
         return os.urandom(8)
 
-    def rest(self) -> None:
+    def rest(self, seconds: float) -> None:
         """Let others have the processor and the disk: for long work in the background, after each piece."""
-        time.sleep(REST)
+        time.sleep(seconds)
 
     def background(self, work: Callable[[], T]) -> Future[T]:
         """Begin some work beside the caller's."""

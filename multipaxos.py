@@ -48,8 +48,9 @@ simulator:
 Messages that a node addresses to itself go into its step() when they would leave.
 
 **Checkpoints.** Now and then the journal begins a new segment with node.state(), and a checkpoint is made of
-the segments before it; node.checkpointed() then gives up entries that all nodes hold. Who lacks entries that
-its peers have given up (ready.catch_up) takes a peer's checkpoint, and merges it by node.install().
+the segments before it. Entries that all nodes hold are given up; for a node that lags far, only what such a
+checkpoint has, see node.checkpointed(). Who lacks entries that its peers have given up (ready.catch_up) takes
+a peer's checkpoint, and merges it by node.install(); where entries were given up since, a new one is made.
 """
 
 from collections import OrderedDict, deque
@@ -105,8 +106,8 @@ UNCHOSEN_ENTRIES: Final = 1024  # of a log at most, so that every sync and Promi
 UNCHOSEN_BYTES: Final = 4 << 20  # bytes: likewise
 STALE_PROBE: Final = 5.0  # seconds: the answer to a measured Accept is not waited for any longer
 FETCH_BYTES: Final = 1 << 20  # bytes in one Fetched, about
-FETCH_ENTRIES: Final = 64  # at most in one: a millisecond or two of work, in which nobody else is served
-FETCH_PAUSE: Final = 0.0025  # seconds between two Fetches: who shares a processor with us works meanwhile
+FETCH_ENTRIES: Final = 48  # at most in one: a millisecond or two of work, in which nobody else is served
+FETCH_PAUSE: Final = 0.003  # seconds between two Fetches: who shares a processor with us works meanwhile
 COMPACT_EVERY: Final = 1.0  # seconds between two looks for entries that nobody needs any more
 KEEP_BYTES: Final = 64 << 20  # of one log, for nodes that lag; further behind, they take a checkpoint
 KEEP_OVERHEAD: Final = 64  # bytes that an entry costs besides its payload, about
@@ -1634,12 +1635,14 @@ class Node:
         """A quorum is to vote at once, us included; the others' votes can wait, and share an fsync. A node
         always votes late rather than never, so this is about speed only.
 
-        Not those that are silent, or have been slow. If too few are left, everybody is to hurry.
+        Not those that are silent, have been slow, or lack more of our log than one Fetched brings: they keep
+        us waiting. If too few are left, everybody is to hurry.
         """
         voters = []
         for node in self.ring:
             silent = node != self.me and now - self.heard[node] > GOSSIP_IDLE * 1.5
-            if not silent and now >= self.sluggish.get(node, now):
+            behind = self.own.lengths.get(node, -1) < self.own.start - FETCH_ENTRIES
+            if not silent and not behind and now >= self.sluggish.get(node, now):
                 voters.append(node)
                 if len(voters) == self.quorum:
                     break

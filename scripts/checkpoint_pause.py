@@ -67,6 +67,9 @@ def main() -> int:
             for node in nodes.ids:
                 nodes.start(node, "--init")
             print(json.dumps(measure(nodes.settings, options)))
+        except (RuntimeError, KeyboardInterrupt, ClientError) as error:
+            print(f"checkpoint_pause.py: {str(error) or 'interrupted'}", file=sys.stderr)
+            return 1
         finally:
             nodes.end()
     return 0

@@ -286,7 +286,7 @@ class Disk(Files):
     def salt(self) -> bytes:
         return self._salt.randbytes(8)
 
-    def rest(self) -> None:
+    def rest(self, seconds: float) -> None:
         """Nobody waits for this processor."""
 
     def background(self, work: Callable[[], T]) -> Future[T]:

@@ -221,6 +221,21 @@ def test_a_fetch_is_answered_with_chosen_entries_only() -> None:
     assert sent(tell(made, 3, Fetch(2, 0)), Fetched) == [Fetched(2, 0, [], ballot, 1)]
 
 
+def test_nobody_waits_for_the_vote_of_a_node_that_must_fetch_first() -> None:
+    cluster = Cluster()
+    answer = cluster.put(1, "a", "1")
+    cluster.run_until(answer.answered, within_s=1)
+    core = cluster.core(1)
+    core._choose_voters(cluster.now)
+    assert core.voters == [1, 2, 3]
+    core.own.lengths[2] = core.own.start - FETCH_ENTRIES
+    core._choose_voters(cluster.now)
+    assert core.voters == [1, 2, 3]
+    core.own.lengths[2] -= 1
+    core._choose_voters(cluster.now)
+    assert core.voters == [1, 3, 4]
+
+
 def test_what_is_fetched_comes_in_small_pieces_with_pauses() -> None:
     giver, taker = node(), node(me=3)
     ballot, count = ballot_of(1, 2), FETCH_ENTRIES + 10

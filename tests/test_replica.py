@@ -452,6 +452,17 @@ def test_a_checkpoint_is_taken_piece_by_piece_and_each_piece_once() -> None:
     assert (len(asked), taken.dropped) == (2, 1)
 
 
+def test_who_is_left_behind_again_takes_the_next_checkpoint_without_pauses() -> None:
+    download, _, asked = downloading()
+    download.on_chunk(2, piece(0, b"abc"), 0.1)
+    download.tick(0.1 + CHUNK_PAUSE)
+    assert download.on_chunk(2, piece(3, b"def"), 0.2)
+    download.stop()
+    download.start(3, 0.3)
+    download.on_chunk(3, piece(0, b"abc", number=9), 0.3)
+    assert asked[-1] == FetchCheckpoint(9, 3)
+
+
 def test_a_piece_that_does_not_come_is_asked_for_less_and_less_often_and_then_given_up() -> None:
     download, taken, asked = downloading()
     download.on_chunk(2, piece(0, b"abc"), 0.0)
