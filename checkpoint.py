@@ -39,6 +39,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -306,8 +307,10 @@ def make_checkpoint(
     segment: int,
     frame: int,
     files: Files | None = None,
+    rest: Callable[[], None] = no_rest,
 ) -> tuple[Manifest, Cut]:
-    """Make a checkpoint of all frames before this one, which begins this segment and is durable.
+    """Make a checkpoint of all frames before this one, which begins this segment and is durable. After each
+    piece of the work, rest() is called.
 
     `core` and `store` are new ones. The number must not be in use. Damaged or OSError: the old manifest is
     still the current one, or nobody knows which; a start finds out, and each is good.
@@ -316,7 +319,6 @@ def make_checkpoint(
     old = load_manifest(files, directory)
     begin = (old.segment, old.frame) if old else (1, 1)
     frames = closed_frames(files, directory, begin, (segment, frame))
-    rest = partial(files.rest, MAKER_REST)
     replay(core, store, files, directory, old, frames, rest)
     core.start(0.0)
     for index, applied in enumerate(core.drain(0.0).apply):
@@ -652,13 +654,14 @@ def main() -> int:
     if options.cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in options.cpus.split(",")})
     core: Core = Single()
+    rest = no_rest  # the standalone server can write faster than one that rests reads
     try:
         if options.nodes:
+            rest = partial(time.sleep, MAKER_REST)
             me = read_identity((options.directory / "identity.json").read_bytes()).node
             core = Node(me, [int(node) for node in options.nodes.split(",")], Random(0))
-        _, cut = make_checkpoint(
-            options.directory, core, Store("unused"), options.number, options.segment, options.frame
-        )
+        where = (options.number, options.segment, options.frame)
+        _, cut = make_checkpoint(options.directory, core, Store("unused"), *where, rest=rest)
     except OSError as error:
         print(f"{error.filename or options.directory}: {error.strerror or error}", file=sys.stderr)
         return EXIT_FULL if error.errno in NO_ROOM else EXIT_FAILED

@@ -127,7 +127,7 @@ class Download:
         self.asked = 0.0
         self.asks = 0  # for the same piece
         self.finishing = False  # all is there, and being verified
-        self.taken = 0  # checkpoints, in this life
+        self.taken = 0  # checkpoints, in this life, or how often one was replaced too soon
 
     def start(self, peer: int, now: float) -> None:
         """Take the peer's newest checkpoint, unless one is being taken."""
@@ -153,7 +153,8 @@ class Download:
         if sender != self.peer or self.finishing:
             return False
         if self.number and chunk.number != self.number:
-            if not chunk.number:
+            if not chunk.number:  # it took too long
+                self.taken += 1
                 self._begin(now)
             return False  # else a late piece of a checkpoint that was given up
         if not chunk.number or chunk.size < self.offset + len(chunk.data) or not chunk.data:

@@ -547,6 +547,7 @@ class Server:
     def _write(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
         """Replica wants a frame written."""
         if new_segment:
+            self.checkpointer.begins()
 
             def rolled() -> None:
                 self.checkpointer.rolled()
@@ -1078,8 +1079,11 @@ class Checkpointer:
         nodes = sorted([*server.links, server.identity.node]) if isinstance(server.core, Node) else []
         self.maker = Maker(checkpoints, nodes, PROCESSORS, server.journal.lock)
         self.asking: list[Any] = []  # tokens of those who want one that begins from now on
-        self.rolling: list[Any] = []  # of those for whom the state is being written
-        self.waiting: list[Any] = []  # and of those who wait for the one that is being made
+        self.rolling: list[Any] = []  # of those for whom a state is to be written
+        self.written: list[Any] = []  # of those for whom the one that is being written is
+        self.late: list[Any] = []  # of those whose state is durable, while a checkpoint is being made
+        self.waiting: list[Any] = []  # and of those who wait for that
+        self.writing = False  # a state
         self.preparing = False  # a segment is being made ready
         self.due = False  # a state was written while a checkpoint was being made
         self.retry_at = 0.0
@@ -1099,7 +1103,8 @@ class Checkpointer:
 
     @property
     def busy(self) -> bool:
-        return self.preparing or self.server.replica.rolling or self.checkpoints.making is not None
+        rolling = self.preparing or self.server.replica.rolling or self.writing
+        return rolling or self.checkpoints.making is not None
 
     def ask(self, token: Any) -> None:
         """Somebody wants a checkpoint of what is applied now."""
@@ -1116,6 +1121,9 @@ class Checkpointer:
         and ours that should follow was not made, for it failed or the process ended before?
         """
         journal = self.server.journal
+        if journal.full and (self.rolling or self.written):  # the state waits for room
+            tokens, self.rolling, self.written = [*self.rolling, *self.written], [], []
+            self._refuse(tokens, f"disk full: {journal.full}")
         wanted = journal.bytes > self.limit or journal.leans
         if self.asking or (wanted and self.server.loop.time() >= self.retry_at):
             self._begin()
@@ -1131,7 +1139,8 @@ class Checkpointer:
         server.writer.maintain()
         if journal.full:
             self.preparing = False
-            self._failed(f"disk full: {journal.full}")
+            tokens, self.asking = self.asking, []
+            self._failed(f"disk full: {journal.full}", tokens)
         elif not server.writer.threaded and journal.has_spare:
             self.preparing = False
             self.rolling += self.asking  # what they were told is applied will be noted before that state
@@ -1143,17 +1152,27 @@ class Checkpointer:
                 journal.prepare()
             server.loop.call_later(SPARE_AGAIN, self._prepare)
 
+    def begins(self) -> None:
+        """A state is being written; for those who asked before it was to be."""
+        self.written, self.rolling = self.rolling, []
+        self.writing = True
+
     def rolled(self) -> None:
         """The state is durable, as the first frame of a segment."""
-        if self.checkpoints.making is not None:
+        self.late += self.written
+        self.written, self.writing = [], False
+        if self.checkpoints.making is None:
+            self._make()
+        else:
             self.due = True
-            return
+
+    def _make(self) -> None:
         rolled = self.server.journal.rolled
-        assert rolled is not None, "a frame has just begun a segment"
-        self.waiting, self.rolling = self.rolling, []
+        assert rolled is not None, "a frame has begun a segment"
+        self.waiting, self.late = self.late, []
         self.due = False
         self.began = self.server.loop.time()
-        self.maker.make(rolled, self._made, self._failed)
+        self.maker.make(rolled, self._made, self._not_made)
 
     def _made(self, manifest: Manifest, cut: Cut) -> None:
         server = self.server
@@ -1165,22 +1184,30 @@ class Checkpointer:
         saved = manifest.checkpoint
         seconds = round(self.made_at - self.began, 3)
         log("checkpoint", number=saved.number, bytes=saved.size, seconds=seconds)
-        self._answer(saved.number)
-
-    def _failed(self, reason: str) -> None:
-        """It was not made; the one before is as good as ever."""
-        log("checkpoint-failed", "warning", reason=reason)
-        self.retry_at = self.server.loop.time() + CHECKPOINT_AGAIN
-        if not self.waiting:
-            self.waiting, self.asking = self.asking, []
-        self._answer(NotDone(f"no checkpoint was made: {reason}", False))
-
-    def _answer(self, value: Any) -> None:
         waiting, self.waiting = self.waiting, []
         for token in waiting:
-            self.server._answer(token, value)
+            server._answer(token, saved.number)
+        self._go_on()
+
+    def _not_made(self, reason: str) -> None:
+        waiting, self.waiting = self.waiting, []
+        self._failed(reason, waiting)
+        self._go_on()
+
+    def _failed(self, reason: str, tokens: list[Any]) -> None:
+        """None was made for these; the one before is as good as ever."""
+        log("checkpoint-failed", "warning", reason=reason)
+        self.retry_at = self.server.loop.time() + CHECKPOINT_AGAIN
+        self._refuse(tokens, reason)
+
+    def _refuse(self, tokens: list[Any], reason: str) -> None:
+        for token in tokens:
+            self.server._answer(token, NotDone(f"no checkpoint was made: {reason}", False))
+        self.server._wake()
+
+    def _go_on(self) -> None:
         if self.due:
-            self.rolled()
+            self._make()
         elif self.asking:
             self._begin()
         self.server._wake()
@@ -1188,7 +1215,7 @@ class Checkpointer:
     def stop(self) -> None:
         """The node stops."""
         self.maker.stop()
-        for token in [*self.asking, *self.rolling, *self.waiting]:
+        for token in [*self.asking, *self.rolling, *self.written, *self.late, *self.waiting]:
             self.server._answer(token, NotDone("this node is stopping", False))
 
 

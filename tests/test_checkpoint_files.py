@@ -436,7 +436,13 @@ def test_who_asks_for_a_checkpoint_gets_one_of_all_that_was_applied_before() -> 
     begun: list[tuple[int, int]] = []
     files = SimpleNamespace(making=None, remove_old=lambda: None, directory=Path("nowhere"))
     journal = SimpleNamespace(
-        rolled=None, checkpointed=lambda manifest: None, full=None, has_spare=True, leans=False, lock=None
+        rolled=None,
+        checkpointed=lambda manifest: None,
+        full=None,
+        has_spare=True,
+        leans=False,
+        lock=None,
+        bytes=0,
     )
     replica = SimpleNamespace(rolling=False)
     replica.roll = lambda: setattr(replica, "rolling", True)
@@ -457,6 +463,8 @@ def test_who_asks_for_a_checkpoint_gets_one_of_all_that_was_applied_before() -> 
 
     def state_written(rolled: tuple[int, int]) -> None:
         replica.rolling = False
+        checkpointer.begins()
+        assert checkpointer.busy
         journal.rolled = rolled
         checkpointer.rolled()
 
@@ -479,3 +487,22 @@ def test_who_asks_for_a_checkpoint_gets_one_of_all_that_was_applied_before() -> 
     state_written((4, 300))
     made()
     assert (begun[-1], answers) == ((4, 300), [("backup", 3)])
+
+    checkpointer.ask("late")  # its state is to be written
+    replica.rolling = False
+    checkpointer.begins()  # and is handed over, but there is no room for it
+    checkpointer.ask("later")
+    journal.full = "no room"
+    checkpointer.sweep()
+    assert [(token, value.reason) for token, value in answers[1:]] == [
+        ("late", "no checkpoint was made: disk full: no room")
+    ]
+    journal.full = None
+    journal.rolled = (5, 400)
+    checkpointer.rolled()
+    made()
+    assert begun[-1] == (5, 400)
+    assert replica.rolling and len(answers) == 2, "the later one waits for its own"
+    state_written((6, 500))
+    made()
+    assert (begun[-1], answers[2]) == ((6, 500), ("later", 5))
