@@ -779,14 +779,14 @@ MUTANTS = [
         "test_store.test_an_unknown_session_is_expired_never_new",
         (
             "store",
-            "            return _EXPIRED\n        self._sessions",
-            "            session = self._sessions[identity] = _Session(1, {})\n        self._sessions",
+            "                return _EXPIRED\n            self._sessions",
+            "                found = self._sessions[identity] = _Session(1, {})\n            self._sessions",
         ),
     ),
     told(
         "the session opened first makes room, not that used least recently",
         "test_store.test_the_oldest_unused_session_makes_room_for_a_new_one",
-        ("store", "        self._sessions.move_to_end(identity)\n", ""),
+        ("store", "            self._sessions.move_to_end(identity)\n", ""),
     ),
     told(
         "a session forgets first_incomplete when it is told a lower one",
