@@ -193,7 +193,8 @@ class Files:
         return Chunk(number, len(data), crc32(data), offset, data[offset : offset + CHUNK])
 
     def wanted(self) -> None:
-        self.machine.replica.roll()
+        if self.machine.making_life != self.machine.life:
+            self.machine.replica.roll()
 
     def begin(self, size: int) -> None:
         if self.no_room:
@@ -231,6 +232,7 @@ class Machine:
         self.durable: list[bytes] = []  # the frames of the last segment
         self.files = Files(self)
         self.checkpoint_takes = FSYNC  # seconds
+        self.making_life = 0  # the life in which a checkpoint is being made
         self.on_diverged: Callable[[int], Any] | None = None  # told of the node when it stops
         self.unsynced: deque[tuple[bytes, Callable[[], None], bool]] = deque()
         self.auto_sync = True
@@ -320,6 +322,7 @@ class Machine:
             self.introduced = True
             done()
             if new_segment:
+                self.making_life = self.life
                 self.later(self.checkpoint_takes, self.make_checkpoint)
 
     def _send(self, to: int, message: Any, call: Any) -> None:
@@ -347,6 +350,7 @@ class Machine:
         core.start(0.0)
         for entry in core.drain(0.0).apply:
             made.apply(entry.timestamp, entry.owner, entry.payload)
+        self.making_life = 0
         self.files.make(core, made)
         self.core.checkpointed(core.cut())
 
