@@ -421,10 +421,12 @@ class Files:
         """Make the file's content, and its size, durable."""
         os.fdatasync(handle)
 
-    def uncache(self, handle: int) -> None:
-        """Let the next read of this file, which is durable, see what the disk has."""
+    def uncache(self, handle: int, offset: int = 0, length: int = 0) -> None:
+        """Let the next read of this part of a file, 0 bytes: all that follows, see what the disk has. What is
+        not durable yet begins to be written.
+        """
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(handle, offset, length, os.POSIX_FADV_DONTNEED)
 
     def close(self, handle: int) -> None:
         """Close a file; a lock that it carries is released."""

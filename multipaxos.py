@@ -53,7 +53,7 @@ checkpoint has, see node.checkpointed(). Who lacks entries that its peers have g
 a peer's checkpoint, and merges it by node.install(); where entries were given up since, a new one is made.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
@@ -106,13 +106,13 @@ UNCHOSEN_ENTRIES: Final = 1024  # of a log at most, so that every sync and Promi
 UNCHOSEN_BYTES: Final = 4 << 20  # bytes: likewise
 STALE_PROBE: Final = 5.0  # seconds: the answer to a measured Accept is not waited for any longer
 FETCH_BYTES: Final = 1 << 20  # bytes in one Fetched, about
-FETCH_ENTRIES: Final = 48  # at most in one: a millisecond or two of work, in which nobody else is served
+FETCH_ENTRIES: Final = 44  # at most in one: a millisecond or two of work, in which nobody else is served
 FETCH_PAUSE: Final = 0.003  # seconds between two Fetches: who shares a processor with us works meanwhile
 COMPACT_EVERY: Final = 1.0  # seconds between two looks for entries that nobody needs any more
 KEEP_BYTES: Final = 64 << 20  # of one log, for nodes that lag; further behind, they take a checkpoint
 KEEP_OVERHEAD: Final = 64  # bytes that an entry costs besides its payload, about
 LIFE_BITS: Final = 20  # of a life's number are chance: starts of a disk's two copies never have the same
-RECENT: Final = 4096  # applied entries whose hashes are remembered: gossip is not older
+RECENT: Final = 2048  # applied entries whose hashes are remembered, at least: gossip is not older
 DOUBT: Final = 1.0  # seconds in which all nodes have said what they have applied
 
 
@@ -836,7 +836,8 @@ class Node:
         self.catch_up: int | None = None
         self.lost: list[Any] = []
         self.applied = (0, 0), 0  # the last entry that the store has, and its hash there
-        self.hashes: OrderedDict[tuple[int, int], int] = OrderedDict()  # at each of the last RECENT entries
+        self.hashes: dict[tuple[int, int], int] = {}  # at each of the last entries applied
+        self.hashes_before: dict[tuple[int, int], int] = {}  # and at RECENT before them
         self.doubt: float | None = None  # since when a peer's hash is not ours
         self.doubted = (0, 0)  # the first entry where it is not
         self.agrees: dict[int, bool] = {}  # by peer: whether its hash is ours, at that entry or later
@@ -1194,7 +1195,7 @@ class Node:
         self._hear_clock(message.clock)
         if len(message.held) == len(self.nodes):
             self.holding[sender] = message.held
-        ours = self.hashes.get(message.applied)
+        ours = self.hashes.get(message.applied, self.hashes_before.get(message.applied))
         if ours is not None:
             self._compare(sender, message.applied, ours == message.hash, now)
         for fact in message.facts:
@@ -1229,7 +1230,9 @@ class Node:
             if entry.payload:
                 self._raise_clock(entry.timestamp)
         del self.fetching[message.log]
+        before = len(self._records)
         self._install(message.log, message.from_slot, message.entries, message.evidence, now, sender)
+        self.lazy += len(self._records) - before  # others hold them: nobody waits until we do
         if message.log in self.fetching:
             self.fetching[message.log] = (now, sender)  # there is more where these came from
 
@@ -1469,8 +1472,8 @@ class Node:
         """The store has applied the entry at this position, or a checkpoint up to there; this is its hash."""
         self.applied = position, rolling
         self.hashes[position] = rolling
-        if len(self.hashes) > RECENT:
-            self.hashes.popitem(last=False)  # a dict would look at all places that were freed before
+        if len(self.hashes) == RECENT:
+            self.hashes, self.hashes_before = {}, self.hashes
 
     def _compare(self, peer: int, position: tuple[int, int], same: bool, now: float) -> None:
         if not same and self.doubt is None:

@@ -5,7 +5,7 @@
 
 Starts nodes of its own, fills them, then reads from one of them, one local read after the other, during a
 checkpoint and for as long without one. What such a read takes at most is the pause, and what the machine
-adds. Then two clients write and read while all nodes make a checkpoint, one after the other, and for as long
+adds. Then two clients write and read while each node in turn makes a checkpoint, and after each for as long
 without. Prints one line of JSON.
 """
 
@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from nodes import Load, Nodes, end_by_signal, wait_for
@@ -96,8 +97,7 @@ def measure(settings: Cluster, options: argparse.Namespace) -> dict[str, object]
             seconds = time.perf_counter() - begun
         without = during(client, node, threading.Thread(target=lambda: time.sleep(seconds)))
         status = asker.status(node)
-        loaded = operations(settings, lambda: [asker.checkpoint(member.id) for member in settings.nodes])
-        unloaded = operations(settings, lambda: time.sleep(loaded[1]))
+        loaded, unloaded = operations(settings, asker.checkpoint)
         return {
             "keys": status.keys,
             "nodes": options.nodes,
@@ -105,19 +105,30 @@ def measure(settings: Cluster, options: argparse.Namespace) -> dict[str, object]
             "checkpoint_s": round(seconds, 2),
             "without": told(without),
             "during": told(with_one),
-            "operations_per_s_without": round(unloaded[0] / unloaded[1]),
-            "operations_per_s_during": round(loaded[0] / loaded[1]),
+            "operations_per_s_without": round(unloaded),
+            "operations_per_s_during": round(loaded),
+            "ratio": round(loaded / unloaded, 3),
         }
 
 
-def operations(settings: Cluster, work: Callable[[], object]) -> tuple[int, float]:
-    """How many operations two clients get done meanwhile, and how many seconds it takes."""
+def operations(settings: Cluster, work: Callable[[int], object]) -> tuple[float, float]:
+    """Operations per second of two clients while each node in turn does the work, and as long after each."""
     loads = [Load(settings, index) for index in range(2)]
+
+    def count(wait: Callable[[], object]) -> tuple[int, float]:
+        before, begun = sum(each.count for each in loads), time.perf_counter()
+        wait()
+        return sum(each.count for each in loads) - before, time.perf_counter() - begun
+
     try:
         wait_for(lambda: all(each.count > WARM_UP for each in loads), "the clients get answers")
-        before, begun = sum(each.count for each in loads), time.perf_counter()
-        work()
-        return sum(each.count for each in loads) - before, time.perf_counter() - begun
+        done = [0, 0]
+        seconds = 0.0
+        for member in settings.nodes:
+            loaded, took = count(partial(work, member.id))
+            unloaded, _ = count(partial(time.sleep, took))
+            done, seconds = [done[0] + loaded, done[1] + unloaded], seconds + took
+        return done[0] / seconds, done[1] / seconds
     finally:
         for each in loads:
             each.stop()

@@ -138,9 +138,9 @@ def end_by_signal() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
+def wait_for(condition: Callable[[], bool], what: str, pause: float = POLL_S) -> None:
     deadline = time.monotonic() + START_S
     while not condition():
         if time.monotonic() > deadline:
             raise RuntimeError(f"not within {START_S:g} s: {what}")
-        time.sleep(POLL_S)
+        time.sleep(pause)

@@ -33,6 +33,7 @@ from client import Client, ClientError, Cluster, Command, Verb
 
 BATCH = 1000
 WRITERS = 8  # so few that hardly any of their commands share an entry
+LOOK_S = 0.1  # between two looks whether a node has caught up
 BEFORE_S = 5.0  # of load, to compare with
 
 
@@ -63,9 +64,10 @@ def caught_up(client: Client, node: int, target: tuple[int, int]) -> bool:
 
 
 def wait_until_caught_up(nodes: Nodes, those: Sequence[int], target: tuple[int, int]) -> None:
-    """With one client for all looks: making one takes milliseconds, for which clients in threads wait."""
+    """With one client and not often: who looks takes the processors from those whose work is measured."""
     with Client(nodes.settings, timeout=1) as client:
-        wait_for(lambda: all(caught_up(client, node, target) for node in those), f"nodes {those} are back")
+        what = f"nodes {those} are back"
+        wait_for(lambda: all(caught_up(client, node, target) for node in those), what, LOOK_S)
 
 
 def write_entries(settings: Cluster, count: int) -> None:

@@ -212,7 +212,7 @@ class Disk(Files):
         self.close(handle)
         self.rename(unfinished, path)
 
-    def uncache(self, handle: int) -> None:
+    def uncache(self, handle: int, offset: int = 0, length: int = 0) -> None:
         self._opened(handle)
 
     def make_directory(self, path: Path) -> None:

@@ -19,10 +19,12 @@ from pickledb import PickleDB
 import server
 from checkpoint import (
     CHUNK_BYTES,
+    PIECE_ITEMS,
     SYNC_BYTES,
     Checkpoints,
     checkpoint_path,
     cut_of,
+    encoded,
     make_checkpoint,
     parse,
     read_sum,
@@ -300,6 +302,44 @@ def test_a_checkpoint_that_fails_leaves_the_one_before_and_the_next_one_succeeds
     disk.power_cut(lost)
     assert content(disk) == {"a": "1", "b": "2", "c": "3", "d": "4"}
     assert names(disk) == {"checkpoint-0000000001.json", "checkpoint-0000000003.json", MANIFEST}
+
+
+class Spoiling(Disk):
+    """A disk on which what pickledb saves is changed."""
+
+    spoil: Callable[[bytearray], None] = staticmethod(lambda data: None)
+
+    def save(self, path: Path, content: dict[str, Any]) -> None:
+        super().save(path, content)
+        self.spoil(self.content(path))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data.__setitem__(len(data) // 2, data[len(data) // 2] ^ 1),
+        lambda data: data.append(ord(" ")),
+        lambda data: data.pop(),
+        bytearray.clear,
+    ],
+    ids=["a flipped bit", "a byte more", "a byte less", "nothing"],
+)
+def test_what_is_read_back_must_be_what_was_saved(spoil: Callable[[bytearray], None]):
+    disk = Spoiling()
+    with serving(disk) as server:
+        server.put_all({str(key): "x" for key in range(PIECE_ITEMS + 1)})
+        server.roll()
+        disk.spoil = spoil
+        with pytest.raises(Damaged, match="what was read back"):
+            server.checkpoint()
+    assert MANIFEST not in names(disk)
+
+
+def test_the_bytes_that_a_file_must_have_are_those_that_pickledb_writes(tmp_path: Path):
+    for size in (1, PIECE_ITEMS, PIECE_ITEMS + 1, 3 * PIECE_ITEMS):
+        state: dict[str, Any] = {f'é" \0{key}': [key, None, "😀\\"] for key in range(size)}
+        Files().save(tmp_path / "state", state)
+        assert b"".join(encoded(state)) == (tmp_path / "state").read_bytes()
 
 
 def test_closed_segments_that_are_damaged_make_no_checkpoint():

@@ -774,11 +774,13 @@ def test_a_peer_that_agrees_again_is_no_longer_doubted() -> None:
 
 def test_hashes_of_recent_entries_only_are_remembered() -> None:
     made = started()
-    for timestamp in range(RECENT + 10):
+    for timestamp in range(1, 4 * RECENT + 1):
         made.hashed((timestamp, 2), timestamp)
-    assert len(made.hashes) == RECENT
+        assert len(made.hashes) + len(made.hashes_before) < 2 * RECENT
     tell(made, 2, Learn(0, [], [], Position(5, 2), 6))
     assert made.doubt is None
+    tell(made, 2, Learn(0, [], [], Position(3 * RECENT + 1, 2), 6))
+    assert made.doubt is not None
 
 
 def test_the_hash_outlives_a_restart_and_a_checkpoint() -> None:

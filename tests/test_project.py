@@ -96,6 +96,7 @@ FOREIGN = {
     "interface": {"kvstore", "thrift"},
     "store": {"pickledb"},
     "journal": {"pickledb"},
+    "checkpoint": {"orjson"},
     "rpc": {"kvstore", "thrift"},
     "server": {"kvstore", "thrift", "uvloop"},
     "failover": {"thrift"},
