@@ -154,7 +154,7 @@ def plan(options: argparse.Namespace, files: Files, peers: dict[str, Start]) -> 
     ]
     group("mix", ours, tasks)
     batches = max(rows * 20 // BATCH, 2)
-    tasks = [Task(n, partial(_batches, batches=batches, in_flight=n)) for n in (1, 4)]
+    tasks = [Task(n, partial(_batches, batches=batches, in_flight=n)) for n in (1, 4, 32)]
     group("batches", ours, tasks)
     if "failures" in options.parts:
         work = Load(files.mixed(rows, 0.5), rows)
