@@ -12,6 +12,7 @@ written to once.
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import gc
 import importlib
 import ipaddress
@@ -123,6 +124,8 @@ MAX_HUNG_UP: Final = 10  # connections in a second, of which each has a line in 
 MAX_COMPLAINTS: Final = 1000  # strangers and refusing peers that are remembered, so as to be logged once
 # Allocations, and rounds, between two collections: entries are kept, and hardly anything has cycles.
 GARBAGE: Final = (50_000, 50, 100)
+M_MMAP_THRESHOLD: Final = -3  # <malloc.h>
+LARGE_BLOCK: Final = 512 << 10  # bytes
 MAX_SCAN: Final = 1000  # items in a page
 MAX_ANSWER: Final = 15_000_000  # bytes: standard Thrift clients take frames up to 16,384,000
 LEVELS: Final = ("info", "warning", "error")
@@ -1447,8 +1450,19 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def give_large_blocks_back() -> None:
+    """Let memory of this size and more go back to the system when it is freed.
+
+    So glibc begins, but after the first such block it keeps ever larger ones. A store that grows leaves one
+    behind whenever its table is replaced by one of twice the size.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
 def main() -> int:
     options = arguments().parse_args()
+    give_large_blocks_back()
     log.node, log.as_json = options.id or 0, options.log_format == "json"
     log.lowest = LEVELS.index(options.log_level)
     if options.cpu is not None:

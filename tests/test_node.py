@@ -31,6 +31,7 @@ from multipaxos import (
     FETCH_BYTES,
     FETCH_ENTRIES,
     FETCH_PAUSE,
+    LAZY,
     RESERVE,
     TOO_FAR,
     TOO_MANY,
@@ -175,6 +176,19 @@ def test_fetched_entries_too_far_ahead_are_not_installed() -> None:
     tell(made, 2, Fetched(2, 0, [Entry(5, b"x")], ballot_of(1, 2), 0))
     assert made.acceptors[2].chosen == 1
     assert made.clock == 5
+
+
+def test_nobody_waits_until_fetched_entries_are_journaled() -> None:
+    made = node()
+    tell(made, 2, Learn(1, [Fact(2, 2, ballot_of(1, 2), 0)], [], POSITION, 0))
+    assert tell(made, 2, Fetched(2, 0, [Entry(RESERVE, b"x")], ballot_of(1, 2), 0)).urgent, "a reservation"
+    ready = tell(made, 2, Fetched(2, 1, [Entry(RESERVE + 1, b"y")], ballot_of(1, 2), 0))
+    assert [record.held for record in ready.journal] == [
+        Held(2, ballot_of(1, 2), 1, [Entry(RESERVE + 1, b"y")])
+    ]
+    assert not ready.urgent
+    made.tick(1.0 + LAZY)
+    assert made.drain(1.0 + LAZY).urgent
 
 
 def test_a_candidate_does_not_follow_into_absurd_ballots() -> None:

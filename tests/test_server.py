@@ -6,8 +6,10 @@ Real nodes on loopback. Kills and load are test_processes.py's.
 import contextlib
 import json
 import os
+import platform
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from kvstore import KeyValue
 from kvstore.ttypes import Command, RequestId, Session
 from linearizability import check
 from processes import (
+    PROJECT,
     SERVER,
     Load,
     Process,
@@ -612,6 +615,29 @@ def test_an_idle_node_is_idle(cluster: RealCluster) -> None:
     rates = {node: round((after[node][1] - before[node][1]) / seconds) for node in pids}
     print(f"idle over {seconds:.1f} s: % of a core {shares}, sleeps per second {rates}")
     assert max(rates.values()) < 200
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_large_block_that_was_freed_is_not_kept() -> None:
+    program = """
+import server, sys
+if sys.argv[1] == "yes":
+    server.give_large_blocks_back()
+for _ in range(2):
+    block = bytes(2 * server.LARGE_BLOCK)  # the second is where the first was, if glibc has kept that
+    at = id(block)
+    mapped = [line.split() for line in open("/proc/self/maps")]
+    del block
+ranges = [[int(end, 16) for end in line[0].split("-")] for line in mapped if line[-1] == "[heap]"]
+print(any(start <= at < end for start, end in ranges))
+"""
+    kept = [
+        subprocess.run(
+            [sys.executable, "-c", program, given], cwd=PROJECT, check=True, capture_output=True, text=True
+        ).stdout.strip()
+        for given in ("no", "yes")
+    ]
+    assert kept == ["True", "False"]
 
 
 def test_garbage_on_the_port_ends_its_own_connection_only(cluster: RealCluster) -> None:
