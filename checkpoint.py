@@ -363,10 +363,12 @@ def read_back(
     """What a file holds in which pickledb has saved this state. Damaged if that is anything else."""
     size = check = 0
     for piece in encoded(state):
-        if files.read_part(path, size, len(piece)) != piece:
-            raise Damaged(path, size, "what was read back is not what was saved")
-        size, check = size + len(piece), zlib.crc32(piece, check)
-        rest()
+        for at in range(0, len(piece), SYNC_BYTES):
+            part = piece[at : at + SYNC_BYTES]
+            if files.read_part(path, size, len(part)) != part:
+                raise Damaged(path, size, "what was read back is not what was saved")
+            size, check = size + len(part), zlib.crc32(part, check)
+            rest()
     if files.size(path) != size:
         raise Damaged(path, size, "what was read back goes on after what was saved")
     return Saved(number, size, check)
@@ -665,15 +667,6 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def give_way() -> None:
-    """Run at a low priority. Where Linux shares processors out among sessions, a process that has one of its
-    own, as this one, has to say so for its session.
-    """
-    os.nice(NICENESS)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(f"{NICENESS}\n")
-
-
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="checkpoint.py",
@@ -691,7 +684,7 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> int:
     options = arguments().parse_args()
     end_with_parent()
-    give_way()
+    os.nice(NICENESS)
     os.umask(0o077)  # as all files of a data directory are
     if options.cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in options.cpus.split(",")})

@@ -125,7 +125,7 @@ MAX_COMPLAINTS: Final = 1000  # strangers and refusing peers that are remembered
 # Allocations, and rounds, between two collections: entries are kept, and hardly anything has cycles.
 GARBAGE: Final = (50_000, 50, 100)
 M_MMAP_THRESHOLD: Final = -3  # <malloc.h>
-LARGE_BLOCK: Final = 512 << 10  # bytes
+LARGE_BLOCK: Final = 768 << 10  # bytes: more than any value has
 MAX_SCAN: Final = 1000  # items in a page
 MAX_ANSWER: Final = 15_000_000  # bytes: standard Thrift clients take frames up to 16,384,000
 LEVELS: Final = ("info", "warning", "error")
