@@ -95,6 +95,9 @@ class Files(journal.Files):
     def read(self, path: Path) -> bytes:
         return self._done("read", path, super().read, path)
 
+    def read_part(self, path: Path, offset: int, length: int) -> bytes:
+        return self._done("read", path, super().read_part, path, offset, length)
+
     def save(self, path: Path, content: dict[str, Any]) -> None:
         self._done("save", path, super().save, path, content)
 
