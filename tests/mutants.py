@@ -89,7 +89,7 @@ MUTANTS = [
     ),
     met(
         "promises are counted, not the nodes that gave them",
-        "slow-disks 4",
+        "lossy 29",
         (CORE, "self.promises[sender] = message", "self.promises[len(self.promises)] = message"),
     ),
     met(
@@ -183,7 +183,7 @@ MUTANTS = [
     ),
     met(
         "N13: a restart forgets promises",
-        "slow-disks 8",
+        "slow-disks 5",
         (CORE, "self.promised = max(self.promised, record.promised.ballot)", "pass"),
     ),
     met(
@@ -197,7 +197,7 @@ MUTANTS = [
     ),
     met(
         "two nodes share a ballot",
-        "slow-disks 5",
+        "slow-disks 2",
         (
             CORE,
             "self.ballot = self.highest = ballot_of(round_of(self.highest) + 1, self.me)",
@@ -206,7 +206,7 @@ MUTANTS = [
     ),
     met(
         "votes of an older ballot are kept",
-        "lossy 2",
+        "slow-disks 1",
         (
             CORE,
             "        self.promises.clear()\n        self.lengths.clear()\n",
@@ -222,7 +222,7 @@ MUTANTS = [
     ),
     met(
         "a deposed leader goes on",
-        "lossy 1",
+        "default 1",
         (CORE, "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
         (
             CORE,
@@ -234,7 +234,7 @@ MUTANTS = [
     ),
     met(
         "a new ballot's sync keeps the old log's end",
-        "slow-disks 11",
+        "slow-disks 22",
         (
             CORE,
             "self._hold(message.ballot, self.chosen, message.entries[self.chosen - message.start :])",
@@ -277,7 +277,7 @@ MUTANTS = [
     ),
     met(
         "the evidence of an older length stands for a new one",
-        "default 2",
+        "default 1",
         (
             CORE,
             "self.chosen[log], self.evidence[log] = chosen, evidence",
@@ -537,7 +537,7 @@ MUTANTS = [
     ),
     met(
         "R3: a reservation counts before it is durable",
-        "slow-disks 1",
+        "default 1",
         (CORE, "frontier = min(self.clock, self.reserved)", "frontier = min(self.clock, self.reserving)"),
     ),
     met(
@@ -716,7 +716,7 @@ MUTANTS = [
     ),
     met(
         "a read is answered before what it waits for is applied",
-        "lossy 1",
+        "lossy 3",
         (
             "replica",
             "            for applied in ready.apply:\n",
