@@ -132,7 +132,11 @@ def cut_of(state: dict[str, Any]) -> Cut:
         bookkeeping = state[RESERVED_KEY]
         timestamp, owner = bookkeeping["position"]
         logs = {int(log): Covered(*covered) for log, covered in bookkeeping["logs"].items()}
-        return Cut((timestamp, owner), logs, bookkeeping["clock"])
+        clock = bookkeeping["clock"]
+        numbers = [timestamp, owner, clock, *(number for covered in logs.values() for number in covered)]
+        if not all(type(number) is int for number in numbers):  # of more than 64 bits orjson makes a float
+            raise TypeError("a number that is none of 64 bits")
+        return Cut((timestamp, owner), logs, clock)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Malformed(f"state: does not say where it stands: {type(error).__name__}: {error}") from error
 

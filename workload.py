@@ -271,8 +271,9 @@ def run(rows: list[Row], settings: Settings, progress: Callable[[int], None] | N
         result.interrupted = True
         _stop(work, pipes, last)
     finally:
-        for process, pipe in zip(processes, pipes, strict=True):
+        for pipe in pipes:
             pipe.close()
+        for process in processes:
             process.join(STOP_S)
             if process.is_alive():
                 process.kill()
@@ -440,6 +441,8 @@ def _work(part: _Part, pipe: Connection) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_many_at_a_time(part, worker, pipe))
     pipe.send(_Last(worker.answers or {}, worker.errors))
+    with contextlib.suppress(EOFError, OSError):
+        pipe.recv()  # until all are done: to end takes time on a processor that the others are measured on
 
 
 def _one_at_a_time(part: _Part, worker: _Worker, pipe: Connection) -> None:

@@ -384,6 +384,9 @@ def test_what_is_no_state_is_refused():
         {"": {}},
         {"": {"position": [1]}},
         {"": {"position": [1, 2], "logs": {"x": []}, "clock": 1}},
+        {"": {"position": [1, 2], "logs": {"1": [1, 2, 3]}, "clock": 1.8e19}},
+        {"": {"position": [1.8e19, 2], "logs": {"1": [1, 2, 3]}, "clock": 1}},
+        {"": {"position": [1, 2], "logs": {"1": [1, 2, 3.0]}, "clock": 1}},
     ):
         with pytest.raises(Malformed):
             cut_of(state)
