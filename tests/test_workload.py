@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -253,6 +254,31 @@ def test_each_process_keeps_the_order_of_its_rows_and_begins_at_another_node(
     assert [record["node"] for record in records[30:34]] == ["3", "1", "2", "3"]
     starts = [int(record["start_ns"]) for record in records]
     assert starts[:30] == sorted(starts[:30]) and starts[30:] == sorted(starts[30:])
+
+
+def test_a_process_that_is_done_stays_until_all_are(fakes: FakeCluster) -> None:
+    """Its end would take a processor away from those that are still measured."""
+    part = workload._Part(0, 0, rows("GET,k\n"), workload.Settings(fakes.cluster), workload._Board(1))
+    ours, theirs = multiprocessing.Pipe()
+    ended, early = threading.Event(), []
+
+    def parent() -> None:
+        ours.recv()
+        ours.send("go")
+        assert isinstance(ours.recv(), workload._Last)
+        early.append(ended.wait(0.5))
+        ours.close()
+
+    interrupts = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=parent)
+    thread.start()
+    try:
+        workload._work(part, theirs)
+    finally:
+        ended.set()
+        signal.signal(signal.SIGINT, interrupts)
+        thread.join()
+    assert early == [False]
 
 
 def test_faults_of_single_nodes_fail_no_operation_and_repeats_are_counted(
