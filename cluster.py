@@ -15,7 +15,7 @@
         "key": "~/.ssh/id_ed25519",              (likewise; a file of the machine that launches)
         "directory": "multipaxos-kv",            the project's copy; a relative one lies in the user's home
         "python": "python3"},                    3.11 or later; one that has the packages is used as it is
-      "data": "data",                          directory of the nodes' data directories
+      "data": "data",                          where the nodes' data directories are, from this file's own on
       "checkpoint_mb": 64,                  bytes of journal after which a checkpoint is made, in MiB
       "self_repair": true,                     false: a node with damaged data ends, instead of rejoining
       "fsync": true,                           false gives durability up, for measurements
@@ -127,6 +127,11 @@ class Cluster:
             if member.id == node:
                 return member
         raise ClusterError(f"nodes: none has the id {node}")
+
+
+def data_directory(given: str | None, settings: Cluster, file: str | PathLike[str]) -> Path:
+    """Where the data directories are: as given, or as the cluster's file says, from that file's own on."""
+    return Path(given) if given else Path(file).parent / settings.data
 
 
 def load(path: str | PathLike[str]) -> Cluster:

@@ -85,7 +85,8 @@ SEGMENT_NUMBER_AT: Final = 12  # its offset in HEADER
 
 FORMAT: Final = 1  # of identity.json and manifest.json
 NEVER: Final = sys.maxsize
-NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)  # errors that pass when somebody removes something
+# Errors that pass: when somebody removes something, or closes it.
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
 T = TypeVar("T")
 
@@ -691,7 +692,10 @@ class Journal:
         path = directory / "identity.json"
         try:
             if not files.exists(path):  # asked first: not even a lock is left in a directory that is not ours
-                raise JournalError(f"{path}: missing: this is no data directory (--init makes one)")
+                raise JournalError(
+                    f"{path}: missing: this is no data directory: is its disk mounted? (--rejoin if the "
+                    "node's disk was lost, --init for a new cluster only)"
+                )
             self._lock = files.lock(directory / "lock")
             identity = read_identity(files.read(path))
             path = directory / MANIFEST
@@ -913,10 +917,24 @@ class Journal:
                 self._ready = False
                 raise
             self.full = error.strerror
+            # It is tried again and again: each traceback would keep a frame alive until it is collected.
+            error.__traceback__ = None
             raise Full(f"{self._journal}: no room for the next segment: {error.strerror}") from error
         self._newest += 1
         self.full = None
         return segment
+
+    def _opened(self, number: int) -> int:
+        """A segment, opened to be written. Full if that cannot be done now."""
+        try:
+            handle = self._files.open(segment_path(self._journal, number))
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self.full = error.strerror
+            raise Full(f"{self._journal}: segment {number} cannot be opened: {error.strerror}") from error
+        self.full = None
+        return handle
 
     def _roll(self, length: int) -> None:
         """Go on in the next segment with room for so many bytes; smaller ones before it stay empty.
@@ -932,10 +950,10 @@ class Journal:
                 number, size = self._newest + 1, max(self._segment_bytes, FIRST + length)
                 make = partial(make_segment, self._files, self._journal, number, size)
                 self._spares.append(self._made(make))
+            handle = self._opened(self._spares[0].number)
         except Full:
             self._ready = True
             raise
-        handle = self._files.open(segment_path(self._journal, self._spares[0].number))
         if self._handle is not None:
             self._files.close(self._handle)
         self._handle = handle

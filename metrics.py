@@ -93,9 +93,9 @@ class Counts:
         cell[0] += 1
         cell[1] += size
 
-    def refused(self, what: str) -> None:
+    def refused(self, what: str, times: int = 1) -> None:
         """Somebody or something was turned away."""
-        self.refusals[what] = self.refusals.get(what, 0) + 1
+        self.refusals[what] = self.refusals.get(what, 0) + times
 
     def totals(self) -> dict[str, int]:
         """Frames and bytes, all peers and methods together."""

@@ -116,10 +116,14 @@ ROOM_AGAIN: Final = 1.0  # seconds: a full disk is looked at again
 SPARE_AGAIN: Final = 0.02  # seconds: whether the next segment is there, which a checkpoint begins
 CHECKPOINT_AGAIN: Final = 30.0  # seconds after one that failed, unless somebody asks for it
 CHECKPOINT_MB: Final = 64.0  # of the standalone server's journal, between two checkpoints
+MAJORITY_GONE: Final = 2.0  # seconds without a word from a majority, after which commands are refused
+STOOD_STILL: Final = 0.5  # seconds more than a sweep takes: the process, or the machine, was stopped
 SWEEP: Final = 1.0  # seconds between two looks for clients and requests that are late
 DRAIN: Final = 3.0  # seconds that a stopping node gives its clients' requests
 RECENT: Final = 5.0  # seconds for which a complaint counts: whoever is refused comes back each second
 MAX_PROBLEMS, MAX_PROBLEM = 20, 300  # complaints that the status tells, and characters of each
+MOST_CONNECTIONS: Final = 10_000  # of clients and peers, at most
+OTHER_FILES: Final = 600  # that are kept free: journal, checkpoints, links to 254 peers, metrics
 MAX_HUNG_UP: Final = 10  # connections in a second, of which each has a line in the log
 MAX_COMPLAINTS: Final = 1000  # strangers and refusing peers that are remembered, so as to be logged once
 # Allocations, and rounds, between two collections: entries are kept, and hardly anything has cycles.
@@ -134,8 +138,8 @@ PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/@%+,\[\]-]+")  # values that the log d
 # Before --cpu: a checkpoint is made where there is time for it.
 PROCESSORS: Final = sorted(os.sched_getaffinity(0))
 REPAIR: Final = (
-    "; nothing was cut, and this node does not vote with it. Its peers have what it held: move its data "
-    "directory aside and start it with --rejoin"
+    "; nothing was cut, and this node does not vote with it. If it has peers, they have what it held: move "
+    "its data directory aside and start it with --rejoin"
 )
 ASIDE: Final = ".damaged-%Y%m%dT%H%M%SZ"  # after a data directory's name: when it was moved aside
 BOTH_ALIVE: Final = 1.0  # seconds without a message from a process, after which another may take its place
@@ -376,7 +380,9 @@ class Server:
             core, store, time.monotonic, self._send, self._write, self._answer, checkpoints
         )
         self.flusher = Flusher()
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}  # that others made, oldest first
+        self.most = most_connections()
+        self.crowded = 0  # of them hung up since the last sweep, for there were too many
         self.refused_at: float | None = None  # since when peers say that another process has our id
         self.processes: dict[Connection, tuple[int, tuple[int, int]]] = {}  # node, (incarnation, life)
         self.accept_tls: ssl.SSLContext | None = None
@@ -397,6 +403,9 @@ class Server:
         self.turn_at = 0.0
         self.stopping = False  # takes no more commands
         self.waits: str | None = None  # what a rejoin waits for, as last logged
+        self.alone: str | None = None  # that no majority is heard of, as last seen
+        self.alive_since = time.monotonic()
+        self.leads: set[int] = set()  # logs that this node leads, as last logged
         self.stopped = False  # takes no more turns: the journal is being closed
         self.ticker: asyncio.TimerHandle | None = None
         self.tick_at = 0.0
@@ -487,9 +496,13 @@ class Server:
         os._exit(EXIT_BUG)
 
     async def _sweep(self) -> None:
+        now = self.loop.time()
         while True:
             await asyncio.sleep(SWEEP)
-            now = self.loop.time()
+            before, now = now, self.loop.time()
+            if now - before > SWEEP + STOOD_STILL:
+                log("stood-still", "warning", seconds=round(now - before - SWEEP, 3))
+                self.alive_since = time.monotonic()  # what others said meanwhile has yet to be read
             for connection in [*self.connections]:
                 if connection.stale(now):
                     self.counts.refused("late_connection")
@@ -497,6 +510,12 @@ class Server:
             if self.hung_up > MAX_HUNG_UP:
                 log("hung-up-more", "warning", count=self.hung_up - MAX_HUNG_UP)
             self.hung_up = 0
+            if self.crowded:
+                log("too-many-connections", "warning", hung_up=self.crowded, limit=self.most)
+                self.counts.refused("connection", self.crowded)
+            self.crowded = 0
+            self._look_at_majority()
+            self._tell_led()
             for link in self.links.values():
                 link.stale(now)
             self.replica.expire(now - self.request_timeout_s)
@@ -504,6 +523,39 @@ class Server:
             self.checkpointer.sweep()
             self._tell_rejoin()
             self._wake()
+
+    def _look_at_majority(self) -> bool:
+        """Whether enough nodes are heard of to do anything; log it whenever that changes."""
+        if not isinstance(self.core, Node):
+            return True
+        now = time.monotonic()
+        heard = 1 + sum(now - at <= MAJORITY_GONE for at in self.core.heard.values())
+        alone = None
+        if heard < self.core.quorum and now - self.alive_since > MAJORITY_GONE:
+            alone = f"no majority: this node hears of {heard} of {len(self.logs)} nodes, itself included"
+        if bool(alone) != bool(self.alone):
+            if alone:
+                log("majority-lost", "warning", heard=heard, nodes=len(self.logs))
+            else:
+                log("majority-back", heard=heard, nodes=len(self.logs))
+        self.alone = alone
+        return alone is None
+
+    def _tell_led(self) -> None:
+        """Log which logs this node leads, whenever that changes: its own, and those that it has revoked."""
+        if not isinstance(self.core, Node):
+            return
+        leads = {log for log, proposer in self.core.proposers.items() if proposer.leading}
+        mine = self.identity.node
+        for other in sorted(leads - self.leads - {mine}):
+            log("revoked", "warning", log=other)
+        for other in sorted(self.leads - leads - {mine}):
+            log("given-back", log=other)
+        if mine in self.leads - leads:
+            log("deposed", "warning", reason="others have finished this node's log: it takes it back")
+        elif mine in leads - self.leads:
+            log("leads", log=mine)
+        self.leads = leads
 
     def _tell_rejoin(self) -> None:
         """Log what a rejoining node waits for, whenever that changes: it may have to wait for ever."""
@@ -770,12 +822,23 @@ class Server:
     # --------------------------------------------------------------------------- connections that others made
 
     def _accepted(self) -> Connection:
-        return Connection(
-            self._message, self._lost, MAX_CLIENT_FRAME, self.flusher, on_made=self.connections.add
-        )
+        return Connection(self._message, self._lost, MAX_CLIENT_FRAME, self.flusher, on_made=self._made)
+
+    def _made(self, connection: Connection) -> None:
+        """Where there are too many connections, a client's leaves, the oldest: it comes back if need be.
+
+        So silent ones keep nobody out, no peer, and never take the files that the journal needs.
+        """
+        self.connections[connection] = None
+        if len(self.connections) > self.most:
+            oldest = next((other for other in self.connections if other.user is None), None)
+            if oldest is not None:
+                del self.connections[oldest]
+                self.crowded += 1
+                oldest.abort()
 
     def _lost(self, connection: Connection, error: Exception | None) -> None:
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         self.processes.pop(connection, None)
         if isinstance(error, Malformed | TimeoutError):
             self.counts.refused("malformed" if isinstance(error, Malformed) else "slow_connection")
@@ -870,6 +933,8 @@ class Server:
             self._answer(token, NotDone("this node is stopping", False))
         elif self.journal.full:
             self._answer(token, NotDone(f"disk full: {self.journal.full}", False))
+        elif self.alone and not self._look_at_majority():
+            self._answer(token, NotDone(self.alone or "", False))
         else:
             self.replica.submit(token, commands, batch)
         self._wake()
@@ -943,10 +1008,12 @@ class Server:
             self._answer(token, NotDone(reason, True))
         elif mode == ReadMode.LOCAL:
             self._answer(token, local())
-        elif mode is None or mode == ReadMode.LINEARIZABLE:
-            self.replica.read(token, question)
-        else:
+        elif mode is not None and mode != ReadMode.LINEARIZABLE:
             self._answer(token, NotDone(f"mode: {mode} is unknown", True))
+        elif self.alone and not self._look_at_majority():
+            self._answer(token, NotDone(self.alone or "", False))
+        else:
+            self.replica.read(token, question)
         self._wake()
 
     # -------------------------------------------------------------------------------------------- checkpoints
@@ -982,7 +1049,7 @@ class Server:
                 node=self.identity.node,
                 cluster=self.identity.cluster,
                 version=VERSION,
-                ready=core.ready and not self.stopping and not self.journal.full,
+                ready=self._state() == "serving",
                 clock=core.clock,
                 applied=Position(*store.position),
                 keys=store.size(),
@@ -1012,7 +1079,9 @@ class Server:
             return "disk-full"
         if not self.core.joined:
             return "rejoining"
-        return "serving" if self.core.ready else "starting"
+        if not self.core.ready:
+            return "starting"
+        return "no-majority" if self.alone else "serving"
 
     def _counters(self) -> dict[str, int]:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -1287,7 +1356,10 @@ def open_journal(directory: Path, identity: Identity, init: bool, fsync: bool) -
     for name in ("cluster", "digest", "node"):
         ours, theirs = getattr(identity, name), getattr(journal.identity, name)
         if ours != theirs:
-            raise Usage(f"{directory}/identity.json: {name}: {theirs!r}, but cluster.json says {ours!r}")
+            if name == "digest":
+                differs = f"made for nodes with other ids, hosts or ports: {theirs[:12]}, not {ours[:12]}"
+                raise Usage(f"{directory}/identity.json: digest: {differs}")
+            raise Usage(f"{directory}/identity.json: {name}: {theirs!r}, but the cluster's file has {ours!r}")
     return journal
 
 
@@ -1352,7 +1424,7 @@ async def serve_node(options: argparse.Namespace) -> None:
     if options.rejoin and len(settings.nodes) == 1:
         raise Usage("--rejoin: a node alone cannot rejoin: nobody else knows what it has forgotten")
     identity = Identity(settings.name, settings.digest, options.id, int(not options.rejoin), 0)
-    directory = Path(options.data or settings.data) / f"node-{options.id}"
+    directory = configuration.data_directory(options.data, settings, options.cluster) / f"node-{options.id}"
     journal = open_journal(directory, identity, options.init or options.rejoin, settings.fsync)
     failing = settings.acceptor_failures
 
@@ -1458,6 +1530,17 @@ def give_large_blocks_back() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
+def most_connections() -> int:
+    """How many connections of others this process can have, with files to spare for all else."""
+    with contextlib.suppress(OSError, ValueError):
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return max(min(files - OTHER_FILES, MOST_CONNECTIONS), files // 2)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S sh -c 'exec "${0%/*}/../.venv/bin/python" "$0" "$@"'
 """Takes a backup of a running cluster into one file, or makes a new cluster's data directories from one.
 
     scripts/backup.sh FILE.gz [--cluster cluster.json] [--node ID]
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from checkpoint import parse, restore
 from client import Client, ClientError, ClusterError, load
+from cluster import data_directory
 from interface import Identity, Malformed
 from journal import JournalError
 from store import RESERVED_KEY
@@ -98,7 +99,7 @@ def make(options: argparse.Namespace) -> str:
     nodes = [node.id for node in settings.nodes if options.id in (None, node.id)]
     if not nodes:
         raise Failed(f"--id: there is no node {options.id}")
-    data = Path(options.data or settings.data)
+    data = data_directory(options.data, settings, options.cluster)
     for node in nodes:
         if (data / f"node-{node}").exists():
             raise Failed(f"{data / f'node-{node}'}: exists already: nothing is overwritten")

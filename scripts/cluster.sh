@@ -50,7 +50,7 @@ try:
     settings = cluster.load(sys.argv[1])
 except cluster.ClusterError as error:
     sys.exit(f"cluster.sh: {error}")
-print(settings.data, *[node.id for node in settings.nodes], sep="\n")' "$file"); then
+print(cluster.data_directory(None, settings, sys.argv[1]), *[node.id for node in settings.nodes], sep="\n")' "$file"); then
     exit 2
 fi
 mapfile -t lines <<<"$settings"
@@ -172,7 +172,11 @@ one() { # the process id of the one node that a command is about
 
 case $command in
 start) if [ -n "$id" ]; then launch "$id" && await "$id"; else start_all; fi ;;
-stop) end TERM ${id:-"${ids[@]}"} ;;
+stop)
+    running=$(for node in ${id:-"${ids[@]}"}; do pid_of "$node"; done)
+    [ -n "$running" ] || echo "no node runs whose data is in $data"
+    end TERM ${id:-"${ids[@]}"}
+    ;;
 restart) end TERM ${id:-"${ids[@]}"} && if [ -n "$id" ]; then launch "$id" && await "$id"; else start_all; fi ;;
 rolling) rolling ${id:-"${ids[@]}"} ;;
 status) client status ;;

@@ -8,6 +8,7 @@ case ${1:-} in
 '' | -*) workload=$project/workload.csv ;;
 *) workload=$1; shift ;;
 esac
+[ -r "$workload" ] || { echo "demo.sh: $workload: no such file" >&2; exit 2; }
 "$project/scripts/setup.sh"
 python=$project/.venv/bin/python
 

@@ -10,6 +10,12 @@ import json
 import random
 import socket
 import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cluster import ClusterError, load
 
 PORTS = range(10_000, 32_768)  # Linux takes those of outgoing connections from 32,768 on
 
@@ -51,7 +57,16 @@ def main() -> int:
         except ValueError as error:
             print(f"make_cluster.py: --set {field}: {error}", file=sys.stderr)
             return 2
-    print(json.dumps(cluster, indent=2))
+    text = json.dumps(cluster, indent=2) + "\n"
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:  # by the rules of those who will read it
+        file.write(text)
+        file.flush()
+        try:
+            load(file.name)
+        except ClusterError as error:
+            print(f"make_cluster.py: {str(error).removeprefix(f'{file.name}: ')}", file=sys.stderr)
+            return 2
+    print(text, end="")
     return 0
 
 

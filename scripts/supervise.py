@@ -33,6 +33,9 @@ def data_directory(words: list[str]) -> Path:
 
 
 def main(words: list[str]) -> int:
+    if words in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
     if "--id" not in words[:-1] or "--data" not in words[:-1]:
         print("usage: supervise.py server.py --id N --data DIR [OPTION of server.py ...]", file=sys.stderr)
         return 2

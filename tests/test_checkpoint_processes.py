@@ -65,6 +65,10 @@ def test_a_checkpoint_is_made_when_it_is_asked_for_and_can_be_read(tmp_path: Pat
         data = b"".join(client.read_checkpoint(2))
         assert len(data) > 1_500_000
         assert data == (cluster.data / "node-2" / "checkpoint-0000000002.json").read_bytes()
+        cluster.kill(2)
+        done = finish([sys.executable, CLIENT, "checkpoint", "--cluster", cluster.file, "--timeout", "20"])
+        assert done.returncode != 0 and "node 2: cannot connect" in done.stderr
+        assert re.fullmatch(r"node 1: checkpoint 2\nnode 3: checkpoint 2\n", done.stdout), "the others go on"
 
 
 def asking(cluster: RealCluster) -> subprocess.Popen[str]:

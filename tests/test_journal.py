@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import random
@@ -781,7 +782,7 @@ def test_a_failure_in_the_background_is_raised_by_the_write_that_needs_the_segme
     assert recovered(NODE, disk) == [held(b"x" * 500), held(b"y")]
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE])
 @pytest.mark.parametrize("operation", ["create", "pwrite", "fdatasync", "rename", "sync_directory"])
 def test_a_disk_that_is_full_refuses_the_frame_that_does_not_fit_and_takes_it_when_there_is_room(
     operation: str, error: int
@@ -806,6 +807,47 @@ def test_a_disk_that_is_full_refuses_the_frame_that_does_not_fit_and_takes_it_wh
     journal.close()
     disk.power_cut(lost)
     assert recovered(NODE, disk) == [*frames, held(b"w" * 500)]
+
+
+def test_a_segment_that_cannot_be_opened_for_too_many_files_are_is_opened_later(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    disk, journal = failing_journal([])
+    journal.write(held(b"x" * 500))
+    with monkeypatch.context() as patch:
+
+        def too_many(path: Path) -> int:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+        patch.setattr(disk, "open", too_many)
+        for _ in range(2):
+            with pytest.raises(Full, match="cannot be opened: Too many open files"):
+                journal.write(held(b"y" * 500))
+        assert journal.full is not None
+    journal.write(held(b"y" * 500))
+    assert journal.full is None
+    journal.close()
+    disk.power_cut(lost)
+    assert recovered(NODE, disk) == [held(b"x" * 500), held(b"y" * 500)]
+
+
+def test_a_frame_that_is_tried_again_and_again_leaves_no_garbage():
+    disk, journal = failing_journal([])
+    disk.fail_next("create", errno.ENOSPC)
+    journal.write(held(b"x" * 500))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            disk.fail_next("create", errno.ENOSPC)
+            journal.prepare()
+            with pytest.raises(Full):
+                journal.write(held(b"y" * 500))
+        frames = [thing for thing in gc.get_objects() if isinstance(thing, Full | OSError)]
+        assert len(frames) < 5, "each would hold the frame that was not written"
+    finally:
+        gc.enable()
+    journal.close()
 
 
 def test_a_journal_that_is_closed_while_the_next_segment_fails_is_closed_all_the_same():

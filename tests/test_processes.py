@@ -165,6 +165,13 @@ def test_with_three_of_five_dead_nothing_is_acknowledged_until_one_returns(tmp_p
         for node in (1, 4):
             status = cluster.status(node)
             assert status is not None and status.node == node, "the node itself still answers"
+            assert (status.ready, status.state) == (False, "no-majority")
+            assert "event=majority-lost" in cluster.nodes[node].log()
+            with (
+                cluster.client(timeout) as client,
+                pytest.raises(ClientError, match="no majority: this node hears of 2 of 5 nodes"),
+            ):
+                client.put("key", "no quorum")
             assert cluster.store(node) == {"key": "before"}, "nothing without a quorum was applied"
 
         cluster.restart(3)
@@ -172,6 +179,11 @@ def test_with_three_of_five_dead_nothing_is_acknowledged_until_one_returns(tmp_p
             assert client.get("key") in ("before", "no quorum")
             client.put("key", "after")
             assert client.get("key") == "after"
+        assert "event=majority-back" in cluster.nodes[1].log()
+        eventually(
+            lambda: any(f"event=revoked log={dead}" in cluster.nodes[1].log() + cluster.nodes[4].log()
+                        + cluster.nodes[3].log() for dead in (2, 5)), "a dead node's log was taken over",
+        )  # fmt: skip
         cluster.restart(2, 5)
         assert cluster.wait_until_stores_are_equal() == {"key": "after"}
 
@@ -230,6 +242,8 @@ def test_a_node_paused_for_two_seconds_under_load_fails_nothing_and_reads_nothin
                 client.put("fresh", "yes")
                 assert client.get("fresh", node=4) == "yes"
                 client.delete("fresh")
+            eventually(lambda: "event=stood-still" in cluster.nodes[4].log(), "it is logged")
+            assert "event=majority-lost" not in cluster.nodes[4].log(), "it has not listened, that is all"
             load.expect_success()
         operations = judge(cluster, load)
         assert_acknowledged(operations, after_ns=paused, before_ns=resumed)

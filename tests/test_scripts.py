@@ -17,6 +17,7 @@ from processes import (
     CLIENT,
     DEADLINE_S,
     SCRIPTS,
+    SERVER,
     Load,
     RealCluster,
     cluster_file,
@@ -238,6 +239,17 @@ def test_help_is_on_stdout() -> None:
         assert command in done.stdout
 
 
+def test_data_is_beside_the_clusters_file_wherever_a_command_is_given(tmp_path: Path) -> None:
+    file = cluster_file(tmp_path / "cluster", 3)
+    (tmp_path / "elsewhere").mkdir()
+    done = finish([CLUSTER, "stop", "--cluster", file], cwd=tmp_path / "elsewhere")
+    assert done.returncode == 0
+    assert done.stdout == f"no node runs whose data is in {file.parent / 'data'}\n"
+    done = finish([sys.executable, SERVER, "--id", "1", "--cluster", file], cwd=tmp_path / "elsewhere")
+    assert f"server.py: {file.parent}/data/node-1/identity.json: missing" in done.stderr
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 # ------------------------------------------------------------------------------------------------------ demo
 
 
@@ -255,12 +267,19 @@ def test_the_demonstration_does_150_operations_fails_none_and_leaves_nothing_beh
 
 @pytest.mark.slow
 def test_a_demonstration_that_fails_says_so_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    done = finish([SCRIPTS / "demo.sh", "no-such-file.csv"], 4 * DEADLINE_S, env=environment, cwd=tmp_path)
+    run = tmp_path / "run"
+    run.mkdir()
+    nothing = tmp_path / "nothing.csv"
+    nothing.write_text("")
+    environment = {**os.environ, "TMPDIR": str(run)}
+    done = finish([SCRIPTS / "demo.sh", nothing], 4 * DEADLINE_S, env=environment, cwd=run)
     assert done.returncode == 2
-    assert "no-such-file.csv: No such file or directory" in done.stderr
-    assert not processes_with(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert "nothing.csv" in done.stderr
+    assert not processes_with(run)
+    assert not list(run.iterdir())
+    done = finish([SCRIPTS / "demo.sh", "no-such-file.csv"], env=environment, cwd=run)
+    assert (done.returncode, done.stdout) == (2, ""), "told before anything is started"
+    assert done.stderr == "demo.sh: no-such-file.csv: no such file\n"
 
 
 def test_setting_up_again_costs_nothing() -> None:
@@ -273,6 +292,28 @@ def test_setting_up_again_costs_nothing() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ small tools
+
+
+@pytest.mark.parametrize(
+    "script", sorted(path.name for path in SCRIPTS.glob("*.py") if os.access(path, os.X_OK))
+)
+def test_a_script_runs_as_it_is_without_the_environments_python_in_the_path(script: str) -> None:
+    done = finish([SCRIPTS / script, "--help"], env={"PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--nodes", "4"], "nodes: 4 is not an odd number of nodes"),
+        (["--set", "foo=3"], "foo: 3 is in no known field"),
+    ],
+)
+def test_a_cluster_that_nobody_would_read_is_not_made(words: list[str], told: str) -> None:
+    done = finish([sys.executable, SCRIPTS / "make_cluster.py", *words])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"make_cluster.py: {told}")
 
 
 @pytest.mark.slow

@@ -618,6 +618,21 @@ def test_an_idle_node_is_idle(cluster: RealCluster) -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_silent_connections_keep_out_nobody_and_leave_the_journal_its_files(tmp_path: Path) -> None:
+    few = ("sh", "-c", 'ulimit -n 300; exec "$@"', "sh")
+    with RealCluster(tmp_path, nodes=3, where=lambda node: few if node == 1 else ()) as cluster:
+        with contextlib.ExitStack() as stack, cluster.client() as client:
+            member = cluster.settings.member(1)
+            for _ in range(400):
+                stack.enter_context(socket.create_connection((member.host, member.port)))
+            client.put("key", "value")
+            assert client.checkpoint(1) == 1, "which needs files"
+            status = cluster.status(1)
+            assert status is not None and status.ready and status.connected == [2, 3]
+            eventually(lambda: "event=too-many-connections" in cluster.nodes[1].log(), "it is logged")
+        assert cluster.nodes[1].running
+
+
 def test_a_large_block_that_was_freed_is_not_kept() -> None:
     program = """
 import server, sys
