@@ -662,8 +662,8 @@ class Server:
     def _link_down(self, link: Link, error: Exception | None) -> None:
         for connection in [other for other in self.processes if other.user is link]:
             del self.processes[connection]
-        if link.user in self.greeted:
-            log("peer-lost", "warning", peer=link.user, reason=error)
+        if link.user in self.greeted and not self.stopped:
+            log("peer-lost", "warning", peer=link.user, reason=error or "it hung up")
         self.greeted.discard(link.user)
 
     def _link_message(
