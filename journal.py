@@ -936,16 +936,21 @@ class Journal:
         self.full = None
         return handle
 
+    def _skip_small(self, length: int) -> None:
+        """Pass over empty segments in which there is no room for so many bytes."""
+        while self._spares and FIRST + length > self._spares[0].size:
+            del self._spares[0]
+
     def _roll(self, length: int) -> None:
         """Go on in the next segment with room for so many bytes; smaller ones before it stay empty.
 
         Full: there is no room for such a segment, and the journal is ready as before.
         """
         try:
-            if self._making:
+            self._skip_small(length)
+            if not self._spares and self._making:
                 self._take_spare()
-            while self._spares and FIRST + length > self._spares[0].size:
-                del self._spares[0]
+                self._skip_small(length)
             if not self._spares:
                 number, size = self._newest + 1, max(self._segment_bytes, FIRST + length)
                 make = partial(make_segment, self._files, self._journal, number, size)

@@ -264,9 +264,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_deadline", "_fault", "_flusher", "_heard", "_lossy", "_max_output", "_needed", "_on_lost",
-        "_on_made", "_on_message", "_open", "_out", "_partial", "_room", "_transport", "max_frame", "peer",
-        "user",
+        "_deadline", "_fault", "_flusher", "_lossy", "_max_output", "_needed", "_on_lost",
+        "_on_made", "_on_message", "_open", "_out", "_partial", "_room", "_transport", "heard", "max_frame",
+        "peer", "user",
     )  # fmt: skip
 
     def __init__(
@@ -297,7 +297,7 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._room = max_output  # what may be added to _out without asking the transport what it holds
         self._deadline = inf
-        self._heard = False
+        self.heard = False
         self._open = False  # takes frames and hands out messages
         self._fault: Exception | None = None
 
@@ -332,7 +332,7 @@ class Connection(asyncio.Protocol):
             self._deadline = inf
         else:
             self._partial += data[start:] if start else data
-            if self._heard:
+            if self.heard:
                 self._deadline = asyncio.get_running_loop().time() + FRAME_S
 
     def _messages(self, data: bytes) -> int:
@@ -349,7 +349,7 @@ class Connection(asyncio.Protocol):
             # As most often there is nothing but one frame: no need to cut it out.
             frame = data if length + 4 == size else data[start:end]
             kind, name, sequence, offset = header(frame, 4)
-            self._heard = True
+            self.heard = True
             self._on_message(self, kind, name, sequence, frame, offset)
             if not self._open:
                 return size

@@ -16,6 +16,7 @@ import ctypes
 import gc
 import importlib
 import ipaddress
+import itertools
 import json
 import os
 import re
@@ -381,6 +382,7 @@ class Server:
         )
         self.flusher = Flusher()
         self.connections: dict[Connection, None] = {}  # that others made, oldest first
+        self.silent: dict[Connection, None] = {}  # those of them that had said nothing when last looked at
         self.most = most_connections()
         self.crowded = 0  # of them hung up since the last sweep, for there were too many
         self.refused_at: float | None = None  # since when peers say that another process has our id
@@ -404,6 +406,7 @@ class Server:
         self.stopping = False  # takes no more commands
         self.waits: str | None = None  # what a rejoin waits for, as last logged
         self.alone: str | None = None  # that no majority is heard of, as last seen
+        self.asking = False  # whether anybody is there
         self.alive_since = time.monotonic()
         self.leads: set[int] = set()  # logs that this node leads, as last logged
         self.stopped = False  # takes no more turns: the journal is being closed
@@ -514,6 +517,7 @@ class Server:
                 log("too-many-connections", "warning", hung_up=self.crowded, limit=self.most)
                 self.counts.refused("connection", self.crowded)
             self.crowded = 0
+            self._ask_whether_anybody_is_there()
             self._look_at_majority()
             self._tell_led()
             for link in self.links.values():
@@ -523,6 +527,22 @@ class Server:
             self.checkpointer.sweep()
             self._tell_rejoin()
             self._wake()
+
+    def _ask_whether_anybody_is_there(self) -> None:
+        """Where too few nodes say anything, ask them: a read's questions are answered. (Gossip is not, and
+        they may be unable to connect to us while we can connect to them.)
+        """
+        core = self.core
+        if not isinstance(core, Node) or not core.joined or self.asking:
+            return
+        now = time.monotonic()
+        if 1 + sum(now - at <= SWEEP / 2 for at in core.heard.values()) < core.quorum:
+
+            def answered(_: Any) -> None:
+                self.asking = False
+
+            self.asking = True
+            self.replica.read(answered, lambda: None)
 
     def _look_at_majority(self) -> bool:
         """Whether enough nodes are heard of to do anything; log it whenever that changes."""
@@ -825,20 +845,31 @@ class Server:
         return Connection(self._message, self._lost, MAX_CLIENT_FRAME, self.flusher, on_made=self._made)
 
     def _made(self, connection: Connection) -> None:
-        """Where there are too many connections, a client's leaves, the oldest: it comes back if need be.
+        """Where there are too many connections, a silent one leaves, or a client's: it comes back if need be.
 
-        So silent ones keep nobody out, no peer, and never take the files that the journal needs.
+        So nobody is kept out, no peer, and the journal has the files that it needs. (With TLS a
+        connection counts from its handshake on, for which it has ten seconds.)
         """
-        self.connections[connection] = None
+        self.connections[connection] = self.silent[connection] = None
         if len(self.connections) > self.most:
-            oldest = next((other for other in self.connections if other.user is None), None)
+            oldest = self._dispensable()
             if oldest is not None:
                 del self.connections[oldest]
+                self.silent.pop(oldest, None)
                 self.crowded += 1
                 oldest.abort()
 
+    def _dispensable(self) -> Connection | None:
+        """The oldest connection that has never said anything; if there is none, the oldest of a client."""
+        for connection in [*itertools.takewhile(lambda other: other.heard, self.silent)]:
+            del self.silent[connection]
+        for connection in self.silent:
+            return connection
+        return next((other for other in self.connections if other.user is None), None)
+
     def _lost(self, connection: Connection, error: Exception | None) -> None:
         self.connections.pop(connection, None)
+        self.silent.pop(connection, None)
         self.processes.pop(connection, None)
         if isinstance(error, Malformed | TimeoutError):
             self.counts.refused("malformed" if isinstance(error, Malformed) else "slow_connection")
@@ -1327,7 +1358,10 @@ def _logs(core: Node) -> list[LogStatus]:
 
 
 def _memory_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # too many files are open
+        return 0
     return pages * resource.getpagesize()
 
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "${0%/*}/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
 """Takes a backup of a running cluster into one file, or makes a new cluster's data directories from one.
 
     scripts/backup.sh FILE.gz [--cluster cluster.json] [--node ID]

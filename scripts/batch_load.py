@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "${0%/*}/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
 """Sends batches of PUTs with `execute`, from one process, and measures them; for bench.py.
 
 Prints "ready" when it is connected and has its session, and begins when it gets a line on stdin. Then one

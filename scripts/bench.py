@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "${0%/*}/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
 """Measures the cluster beside the single server, and peers, and writes tables, charts and a report.
 
 The plan is a list of groups, each of systems that are compared with one another. It is gone through once for

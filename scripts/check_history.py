@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "${0%/*}/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
 """Judge recorded histories: check_history.py FILE...
 
 A history is what `client.py run --history FILE` writes; tests/linearizability.py has the format and method.

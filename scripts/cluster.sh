@@ -50,12 +50,20 @@ try:
     settings = cluster.load(sys.argv[1])
 except cluster.ClusterError as error:
     sys.exit(f"cluster.sh: {error}")
-print(cluster.data_directory(None, settings, sys.argv[1]), *[node.id for node in settings.nodes], sep="\n")' "$file"); then
+print(cluster.data_directory(None, settings, sys.argv[1]), settings.data, *[node.id for node in settings.nodes], sep="\n")' "$file"); then
     exit 2
 fi
 mapfile -t lines <<<"$settings"
-data=${data:-${lines[0]}}
-ids=("${lines[@]:1}")
+ids=("${lines[@]:2}")
+if [ -z "$data" ]; then
+    data=${lines[0]}
+    for node in "${ids[@]}"; do # where it was looked for once: never make a second cluster beside it
+        if [ -d "${lines[1]}/node-$node" ] && [ ! -d "$data/node-$node" ]; then
+            echo "cluster.sh: ${lines[1]}/node-$node is here, but $file has its data in $data: move it, or give --data ${lines[1]}" >&2
+            exit 2
+        fi
+    done
+fi
 if [ -n "$id" ] && ! printf '%s\n' "${ids[@]}" | grep -qx -- "$id"; then
     echo "cluster.sh: $file has no node $id (it has ${ids[*]})" >&2
     exit 2

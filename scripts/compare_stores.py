@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "${0%/*}/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
 """Read every node's whole store over the wire, and compare them byte for byte.
 
 Nodes learn of the last operations a moment later than the client does, so the comparison is repeated until

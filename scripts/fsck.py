@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "${0%/*}/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
 """Says in plain words what a data directory holds, whether it is whole, and up to where. Changes nothing.
 
     .venv/bin/python scripts/fsck.py data/node-1

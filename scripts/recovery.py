@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "${0%/*}/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
 """How long nodes take to come back, measured: restart, cold start, catch-up, a wiped disk.
 
     .venv/bin/python scripts/recovery.py

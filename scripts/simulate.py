@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "${0%/*}/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
 """Runs many simulations of the whole cluster, each from its own seed, until one breaks a rule.
 
     scripts/simulate.py --seeds 1-1000                     every seed in one profile after the other

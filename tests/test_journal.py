@@ -831,6 +831,26 @@ def test_a_segment_that_cannot_be_opened_for_too_many_files_are_is_opened_later(
     assert recovered(NODE, disk) == [held(b"x" * 500), held(b"y" * 500)]
 
 
+def test_a_spare_segment_is_used_although_no_further_one_can_be_made(monkeypatch: pytest.MonkeyPatch):
+    disk, journal = failing_journal([])
+    journal.write(held(b"x" * 500))
+    assert journal.has_spare
+    with monkeypatch.context() as patch:
+
+        def too_many(path: Path) -> int:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+        patch.setattr(disk, "open", too_many)
+        with pytest.raises(Full):
+            journal.write(held(b"y" * 500))
+    disk.fail_next("create", errno.ENOSPC)
+    journal.maintain()  # tries to make a further one
+    journal.write(held(b"y" * 500))
+    journal.close()
+    disk.power_cut(lost)
+    assert recovered(NODE, disk) == [held(b"x" * 500), held(b"y" * 500)]
+
+
 def test_a_frame_that_is_tried_again_and_again_leaves_no_garbage():
     disk, journal = failing_journal([])
     disk.fail_next("create", errno.ENOSPC)

@@ -248,6 +248,11 @@ def test_data_is_beside_the_clusters_file_wherever_a_command_is_given(tmp_path: 
     done = finish([sys.executable, SERVER, "--id", "1", "--cluster", file], cwd=tmp_path / "elsewhere")
     assert f"server.py: {file.parent}/data/node-1/identity.json: missing" in done.stderr
     assert not list((tmp_path / "elsewhere").iterdir())
+    old = tmp_path / "elsewhere" / "data" / "node-1"
+    old.mkdir(parents=True)
+    done = finish([CLUSTER, "start", "--cluster", file], cwd=tmp_path / "elsewhere")
+    assert done.returncode == 2 and "data/node-1 is here, but" in done.stderr, "no second cluster beside it"
+    assert not (file.parent / "data").exists()
 
 
 # ------------------------------------------------------------------------------------------------------ demo

@@ -623,14 +623,48 @@ def test_silent_connections_keep_out_nobody_and_leave_the_journal_its_files(tmp_
     with RealCluster(tmp_path, nodes=3, where=lambda node: few if node == 1 else ()) as cluster:
         with contextlib.ExitStack() as stack, cluster.client() as client:
             member = cluster.settings.member(1)
+            assert client.get("key", node=1) is None
             for _ in range(400):
                 stack.enter_context(socket.create_connection((member.host, member.port)))
+            busy = client._open[0]
+            assert client.get("key", node=1) is None
+            assert client._open[0] is busy, "who says something is not hung up"
             client.put("key", "value")
             assert client.checkpoint(1) == 1, "which needs files"
             status = cluster.status(1)
             assert status is not None and status.ready and status.connected == [2, 3]
             eventually(lambda: "event=too-many-connections" in cluster.nodes[1].log(), "it is logged")
         assert cluster.nodes[1].running
+
+
+ONE_WAY = """
+import os, sys
+sys.path.insert(0, {project!r})
+import rpc, server
+connect = rpc.Link.__init__
+def elsewhere(self, host, port, *rest, **more):
+    connect(self, host, 1 if str(port) == os.environ.get("CUT_OFF") else port, *rest, **more)
+rpc.Link.__init__ = elsewhere
+sys.exit(server.main())
+"""
+
+
+def test_a_node_that_nobody_can_connect_to_serves_as_long_as_it_can_connect_to_others(tmp_path: Path) -> None:
+    program = tmp_path / "one_way.py"
+    program.write_text(ONE_WAY.format(project=str(PROJECT)))
+    file = cluster_file(tmp_path, 3)
+    port = load(file).member(1).port
+    cut = ("env", f"CUT_OFF={port}")
+    with RealCluster(
+        tmp_path, file=file, program=program, where=lambda node: cut if node > 1 else ()
+    ) as cluster:
+        passes(5)  # in which a node that hears of nobody gives up
+        status = cluster.status(1)
+        assert status is not None and (status.state, status.connected) == ("serving", [2, 3])
+        with Client(f"127.0.0.1:{port}", timeout=30) as client:
+            client.put("key", "value")
+            assert client.get("key") == "value"
+        assert "event=majority-lost" not in cluster.nodes[1].log()
 
 
 def test_a_large_block_that_was_freed_is_not_kept() -> None:
