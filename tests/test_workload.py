@@ -359,7 +359,11 @@ def test_without_any_node_a_run_exits_with_3(shell: Shell, fakes: FakeCluster) -
 def test_nodes_that_all_vanish_before_anything_is_done_are_told_as_unreachable(
     shell: Shell, fakes: FakeCluster
 ) -> None:
-    fakes.nodes[0].script.append(fakes.close)  # the process has connected and opens its session
+    def vanish() -> None:
+        for node in reversed(fakes.nodes):  # the one that was asked at last: nobody is left to be asked next
+            node.stop()
+
+    fakes.nodes[0].script.append(vanish)  # the process has connected and opens its session
     code, out, _ = shell.run("PUT,a,1\n", "--processes", "1", "--timeout", "0.3")
     # Was the last of the nodes still there when the PUT left? Then nobody knows what became of it.
     assert (code, "1 operations, 1 failed" in out) in [(3, True), (4, False)]
