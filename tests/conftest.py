@@ -1,6 +1,10 @@
 """An option of the tests, and what a run says at its end."""
 
+import signal
 from typing import Any
+
+# Whoever runs this in the background may have it ignored, and so would the programs whose Ctrl-C is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: Any) -> None:
