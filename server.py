@@ -850,14 +850,14 @@ class Server:
         So nobody is kept out, no peer, and the journal has the files that it needs. (With TLS a
         connection counts from its handshake on, for which it has ten seconds.)
         """
-        self.connections[connection] = self.silent[connection] = None
-        if len(self.connections) > self.most:
+        if len(self.connections) >= self.most:  # looked for before the new one is among them
             oldest = self._dispensable()
             if oldest is not None:
                 del self.connections[oldest]
                 self.silent.pop(oldest, None)
                 self.crowded += 1
                 oldest.abort()
+        self.connections[connection] = self.silent[connection] = None
 
     def _dispensable(self) -> Connection | None:
         """The oldest connection that has never said anything; if there is none, the oldest of a client."""

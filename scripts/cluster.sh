@@ -50,15 +50,15 @@ try:
     settings = cluster.load(sys.argv[1])
 except cluster.ClusterError as error:
     sys.exit(f"cluster.sh: {error}")
-print(cluster.data_directory(None, settings, sys.argv[1]), settings.data, *[node.id for node in settings.nodes], sep="\n")' "$file"); then
+print(cluster.data_directory(None, settings, sys.argv[1]), settings.data, settings.digest, *[node.id for node in settings.nodes], sep="\n")' "$file"); then
     exit 2
 fi
 mapfile -t lines <<<"$settings"
-ids=("${lines[@]:2}")
+ids=("${lines[@]:3}")
 if [ -z "$data" ]; then
     data=${lines[0]}
     for node in "${ids[@]}"; do # where it was looked for once: never make a second cluster beside it
-        if [ -d "${lines[1]}/node-$node" ] && [ ! -d "$data/node-$node" ]; then
+        if grep -qs "${lines[2]}" "${lines[1]}/node-$node/identity.json" && [ ! -d "$data/node-$node" ]; then
             echo "cluster.sh: ${lines[1]}/node-$node is here, but $file has its data in $data: move it, or give --data ${lines[1]}" >&2
             exit 2
         fi

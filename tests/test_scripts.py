@@ -250,9 +250,13 @@ def test_data_is_beside_the_clusters_file_wherever_a_command_is_given(tmp_path: 
     assert not list((tmp_path / "elsewhere").iterdir())
     old = tmp_path / "elsewhere" / "data" / "node-1"
     old.mkdir(parents=True)
+    (old / "identity.json").write_text(json.dumps({"digest": load(file).digest}))
     done = finish([CLUSTER, "start", "--cluster", file], cwd=tmp_path / "elsewhere")
     assert done.returncode == 2 and "data/node-1 is here, but" in done.stderr, "no second cluster beside it"
     assert not (file.parent / "data").exists()
+    (old / "identity.json").write_text(json.dumps({"digest": "another cluster's"}))
+    done = finish([CLUSTER, "stop", "--cluster", file], cwd=tmp_path / "elsewhere")
+    assert done.returncode == 0, "that of another cluster is in nobody's way"
 
 
 # ------------------------------------------------------------------------------------------------------ demo

@@ -22,6 +22,7 @@ from kvstore import KeyValue
 from kvstore.ttypes import Command, RequestId, Session
 from linearizability import check
 from processes import (
+    DEADLINE_S,
     PROJECT,
     SERVER,
     Load,
@@ -635,6 +636,17 @@ def test_silent_connections_keep_out_nobody_and_leave_the_journal_its_files(tmp_
             assert status is not None and status.ready and status.connected == [2, 3]
             eventually(lambda: "event=too-many-connections" in cluster.nodes[1].log(), "it is logged")
         assert cluster.nodes[1].running
+
+
+def test_where_all_connections_are_in_use_the_next_one_still_gets_its_answer(tmp_path: Path) -> None:
+    few = ("sh", "-c", 'ulimit -n 300; exec "$@"', "sh")
+    with RealCluster(tmp_path, nodes=1, where=lambda node: few) as cluster, contextlib.ExitStack() as stack:
+        member = cluster.settings.member(1)
+        for _ in range(170):  # more than the 150 that such a node takes
+            connection = stack.enter_context(socket.create_connection((member.host, member.port)))
+            connection.settimeout(DEADLINE_S)
+            connection.sendall(METHODS[b"status"].call(1, False))
+            assert connection.recv(4), "hung up instead of answered"
 
 
 ONE_WAY = """
