@@ -1360,6 +1360,8 @@ class Report(NamedTuple):
 class Simulation:
     """One run. `faulty` says which phase it is in."""
 
+    machine = Machine
+
     def __init__(self, seed: int, profile: Profile = PROFILES["default"]) -> None:
         self.seed = seed
         self.profile = profile
@@ -1378,7 +1380,7 @@ class Simulation:
         self.history: list[Operation] = []
         self.oracle = Oracle(self.nodes, self.fail)
         self.network = Network(self)
-        self.machines = {node: Machine(self, node) for node in self.nodes}
+        self.machines = {node: self.machine(self, node) for node in self.nodes}
         self.clients = [Client(self, number) for number in range(profile.clients)]
         self.undo: list[Callable[[], None]] = []
         self.doomed: list[int] = self.random.sample(self.nodes, profile.dead)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import golden
 import pytest
 from simulator import PROFILES, Profile, Report, Simulation
 
@@ -94,6 +95,11 @@ def test_a_seed_gives_the_same_events_whatever_the_hashes_are() -> None:
         for hashes in ("0", "1")
     ]  # fmt: skip
     assert outputs[0] == outputs[1]
+
+
+def test_nodes_do_what_they_did_when_the_golden_trace_was_recorded() -> None:
+    """scripts/simulate.py --golden compares many more runs."""
+    assert golden.differing(golden.traces(golden.FEW)) == []
 
 
 def test_different_seeds_give_different_runs() -> None:
