@@ -36,7 +36,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from thrift.Thrift import TApplicationException
 
-from interface import (
+from paxoskv.wire.codec import (
     MAX_BATCH,
     MAX_CLIENT_FRAME,
     Command,
@@ -54,7 +54,7 @@ from interface import (
     Unknown,
     Verb,
 )
-from rpc import METHODS, Method
+from paxoskv.wire.connection import METHODS, Method
 
 ReadName = Literal["linearizable", "log", "local"]
 READ_MODES: Final[dict[str, int]] = {
