@@ -22,8 +22,8 @@ from zlib import crc32
 
 from simulator import PROFILES, Machine, Simulation
 
-from interface import Frame, Record, encode
-from multipaxos import Message
+from paxoskv.multipaxos import Message
+from paxoskv.wire.codec import Frame, Record, encode
 
 FILE: Final = Path(__file__).with_name("golden.txt")
 SEEDS: Final = range(1, 201)
