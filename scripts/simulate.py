@@ -37,7 +37,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from paxoskv import compiled  # noqa: E402
 
 # The core's are the same events in two thirds of the time; from the rest is derived, as text.
-compiled.use(("paxoskv", "paxoskv.wire"))
+compiled.use(("paxoskv", "paxoskv.wire", "paxoskv.protocol"))
 
 import golden  # noqa: E402
 from rich.console import Console  # noqa: E402

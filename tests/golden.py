@@ -22,7 +22,7 @@ from zlib import crc32
 
 from simulator import PROFILES, Machine, Simulation
 
-from paxoskv.multipaxos import Message
+from paxoskv.protocol.outbox import Message
 from paxoskv.wire.codec import Frame, Record, encode
 
 FILE: Final = Path(__file__).with_name("golden.txt")

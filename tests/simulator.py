@@ -27,8 +27,10 @@ from typing import Any, NamedTuple
 from disk import Content, Crash, Disk, kept, lost, some
 from linearizability import Operation, Undecided, check
 
-from paxoskv.multipaxos import UNCHOSEN_ENTRIES, Cut, Failures, Message, Node
+from paxoskv.multipaxos import UNCHOSEN_ENTRIES, Cut
 from paxoskv.node.replica import Replica
+from paxoskv.protocol.node import Failures, Node
+from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store
 from paxoskv.storage import checkpoint
 from paxoskv.storage.journal import Journal, Manifest

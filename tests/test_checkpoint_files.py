@@ -16,9 +16,10 @@ import pytest
 from disk import Disk, lost
 from pickledb import PickleDB
 
-from paxoskv.multipaxos import Cut, Node
+from paxoskv.multipaxos import Cut
 from paxoskv.node import server
 from paxoskv.node.replica import Replica, Single
+from paxoskv.protocol.node import Node
 from paxoskv.state.store import RESERVED_KEY, Store
 from paxoskv.storage.checkpoint import (
     CHUNK_BYTES,

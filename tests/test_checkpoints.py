@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from scenario import Cluster
 
-from paxoskv.multipaxos import (
+from paxoskv.multipaxos import Covered, Cut, ballot_of
+from paxoskv.node.replica import GIVE_UP
+from paxoskv.protocol.node import (
     COMPACT_EVERY,
     DOUBT,
     KEEP_BYTES,
@@ -17,14 +19,10 @@ from paxoskv.multipaxos import (
     LIFE_BITS,
     RECENT,
     RESERVE,
-    Covered,
-    Cut,
     Node,
-    Ready,
     Synced,
-    ballot_of,
 )
-from paxoskv.node.replica import GIVE_UP
+from paxoskv.protocol.outbox import Ready
 from paxoskv.wire.codec import (
     Accept,
     Accepted,

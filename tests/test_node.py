@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from scenario import DELAY, Cluster
 
-from paxoskv.multipaxos import (
+from paxoskv.multipaxos import FETCH_BYTES, ballot_of
+from paxoskv.protocol.node import (
     FETCH_AFTER,
-    FETCH_BYTES,
     FETCH_ENTRIES,
     FETCH_PAUSE,
     LAZY,
@@ -17,10 +17,9 @@ from paxoskv.multipaxos import (
     TOO_MANY,
     Failures,
     Node,
-    Ready,
     Synced,
-    ballot_of,
 )
+from paxoskv.protocol.outbox import Ready
 from paxoskv.wire.codec import (
     Accept,
     Accepted,

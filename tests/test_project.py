@@ -76,22 +76,34 @@ OWN = {
     "wire.connection": {"wire.codec"},
     "config": set(),
     "compiled": set(),
-    "multipaxos": {"wire.codec"},
+    "multipaxos": {"wire.structs"},
+    "protocol.outbox": {"multipaxos", "wire.structs"},
+    "protocol.node": {"multipaxos", "protocol.outbox", "wire.structs"},
     "state.store": {"wire.codec"},
     "storage.journal": {"wire.codec"},
-    "storage.checkpoint": {"wire.codec", "storage.journal", "multipaxos", "node.replica", "state.store"},
-    "node.replica": {"wire.codec", "multipaxos", "state.store"},
-    "node.metrics": set(),
-    "node.server": {
-        "storage.checkpoint",
-        "config",
-        "wire.codec",
-        "storage.journal",
-        "node.metrics",
+    "storage.checkpoint": {
         "multipaxos",
         "node.replica",
-        "wire.connection",
+        "protocol.node",
+        "protocol.outbox",
         "state.store",
+        "storage.journal",
+        "wire.codec",
+    },
+    "node.replica": {"multipaxos", "protocol.node", "protocol.outbox", "state.store", "wire.codec"},
+    "node.metrics": set(),
+    "node.server": {
+        "config",
+        "multipaxos",
+        "node.metrics",
+        "node.replica",
+        "protocol.node",
+        "protocol.outbox",
+        "state.store",
+        "storage.checkpoint",
+        "storage.journal",
+        "wire.codec",
+        "wire.connection",
     },
     "client.operations": {"wire.codec", "wire.connection"},
     "client.sync": {"config", "client.operations", "wire.codec", "wire.connection"},
@@ -125,7 +137,7 @@ IMPURE = {
     "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile",
     "threading", "time", "uuid",
 }  # fmt: skip
-PURE = ("multipaxos", "node.replica")
+PURE = ["multipaxos", "node.replica", *(module for module in OWN if module.startswith("protocol."))]
 
 
 def path_of(module: str) -> Path:

@@ -8,7 +8,8 @@ from typing import Any
 
 from scenario import DELAY, FSYNC, Cluster
 
-from paxoskv.multipaxos import SKIP, Failures, node_of
+from paxoskv.multipaxos import node_of
+from paxoskv.protocol.node import SKIP, Failures
 from paxoskv.wire.codec import (
     Accept,
     Accepted,

@@ -16,7 +16,9 @@ and how they come from one node to another, is decided here.
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, Protocol
 
-from paxoskv.multipaxos import Applied, Cut, Message, Node, Ready
+from paxoskv.multipaxos import Applied, Cut
+from paxoskv.protocol.node import Node
+from paxoskv.protocol.outbox import Message, Ready
 from paxoskv.state.store import Store
 from paxoskv.wire.codec import (
     MAX_BATCH,

@@ -37,10 +37,12 @@ from thrift.Thrift import TApplicationException
 
 from paxoskv import config as configuration
 from paxoskv.kvstore import ttypes
-from paxoskv.multipaxos import Cut, Diverged, Failures, Message, Node, node_of
+from paxoskv.multipaxos import Cut, node_of
 from paxoskv.node.metrics import Collector, Counts, Histogram
 from paxoskv.node.metrics import Page as MetricsPage
 from paxoskv.node.replica import Replica, Single
+from paxoskv.protocol.node import Diverged, Failures, Node
+from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store, invalid
 from paxoskv.storage.checkpoint import Checkpoints, Maker, recover
 from paxoskv.storage.journal import (

@@ -51,8 +51,10 @@ from typing import Any, Protocol
 
 import orjson
 
-from paxoskv.multipaxos import Covered, Cut, Node, Ready
+from paxoskv.multipaxos import Covered, Cut
 from paxoskv.node.replica import Single
+from paxoskv.protocol.node import Node
+from paxoskv.protocol.outbox import Ready
 from paxoskv.state.store import RESERVED_KEY, Store
 from paxoskv.storage.journal import (
     MANIFEST,
