@@ -177,7 +177,7 @@ MUTANTS = [
         "default 1",
         (
             "protocol.node",
-            "self._journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))",
+            "self.outbox.journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))",
             "proposer.prepare(acceptor.chosen, acceptor.promised, wanted)",
         ),
     ),

@@ -151,8 +151,8 @@ RULES: dict[str, Rule] = {
         stories.test_a_ballot_is_durable_before_anybody_hears_of_it,
         (
             "protocol.node",
-            "self._after += [(node, message, None) for node in self.nodes]",
-            "self._send += [(n, message, None) for n in self.nodes]",
+            "            self.outbox.send_after(node, message)",
+            "            self.outbox.send(node, message)",
         ),
     ),
     "N22: a repeated Prepare restarts nobody's wait": rule(
@@ -224,16 +224,16 @@ RULES: dict[str, Rule] = {
         stories.test_a_vote_leaves_only_when_it_is_durable,
         (
             "protocol.node",
-            "            self._after.append((sender, answer, call))",
-            "            self._send.append((sender, answer, call))",
+            "            self.outbox.send_after(sender, answer, call)\n            if sender",
+            "            self.outbox.send(sender, answer, call)\n            if sender",
         ),
     ),
     "a promise leaves when it is durable": rule(
         stories.test_a_promise_leaves_only_when_it_is_durable,
         (
             "protocol.node",
-            "self._after.append((sender, promise, call))",
-            "self._send.append((sender, promise, call))",
+            "self.outbox.send_after(sender, promise, call)",
+            "self.outbox.send(sender, promise, call)",
         ),
     ),
     "a candidate's ballot does not depend on its acceptor": rule(

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from scenario import DELAY, FSYNC, Answer, Cluster
 
-from paxoskv.protocol.node import LAZY, SLUGGISH, Failures
+from paxoskv.protocol.node import SLUGGISH, Failures
+from paxoskv.protocol.outbox import DEFER_AT_MOST
 from paxoskv.wire.codec import (
     Accept,
     Accepted,
@@ -421,7 +422,7 @@ def test_a_command_makes_only_a_quorum_fsync_at_once(nodes: int, quorum: set[int
     assert {
         node for node, old, new in zip(cluster.ids, before, frames(cluster), strict=True) if new > old
     } == quorum
-    cluster.run(3 * LAZY)
+    cluster.run(3 * DEFER_AT_MOST)
     assert all(new > old for old, new in zip(before, frames(cluster), strict=True)), "the others soon do"
     cluster.assert_equal()
 
@@ -434,7 +435,7 @@ def test_votes_that_can_wait_share_a_frame() -> None:
     for _ in range(3):
         put_within(cluster, 1, 1)
     assert len(cluster[5].durable) == before
-    cluster.run(3 * LAZY)
+    cluster.run(3 * DEFER_AT_MOST)
     assert len(cluster[5].durable) == before + 1
     assert cluster.core(5).acceptors[1].length == 3
 
@@ -479,7 +480,7 @@ def test_when_one_of_the_voters_dies_the_others_are_asked_at_once() -> None:
         put_within(cluster, 1, 1)
     assert cluster.core(1).voters == [1, 2, 3]
     cluster.hold_disk(2)
-    put_within(cluster, 1, LAZY * 3)
+    put_within(cluster, 1, DEFER_AT_MOST * 3)
     put_within(cluster, 1, 2 * DELAY + FSYNC + 1e-9)
     assert cluster.core(1).voters == [1, 3, 4], "2 is not counted on for a while"
     cluster.sync(2)
@@ -534,7 +535,7 @@ def test_a_promise_says_what_is_held_but_not_durable_only_when_it_is() -> None:
 
 @pytest.mark.parametrize("phase", range(5))
 def test_a_voter_with_a_slow_disk_is_not_waited_for_again_and_again(phase: int) -> None:
-    """It is quicker than LAZY, and still much slower than the others. Its vote may come between two ticks."""
+    """It is quicker than DEFER_AT_MOST, but not as quick as the others. Its vote may come between two ticks."""
     cluster = Cluster()
     put_within(cluster, 1, 1)
     cluster[2].fsync = 7 * FSYNC

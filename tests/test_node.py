@@ -11,7 +11,6 @@ from paxoskv.protocol.node import (
     FETCH_AFTER,
     FETCH_ENTRIES,
     FETCH_PAUSE,
-    LAZY,
     RESERVE,
     TOO_FAR,
     TOO_MANY,
@@ -19,7 +18,7 @@ from paxoskv.protocol.node import (
     Node,
     Synced,
 )
-from paxoskv.protocol.outbox import Ready
+from paxoskv.protocol.outbox import DEFER_AT_MOST, Ready
 from paxoskv.wire.codec import (
     Accept,
     Accepted,
@@ -186,8 +185,8 @@ def test_nobody_waits_until_fetched_entries_are_journaled() -> None:
         Held(2, ballot_of(1, 2), 1, [Entry(RESERVE + 1, b"y")])
     ]
     assert not ready.urgent
-    made.tick(1.0 + LAZY)
-    assert made.drain(1.0 + LAZY).urgent
+    made.tick(1.0 + DEFER_AT_MOST)
+    assert made.drain(1.0 + DEFER_AT_MOST).urgent
 
 
 def test_a_candidate_does_not_follow_into_absurd_ballots() -> None:

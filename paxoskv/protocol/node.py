@@ -11,14 +11,13 @@ from paxoskv.multipaxos import (
     RESEND_AFTER,
     UNCHOSEN_ENTRIES,
     Acceptor,
-    Applied,
     Cut,
     Learner,
     Proposer,
     node_of,
     round_of,
 )
-from paxoskv.protocol.outbox import Message, Ready
+from paxoskv.protocol.outbox import Message, Outbox, Ready
 from paxoskv.wire.structs import (
     Accept,
     Accepted,
@@ -43,7 +42,6 @@ from paxoskv.wire.structs import (
     Vote,
 )
 
-LAZY: Final = 0.01  # seconds that a vote which nobody waits for may wait for others, to share their fsync
 LATE: Final = 0.005  # seconds: a vote that takes longer, and four times the usual, is late
 SLUGGISH: Final = 1.0  # seconds for which nobody counts on a node that has kept others waiting
 GOSSIP_NEWS: Final = 0.02  # seconds: news that no other message has brought to a peer by then is gossiped
@@ -146,6 +144,7 @@ class Node:
         self.random = random
         self.revoke_after = revoke_after
         self.failures = failures or Failures()
+        self.outbox = Outbox()
 
         self.clock = 0
         self.reserved = 0  # durable: no frontier made from the clock exceeds it
@@ -157,7 +156,7 @@ class Node:
         self.voters = self.ring  # who is to vote at once for what we sent last
         self.sluggish: dict[int, float] = {}  # who has kept our entries waiting: avoided until when
         self.urged = 0  # up to which slot of our log all have been asked to vote at once
-        self.acceptors = {log: Acceptor(log, self._journal) for log in self.nodes}
+        self.acceptors = {log: Acceptor(log, self.outbox.journal) for log in self.nodes}
         self.learner = Learner(self.acceptors)
         self.own = Proposer(me, me, self.nodes)
         self.proposers = {me: self.own}
@@ -199,9 +198,6 @@ class Node:
         self.journaled_at = 0.0
         self.synced = 0
         self.durable = dict.fromkeys(self.nodes, (0, 0))  # by log: (ballot, length) that a restart would find
-        self.lazy = 0  # records of this turn that nobody waits for
-        self.lazy_at: float | None = None  # since when such records wait for a frame
-        self.urgent = False  # whether they have waited long enough
         self.saved = dict.fromkeys(self.nodes, 0)  # by log: the chosen length that notes() last journaled
         self.passed = dict.fromkeys(self.nodes, 0)  # by log: how much was executed at the last frame
         self.saved_position = (0, 0)
@@ -215,8 +211,6 @@ class Node:
         self.holding = {peer: [0] * len(self.nodes) for peer in self.peers}  # theirs, as they said
         self.compact_at = 0.0
         self.keep_bytes = KEEP_BYTES
-        self.catch_up: int | None = None
-        self.lost: list[Any] = []
         self.applied = (0, 0), 0  # the last entry that the store has, and its hash there
         self.hashes: dict[tuple[int, int], int] = {}  # at each of the last entries applied
         self.hashes_before: dict[tuple[int, int], int] = {}  # and at RECENT before them
@@ -232,12 +226,6 @@ class Node:
         self.lives: dict[int, tuple[int, int]] = dict.fromkeys(
             self.peers, (0, 0)
         )  # by peer, the highest seen
-
-        self._records: list[Record] = []
-        self._send: list[tuple[int, Message, Any]] = []
-        self._after: list[tuple[int, Message, Any]] = []
-        self._apply: list[Applied] = []
-        self._answer: list[Any] = []
 
     # ------------------------------------------------------------------------------- starting, and what lasts
 
@@ -271,10 +259,10 @@ class Node:
         prepared.
         """
         self.life = (self.life >> LIFE_BITS) + 1 << LIFE_BITS | self.random.getrandbits(LIFE_BITS)
-        self._journal(Record(life=self.life))
+        self.outbox.journal(Record(life=self.life))
         self.clock, self.reserving = max(self.clock, self.reserved), self.reserved
         for timestamp, owner, payload in self.learner.recover(max(self.replayed, self.learner.position)):
-            self._apply.append(Applied(timestamp, owner, payload, None))
+            self.outbox.apply(timestamp, owner, payload, None)
         for acceptor in self.acceptors.values():
             self.highest = max(self.highest, acceptor.last_timestamp)
         self._save()
@@ -312,7 +300,7 @@ class Node:
     @property
     def drained(self) -> bool:
         """Whether all records have been handed out: then state() holds nothing that they do not."""
-        return not self._records
+        return not self.outbox.records
 
     def state(self, pending: Sequence[Record] = ()) -> list[Record]:
         """All that must not be forgotten, for the first frame of a new segment (N13): it takes the place of
@@ -355,7 +343,7 @@ class Node:
         checkpoint would find other entries held.
         """
         if number:
-            self._records += [*self._notes(), Record(installed=number)]
+            self.outbox.records += [*self._notes(), Record(installed=number)]
         newer = self.learner.install(cut)
         self.clock = max(self.clock, cut.clock)
         for log, covered in cut.logs.items():
@@ -367,7 +355,7 @@ class Node:
             self._reserve()
         if newer:
             for timestamp in [t for t in self.pending if (t, self.me) <= cut.position]:
-                self.lost.append(self.pending.pop(timestamp)[1])
+                self.outbox.lost.append(self.pending.pop(timestamp)[1])
             self._end_rides()
         return newer
 
@@ -494,12 +482,12 @@ class Node:
                 self.newest.remove(sender)
                 self.newest.insert(0, sender)
         acceptor = self.acceptors[message.log]
-        before = len(self._records)
+        before = len(self.outbox.records)
         vote = Vote.WITHHELD if self._acceptor_fails(now) else acceptor.on_accept(message)
         ballot, durable = self.durable[message.log]
         lazy = self.me in message.lazy and ballot == message.ballot
         if lazy:
-            self.lazy += len(self._records) - before
+            self.outbox.defer_from(before)
         self._check_leader(message.log, now)
         self._learn(message.fact, now, sender)
         self._settle(message.log, now, sender)
@@ -509,7 +497,7 @@ class Node:
         own = self._own_fact()
         answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
         if vote == Vote.TAKEN and not lazy:
-            self._after.append((sender, answer, call))
+            self.outbox.send_after(sender, answer, call)
             if sender != self.me:
                 self.telling[sender] = (own.chosen, own.frontier)
         else:
@@ -544,19 +532,19 @@ class Node:
             covered = Promise(
                 message.log, message.ballot, message.from_slot, Verdict.COVERED, *ballots, [], fact,
             )  # fmt: skip
-            self._send.append((sender, covered, call))
+            self.outbox.send(sender, covered, call)
             return
         if self._acceptor_fails(now):
             return
         before = acceptor.promised
         promise = acceptor.on_prepare(message, self.fact(message.log))
         if promise.verdict != Verdict.PROMISED:
-            self._send.append((sender, promise, call))
+            self.outbox.send(sender, promise, call)
             return
         self._check_leader(message.log, now)
         if message.ballot > before and message.log in self.waiting:
             self.waiting[message.log].since = now  # let that candidate have its time, once per ballot (N22)
-        self._after.append((sender, promise, call))
+        self.outbox.send_after(sender, promise, call)
 
     def _on_promise(self, sender: int, message: Promise, now: float, call: Any) -> None:
         if message.fact.log == message.log:
@@ -593,16 +581,15 @@ class Node:
                 size += len(entry.payload) + 32
                 if size >= FETCH_BYTES or len(entries) == FETCH_ENTRIES:
                     break
-        self._send.append(
-            (sender, Fetched(message.log, message.from_slot, entries, acceptor.evidence, acceptor.base), call)
-        )
+        fetched = Fetched(message.log, message.from_slot, entries, acceptor.evidence, acceptor.base)
+        self.outbox.send(sender, fetched, call)
 
     def _on_fetched(self, sender: int, message: Fetched, now: float, call: Any) -> None:
         if message.log not in self.fetching:
             return
         if not message.entries:
             if message.base > self._fetch(message.log).from_slot:
-                self.catch_up = sender
+                self.outbox.catch_up = sender
             self.fetching[message.log] = (now + FETCH_AFTER, self._another(sender))
             return
         for entry in message.entries:
@@ -612,9 +599,9 @@ class Node:
             if entry.payload:
                 self._raise_clock(entry.timestamp)
         del self.fetching[message.log]
-        before = len(self._records)
+        before = len(self.outbox.records)
         self._install(message.log, message.from_slot, message.entries, message.evidence, now, sender)
-        self.lazy += len(self._records) - before  # others hold them: nobody waits until we do
+        self.outbox.defer_from(before)  # others hold them: nobody waits until we do
         if message.log in self.fetching:
             self.fetching[message.log] = (now, sender)  # there is more where these came from
 
@@ -655,12 +642,13 @@ class Node:
         """Become candidate for a log. Our ballot must be durable before anybody hears of it (N21)."""
         proposer = self._proposer(log)
         acceptor = self.acceptors[log]
-        self._journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))
+        self.outbox.journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))
         self._send_prepare(proposer, now)
 
     def _send_prepare(self, proposer: Proposer, now: float) -> None:
         message = proposer.message(now)
-        self._after += [(node, message, None) for node in self.nodes]
+        for node in self.nodes:
+            self.outbox.send_after(node, message)
 
     def _lead(self, proposer: Proposer) -> None:
         """A quorum has promised: finish what was adopted; in another's log, add a skip."""
@@ -829,7 +817,7 @@ class Node:
             if self.acceptors[log].chosen >= self.learner.chosen[log]:
                 del self.fetching[log]
             elif now >= max(at, self.fetch_at) and self.peers:
-                self._send.append((whom, self._fetch(log), None))
+                self.outbox.send(whom, self._fetch(log))
                 self.fetch_at = now + FETCH_PAUSE
                 self.fetching[log] = (now + FETCH_AGAIN, self._another(whom))
 
@@ -897,7 +885,7 @@ class Node:
         """
         if self.clock > self.reserving - RESERVE // 2:
             self.reserving = self.clock + RESERVE
-            self._journal(Record(reservation=self.reserving))
+            self.outbox.journal(Record(reservation=self.reserving))
 
     def _start_round(self, now: float) -> None:
         self.rounds += 1
@@ -919,7 +907,8 @@ class Node:
     def _send_barriers(self, peers: Iterable[int]) -> None:
         assert self.round is not None
         message = Barrier(self.round.number, self.clock)
-        self._send += [(peer, message, None) for peer in peers]
+        for peer in peers:
+            self.outbox.send(peer, message)
 
     def _date_reads(self) -> None:
         """With a quorum's clocks the reads of the round have their timestamp; whoever is behind it is told
@@ -934,7 +923,7 @@ class Node:
         for peer in self.peers:
             told = peer in current.asked and timestamp <= current.clock
             if not told and self.learner.frontier[peer] < timestamp:
-                self._send.append((peer, message, None))
+                self.outbox.send(peer, message)
         self.round = None
 
     def _look_at_held_reads(self, now: float) -> None:
@@ -953,13 +942,13 @@ class Node:
     def _answer_reads(self) -> None:
         frontier = min(self.learner.frontier.values())
         while self.dated and self.dated[0][0] <= frontier:
-            self._answer += self.dated.popleft()[1]
+            self.outbox.to_answer += self.dated.popleft()[1]
 
     # ----------------------------------------------------------------------------- who is told what, and when
 
     def _tell(self, peer: int, message: Message, own: Fact, call: Any = None) -> None:
         """Send a message that carries our own fact."""
-        self._send.append((peer, message, call))
+        self.outbox.send(peer, message, call)
         if peer != self.me:
             self.told[peer] = self.telling[peer] = (own.chosen, own.frontier)
 
@@ -1014,7 +1003,7 @@ class Node:
         if message.log == self.me:
             self._tell(node, message, message.fact)
         else:
-            self._send.append((node, message, None))
+            self.outbox.send(node, message)
 
     def _choose_voters(self, now: float) -> None:
         """A quorum is to vote at once, us included; the others' votes can wait, and share an fsync. A node
@@ -1092,9 +1081,9 @@ class Node:
             self.learner.moved = False
             for timestamp, owner, payload in self.learner.apply():
                 _, token = self.pending.pop(timestamp, (None, None)) if owner == self.me else (None, None)
-                self._apply.append(Applied(timestamp, owner, payload, token))
+                self.outbox.apply(timestamp, owner, payload, token)
                 if owner == self.me and timestamp in self.riding:
-                    self._answer += self.riding.pop(timestamp)
+                    self.outbox.to_answer += self.riding.pop(timestamp)
         if self.reads and self.round is None and not (more and self.own.established):
             self._start_round(now)
         if self.dated:
@@ -1104,40 +1093,23 @@ class Node:
             self._tell_waiting(own, now)
         if self.fetching:
             self._send_fetches(now)
-        urgent = self.urgent or bool(self._after) or len(self._records) > self.lazy
-        if self._records:
+        urgent = self.outbox.is_urgent(now)
+        if self.outbox.records:
             self._note_journaled(now)
-        if urgent:
-            self.lazy_at = None
-        ready = Ready(
-            self._send,
-            self._records,
-            self._after,
-            self._apply,
-            self._answer,
-            self.lost,
-            self.catch_up,
-            urgent,
-        )
-        self.urgent, self.lazy = False, 0
-        self._send, self._records, self._after, self._apply, self._answer = [], [], [], [], []
-        self.lost, self.catch_up = [], None
-        return ready
+        return self.outbox.drain(urgent)
 
     def _note_journaled(self, now: float) -> None:
         """Have us told when the records of this turn are durable."""
         self.journaled += 1
         self.journaled_at = now
-        if self.lazy_at is None:
-            self.lazy_at = now
         logs: set[int] = set()
-        for record in self._records:
+        for record in self.outbox.records:
             if record.held is not None:
                 logs.add(record.held.log)
             elif record.installed is not None:
                 logs.update(self.nodes)
         held = [(log, self.acceptors[log].accepted, self.acceptors[log].length) for log in sorted(logs)]
-        self._after.append((self.me, Synced(self.journaled, self.reserving, held), None))
+        self.outbox.send_after(self.me, Synced(self.journaled, self.reserving, held))
 
     # --------------------------------------------------------------------------------------------------- time
 
@@ -1166,8 +1138,7 @@ class Node:
             self.round.at = now
             self._send_barriers(peer for peer in self.peers if peer not in self.round.clocks)
         self._look_at_held_reads(now)
-        if self.lazy_at is not None and now - self.lazy_at >= LAZY:
-            self.urgent = True
+        self.outbox.tick(now)
         if self.own.established:
             self._urge_late(now)
         for proposer in self.proposers.values():
@@ -1226,7 +1197,8 @@ class Node:
     def _lose_patience(self, log: int, needed: int, wait: Wait, now: float) -> None:
         if now - wait.asked >= min(ASK_AFTER * (1 << wait.asks), self.patience(now) / 4):
             wait.asked, wait.asks = now, min(wait.asks + 1, 3)
-            self._send += [(peer, Barrier(0, needed), None) for peer in self.peers]
+            for peer in self.peers:
+                self.outbox.send(peer, Barrier(0, needed))
         if log == self.me:
             return  # we lead it, or take it back when it is time
         slot = max(TURN, 2 * self._round_trip(now))
@@ -1291,9 +1263,6 @@ class Node:
                 return True
         return failures.probability > 0 and self.random.random() < failures.probability
 
-    def _journal(self, record: Record) -> None:
-        self._records.append(record)
-
     # ------------------------------------------------------------------------------ disks that were lost
 
     def noted(self, peer: int) -> tuple[int, int]:
@@ -1307,7 +1276,7 @@ class Node:
         if incarnation > self.lives[peer][0]:
             self._forget(peer)
         self.lives[peer] = (incarnation, life)
-        self._journal(Record(noted=Noted(peer, incarnation, life)))
+        self.outbox.journal(Record(noted=Noted(peer, incarnation, life)))
 
     def greet(self, peer: int, incarnation: int, life: int) -> str | None:
         """A process says that it is this peer, started with this disk: why nobody may listen to it; None if
@@ -1359,7 +1328,7 @@ class Node:
             message.log, message.incarnation, noted, mute,
             promised, accepted, acceptor.chosen, entries, self.fact(message.log), self.clock,
         )  # fmt: skip
-        self._after.append((sender, answer, call))
+        self.outbox.send_after(sender, answer, call)
 
     def _rejoin(self, rejoining: "Rejoining", now: float) -> None:
         """Ask again who has not answered; when all have, join."""
@@ -1373,9 +1342,12 @@ class Node:
             return
         rejoining.asked_at = now
         if not self.incarnation:
-            self._send += [(p, Rejoin(self.me, 0), None) for p in self.peers if p not in rejoining.noted]
+            for peer in self.peers:
+                if peer not in rejoining.noted:
+                    self.outbox.send(peer, Rejoin(self.me, 0))
         else:
-            self._after += [(p, Rejoin(log, self.incarnation), None) for p, log in rejoining.missing()]
+            for peer, log in rejoining.missing():
+                self.outbox.send_after(peer, Rejoin(log, self.incarnation))
 
     def _on_rejoined(self, sender: int, message: Rejoined, now: float, call: Any) -> None:
         rejoining = self.rejoining
@@ -1398,7 +1370,7 @@ class Node:
 
     def _take_incarnation(self, incarnation: int) -> None:
         self.incarnation = incarnation
-        self._journal(Record(incarnation=incarnation))
+        self.outbox.journal(Record(incarnation=incarnation))
 
     def _rejoin_logs(self, rejoining: "Rejoining") -> None:
         """All have answered: take over what they say of all logs, in one durable step. Not before we hold
@@ -1417,7 +1389,7 @@ class Node:
                 if entry.payload:
                     self._raise_clock(entry.timestamp)
         self._raise_clock(self.learner.known[self.me])
-        self._journal(Record(rejoined=True))
+        self.outbox.journal(Record(rejoined=True))
         rejoining.number = self.journaled + 1
 
     def _on_synced_rejoining(self, sender: int, message: Synced, now: float, call: Any) -> None:
