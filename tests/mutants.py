@@ -269,12 +269,12 @@ MUTANTS = [
         "unchosen entries are handed to those that fetch",
         "lossy 1",
         (
-            "protocol.node",
+            "protocol.catch_up",
             "        if acceptor.base <= message.from_slot < acceptor.chosen:",
             "        if acceptor.base <= message.from_slot < acceptor.length:",
         ),
         (
-            "protocol.node",
+            "protocol.catch_up",
             "acceptor.from_slot(message.from_slot, acceptor.chosen):\n                entries",
             "acceptor.from_slot(message.from_slot):\n                entries",
         ),
@@ -297,7 +297,7 @@ MUTANTS = [
         "an entry given up is handed to those that fetch",
         "test_more_scenarios.test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it",
         (
-            "protocol.node",
+            "protocol.catch_up",
             "if acceptor.base <= message.from_slot < acceptor.chosen:",
             "if message.from_slot < acceptor.chosen:",
         ),
@@ -338,7 +338,7 @@ MUTANTS = [
         "a fetch that was lost is not sent again",
         "test_more_scenarios.test_a_fetch_that_was_lost_goes_to_another_node",
         (
-            "protocol.node",
+            "protocol.catch_up",
             "self.fetching[log] = (now + FETCH_AGAIN, self._another(whom))",
             'self.fetching[log] = (float("inf"), whom)',
         ),
@@ -352,7 +352,11 @@ MUTANTS = [
     told(
         "an entry is given up before a frame has noted it as executed",
         "test_checkpoints.test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it",
-        ("protocol.node", "min([self.passed[log], *(", "min([self.learner.executed[log], *("),
+        (
+            "protocol.compaction",
+            "min([self.executed_in_frame[log], *(",
+            "min([self.learner.executed[log], *(",
+        ),
     ),
     told(
         "a node says that it holds what a restart would forget",
@@ -368,9 +372,9 @@ MUTANTS = [
         "who lacks nothing of a log waits for a checkpoint of it all the same",
         "test_checkpoints.test_who_has_given_up_more_than_its_checkpoint_has_makes_a_new_one",
         (
-            "protocol.node",
-            "acceptor.base > max(self.covered[log], held)",
-            "acceptor.base > self.covered[log]",
+            "protocol.compaction",
+            "acceptor.base > max(self.checkpointed_to[log], held)",
+            "acceptor.base > self.checkpointed_to[log]",
         ),
     ),
     told(
@@ -438,13 +442,13 @@ MUTANTS = [
     told(
         "entries are given up before all nodes hold them",
         "test_checkpoints.test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it",
-        ("protocol.node", "*(held[index] for held in self.holding.values())", ""),
+        ("protocol.compaction", "*(held[index] for held in self.held_by.values())", ""),
     ),
     told(
         "a node that differs goes on",
         "test_checkpoints.test_the_few_that_differ_stop_case",
-        ("protocol.node", "if len(differ) >= self.quorum or", "if False or"),
-        ("protocol.node", "(asked and late and len(differ) >= ours)", "False"),
+        ("protocol.divergence", "if len(differ) >= self.quorum or", "if False or"),
+        ("protocol.divergence", "(asked and late and len(differ) >= ours)", "False"),
     ),
     # -- disks that were lost
     told(
@@ -460,7 +464,7 @@ MUTANTS = [
     told(
         "a node that hears of one that is wrong, and of few others, stops",
         "test_checkpoints.test_a_healthy_node_that_is_a_little_behind_is_not_stopped_by_one_that_is_wrong",
-        ("protocol.node", "or (asked and late and", "or (late and"),
+        ("protocol.divergence", "or (asked and late and", "or (late and"),
     ),
     told(
         "rejoining nodes make up a state among themselves",
@@ -511,19 +515,19 @@ MUTANTS = [
         (
             "protocol.node",
             "        self._hear_clock(message.clock)\n        self._learn(message.fact, now, sender)\n\n"
-            "    def _take_incarnation",
-            "\n    def _take_incarnation",
+            "    def _rejoin_logs",
+            "\n    def _rejoin_logs",
         ),
     ),
     told(
         "an older start of a disk is listened to",
         "test_rejoin.test_yesterdays_backup_is_refused",
-        ("protocol.node", "(incarnation == disk and older)", "False"),
+        ("protocol.incarnations", "(incarnation == disk and older)", "False"),
     ),
     told(
         "an older disk is listened to",
         "test_rejoin.test_a_copy_of_a_disk_that_was_replaced_is_refused",
-        ("protocol.node", "if incarnation and (incarnation < disk or ", "if incarnation and ("),
+        ("protocol.incarnations", "if incarnation and (incarnation < disk or ", "if incarnation and ("),
     ),
     # -- five logs, one order
     met(

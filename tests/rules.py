@@ -51,7 +51,7 @@ RULES: dict[str, Rule] = {
             "chosen, evidence, known = self.chosen[log], self.acceptors[log].accepted, self.known[log]",
         ),
         (
-            "protocol.node",
+            "protocol.catch_up",
             "Fetched(message.log, message.from_slot, entries, acceptor.evidence, acceptor.base)",
             "Fetched(message.log, message.from_slot, entries, acceptor.accepted, acceptor.base)",
         ),
@@ -339,7 +339,7 @@ RULES: dict[str, Rule] = {
     ),
     "an acceptor that fails on purpose withholds its vote": rule(
         stories.test_acceptors_that_fail_on_purpose_cost_time_and_nothing_else,
-        ("protocol.node", "Vote.WITHHELD if self._acceptor_fails(now) else ", ""),
+        ("protocol.node", "Vote.WITHHELD if self.faults.fails(now) else ", ""),
     ),
     "an owner revoked often waits before it takes its log back": rule(
         nodes.test_an_owner_that_is_revoked_again_and_again_waits_longer_each_time,

@@ -29,7 +29,8 @@ from linearizability import Operation, Undecided, check
 
 from paxoskv.multipaxos import UNCHOSEN_ENTRIES, Cut
 from paxoskv.node.replica import Replica
-from paxoskv.protocol.node import Failures, Node
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.node import Node
 from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store
 from paxoskv.storage import checkpoint
@@ -741,7 +742,7 @@ class Machine:
         failures = profile.failures if simulation.faulty else Failures()
         random = Random(f"{simulation.seed} node {self.node} life {self.life}")
         core = Node(self.node, simulation.nodes, random, profile.revoke_after, failures, self.incarnation)
-        core.keep_bytes = profile.keep
+        core.compaction.keep_bytes = profile.keep
         self.journal = Journal(DIRECTORY, SEGMENT_BYTES, files=self.disk)
         frames = list(self.journal.recover())
         first = self.journal.manifest.frame if self.journal.manifest else 1
@@ -1635,8 +1636,7 @@ class Simulation:
                 machine.crash()
                 self._tell_refused(machine.node, True)
             elif machine.replica is not None:
-                machine.core.failures = Failures()
-                machine.core.silent_until = 0.0
+                machine.core.faults.end()
         for link in self.network.links.values():
             link.delay = self.profile.delay
         if self.profile.broken:

@@ -11,17 +11,10 @@ from scenario import Cluster
 
 from paxoskv.multipaxos import Covered, Cut, ballot_of
 from paxoskv.node.replica import GIVE_UP
-from paxoskv.protocol.node import (
-    COMPACT_EVERY,
-    DOUBT,
-    KEEP_BYTES,
-    KEEP_OVERHEAD,
-    LIFE_BITS,
-    RECENT,
-    RESERVE,
-    Node,
-    Synced,
-)
+from paxoskv.protocol.compaction import COMPACT_EVERY, KEEP_BYTES, KEEP_OVERHEAD
+from paxoskv.protocol.divergence import DOUBT, RECENT
+from paxoskv.protocol.incarnations import LIFE_BITS
+from paxoskv.protocol.node import RESERVE, Node, Synced
 from paxoskv.protocol.outbox import Ready
 from paxoskv.wire.codec import (
     Accept,
@@ -112,7 +105,7 @@ def test_a_segment_begins_with_all_that_must_not_be_forgotten() -> None:
     """N13."""
     made = with_entries()
     tell(made, 3, Prepare(2, ballot_of(7, 3), 3, 0))
-    made.lives[3] = (2, 5)
+    made.incarnations.lives[3] = (2, 5)
     made.notes()
     again = fresh()
     again.install(made.cut())
@@ -134,7 +127,7 @@ def test_a_segment_begins_with_all_that_must_not_be_forgotten() -> None:
     assert again.learner.next() == (30, 2)
     assert again.clock == made.reserving
     assert again.life >> LIFE_BITS == (made.life >> LIFE_BITS) + 1
-    assert again.lives == made.lives
+    assert again.incarnations.lives == made.incarnations.lives
     assert again.own.highest >= made.own.highest
 
 
@@ -225,7 +218,7 @@ def test_each_start_is_another_life() -> None:
 
 
 def test_what_was_noted_of_a_peer_is_replayed() -> None:
-    assert started(Record(noted=Noted(2, 1, 3)), Record(noted=Noted(2, 2, 1))).lives[2] == (2, 1)
+    assert started(Record(noted=Noted(2, 1, 3)), Record(noted=Noted(2, 2, 1))).incarnations.lives[2] == (2, 1)
 
 
 # ------------------------------------------------------------------------------- where a checkpoint stands
@@ -425,7 +418,9 @@ def compact(cluster: Cluster, *nodes: int) -> None:
         machine.do(lambda replica=machine.replica: (replica.roll(), replica.turn()))
         cluster.run_until(lambda files=machine.files, made=made: files.newest >= made, within_s=1)
         for log, acceptor in machine.core.acceptors.items():
-            acceptor.drop(min(machine.core.covered[log], machine.core.learner.executed[log]))
+            acceptor.drop(
+                min(machine.core.compaction.checkpointed_to[log], machine.core.learner.executed[log])
+            )
 
 
 def behind() -> Cluster:
@@ -764,10 +759,10 @@ def test_a_peer_that_agrees_again_is_no_longer_doubted() -> None:
     tell(made, 2, Learn(0, [], [], Position(10, 2), 6))
     tell(made, 3, Learn(0, [], [], Position(10, 2), 5))
     made.tick(5.0)
-    assert made.doubt == 1.0
+    assert made.divergence.doubt == 1.0
     tell(made, 2, Learn(0, [], [], Position(10, 2), 5))
     made.tick(6.0)
-    assert made.doubt is None
+    assert made.divergence.doubt is None
 
 
 def test_hashes_of_recent_entries_only_are_remembered() -> None:
@@ -776,9 +771,9 @@ def test_hashes_of_recent_entries_only_are_remembered() -> None:
         made.hashed((timestamp, 2), timestamp)
         assert len(made.hashes) + len(made.hashes_before) < 2 * RECENT
     tell(made, 2, Learn(0, [], [], Position(5, 2), 6))
-    assert made.doubt is None
+    assert made.divergence.doubt is None
     tell(made, 2, Learn(0, [], [], Position(3 * RECENT + 1, 2), 6))
-    assert made.doubt is not None
+    assert made.divergence.doubt is not None
 
 
 def test_the_hash_outlives_a_restart_and_a_checkpoint() -> None:

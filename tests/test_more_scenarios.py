@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from scenario import DELAY, FSYNC, Answer, Cluster
 
-from paxoskv.protocol.node import SLUGGISH, Failures
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.node import SLUGGISH
 from paxoskv.protocol.outbox import DEFER_AT_MOST
 from paxoskv.wire.codec import (
     Accept,
@@ -535,7 +536,7 @@ def test_a_promise_says_what_is_held_but_not_durable_only_when_it_is() -> None:
 
 @pytest.mark.parametrize("phase", range(5))
 def test_a_voter_with_a_slow_disk_is_not_waited_for_again_and_again(phase: int) -> None:
-    """It is quicker than DEFER_AT_MOST, but not as quick as the others. Its vote may come between two ticks."""
+    """It is quicker than DEFER_AT_MOST, but slower than the others. Its vote may come between two ticks."""
     cluster = Cluster()
     put_within(cluster, 1, 1)
     cluster[2].fsync = 7 * FSYNC

@@ -7,17 +7,9 @@ import pytest
 from scenario import DELAY, Cluster
 
 from paxoskv.multipaxos import FETCH_BYTES, ballot_of
-from paxoskv.protocol.node import (
-    FETCH_AFTER,
-    FETCH_ENTRIES,
-    FETCH_PAUSE,
-    RESERVE,
-    TOO_FAR,
-    TOO_MANY,
-    Failures,
-    Node,
-    Synced,
-)
+from paxoskv.protocol.catch_up import FETCH_AFTER, FETCH_ENTRIES, FETCH_PAUSE
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.node import RESERVE, TOO_FAR, TOO_MANY, Node, Synced
 from paxoskv.protocol.outbox import DEFER_AT_MOST, Ready
 from paxoskv.wire.codec import (
     Accept,

@@ -12,7 +12,9 @@ from scenario import Cluster
 from test_checkpoints import compact, some_commands, started, tell
 
 from paxoskv.multipaxos import Covered, Cut, ballot_of
-from paxoskv.protocol.node import LIFE_BITS, Failures, Node
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.incarnations import LIFE_BITS
+from paxoskv.protocol.node import Node
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import state_of
 from paxoskv.wire.codec import (
@@ -539,9 +541,9 @@ def test_which_processes_may_speak_for_a_node() -> None:
 def test_gossip_of_a_disk_that_was_lost_tells_what_is_held_no_more() -> None:
     made = started()
     tell(made, 2, Learn(0, [], [4, 4, 4], Position(0, 0), 0))
-    assert made.holding[2] == [4, 4, 4]
+    assert made.compaction.held_by[2] == [4, 4, 4]
     made.note(2, 2, 0)
-    assert made.holding[2] == [0, 0, 0]
+    assert made.compaction.held_by[2] == [0, 0, 0]
 
 
 # ------------------------------------------------------------------------- everybody is asked a second time

@@ -9,7 +9,8 @@ from typing import Any
 from scenario import DELAY, FSYNC, Cluster
 
 from paxoskv.multipaxos import node_of
-from paxoskv.protocol.node import SKIP, Failures
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.node import SKIP
 from paxoskv.wire.codec import (
     Accept,
     Accepted,

@@ -41,7 +41,9 @@ from paxoskv.multipaxos import Cut, node_of
 from paxoskv.node.metrics import Collector, Counts, Histogram
 from paxoskv.node.metrics import Page as MetricsPage
 from paxoskv.node.replica import Replica, Single
-from paxoskv.protocol.node import Diverged, Failures, Node
+from paxoskv.protocol.divergence import Diverged
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.node import Node
 from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store, invalid
 from paxoskv.storage.checkpoint import Checkpoints, Maker, recover

@@ -14,9 +14,13 @@ from paxoskv.multipaxos import (
     Cut,
     Learner,
     Proposer,
-    node_of,
     round_of,
 )
+from paxoskv.protocol.catch_up import FETCH_ENTRIES, CatchUp
+from paxoskv.protocol.compaction import Compaction
+from paxoskv.protocol.divergence import Divergence
+from paxoskv.protocol.faults import Failures, Faults
+from paxoskv.protocol.incarnations import Incarnations
 from paxoskv.protocol.outbox import Message, Outbox, Ready
 from paxoskv.wire.structs import (
     Accept,
@@ -47,8 +51,6 @@ SLUGGISH: Final = 1.0  # seconds for which nobody counts on a node that has kept
 GOSSIP_NEWS: Final = 0.02  # seconds: news that no other message has brought to a peer by then is gossiped
 GOSSIP_IDLE: Final = 0.1  # seconds: and of nothing new this often
 ASK_AFTER: Final = 0.02  # seconds: whoever waits for a frontier this long asks everybody for it
-FETCH_AFTER: Final = 0.02  # seconds: entries known by hearsay to be chosen may still be on their way
-FETCH_AGAIN: Final = 0.1  # seconds: a fetch unanswered goes to another node
 TURN: Final = 0.05  # seconds between two candidates' turns to revoke a node
 REFUSED_AFTER: Final = 0.05  # seconds: enough to wait for a node that refuses connections
 RESERVE: Final = 1 << 20  # timestamps: how far ahead of the clock a reservation lies
@@ -56,18 +58,6 @@ SKIP: Final = 1 << 32  # timestamps: how far ahead of everything known a skip li
 TOO_FAR: Final = 1 << 56  # timestamps: no sane node is so far ahead, even if we missed 16 million skips
 TOO_MANY: Final = 1 << 40  # rounds: likewise
 STALE_PROBE: Final = 5.0  # seconds: the answer to a measured Accept is not waited for any longer
-FETCH_ENTRIES: Final = 44  # at most in one: a millisecond or two of work, in which nobody else is served
-FETCH_PAUSE: Final = 0.003  # seconds between two Fetches: who shares a processor with us works meanwhile
-COMPACT_EVERY: Final = 1.0  # seconds between two looks for entries that nobody needs any more
-KEEP_BYTES: Final = 64 << 20  # of one log, for nodes that lag; further behind, they take a checkpoint
-KEEP_OVERHEAD: Final = 64  # bytes that an entry costs besides its payload, about
-LIFE_BITS: Final = 20  # of a life's number are chance: starts of a disk's two copies never have the same
-RECENT: Final = 2048  # applied entries whose hashes are remembered, at least: gossip is not older
-DOUBT: Final = 1.0  # seconds in which all nodes have said what they have applied
-
-
-class Diverged(Exception):
-    """This node has applied something else than others, or is one of as many as have not: it must stop."""
 
 
 class Synced(NamedTuple):
@@ -76,15 +66,6 @@ class Synced(NamedTuple):
     number: int
     reservation: int
     held: Sequence[tuple[int, int, int]]  # (log, ballot, length) of the logs that they are about
-
-
-@dataclass(frozen=True, slots=True)
-class Failures:
-    """Acceptors that fail on purpose, as in the original experiment."""
-
-    probability: float = 0.0  # of one message to be lost
-    silence: float = 0.0  # seconds that a period of silence lasts
-    every: float = 0.0  # seconds from the start of one such period to the next, on average; 0: never
 
 
 @dataclass(slots=True)
@@ -143,8 +124,10 @@ class Node:
         self.quorum = len(self.nodes) // 2 + 1
         self.random = random
         self.revoke_after = revoke_after
-        self.failures = failures or Failures()
         self.outbox = Outbox()
+        self.faults = Faults(failures or Failures(), random)
+        self.incarnations = Incarnations(self.peers, incarnation, self.outbox, random)
+        self.divergence = Divergence(self.quorum)
 
         self.clock = 0
         self.reserved = 0  # durable: no frontier made from the clock exceeds it
@@ -158,6 +141,7 @@ class Node:
         self.urged = 0  # up to which slot of our log all have been asked to vote at once
         self.acceptors = {log: Acceptor(log, self.outbox.journal) for log in self.nodes}
         self.learner = Learner(self.acceptors)
+        self.catch_up = CatchUp(self.peers, self.acceptors, self.learner, self.outbox, random)
         self.own = Proposer(me, me, self.nodes)
         self.proposers = {me: self.own}
 
@@ -177,13 +161,9 @@ class Node:
         self.round_trips: dict[int, tuple[float, float]] = {}  # by peer: seconds, and when measured
         self.probes: dict[int, Probe] = {}  # by peer
         self.waiting: dict[int, Wait] = {}
-        self.fetching: dict[int, tuple[float, int]] = {}  # by log: when to ask (again), whom
-        self.fetch_at = 0.0  # not earlier
         self.skip_needed: set[int] = set()
         self.retake_at: float | None = None
         self.losses: deque[float] = deque()
-        self.silent_until = 0.0
-        self.silent_next: float | None = None
 
         self.awaited = dict.fromkeys(self.peers, 0)  # by peer: the timestamp that it is known to wait for
         self.told = dict.fromkeys(self.peers, (0, 0))  # by peer: (chosen, frontier) of our own log as it left
@@ -200,32 +180,16 @@ class Node:
         self.durable = dict.fromkeys(self.nodes, (0, 0))  # by log: (ballot, length) that a restart would find
         self.saved = dict.fromkeys(self.nodes, 0)  # by log: the chosen length that notes() last journaled
         self.passed = dict.fromkeys(self.nodes, 0)  # by log: how much was executed at the last frame
+        self.compaction = Compaction(self.peers, self.acceptors, self.learner, self.passed)
         self.saved_position = (0, 0)
         self.replayed = (0, 0)  # up to where the journal says that we had applied
         self.revocations = 0
 
-        self.covered = dict.fromkeys(self.nodes, 0)  # by log: how much of it our own checkpoint has
         self.noting = [0] * len(self.nodes)  # by log: how much is chosen, as the last frame notes it
         self.stable = self.noting  # the same, of the last frame that is durable: a restart would know it
-        self.measured = dict.fromkeys(self.nodes, (0, 0))  # by log: up to which slot, bytes held up to there
-        self.holding = {peer: [0] * len(self.nodes) for peer in self.peers}  # theirs, as they said
-        self.compact_at = 0.0
-        self.keep_bytes = KEEP_BYTES
-        self.applied = (0, 0), 0  # the last entry that the store has, and its hash there
-        self.hashes: dict[tuple[int, int], int] = {}  # at each of the last entries applied
-        self.hashes_before: dict[tuple[int, int], int] = {}  # and at RECENT before them
-        self.doubt: float | None = None  # since when a peer's hash is not ours
-        self.doubted = (0, 0)  # the first entry where it is not
-        self.agrees: dict[int, bool] = {}  # by peer: whether its hash is ours, at that entry or later
-
-        self.incarnation = incarnation  # which disk; 0: a new one in place of one that was lost
         assert incarnation or self.peers, "there is nobody who knows what this node has forgotten"
         self.rejoining = None if incarnation else Rejoining(self.peers, self.nodes)
         self.handlers = HANDLERS if incarnation else HANDLERS_REJOINING
-        self.life = 0  # which start of this disk; grows
-        self.lives: dict[int, tuple[int, int]] = dict.fromkeys(
-            self.peers, (0, 0)
-        )  # by peer, the highest seen
 
     # ------------------------------------------------------------------------------- starting, and what lasts
 
@@ -241,12 +205,8 @@ class Node:
         elif record.candidate:
             proposer = self._proposer(record.candidate.log)
             proposer.highest = max(proposer.highest, record.candidate.ballot)
-        elif record.noted:
-            self.lives[record.noted.node] = (record.noted.incarnation, record.noted.life)
-        elif record.life is not None:
-            self.life = record.life
-        elif record.incarnation is not None:
-            self.incarnation = record.incarnation
+        elif record.noted or record.life is not None or record.incarnation is not None:
+            self.incarnations.replay(record)
         elif record.rejoined:
             self._join()
         else:
@@ -258,8 +218,7 @@ class Node:
         """Begin a life: the clock where the reservation ends, the applied commands once more, our own log
         prepared.
         """
-        self.life = (self.life >> LIFE_BITS) + 1 << LIFE_BITS | self.random.getrandbits(LIFE_BITS)
-        self.outbox.journal(Record(life=self.life))
+        self.incarnations.begin_life()
         self.clock, self.reserving = max(self.clock, self.reserved), self.reserved
         for timestamp, owner, payload in self.learner.recover(max(self.replayed, self.learner.position)):
             self.outbox.apply(timestamp, owner, payload, None)
@@ -316,7 +275,9 @@ class Node:
             records.append(Record(incarnation=self.incarnation))
             if self.rejoining is None or self.rejoining.number:
                 records.append(Record(rejoined=True))
-        records += [Record(noted=Noted(peer, *lives)) for peer, lives in self.lives.items() if any(lives)]
+        records += [
+            Record(noted=Noted(peer, *lives)) for peer, lives in self.incarnations.lives.items() if any(lives)
+        ]
         for log, acceptor in self.acceptors.items():
             start = max(acceptor.base, self.passed[log])
             records += [
@@ -359,46 +320,29 @@ class Node:
             self._end_rides()
         return newer
 
+    def hashed(self, position: tuple[int, int], rolling: int) -> None:
+        """The store has applied the entry at this position, or a checkpoint up to there; this is its hash."""
+        self.divergence.hashed(position, rolling)
+
     def checkpointed(self, cut: Cut) -> None:
         """A durable checkpoint of our own covers this: its entries may be given up, by the next tick()."""
-        for log, covered in cut.logs.items():
-            self.covered[log] = covered.executed
-        self.compact_at = 0.0
+        self.compaction.checkpointed(cut)
 
     def overtook(self, peer: int) -> bool:
-        """Whether entries that the peer lacks were given up, and no checkpoint of ours has them.
-
-        (Where it lacks nothing, we go on giving up entries: no checkpoint would ever have them all.)
-        """
-        return any(
-            acceptor.base > max(self.covered[log], held)
-            for (log, acceptor), held in zip(self.acceptors.items(), self.holding[peer], strict=True)
-        )
-
-    def _compact(self, now: float) -> None:
-        """Give up entries that all nodes hold, durably; and if there are too many, what our checkpoint has.
-
-        Never what no frame has noted as executed: a checkpoint of all segments so far might lack it, and the
-        next segment begins with what is kept.
-        """
-        self.compact_at = now + COMPACT_EVERY
-        for index, log in enumerate(self.nodes):
-            acceptor = self.acceptors[log]
-            covered = max(acceptor.base, min(self.covered[log], self.learner.executed[log]))
-            everywhere = min([self.passed[log], *(held[index] for held in self.holding.values())])
-            measured, size = self.measured[log]
-            if measured < acceptor.base:  # a checkpoint has covered it meanwhile
-                measured, size = acceptor.base, 0
-            size += sum(len(entry.payload) + KEEP_OVERHEAD for entry in acceptor.from_slot(measured, covered))
-            below = acceptor.base
-            while below < covered and (below < everywhere or size > self.keep_bytes):
-                size -= len(acceptor.entries[below - acceptor.base].payload) + KEEP_OVERHEAD
-                below += 1
-            below = max(below, everywhere)
-            self.measured[log] = (max(measured, covered, below), size)
-            acceptor.drop(below)
+        """Whether entries that the peer lacks were given up, and no checkpoint of ours has them."""
+        return self.compaction.overtook(peer)
 
     # -------------------------------------------------------------------------------------- what clients want
+
+    @property
+    def incarnation(self) -> int:
+        """Which disk this node runs on."""
+        return self.incarnations.incarnation
+
+    @property
+    def life(self) -> int:
+        """Which start of the disk this is."""
+        return self.incarnations.life
 
     @property
     def ready(self) -> bool:
@@ -483,7 +427,7 @@ class Node:
                 self.newest.insert(0, sender)
         acceptor = self.acceptors[message.log]
         before = len(self.outbox.records)
-        vote = Vote.WITHHELD if self._acceptor_fails(now) else acceptor.on_accept(message)
+        vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
         ballot, durable = self.durable[message.log]
         lazy = self.me in message.lazy and ballot == message.ballot
         if lazy:
@@ -534,7 +478,7 @@ class Node:
             )  # fmt: skip
             self.outbox.send(sender, covered, call)
             return
-        if self._acceptor_fails(now):
+        if self.faults.fails(now):
             return
         before = acceptor.promised
         promise = acceptor.on_prepare(message, self.fact(message.log))
@@ -563,34 +507,16 @@ class Node:
 
     def _on_learn(self, sender: int, message: Learn, now: float, call: Any) -> None:
         self._hear_clock(message.clock)
-        if len(message.held) == len(self.nodes):
-            self.holding[sender] = message.held
-        ours = self.hashes.get(message.applied, self.hashes_before.get(message.applied))
-        if ours is not None:
-            self._compare(sender, message.applied, ours == message.hash, now)
+        self.compaction.holds(sender, message.held)
+        self.divergence.compare(sender, message.applied, message.hash, now)
         for fact in message.facts:
             self._learn(fact, now, sender)
 
     def _on_fetch(self, sender: int, message: Fetch, now: float, call: Any) -> None:
-        acceptor = self.acceptors[message.log]
-        entries: list[Entry] = []
-        if acceptor.base <= message.from_slot < acceptor.chosen:
-            size = 0
-            for entry in acceptor.from_slot(message.from_slot, acceptor.chosen):
-                entries.append(entry)
-                size += len(entry.payload) + 32
-                if size >= FETCH_BYTES or len(entries) == FETCH_ENTRIES:
-                    break
-        fetched = Fetched(message.log, message.from_slot, entries, acceptor.evidence, acceptor.base)
-        self.outbox.send(sender, fetched, call)
+        self.catch_up.on_fetch(sender, message, call)
 
     def _on_fetched(self, sender: int, message: Fetched, now: float, call: Any) -> None:
-        if message.log not in self.fetching:
-            return
-        if not message.entries:
-            if message.base > self._fetch(message.log).from_slot:
-                self.outbox.catch_up = sender
-            self.fetching[message.log] = (now + FETCH_AFTER, self._another(sender))
+        if not self.catch_up.on_fetched(sender, message, now):
             return
         for entry in message.entries:
             if entry.timestamp > max(self.clock, self.highest) + TOO_FAR:
@@ -598,12 +524,11 @@ class Node:
             self.highest = max(self.highest, entry.timestamp)
             if entry.payload:
                 self._raise_clock(entry.timestamp)
-        del self.fetching[message.log]
+        self.catch_up.installing(message.log)
         before = len(self.outbox.records)
         self._install(message.log, message.from_slot, message.entries, message.evidence, now, sender)
         self.outbox.defer_from(before)  # others hold them: nobody waits until we do
-        if message.log in self.fetching:
-            self.fetching[message.log] = (now, sender)  # there is more where these came from
+        self.catch_up.installed(message.log, sender, now)
 
     def _on_barrier(self, sender: int, message: Barrier, now: float, call: Any) -> None:
         self._hear_clock(message.clock)
@@ -784,9 +709,7 @@ class Node:
             self._settle(log, now, sender)
 
     def _settle(self, log: int, now: float, sender: int) -> None:
-        """Advance over what is held; fetch what is not, at once if the log's leader says so: it had sent it
-        before.
-        """
+        """Advance over what is held; fetch what is not."""
         if self.learner.settle(log):
             proposer = self.proposers.get(log)
             chosen = self.acceptors[log].chosen
@@ -795,9 +718,8 @@ class Node:
             elif proposer is not None and proposer.preparing:
                 proposer.catch_up(chosen)
                 self._send_prepare(proposer, now)
-        if self.acceptors[log].chosen < self.learner.chosen[log] and log not in self.fetching:
-            hearsay = sender != node_of(self.learner.evidence[log])
-            self.fetching[log] = (now + FETCH_AFTER if hearsay else now, sender)
+        if self.acceptors[log].chosen < self.learner.chosen[log]:
+            self.catch_up.lacking(log, sender, now)
 
     def _is_absurd(self, log: int, ballot: int) -> bool:
         """Whether a ballot is so far above all of ours that only a broken node can have sent it."""
@@ -812,61 +734,10 @@ class Node:
         self._check_leader(log, now)
         self._settle(log, now, sender)
 
-    def _send_fetches(self, now: float) -> None:
-        for log, (at, whom) in list(self.fetching.items()):
-            if self.acceptors[log].chosen >= self.learner.chosen[log]:
-                del self.fetching[log]
-            elif now >= max(at, self.fetch_at) and self.peers:
-                self.outbox.send(whom, self._fetch(log))
-                self.fetch_at = now + FETCH_PAUSE
-                self.fetching[log] = (now + FETCH_AGAIN, self._another(whom))
-
     @property
     def fetch_due(self) -> float | None:
         """When the next Fetch is to leave, for which a turn must be made; None: nothing is fetched."""
-        if not self.fetching:
-            return None
-        return max(self.fetch_at, min(at for at, _ in self.fetching.values()))
-
-    def _fetch(self, log: int) -> Fetch:
-        acceptor = self.acceptors[log]
-        sure = acceptor.length if acceptor.accepted >= self.learner.evidence[log] else acceptor.chosen
-        return Fetch(log, sure)
-
-    def _another(self, node: int) -> int:
-        return self.random.choice([peer for peer in self.peers if peer != node] or self.peers)
-
-    # ------------------------------------------------------------------------------ do all apply the same?
-
-    def hashed(self, position: tuple[int, int], rolling: int) -> None:
-        """The store has applied the entry at this position, or a checkpoint up to there; this is its hash."""
-        self.applied = position, rolling
-        self.hashes[position] = rolling
-        if len(self.hashes) == RECENT:
-            self.hashes, self.hashes_before = {}, self.hashes
-
-    def _compare(self, peer: int, position: tuple[int, int], same: bool, now: float) -> None:
-        if not same and self.doubt is None:
-            self.doubt, self.doubted = now, position
-        if self.doubt is not None and position >= self.doubted:
-            self.agrees[peer] = same
-
-    def _look_who_differs(self, now: float) -> None:
-        """Diverged if most differ from us, or if after a while as many do as agree: nobody knows then who is
-        right, and none may go on in silence.
-        """
-        differ = [peer for peer, same in self.agrees.items() if not same]
-        ours = 1 + sum(self.agrees.values())
-        asked = len(self.agrees) + 1 >= self.quorum  # else it may be the only one that differs whom we hear
-        late = now - (self.doubt or 0.0) >= DOUBT
-        if len(differ) >= self.quorum or (asked and late and len(differ) >= ours):
-            position, rolling = self.applied
-            raise Diverged(
-                f"at {position} with hash {rolling:08x}: nodes {differ} have applied something else"
-            )
-        if not differ:
-            self.doubt = None
-            self.agrees.clear()
+        return self.catch_up.due
 
     # ---------------------------------------------------------------------------------------- clock and reads
 
@@ -954,8 +825,8 @@ class Node:
 
     def _gossip(self, peer: int, own: Fact, now: float) -> None:
         facts = [own] + [self.learner.fact(log) for log in self.nodes if log != self.me]
-        position, rolling = self.applied
-        message = Learn(self.clock, facts, self.stable, Position(*position), rolling)
+        applied = Position(*self.divergence.position)
+        message = Learn(self.clock, facts, self.stable, applied, self.divergence.rolling)
         if message != self.gossip:
             self.gossip = message  # the same object for all peers: the caller encodes it once
         self._tell(peer, self.gossip, own)
@@ -1091,8 +962,8 @@ class Node:
         if own is not self.shown or self.broadcast:
             self.shown = own
             self._tell_waiting(own, now)
-        if self.fetching:
-            self._send_fetches(now)
+        if self.catch_up.fetching:
+            self.catch_up.send(now)
         urgent = self.outbox.is_urgent(now)
         if self.outbox.records:
             self._note_journaled(now)
@@ -1116,7 +987,9 @@ class Node:
     @property
     def busy(self) -> bool:
         """Whether tick() wants to be called every few milliseconds, not every GOSSIP_IDLE seconds."""
-        waiting = self.pending or self.reads or self.dated or self.round or self.fetching or self.waiting
+        waiting = (
+            self.pending or self.reads or self.dated or self.round or self.catch_up.fetching or self.waiting
+        )
         return bool(waiting or self.news_at or self.learner.heads) or (
             self.retake_at is not None or self.journaled > self.synced or self.rejoining is not None
         )
@@ -1148,10 +1021,8 @@ class Node:
         idle = not self.own.preparing and not self.own.leading
         if idle and self.retake_at is not None and now >= self.retake_at:
             self._stand(self.me, 0, now)
-        if now >= self.compact_at:
-            self._compact(now)
-        if self.doubt is not None:
-            self._look_who_differs(now)
+        self.compaction.tick(now)
+        self.divergence.tick(now)
         if self.rejoining is None:
             self._watch(now)
         else:
@@ -1250,51 +1121,27 @@ class Node:
         self.round_trips[peer] = (max(now - since, before * 0.5 ** (now - when)), now)
         del self.probes[peer]
 
-    def _acceptor_fails(self, now: float) -> bool:
-        """Whether this message to the acceptor counts as lost, on purpose."""
-        failures = self.failures
-        if failures.every:
-            if self.silent_next is None:
-                self.silent_next = now + self.random.expovariate(1 / failures.every)
-            if now >= self.silent_next:
-                self.silent_until = now + failures.silence
-                self.silent_next = now + self.random.expovariate(1 / failures.every)
-            if now < self.silent_until:
-                return True
-        return failures.probability > 0 and self.random.random() < failures.probability
-
     # ------------------------------------------------------------------------------ disks that were lost
 
     def noted(self, peer: int) -> tuple[int, int]:
         """The highest (incarnation, life) of a peer that was heard of. Messages of a lower incarnation must
         not be handed in: what that disk had promised is forgotten.
         """
-        return self.lives[peer]
+        return self.incarnations.lives[peer]
 
     def note(self, peer: int, incarnation: int, life: int) -> None:
         """Remember, durably, which disk and which start of it a peer has."""
-        if incarnation > self.lives[peer][0]:
+        if self.incarnations.note(peer, incarnation, life):
             self._forget(peer)
-        self.lives[peer] = (incarnation, life)
-        self.outbox.journal(Record(noted=Noted(peer, incarnation, life)))
 
     def greet(self, peer: int, incarnation: int, life: int) -> str | None:
         """A process says that it is this peer, started with this disk: why nobody may listen to it; None if
-        one may. (Incarnation 0 is rejoining, and says nothing that counts.)
-
-        An older disk, or an earlier start of the same one, is a copy that was put back: it has forgotten
-        votes. So it is if there was another start with the same count.
+        one may.
         """
-        disk, last = self.lives[peer]
-        older = life >> LIFE_BITS <= last >> LIFE_BITS and life != last
-        if incarnation and (incarnation < disk or (incarnation == disk and older)):
-            return (
-                f"node {peer} is a stale copy: incarnation {incarnation}, start {life >> LIFE_BITS}, but "
-                f"{disk} and {last >> LIFE_BITS} were seen: remove its data and start it with --rejoin"
-            )
-        if incarnation and (incarnation, life) != (disk, last):
+        refusal = self.incarnations.refusal(peer, incarnation, life)
+        if refusal is None and incarnation and (incarnation, life) != self.noted(peer):
             self.note(peer, incarnation, life)
-        return None
+        return refusal
 
     def _forget(self, peer: int) -> None:
         """A peer has lost its disk: drop what the old one has said."""
@@ -1304,14 +1151,14 @@ class Node:
             self.round.clocks.pop(peer, None)
         self.probes.pop(peer, None)
         self.told[peer] = self.telling[peer] = (0, 0)
-        self.holding[peer] = [0] * len(self.nodes)
+        self.compaction.forget(peer)
 
     def _on_rejoin(self, sender: int, message: Rejoin, now: float, call: Any) -> None:
         """A peer has lost its disk. Once its new incarnation is noted, no quorum counts the old one here;
         what we tell it then is all that it may have had a part in. If a higher one is noted, it is told only
         that.
         """
-        if message.incarnation > self.lives[sender][0]:
+        if message.incarnation > self.incarnations.lives[sender][0]:
             self.note(sender, message.incarnation, 0)
         acceptor, proposer = self.acceptors[message.log], self.proposers.get(message.log)
         promised, accepted = acceptor.promised, acceptor.accepted
@@ -1320,7 +1167,7 @@ class Node:
             promised = max(promised, proposer.highest)
             if proposer.leading:
                 accepted, entries = proposer.ballot, list(proposer.entries)
-        noted = self.lives[sender][0]
+        noted = self.incarnations.lives[sender][0]
         mute = self.rejoining is not None or message.incarnation < noted
         if mute:
             promised, accepted, entries = 0, 0, []
@@ -1337,7 +1184,7 @@ class Node:
                 self._rejoin_logs(rejoining)
             else:  # (the new number tells the second answers from late first ones)
                 rejoining.ask_again(noted_by_all=True)
-                self._take_incarnation(self.incarnation + 1)
+                self.incarnations.take(self.incarnation + 1)
         if now - rejoining.asked_at < RESEND_AFTER:
             return
         rejoining.asked_at = now
@@ -1357,20 +1204,16 @@ class Node:
         if not self.incarnation:
             rejoining.noted[sender] = message.noted
             if len(rejoining.noted) == len(self.peers):
-                self._take_incarnation(max(2, 1 + max(rejoining.noted.values())))
+                self.incarnations.take(max(2, 1 + max(rejoining.noted.values())))
                 rejoining.asked_at = float("-inf")
             return
         if message.noted > self.incarnation:
             rejoining.ask_again(noted_by_all=False)
-            self._take_incarnation(message.noted + 1)
+            self.incarnations.take(message.noted + 1)
             return
         rejoining.answers[sender][message.log] = message
         self._hear_clock(message.clock)
         self._learn(message.fact, now, sender)
-
-    def _take_incarnation(self, incarnation: int) -> None:
-        self.incarnation = incarnation
-        self.outbox.journal(Record(incarnation=incarnation))
 
     def _rejoin_logs(self, rejoining: "Rejoining") -> None:
         """All have answered: take over what they say of all logs, in one durable step. Not before we hold
