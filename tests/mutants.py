@@ -144,7 +144,7 @@ MUTANTS = [
         "default 1",
         (
             "protocol.node",
-            "length = durable if lazy else acceptor.length",
+            "length = progress.durable_length if lazy else acceptor.length",
             "length = acceptor.length",
         ),
     ),
@@ -153,14 +153,14 @@ MUTANTS = [
         "lossy 1",
         (
             "protocol.node",
-            "lazy = self.me in message.lazy and ballot == message.ballot",
+            "lazy = self.me in message.lazy and progress.durable_ballot == message.ballot",
             "lazy = self.me in message.lazy",
         ),
     ),
     told(
         "an installed checkpoint does not count as durable",
         "test_checkpoints.test_what_a_checkpoint_covers_is_durable_with_it",
-        ("protocol.node", "                logs.update(self.nodes)\n", "                pass\n"),
+        ("protocol.persistence", "                logs.update(self.logs)\n", "                pass\n"),
     ),
     told(
         "what a slow disk has not written is sent again and again",
@@ -354,7 +354,7 @@ MUTANTS = [
         "test_checkpoints.test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it",
         (
             "protocol.compaction",
-            "min([self.executed_in_frame[log], *(",
+            "min([noted, *(",
             "min([self.learner.executed[log], *(",
         ),
     ),
@@ -362,10 +362,9 @@ MUTANTS = [
         "a node says that it holds what a restart would forget",
         "test_checkpoints.test_a_node_says_that_it_holds_what_it_would_know_to_be_chosen_after_a_restart",
         (
-            "protocol.node",
-            "            self.durable[log] = (ballot, length)\n        self.stable = self.noting\n",
-            "            self.durable[log] = (ballot, length)\n"
-            "        self.stable = [acceptor.chosen for acceptor in self.acceptors.values()]\n",
+            "protocol.persistence",
+            "        self.chosen_durable = self.chosen_in_frame\n",
+            "        self.chosen_durable = [acceptor.chosen for acceptor in self.acceptors.values()]\n",
         ),
     ),
     told(
@@ -414,18 +413,18 @@ MUTANTS = [
     told(
         "N13: a segment begins without promises",
         "test_checkpoints.test_a_segment_begins_with_all_that_must_not_be_forgotten",
-        ("protocol.node", "                Record(promised=LogBallot(log, acceptor.promised)),\n", ""),
+        ("protocol.persistence", "                Record(promised=LogBallot(log, acceptor.promised)),\n", ""),
     ),
     told(
         "N13: a segment begins without the ballots that were stood with",
         "test_checkpoints.test_a_candidates_ballot_outlives_the_segment_that_it_stands_in",
-        ("protocol.node", "for log, p in self.proposers.items()]", "for log, p in {}.items()]"),
+        ("protocol.persistence", "for log, p in self.proposers.items()]", "for log, p in {}.items()]"),
     ),
     told(
         "a segment begins without what was applied since the last frame",
         "test_checkpoints.test_a_segment_that_begins_with_an_installed_checkpoint_leaves_out_no_entry",
         (
-            "protocol.node",
+            "protocol.persistence",
             "[*self._notes(), Record(installed=number)]",
             "[*self.notes(), Record(installed=number)]",
         ),
@@ -514,7 +513,7 @@ MUTANTS = [
         "test_rejoin.test_the_clock_is_raised_to_the_highest_that_is_told",
         (
             "protocol.node",
-            "        self._hear_clock(message.clock)\n        self._learn(message.fact, now, sender)\n\n"
+            "        self.lamport.hear(message.clock)\n        self._learn(message.fact, now, sender)\n\n"
             "    def _rejoin_logs",
             "\n    def _rejoin_logs",
         ),
@@ -535,37 +534,43 @@ MUTANTS = [
         "default 2",
         (
             "protocol.node",
-            '        proposer.append(Entry(self.highest, b""))\n',
+            '        proposer.append(Entry(self.lamport.stamp_skip(self._last_timestamp(proposer)), b""))\n',
             '        theirs = next(iter(self.pending.values()), (b"", None))[0]\n'
-            "        proposer.append(Entry(self.highest, theirs))\n",
+            "        skip = self.lamport.stamp_skip(self._last_timestamp(proposer))\n"
+            "        proposer.append(Entry(skip, theirs))\n",
         ),
     ),
     told(
         "R2: an owner stamps an entry above its log, not above its clock",
         "test_more_scenarios.test_the_first_command_of_a_life_lies_above_the_frontiers_of_the_last",
         (
-            "protocol.node",
-            "timestamp = max(self.clock, self._last_timestamp(self.own)) + 1",
-            "timestamp = self._last_timestamp(self.own) + 1",
+            "protocol.clock",
+            "timestamp = max(self.time, last) + 1",
+            "timestamp = last + 1",
         ),
     ),
     met(
         "R2: an owner stamps an entry above its log, not above what it has said of its clock",
         "default 1",
         (
+            "protocol.clock",
+            "timestamp = max(self.time, last) + 1",
+            "timestamp = last + 1",
+        ),
+        (
             "protocol.node",
-            "timestamp = max(self.clock, self._last_timestamp(self.own)) + 1",
+            "timestamp = self.lamport.stamp(self._last_timestamp(self.own))",
             "last = (self.acceptors[self.me].entries + self.own.entries)[-1:]\n"
-            "        timestamp = max([entry.timestamp for entry in last], default=0) + 1",
+            "        timestamp = self.lamport.stamp(max([entry.timestamp for entry in last], default=0))",
         ),
     ),
     met(
         "R3: a reservation counts before it is durable",
         "default 1",
         (
-            "protocol.node",
-            "frontier = min(self.clock, self.reserved)",
-            "frontier = min(self.clock, self.reserving)",
+            "protocol.clock",
+            "return min(self.time, self.reserved)",
+            "return min(self.time, self.reserving)",
         ),
     ),
     met(
@@ -652,16 +657,16 @@ MUTANTS = [
         "test_scenarios.test_a_skip_does_not_drag_the_clocks_along",
         (
             "protocol.node",
-            "        self._raise_clock(command)  # R6\n",
-            "        self._raise_clock(last)  # R6\n",
+            "self.lamport.see(last, command)  # R6",
+            "self.lamport.see(last, last)",
         ),
     ),
     met(
         "a clock begins at zero after a restart",
         "default 1",
         (
-            "protocol.node",
-            "self.clock, self.reserving = max(self.clock, self.reserved), self.reserved\n",
+            "protocol.clock",
+            "self.time, self.reserving = max(self.time, self.reserved), self.reserved\n",
             "self.reserving = self.reserved\n",
         ),
     ),
@@ -669,9 +674,8 @@ MUTANTS = [
         "a clock heard of raises nobody's",
         "test_more_scenarios.test_nodes_with_nothing_to_do_follow_the_clocks_of_others",
         (
-            "protocol.node",
-            "        if clock <= max(self.clock, self.highest) + TOO_FAR:\n"
-            "            self._raise_clock(clock)\n",
+            "protocol.clock",
+            "        if not self.is_absurd(time):\n            self.raise_to(time)\n",
             "        pass\n",
         ),
     ),

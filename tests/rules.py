@@ -62,7 +62,7 @@ RULES: dict[str, Rule] = {
     ),
     "N5, R3: a frontier never exceeds a durable reservation": rule(
         stories.test_no_frontier_comes_from_a_clock_that_a_restart_would_forget,
-        ("protocol.node", "frontier = min(self.clock, self.reserved)", "frontier = self.clock"),
+        ("protocol.clock", "return min(self.time, self.reserved)", "return self.time"),
     ),
     "N6: below first_incomplete nothing is applied": rule(
         stories.test_a_command_whose_result_was_given_up_is_not_applied_again,
@@ -125,7 +125,7 @@ RULES: dict[str, Rule] = {
         (
             "protocol.node",
             "        if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):\n",
-            "        self._raise_clock(fact.frontier)\n"
+            "        self.lamport.raise_to(fact.frontier)\n"
             "        if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):\n",
         ),
     ),
@@ -187,14 +187,14 @@ RULES: dict[str, Rule] = {
     "R2: an entry is stamped above all that its log holds": rule(
         stories.test_a_late_joiner_fetches_what_it_has_missed_and_takes_its_log_back,
         (
-            "protocol.node",
-            "timestamp = max(self.clock, self._last_timestamp(self.own)) + 1",
-            "timestamp = self.clock + 1",
+            "protocol.clock",
+            "timestamp = max(self.time, last) + 1",
+            "timestamp = self.time + 1",
         ),
     ),
     "R6: who receives an entry raises its clock before it answers": rule(
         stories.test_a_command_costs_one_round_trip_and_one_fsync,
-        ("protocol.node", "self._raise_clock(command)  # R6", "pass"),
+        ("protocol.node", "self.lamport.see(last, command)  # R6", "self.lamport.see(last, 0)"),
     ),
     "a frontier lies below the first unchosen command": rule(
         stories.test_commands_of_all_nodes_at_once_are_applied_in_one_order,
@@ -288,9 +288,9 @@ RULES: dict[str, Rule] = {
     "a skip lies above all that is known of any log": rule(
         stories.test_a_second_skip_lies_above_the_first,
         (
-            "protocol.node",
-            "max(self.clock, self.highest, self._last_timestamp(proposer)) + SKIP",
-            "self.clock + SKIP",
+            "protocol.clock",
+            "max(self.time, self.highest, last) + SKIP",
+            "self.time + SKIP",
         ),
     ),
     "a skip that runs out is renewed": rule(
@@ -303,13 +303,17 @@ RULES: dict[str, Rule] = {
     ),
     "a vote that can wait says only what is durable": rule(
         more_stories.test_a_vote_that_can_wait_says_only_what_is_durable,
-        ("protocol.node", "length = durable if lazy else acceptor.length", "length = acceptor.length"),
+        (
+            "protocol.node",
+            "length = progress.durable_length if lazy else acceptor.length",
+            "length = acceptor.length",
+        ),
     ),
     "a vote that can wait counts for the ballot whose log is durable": rule(
         more_stories.test_a_vote_that_can_wait_does_not_take_an_older_ballots_entries_for_the_newer_ones,
         (
             "protocol.node",
-            "lazy = self.me in message.lazy and ballot == message.ballot",
+            "lazy = self.me in message.lazy and progress.durable_ballot == message.ballot",
             "lazy = self.me in message.lazy",
         ),
     ),

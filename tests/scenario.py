@@ -26,6 +26,7 @@ from zlib import crc32
 
 from paxoskv.node import replica
 from paxoskv.protocol import node as protocol
+from paxoskv.protocol.divergence import Diverged
 from paxoskv.state import store
 from paxoskv.storage import checkpoint
 from paxoskv.wire.codec import (
@@ -286,7 +287,7 @@ class Machine:
         elif self.running:
             try:
                 action()
-            except protocol.Diverged:
+            except Diverged:
                 if self.on_diverged is None:
                     raise
                 self.on_diverged(self.me)

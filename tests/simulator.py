@@ -1490,7 +1490,9 @@ class Simulation:
             for log, a in core.acceptors.items()
         )
         paused = "paused " if machine.paused else ""
-        return f"{paused}clock {core.clock} reserved {core.reserved} head {core.learner.next()} {logs}"
+        return (
+            f"{paused}clock {core.clock} reserved {core.lamport.reserved} head {core.learner.next()} {logs}"
+        )
 
     # -- faults
 

@@ -493,14 +493,14 @@ def test_when_one_of_the_voters_dies_the_others_are_asked_at_once() -> None:
 
 def test_a_voter_whose_acceptor_fails_on_purpose_is_replaced_at_once() -> None:
     cluster = Cluster()
-    cluster.core(2).failures = Failures(probability=1.0)
+    cluster.core(2).faults.failures = Failures(probability=1.0)
     put_within(cluster, 1, 4 * DELAY + 2 * FSYNC)
     assert 2 not in cluster.core(1).voters or cluster.core(1).sluggish[2] > cluster.now
 
 
 def test_a_node_that_does_not_vote_for_its_own_entries_asks_one_more() -> None:
     cluster = Cluster()
-    cluster.core(1).failures = Failures(probability=1.0)
+    cluster.core(1).faults.failures = Failures(probability=1.0)
     put_within(cluster, 1, 1)
     put_within(cluster, 1, 2 * DELAY + FSYNC + 1e-9)
     assert cluster.core(1).voters == [2, 3, 4]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from paxoskv.multipaxos import Acceptor, Cut, Learner
+from paxoskv.protocol.persistence import LogProgress
 
 COMPACT_EVERY: Final = 1.0  # seconds between two looks for entries that nobody needs any more
 KEEP_BYTES: Final = 64 << 20  # of one log, for nodes that lag; further behind, they take a checkpoint
@@ -18,11 +19,11 @@ class Compaction:
         peers: Sequence[int],
         acceptors: dict[int, Acceptor],
         learner: Learner,
-        executed_in_frame: dict[int, int],
+        progress: dict[int, LogProgress],
     ) -> None:
         self.acceptors = acceptors
         self.learner = learner
-        self.executed_in_frame = executed_in_frame  # by log: how much was executed at the last frame
+        self.progress = progress
         self.checkpointed_to = dict.fromkeys(acceptors, 0)  # by log: how much of it our own checkpoint has
         self.measured = dict.fromkeys(acceptors, (0, 0))  # by log: up to which slot, bytes kept up to there
         self.nothing = [0] * len(acceptors)
@@ -66,7 +67,8 @@ class Compaction:
         self.compact_at = now + COMPACT_EVERY
         for index, (log, acceptor) in enumerate(self.acceptors.items()):
             covered = max(acceptor.base, min(self.checkpointed_to[log], self.learner.executed[log]))
-            everywhere = min([self.executed_in_frame[log], *(held[index] for held in self.held_by.values())])
+            noted = self.progress[log].executed_in_frame
+            everywhere = min([noted, *(held[index] for held in self.held_by.values())])
             measured, size = self.measured[log]
             if measured < acceptor.base:  # a checkpoint has covered it meanwhile
                 measured, size = acceptor.base, 0

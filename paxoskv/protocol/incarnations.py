@@ -55,6 +55,16 @@ class Incarnations:
         self.outbox.journal(Record(noted=Noted(peer, incarnation, life)))
         return other
 
+    def state(self, joined: bool) -> list[Record]:
+        """What must not be forgotten of all this, besides the life; `joined`: whether we do not rejoin."""
+        records = []
+        if self.incarnation > 1:  # taken by a rejoin
+            records.append(Record(incarnation=self.incarnation))
+            if joined:
+                records.append(Record(rejoined=True))
+        noted = [Record(noted=Noted(peer, *lives)) for peer, lives in self.lives.items() if any(lives)]
+        return records + noted
+
     def replay(self, record: Record) -> None:
         """Recovery: a record about a peer's disk or start, or about our own."""
         if record.noted:

@@ -17,24 +17,22 @@ from paxoskv.multipaxos import (
     round_of,
 )
 from paxoskv.protocol.catch_up import FETCH_ENTRIES, CatchUp
+from paxoskv.protocol.clock import Clock
 from paxoskv.protocol.compaction import Compaction
 from paxoskv.protocol.divergence import Divergence
 from paxoskv.protocol.faults import Failures, Faults
 from paxoskv.protocol.incarnations import Incarnations
 from paxoskv.protocol.outbox import Message, Outbox, Ready
+from paxoskv.protocol.persistence import Persisted, Persistence
 from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
-    Chosen,
     Entry,
     Fact,
     Fetch,
     Fetched,
-    Held,
     Learn,
-    LogBallot,
-    Noted,
     Position,
     Prepare,
     Promise,
@@ -53,19 +51,8 @@ GOSSIP_IDLE: Final = 0.1  # seconds: and of nothing new this often
 ASK_AFTER: Final = 0.02  # seconds: whoever waits for a frontier this long asks everybody for it
 TURN: Final = 0.05  # seconds between two candidates' turns to revoke a node
 REFUSED_AFTER: Final = 0.05  # seconds: enough to wait for a node that refuses connections
-RESERVE: Final = 1 << 20  # timestamps: how far ahead of the clock a reservation lies
-SKIP: Final = 1 << 32  # timestamps: how far ahead of everything known a skip lies
-TOO_FAR: Final = 1 << 56  # timestamps: no sane node is so far ahead, even if we missed 16 million skips
 TOO_MANY: Final = 1 << 40  # rounds: likewise
 STALE_PROBE: Final = 5.0  # seconds: the answer to a measured Accept is not waited for any longer
-
-
-class Synced(NamedTuple):
-    """A node's message to itself, behind the records of one drain: they are durable now."""
-
-    number: int
-    reservation: int
-    held: Sequence[tuple[int, int, int]]  # (log, ballot, length) of the logs that they are about
 
 
 @dataclass(slots=True)
@@ -129,10 +116,7 @@ class Node:
         self.incarnations = Incarnations(self.peers, incarnation, self.outbox, random)
         self.divergence = Divergence(self.quorum)
 
-        self.clock = 0
-        self.reserved = 0  # durable: no frontier made from the clock exceeds it
-        self.reserving = 0  # journaled, perhaps not yet durable
-        self.highest = 0  # the largest timestamp of any entry seen, skips included
+        self.lamport = Clock(self.outbox)
         self.newest = list(self.peers)  # who sent the last command entry first
         at = self.nodes.index(me)
         self.ring = self.nodes[at:] + self.nodes[:at]  # from us on
@@ -144,6 +128,10 @@ class Node:
         self.catch_up = CatchUp(self.peers, self.acceptors, self.learner, self.outbox, random)
         self.own = Proposer(me, me, self.nodes)
         self.proposers = {me: self.own}
+        self.persistence = Persistence(
+            me, self.acceptors, self.proposers, self.learner, self.lamport, self.outbox
+        )
+        self.compaction = Compaction(self.peers, self.acceptors, self.learner, self.persistence.logs)
 
         self.pending: dict[int, tuple[bytes, Any]] = {}  # by timestamp: own commands not yet applied
         self.backlog: deque[tuple[bytes, Any]] = deque()  # own commands to be proposed again
@@ -161,7 +149,6 @@ class Node:
         self.round_trips: dict[int, tuple[float, float]] = {}  # by peer: seconds, and when measured
         self.probes: dict[int, Probe] = {}  # by peer
         self.waiting: dict[int, Wait] = {}
-        self.skip_needed: set[int] = set()
         self.retake_at: float | None = None
         self.losses: deque[float] = deque()
 
@@ -174,19 +161,8 @@ class Node:
         self.shown: Fact | None = None  # our own fact as it was when _tell_waiting looked
         self.broadcast = False
 
-        self.journaled = 0  # drains that had records
-        self.journaled_at = 0.0
-        self.synced = 0
-        self.durable = dict.fromkeys(self.nodes, (0, 0))  # by log: (ballot, length) that a restart would find
-        self.saved = dict.fromkeys(self.nodes, 0)  # by log: the chosen length that notes() last journaled
-        self.passed = dict.fromkeys(self.nodes, 0)  # by log: how much was executed at the last frame
-        self.compaction = Compaction(self.peers, self.acceptors, self.learner, self.passed)
-        self.saved_position = (0, 0)
-        self.replayed = (0, 0)  # up to where the journal says that we had applied
         self.revocations = 0
 
-        self.noting = [0] * len(self.nodes)  # by log: how much is chosen, as the last frame notes it
-        self.stable = self.noting  # the same, of the last frame that is durable: a restart would know it
         assert incarnation or self.peers, "there is nobody who knows what this node has forgotten"
         self.rejoining = None if incarnation else Rejoining(self.peers, self.nodes)
         self.handlers = HANDLERS if incarnation else HANDLERS_REJOINING
@@ -199,9 +175,9 @@ class Node:
         The caller resolves `installed` itself, by install(): it has the checkpoint.
         """
         if record.reservation is not None:
-            self.reserved = max(self.reserved, record.reservation)
+            self.lamport.persisted(record.reservation)
         elif record.applied:
-            self.replayed = (record.applied.timestamp, record.applied.owner)
+            self.persistence.replayed_position = (record.applied.timestamp, record.applied.owner)
         elif record.candidate:
             proposer = self._proposer(record.candidate.log)
             proposer.highest = max(proposer.highest, record.candidate.ballot)
@@ -219,40 +195,17 @@ class Node:
         prepared.
         """
         self.incarnations.begin_life()
-        self.clock, self.reserving = max(self.clock, self.reserved), self.reserved
-        for timestamp, owner, payload in self.learner.recover(max(self.replayed, self.learner.position)):
-            self.outbox.apply(timestamp, owner, payload, None)
+        self.lamport.begin_life()
+        self.persistence.begin_life()
         for acceptor in self.acceptors.values():
-            self.highest = max(self.highest, acceptor.last_timestamp)
-        self._save()
-        self.passed.update(self.learner.executed)
-        self.durable = {log: (acceptor.accepted, acceptor.length) for log, acceptor in self.acceptors.items()}
-        self._reserve()
+            self.lamport.see(acceptor.last_timestamp, 0)
+        self.lamport.reserve()
         if self.rejoining is None:
             self.retake_at = now
 
     def notes(self) -> list[Record]:
         """What need not be durable soon, for the frame written next: how much is chosen, and applied."""
-        self.passed.update(self.learner.executed)
-        records = self._notes()
-        self.noting = list(self.saved.values())
-        return records
-
-    def _notes(self) -> list[Record]:
-        records = []
-        for log, acceptor in self.acceptors.items():
-            if acceptor.chosen > self.saved[log]:
-                records.append(Record(chosen=Chosen(log, acceptor.chosen, acceptor.evidence)))
-        if self.learner.position > self.saved_position:
-            records.append(Record(applied=Position(*self.learner.position)))
-        self._save()
-        return records
-
-    def _save(self) -> None:
-        """What is chosen and applied now is in the journal, or joins its next frame."""
-        for log, acceptor in self.acceptors.items():
-            self.saved[log] = acceptor.chosen
-        self.saved_position = self.learner.position
+        return self.persistence.notes()
 
     # -------------------------------------------------------------------------------------------- checkpoints
 
@@ -270,50 +223,31 @@ class Node:
         """
         assert self.drained, "what is journaled later must not be repeated"
         records = [record for record in pending if record.installed is not None]
-        records += [Record(life=self.life), Record(reservation=self.reserving)]
-        if self.incarnation > 1:  # taken by a rejoin
-            records.append(Record(incarnation=self.incarnation))
-            if self.rejoining is None or self.rejoining.number:
-                records.append(Record(rejoined=True))
-        records += [
-            Record(noted=Noted(peer, *lives)) for peer, lives in self.incarnations.lives.items() if any(lives)
-        ]
-        for log, acceptor in self.acceptors.items():
-            start = max(acceptor.base, self.passed[log])
-            records += [
-                Record(held=Held(log, acceptor.accepted, start, acceptor.from_slot(start))),
-                Record(promised=LogBallot(log, acceptor.promised)),
-                Record(chosen=Chosen(log, acceptor.chosen, acceptor.evidence)),
-            ]
-        records += [Record(candidate=LogBallot(log, p.highest)) for log, p in self.proposers.items()]
-        records.append(Record(applied=Position(*self.learner.position)))
-        self._save()
-        self.noting = list(self.saved.values())
-        self.passed.update(self.learner.executed)
-        return records
+        records += [Record(life=self.life), Record(reservation=self.lamport.reserving)]
+        records += self.incarnations.state(self.rejoining is None or self.rejoining.turn > 0)
+        return records + self.persistence.state()
 
     def cut(self) -> Cut:
         """Where a checkpoint stands that holds what is applied now."""
-        return self.learner.cut(self.clock)
+        return self.learner.cut(self.lamport.time)
 
     def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
         """Merge a checkpoint: our own before replay() (then no `now` and no number), or that of another node,
         which was stored as this number. True: its state must take the place of the store's.
 
-        Nothing goes back by it. What was noted before comes first in the journal: replaying it after the
-        checkpoint would find other entries held.
+        Nothing goes back by it.
         """
         if number:
-            self.outbox.records += [*self._notes(), Record(installed=number)]
+            self.persistence.journal_notes(number)
         newer = self.learner.install(cut)
-        self.clock = max(self.clock, cut.clock)
+        self.lamport.install(cut.clock)
         for log, covered in cut.logs.items():
-            self.highest = max(self.highest, covered.last)
+            self.lamport.see(covered.last, 0)
             self._check_leader(log, now)
             self._check_evidence(log, covered.evidence, now)
             self._settle(log, now, self.me)
         if number:
-            self._reserve()
+            self.lamport.reserve()
         if newer:
             for timestamp in [t for t in self.pending if (t, self.me) <= cut.position]:
                 self.outbox.lost.append(self.pending.pop(timestamp)[1])
@@ -333,6 +267,11 @@ class Node:
         return self.compaction.overtook(peer)
 
     # -------------------------------------------------------------------------------------- what clients want
+
+    @property
+    def clock(self) -> int:
+        """Where the Lamport clock stands."""
+        return self.lamport.time
 
     @property
     def incarnation(self) -> int:
@@ -416,10 +355,9 @@ class Node:
             last = max(last, entry.timestamp)
             if entry.payload:
                 command = last
-        if last > max(self.clock, self.highest) + TOO_FAR or self._is_absurd(message.log, message.ballot):
+        if self.lamport.is_absurd(last) or self._is_absurd(message.log, message.ballot):
             return
-        self.highest = max(self.highest, last)
-        self._raise_clock(command)  # R6
+        self.lamport.see(last, command)  # R6
         if sender != self.me:
             self.awaited[sender] = max(self.awaited[sender], command)
             if command and sender != self.newest[0]:
@@ -428,8 +366,8 @@ class Node:
         acceptor = self.acceptors[message.log]
         before = len(self.outbox.records)
         vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
-        ballot, durable = self.durable[message.log]
-        lazy = self.me in message.lazy and ballot == message.ballot
+        progress = self.persistence.logs[message.log]
+        lazy = self.me in message.lazy and progress.durable_ballot == message.ballot
         if lazy:
             self.outbox.defer_from(before)
         self._check_leader(message.log, now)
@@ -437,7 +375,7 @@ class Node:
         self._settle(message.log, now, sender)
         length = 0
         if vote == Vote.TAKEN:
-            length = durable if lazy else acceptor.length
+            length = progress.durable_length if lazy else acceptor.length
         own = self._own_fact()
         answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
         if vote == Vote.TAKEN and not lazy:
@@ -506,7 +444,7 @@ class Node:
             self._lead(proposer)
 
     def _on_learn(self, sender: int, message: Learn, now: float, call: Any) -> None:
-        self._hear_clock(message.clock)
+        self.lamport.hear(message.clock)
         self.compaction.holds(sender, message.held)
         self.divergence.compare(sender, message.applied, message.hash, now)
         for fact in message.facts:
@@ -519,11 +457,9 @@ class Node:
         if not self.catch_up.on_fetched(sender, message, now):
             return
         for entry in message.entries:
-            if entry.timestamp > max(self.clock, self.highest) + TOO_FAR:
+            if self.lamport.is_absurd(entry.timestamp):
                 return
-            self.highest = max(self.highest, entry.timestamp)
-            if entry.payload:
-                self._raise_clock(entry.timestamp)
+            self.lamport.see_entry(entry)
         self.catch_up.installing(message.log)
         before = len(self.outbox.records)
         self._install(message.log, message.from_slot, message.entries, message.evidence, now, sender)
@@ -531,30 +467,26 @@ class Node:
         self.catch_up.installed(message.log, sender, now)
 
     def _on_barrier(self, sender: int, message: Barrier, now: float, call: Any) -> None:
-        self._hear_clock(message.clock)
-        self.awaited[sender] = max(self.awaited[sender], min(message.clock, self.clock))
+        self.lamport.hear(message.clock)
+        self.awaited[sender] = max(self.awaited[sender], min(message.clock, self.lamport.time))
         own = self._own_fact()
         others = [
             self.learner.fact(log)
             for log in self.nodes
             if log != self.me and (self.learner.known[log] >= message.clock or not message.round)
         ]
-        self._tell(sender, Reading(message.round, self.clock, [own, *others]), own, call)
+        self._tell(sender, Reading(message.round, self.lamport.time, [own, *others]), own, call)
 
     def _on_reading(self, sender: int, message: Reading, now: float, call: Any) -> None:
-        self._hear_clock(message.clock)
+        self.lamport.hear(message.clock)
         for fact in message.facts:
             self._learn(fact, now, sender)
         if self.round is not None and message.round == self.round.number:
             self.round.clocks[sender] = message.clock
             self._date_reads()
 
-    def _on_synced(self, sender: int, message: Synced, now: float, call: Any) -> None:
-        self.synced = max(self.synced, message.number)
-        self.reserved = max(self.reserved, message.reservation)
-        for log, ballot, length in message.held:
-            self.durable[log] = (ballot, length)
-        self.stable = self.noting
+    def _on_persisted(self, sender: int, message: Persisted, now: float, call: Any) -> None:
+        self.persistence.on_persisted(message)
 
     # ---------------------------------------------------------------------------------------- leading one log
 
@@ -578,9 +510,7 @@ class Node:
     def _lead(self, proposer: Proposer) -> None:
         """A quorum has promised: finish what was adopted; in another's log, add a skip."""
         for entry in proposer.entries:
-            self.highest = max(self.highest, entry.timestamp)
-            if entry.payload:
-                self._raise_clock(entry.timestamp)
+            self.lamport.see_entry(entry)
         if proposer is not self.own:
             self._skip(proposer)
             return
@@ -604,16 +534,13 @@ class Node:
 
     def _append(self, payload: bytes) -> int:
         """A command into our own log (R1, R2); returns its timestamp."""
-        timestamp = max(self.clock, self._last_timestamp(self.own)) + 1
-        self.highest = max(self.highest, timestamp)
-        self._raise_clock(timestamp)
+        timestamp = self.lamport.stamp(self._last_timestamp(self.own))
         self.own.append(Entry(timestamp, payload))
         return timestamp
 
     def _skip(self, proposer: Proposer) -> None:
         """A no-op far ahead of everything, so that the log's frontier is out of everyone's way."""
-        self.highest = max(self.clock, self.highest, self._last_timestamp(proposer)) + SKIP
-        proposer.append(Entry(self.highest, b""))
+        proposer.append(Entry(self.lamport.stamp_skip(self._last_timestamp(proposer)), b""))
         self.revocations += 1
 
     def _last_timestamp(self, proposer: Proposer) -> int:
@@ -683,7 +610,7 @@ class Node:
         learner = self.learner
         if self.own.established:
             first = self.own.first_unchosen_command()
-            frontier = min(self.clock, self.reserved)
+            frontier = self.lamport.frontier_limit()
             if first is not None:
                 frontier = min(frontier, first - 1)
             if frontier > learner.known[self.me]:
@@ -699,7 +626,7 @@ class Node:
         older = fact.chosen <= known.chosen and fact.frontier <= known.frontier
         if older and fact.evidence <= known.evidence:
             return
-        if fact.frontier > max(self.clock, self.highest) + TOO_FAR or self._is_absurd(log, fact.evidence):
+        if self.lamport.is_absurd(fact.frontier) or self._is_absurd(log, fact.evidence):
             return
         if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
             probe = self.probes.get(log)
@@ -741,26 +668,9 @@ class Node:
 
     # ---------------------------------------------------------------------------------------- clock and reads
 
-    def _raise_clock(self, timestamp: int) -> None:
-        if timestamp > self.clock:
-            self.clock = timestamp
-            self._reserve()
-
-    def _hear_clock(self, clock: int) -> None:
-        if clock <= max(self.clock, self.highest) + TOO_FAR:
-            self._raise_clock(clock)
-
-    def _reserve(self) -> None:
-        """Renew the reservation when half of it is used; the frame of a vote so holds one at or above the
-        entry.
-        """
-        if self.clock > self.reserving - RESERVE // 2:
-            self.reserving = self.clock + RESERVE
-            self.outbox.journal(Record(reservation=self.reserving))
-
     def _start_round(self, now: float) -> None:
         self.rounds += 1
-        self.round = Round(self.rounds, self.clock, self.reads, now, {self.me: self.clock})
+        self.round = Round(self.rounds, self.lamport.time, self.reads, now, {self.me: self.lamport.time})
         self.reads = []
         self.round.asked = self._whom_to_ask(now)
         self._send_barriers(self.round.asked)
@@ -777,7 +687,7 @@ class Node:
 
     def _send_barriers(self, peers: Iterable[int]) -> None:
         assert self.round is not None
-        message = Barrier(self.round.number, self.clock)
+        message = Barrier(self.round.number, self.lamport.time)
         for peer in peers:
             self.outbox.send(peer, message)
 
@@ -826,7 +736,9 @@ class Node:
     def _gossip(self, peer: int, own: Fact, now: float) -> None:
         facts = [own] + [self.learner.fact(log) for log in self.nodes if log != self.me]
         applied = Position(*self.divergence.position)
-        message = Learn(self.clock, facts, self.stable, applied, self.divergence.rolling)
+        message = Learn(
+            self.lamport.time, facts, self.persistence.chosen_durable, applied, self.divergence.rolling
+        )
         if message != self.gossip:
             self.gossip = message  # the same object for all peers: the caller encodes it once
         self._tell(peer, self.gossip, own)
@@ -966,21 +878,8 @@ class Node:
             self.catch_up.send(now)
         urgent = self.outbox.is_urgent(now)
         if self.outbox.records:
-            self._note_journaled(now)
+            self.persistence.end_turn(now)
         return self.outbox.drain(urgent)
-
-    def _note_journaled(self, now: float) -> None:
-        """Have us told when the records of this turn are durable."""
-        self.journaled += 1
-        self.journaled_at = now
-        logs: set[int] = set()
-        for record in self.outbox.records:
-            if record.held is not None:
-                logs.add(record.held.log)
-            elif record.installed is not None:
-                logs.update(self.nodes)
-        held = [(log, self.acceptors[log].accepted, self.acceptors[log].length) for log in sorted(logs)]
-        self.outbox.send_after(self.me, Synced(self.journaled, self.reserving, held))
 
     # --------------------------------------------------------------------------------------------------- time
 
@@ -991,14 +890,14 @@ class Node:
             self.pending or self.reads or self.dated or self.round or self.catch_up.fetching or self.waiting
         )
         return bool(waiting or self.news_at or self.learner.heads) or (
-            self.retake_at is not None or self.journaled > self.synced or self.rejoining is not None
+            self.retake_at is not None or self.persistence.waits or self.rejoining is not None
         )
 
     def tick(self, now: float) -> None:
         """Time has passed: repeat what was lost, gossip, and look for nodes that hold us up."""
         own = self._own_fact()
         # Votes that wait for a slow disk have told nobody anything yet.
-        slow = self.journaled > self.synced and now - self.journaled_at >= GOSSIP_NEWS / 2
+        slow = self.persistence.waits and now - self.persistence.journaled_at >= GOSSIP_NEWS / 2
         for peer in self.peers:
             if (self.told if slow else self.telling)[peer] != (own.chosen, own.frontier):
                 self.news_at.setdefault(peer, now)
@@ -1173,13 +1072,13 @@ class Node:
             promised, accepted, entries = 0, 0, []
         answer = Rejoined(
             message.log, message.incarnation, noted, mute,
-            promised, accepted, acceptor.chosen, entries, self.fact(message.log), self.clock,
+            promised, accepted, acceptor.chosen, entries, self.fact(message.log), self.lamport.time,
         )  # fmt: skip
         self.outbox.send_after(sender, answer, call)
 
     def _rejoin(self, rejoining: "Rejoining", now: float) -> None:
         """Ask again who has not answered; when all have, join."""
-        if not rejoining.number and self.incarnation and rejoining.complete(self.quorum):
+        if not rejoining.turn and self.incarnation and rejoining.complete(self.quorum):
             if rejoining.noted_by_all:
                 self._rejoin_logs(rejoining)
             else:  # (the new number tells the second answers from late first ones)
@@ -1199,7 +1098,7 @@ class Node:
     def _on_rejoined(self, sender: int, message: Rejoined, now: float, call: Any) -> None:
         rejoining = self.rejoining
         assert rejoining is not None, "nobody else listens to these"
-        if message.incarnation != self.incarnation or rejoining.number:
+        if message.incarnation != self.incarnation or rejoining.turn:
             return
         if not self.incarnation:
             rejoining.noted[sender] = message.noted
@@ -1212,7 +1111,7 @@ class Node:
             self.incarnations.take(message.noted + 1)
             return
         rejoining.answers[sender][message.log] = message
-        self._hear_clock(message.clock)
+        self.lamport.hear(message.clock)
         self._learn(message.fact, now, sender)
 
     def _rejoin_logs(self, rejoining: "Rejoining") -> None:
@@ -1228,16 +1127,14 @@ class Node:
             promised = max(answer.promised for answer in answers)
             acceptor.rejoin(promised, best.accepted, best.entries[acceptor.chosen - best.start :])
             for entry in acceptor.from_slot(acceptor.chosen):
-                self.highest = max(self.highest, entry.timestamp)
-                if entry.payload:
-                    self._raise_clock(entry.timestamp)
-        self._raise_clock(self.learner.known[self.me])
+                self.lamport.see_entry(entry)
+        self.lamport.raise_to(self.learner.known[self.me])
         self.outbox.journal(Record(rejoined=True))
-        rejoining.number = self.journaled + 1
+        rejoining.turn = self.persistence.turn + 1
 
-    def _on_synced_rejoining(self, sender: int, message: Synced, now: float, call: Any) -> None:
-        self._on_synced(sender, message, now, call)
-        if self.rejoining is not None and 0 < self.rejoining.number <= message.number:
+    def _on_persisted_rejoining(self, sender: int, message: Persisted, now: float, call: Any) -> None:
+        self.persistence.on_persisted(message)
+        if self.rejoining is not None and 0 < self.rejoining.turn <= message.turn:
             self._join()
             self.retake_at = now
 
@@ -1265,7 +1162,7 @@ class Rejoining:
         self.answers: dict[int, dict[int, Rejoined]] = {peer: {} for peer in peers}  # by log
         self.asked_at = float("-inf")
         self.noted_by_all = False  # whether the answers were given after every node had noted us
-        self.number = 0  # of the drain with the records that end it
+        self.turn = 0  # with the records that end it
 
     def ask_again(self, noted_by_all: bool) -> None:
         """Ask everybody with a higher incarnation.
@@ -1317,7 +1214,7 @@ HANDLERS: Final[dict[type, Handler]] = {
     Prepare: Node._on_prepare,
     Promise: Node._on_promise,
     Rejoin: Node._on_rejoin,
-    Synced: Node._on_synced,
+    Persisted: Node._on_persisted,
 }
 HANDLERS_REJOINING: Final[dict[type, Handler]] = {
     Learn: Node._on_learn,
@@ -1325,5 +1222,5 @@ HANDLERS_REJOINING: Final[dict[type, Handler]] = {
     Fetched: Node._on_fetched,
     Rejoin: Node._on_rejoin,
     Rejoined: Node._on_rejoined,
-    Synced: Node._on_synced_rejoining,
+    Persisted: Node._on_persisted_rejoining,
 }
