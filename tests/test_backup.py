@@ -10,7 +10,7 @@ from processes import PROJECT, RealCluster, finish
 
 from checkpoint import restore
 from interface import Identity
-from journal import segment_path
+from journal import FIRST, segment_path
 
 BACKUP, RESTORE = PROJECT / "scripts" / "backup.sh", PROJECT / "scripts" / "restore.sh"
 FSCK = PROJECT / "scripts" / "fsck.py"
@@ -111,6 +111,13 @@ def test_fsck_says_what_a_directory_holds_and_what_is_wrong_with_it(tmp_path: Pa
     code, said = fsck(other)
     assert code == 1 and f"DAMAGED: {path}: offset" in said and "--rejoin" in said, said
     assert path.read_bytes() == data
+    other = shutil.copytree(directories[1], tmp_path / "another")
+    path = max(path for path in (other / "journal").iterdir() if len(path.read_bytes().rstrip(b"\0")) > FIRST)
+    data = bytearray(path.read_bytes())
+    data[len(data.rstrip(b"\0")) - 1] ^= 1
+    path.write_bytes(data)
+    code, said = fsck(other)
+    assert code == 1 and f"DAMAGED: {path}: offset" in said and "synced says that frame" in said, said
     code, said = fsck(tmp_path)
     assert code == 2 and said.count("\n") == 1
 
