@@ -1,4 +1,4 @@
-"""`pip install` of the project's directory gives programs elsewhere the client library and command line."""
+"""`pip install` of the project's directory brings one package, with the library, the client and a node."""
 
 import shutil
 import subprocess
@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.processes import DEADLINE_S, PROJECT, RealCluster, finish
+from scripts.make_cluster import free_ports
+from tests.harness.processes import DEADLINE_S, PROJECT, RealCluster, die_with_parent, finish
 
 PROGRAM = """
 import asyncio
 import sys
 
-from paxoskv import AsyncClient, Client, Command, Outcome, Verb, load
+from paxoskv import AsyncClient, Client, Cluster, Command, Outcome, Verb, load
 
-cluster = load(sys.argv[1])
+cluster: Cluster = load(sys.argv[1])
 with Client(cluster, timeout=60) as client:
     client.put("colour", "green")
     assert client.compare_and_set("colour", "green", "blue") == (True, "blue")
@@ -31,7 +32,13 @@ async def main() -> None:
 
 
 asyncio.run(main())
-print(sys.modules["client"].__file__)
+print(sys.modules["paxoskv"].__file__)
+"""
+
+INSTALLED = """
+from importlib.metadata import files
+
+print(*(next(part for part in path.parts if part != "..") for path in files("paxoskv")))
 """
 
 
@@ -39,9 +46,10 @@ print(sys.modules["client"].__file__)
 def test_an_installed_client_works_from_anywhere(tmp_path: Path) -> None:
     source = tmp_path / "source"  # a copy: building leaves files behind
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "gen-py", *(path.name for path in PROJECT.glob("*.py"))):
-        copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
-        copy(PROJECT / name, source / name)
+    for name in ("pyproject.toml", "README.md", "multipaxos.py"):
+        shutil.copy(PROJECT / name, source / name)
+    for name in ("gen-py", "paxoskv"):  # with the links in it, as they are
+        shutil.copytree(PROJECT / name, source / name, symlinks=True)
     environment = tmp_path / "environment"
     finish([sys.executable, "-m", "venv", environment]).check_returncode()
     python = environment / "bin" / "python"
@@ -58,30 +66,34 @@ def test_an_installed_client_works_from_anywhere(tmp_path: Path) -> None:
         done = finish([python, "program.py", cluster.file], cwd=elsewhere)
         assert done.returncode == 0, done.stderr
         assert str(environment) in done.stdout, "it is the installed one that was used"
-        command = environment / "bin" / "multipaxos-kv"
+        command = environment / "bin" / "paxoskv"
         for words in (["get", "colour"], ["status"], ["health", "--timeout", "60"]):
             done = finish([command, words[0], "--cluster", cluster.file, *words[1:]], cwd=elsewhere)
             assert done.returncode == 0, done.stderr
         shutil.copy(cluster.file, elsewhere / "cluster.json")
         done = finish([command, "get", "colour"], cwd=elsewhere)
         assert (done.returncode, done.stdout) == (0, "blue\n"), "cluster.json of the current directory"
+    done = finish([python, "-c", INSTALLED], cwd=elsewhere)
+    assert set(done.stdout.split()) == {"paxoskv", "paxoskv-0.1.0.dist-info", "bin"}, "no other name is taken"
+    (port,) = free_ports(1)
+    server = [environment / "bin" / "paxoskv-server", "--standalone", "--listen", f"127.0.0.1:{port}"]
+    single = ["--single", f"127.0.0.1:{port}", "--timeout", "60"]
+    with subprocess.Popen([*server, "--data", "data"], cwd=elsewhere, preexec_fn=die_with_parent) as node:
+        try:
+            for words in (["put", "colour", "red"], ["get", "colour"], ["checkpoint"]):
+                done = finish([command, words[0], *single, *words[1:]], cwd=elsewhere)
+                assert done.returncode == 0, done.stderr
+        finally:
+            node.kill()
 
 
-def test_what_is_installed_is_all_that_the_client_imports() -> None:
-    """Nothing of the server comes along, and nothing that the client needs is left behind."""
-    code = (
-        "import sys, client; here = client.__file__.rpartition('/')[0]; "
-        "print(*sorted(n for n, m in sys.modules.items() if getattr(m, '__file__', None) and "
-        "m.__file__.rpartition('/')[0] == here and n != '__main__'))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
-    )
-    listed = next(
-        line
-        for line in (PROJECT / "pyproject.toml").read_text().splitlines()
-        if line.startswith("py-modules")
-    )
-    assert done.stdout.split() == [
-        word.strip(' "') for word in listed.partition("[")[2].strip("]").split(",")
-    ]
+@pytest.mark.parametrize(
+    "program, others",
+    [("client.cli", ["node", "storage", "state", "protocol", "multipaxos"]), ("node.server", ["client"])],
+)
+def test_a_program_loads_no_module_of_the_other_side(program: str, others: list[str]) -> None:
+    code = f"import sys, paxoskv.{program}; print(*(name for name in sys.modules if name[:7] == 'paxoskv'))"
+    done = finish([sys.executable, "-c", code], cwd=PROJECT)
+    done.check_returncode()
+    loaded = {name.split(".")[1] for name in done.stdout.split() if "." in name}
+    assert not loaded & set(others)

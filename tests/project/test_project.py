@@ -16,18 +16,18 @@ IDL = PROJECT / "kvstore.thrift"
 MAX_LINE = 110
 PRAGMA = re.compile(r"\s*# (?:type: ignore|noqa|fmt:).*")  # for tools, who want it on the same line
 
-ROOMS = ("paxoskv", "scripts", "bench", "deploy", "tools", "tests")
+PLACES = ("paxoskv", "scripts", "bench", "deploy", "tools", "tests")
 PYTHON = sorted(
     {
         *PROJECT.glob("*.py"),
-        *(path.resolve() for room in ROOMS for path in (PROJECT / room).rglob("*.py")),
+        *(path.resolve() for place in PLACES for path in (PROJECT / place).rglob("*.py")),
         *PROJECT.glob("examples/*/*.py"),
     }
 )  # gen-py is not ours to format
 TEXTS = sorted(
     {
         *PYTHON,
-        *(path for room in ("scripts", "deploy") for path in (PROJECT / room).iterdir() if path.is_file()),
+        *(path for place in ("scripts", "deploy") for path in (PROJECT / place).iterdir() if path.is_file()),
         *PROJECT.glob("*.md"),
         *PROJECT.glob("*.toml"),
         *PROJECT.glob("*.json"),
@@ -65,55 +65,26 @@ def test_gen_py_is_what_the_thrift_compiler_generates_from_the_interface(tmp_pat
 
 # ------------------------------------------------------------------------------------------------- imports
 
-# Who may import whom, of our own modules (section 9 of the design), and what of everybody else's.
-OWN = {
-    "wire.structs": set(),
-    "wire.codec": {"wire.structs"},
-    "wire.connection": {"wire.codec"},
+# The rooms of the package, and modules that stand alone: who may import whom, besides itself.
+ROOMS = {
+    "kvstore": set(),
     "config": set(),
     "compiled": set(),
-    "multipaxos": {"wire.codec"},
-    "state.store": {"wire.codec"},
-    "storage.journal": {"wire.codec"},
-    "storage.checkpoint": {"wire.codec", "storage.journal", "multipaxos", "node.replica", "state.store"},
-    "node.replica": {"wire.codec", "multipaxos", "state.store"},
-    "node.metrics": set(),
-    "node.server": {
-        "storage.checkpoint",
-        "config",
-        "wire.codec",
-        "storage.journal",
-        "node.metrics",
-        "multipaxos",
-        "node.replica",
-        "wire.connection",
-        "state.store",
-    },
-    "client.operations": {"wire.codec", "wire.connection"},
-    "client.sync": {"config", "client.operations", "wire.codec", "wire.connection"},
-    "client.workload": {"config", "client.sync", "client.operations", "wire.codec"},
-    "client.health": {"config", "client.sync", "client.operations", "wire.codec"},
-    "client.cli": {
-        "config",
-        "client.sync",
-        "client.operations",
-        "wire.codec",
-        "client.health",
-        "client.workload",
-    },
+    "wire": {"kvstore"},
+    "multipaxos": {"wire"},
+    "protocol": {"multipaxos", "wire"},
+    "state": {"multipaxos", "protocol", "wire"},
+    "storage": {"multipaxos", "protocol", "state", "wire"},
+    "node": {"config", "kvstore", "multipaxos", "protocol", "state", "storage", "wire"},
+    "client": {"config", "wire"},
 }
+# What they import of everybody else's packages.
 FOREIGN = {
-    "wire.codec": {"kvstore", "thrift"},
-    "state.store": {"pickledb"},
-    "storage.journal": {"pickledb"},
-    "storage.checkpoint": {"orjson"},
-    "wire.connection": {"kvstore", "thrift"},
-    "node.server": {"kvstore", "thrift", "uvloop"},
-    "client.operations": {"thrift"},
-    "client.workload": {"uvloop"},
-    "client.cli": {"rich"},
-    "node.metrics": {"prometheus_client"},
-    "client.health": {"rich"},
+    "wire": {"thrift"},
+    "state": {"pickledb"},
+    "storage": {"orjson", "pickledb"},
+    "node": {"prometheus_client", "thrift", "uvloop"},
+    "client": {"rich", "thrift", "uvloop"},
 }
 # What makes a module impure: the outside world, time and randomness of their own.
 IMPURE = {
@@ -121,15 +92,22 @@ IMPURE = {
     "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile",
     "threading", "time", "uuid",
 }  # fmt: skip
-PURE = ("multipaxos", "node.replica")
+PURE = ("multipaxos", "protocol", "state", "node.replica")
 
 
-def path_of(module: str) -> Path:
-    return PACKAGE / f"{module.replace('.', '/')}.py"
+MODULES = {  # of the package: name without "paxoskv.", and file
+    str(path.relative_to(PACKAGE)).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path != PACKAGE / "__init__.py"
+}
 
 
-def imported(path: Path) -> set[str]:
-    """What is imported anywhere in the file: our own modules without "paxoskv.", of others the first name."""
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def imported(path: Path) -> tuple[set[str], set[str]]:
+    """What is imported anywhere in the file: our own modules as in MODULES, of others' the packages."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -138,45 +116,56 @@ def imported(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: a relative import"
             module = node.module or ""
             inside = {f"{module}.{alias.name}" for alias in node.names}
-            names |= {one if one.removeprefix("paxoskv.") in OWN else module for one in inside}
-    ours = {one.removeprefix("paxoskv.") for one in names if one.startswith("paxoskv.")}
-    generated = {"kvstore"} if any(one.partition(".")[0] == "kvstore" for one in ours) else set()
-    return {
-        *(one for one in ours if one.partition(".")[0] != "kvstore"),
-        *generated,
-        *(one.partition(".")[0] for one in names if not one.startswith("paxoskv.")),
-    }
+            modules = {name for name in inside if name.removeprefix("paxoskv.") in MODULES}
+            names |= modules or {module}
+    own = {name.removeprefix("paxoskv.") for name in names if name.startswith("paxoskv.")}
+    return own, {room(name) for name in names if not name.startswith("paxoskv.")}
 
 
-def test_every_module_has_its_place_among_the_others() -> None:
-    modules = {
-        str(path.relative_to(PACKAGE))[:-3].replace("/", ".")
-        for path in PACKAGE.rglob("*.py")
-        if path.name != "__init__.py" and "kvstore" not in path.parts
-    }
-    assert modules == set(OWN)
-
-
-@pytest.mark.parametrize("module", OWN)
+@pytest.mark.parametrize("module", MODULES)
 def test_imports_point_one_way(module: str) -> None:
-    names = imported(path_of(module))
-    assert names & set(OWN) <= OWN[module]
-    foreign = names - set(OWN) - set(sys.stdlib_module_names)
-    assert foreign <= FOREIGN.get(module, set())
+    assert room(module) in ROOMS, "a room that nobody knows"
+    own, others = imported(MODULES[module])
+    assert {room(name) for name in own} <= ROOMS[room(module)] | {room(module)}
+    assert others - set(sys.stdlib_module_names) <= FOREIGN.get(room(module), set())
 
 
-def test_what_may_be_imported_has_no_circles() -> None:
-    done: set[str] = set()
-    while len(done) < len(OWN):
-        ready = {module for module, needs in OWN.items() if needs <= done} - done
-        assert ready, f"a circle among {sorted(set(OWN) - done)}"
-        done |= ready
+def test_what_may_be_imported_has_no_circles_nor_have_the_modules() -> None:
+    modules = {module: imported(path)[0] & set(MODULES) - {module} for module, path in MODULES.items()}
+    for graph in (ROOMS, modules):
+        done: set[str] = set()
+        while len(done) < len(graph):
+            ready = {module for module, needs in graph.items() if needs <= done} - done
+            assert ready, f"a circle among {sorted(set(graph) - done)}"
+            done |= ready
 
 
-@pytest.mark.parametrize("module", PURE)
+@pytest.mark.parametrize("directory", sorted(path.name for path in PACKAGE.iterdir() if path.is_dir()))
+def test_a_room_says_what_it_may_import(directory: str) -> None:
+    if directory in ("kvstore", "__pycache__"):
+        return  # generated
+    said = re.search(r"^May import: ([\w, ]+)\.$", (PACKAGE / directory / "__init__.py").read_text(), re.M)
+    assert said is not None and set(said[1].split(", ")) == ROOMS[directory]
+
+
+@pytest.mark.parametrize("door", ["server", "client"])
+def test_a_door_imports_nothing_and_nobody_imports_a_door(door: str) -> None:
+    own, others = imported(PROJECT / f"{door}.py")
+    assert own == {"compiled"} and others <= set(sys.stdlib_module_names)
+    for path in PYTHON:
+        assert door not in imported(path)[1], f"{name(path)} imports {door}.py"
+
+
+def test_the_file_of_the_algorithm_is_imported_by_one_name_only() -> None:
+    """As paxoskv.multipaxos, which is a link to it: under two names its classes would be there twice."""
+    assert (PACKAGE / "multipaxos.py").resolve() == PROJECT / "multipaxos.py"
+    assert not [name(path) for path in PYTHON if "multipaxos" in imported(path)[1]]
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if {module, room(module)} & set(PURE)])
 def test_the_protocol_and_its_loop_touch_no_socket_file_clock_or_chance_of_their_own(module: str) -> None:
-    path = path_of(module)
-    assert not imported(path) & IMPURE
+    path = MODULES[module]
+    assert not imported(path)[1] & IMPURE
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("open", "print", "input", "hash"), f"line {node.lineno}"
@@ -188,14 +177,10 @@ def test_the_protocol_and_its_loop_touch_no_socket_file_clock_or_chance_of_their
 
 
 def test_the_applied_state_depends_on_no_clock_and_no_chance() -> None:
-    assert not imported(path_of("state.store")) & {
-        "time",
-        "datetime",
-        "random",
-        "secrets",
-        "uuid",
-        "threading",
-    }
+    chance = {"time", "datetime", "random", "secrets", "uuid", "threading"}
+    assert not [
+        module for module in MODULES if room(module) == "state" and imported(MODULES[module])[1] & chance
+    ]
 
 
 # ----------------------------------------------------------------------------------------------- interface
@@ -302,4 +287,5 @@ def test_versions_are_pinned_and_say_the_same_everywhere() -> None:
     pyproject = (PROJECT / "pyproject.toml").read_text()
     listed = re.search(r"^dependencies = \[(.*?)\]", pyproject, re.MULTILINE | re.DOTALL)
     assert listed is not None
-    assert sorted(re.findall(r'"(.+?)"', listed[1])) == sorted(pins)
+    tests = {pin for pin in pins if pin.startswith("pytest==")}  # which a node does without
+    assert set(re.findall(r'"(.+?)"', listed[1])) == set(pins) - tests
