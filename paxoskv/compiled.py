@@ -1,9 +1,9 @@
 """The busiest modules in machine code. This is optional: the source stays what is read and tested.
 
-tools/compile.py translates the modules with mypyc, unchanged, into build/compiled/DIGEST. A program that calls
-use() before it imports them gets the compiled ones. If one of them has changed since, or none was ever
-compiled, it gets the interpreted ones, which do the same more slowly. PAXOSKV_INTERPRETED=1 in the environment
-asks for the interpreted ones.
+tools/compile.py translates the modules with mypyc, unchanged, into build/compiled/DIGEST. A program that
+calls use() before it imports them gets the compiled ones. If one of them has changed since, or none was ever
+compiled, it gets the interpreted ones, which do the same more slowly. PAXOSKV_INTERPRETED=1 in the
+environment asks for the interpreted ones.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ SOURCES = (*MODULES, *TOOLS)
 
 
 def directory() -> Path:
-    """Where the modules are, or would be, that were compiled from the sources as they are, for this Python."""
+    """Where the modules are, or would be, compiled from the sources as they are, by this Python."""
     digest = hashlib.sha256(f"{sys.implementation.cache_tag} {sys.version}".encode())
     for name in SOURCES:
         digest.update((PROJECT / name).read_bytes())
