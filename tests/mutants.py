@@ -843,6 +843,107 @@ MUTANTS = [
         "test_journal.test_a_torn_tail_is_reported_overwritten_with_zeros_and_written_over",
         ("journal", "        for segment, found in cuts:\n            self._cut(segment, found)\n", ""),
     ),
+    # -- disks that have forgotten something
+    told(
+        "N25: promises that were heard are forgotten",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            CORE,
+            "            self.witness.promised(sender, message.log, message.ballot)\n",
+            "            pass\n",
+        ),
+    ),
+    told(
+        "N25: votes that were heard are forgotten",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            CORE,
+            "            self.witness.voted(sender, message.log, message.ballot, message.length)\n",
+            "            pass\n",
+        ),
+    ),
+    told(
+        "N25: only the length of a log is compared",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            CORE,
+            "        if (found.accepted, found.length) < (ballot, length):\n",
+            "        if found.length < length:\n",
+        ),
+    ),
+    told(
+        "N25: ballots that others stood with are forgotten",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            CORE,
+            "if node_of(ballot) == peer and peer in self.candidates and ballot > self.candidates[peer][log]:",
+            "if False:",
+        ),
+    ),
+    told(
+        "N25: frontiers that were made are forgotten",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            CORE,
+            "        if peer in self.claims and fact.frontier > self.claims[peer][0]:\n",
+            "        if False:\n",
+        ),
+    ),
+    told(
+        "N25: what a peer had said to hold is not compared",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (CORE, "        if found.chosen < chosen:\n", "        if False:\n"),
+    ),
+    told(
+        "N25: a start that was refused is noted",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            CORE,
+            "        if incarnation and lost is not None:\n            return",
+            "        if incarnation and lost is not None:\n"
+            "            self.note(peer, incarnation, life)\n"
+            "            return",
+        ),
+    ),
+    told(
+        "N25: what a life has found is compared again later",
+        "test_forgotten.test_what_a_life_has_found_is_asked_once_for_it_has_voted_since",
+        (CORE, "if incarnation == disk and life != last else None", "if incarnation == disk else None"),
+    ),
+    told(
+        "N25: what a lost disk had said is held against the new one",
+        "test_forgotten.test_a_new_disk_is_not_held_to_what_the_lost_one_had_said",
+        (CORE, "        self.witness.forget(peer)\n", ""),
+    ),
+    told(
+        "N25: a node that rejoins tells what it found",
+        "test_forgotten.test_a_start_that_rejoins_says_nothing_of_what_it_found",
+        (
+            CORE,
+            "        if self.rejoining is None:\n            self.recovered_clock",
+            "        if True:\n            self.recovered_clock",
+        ),
+    ),
+    told(
+        "N25: a peer that stays short of what we applied goes unnoticed",
+        "test_forgotten.test_two_histories_are_found_out_when_the_others_return",
+        (CORE, "        if now - since >= DOUBT:\n", "        if False:\n"),
+    ),
+    told(
+        "N25: a sync with another chosen entry is accepted",
+        "test_forgotten.test_another_entry_where_one_is_chosen_is_a_contradiction",
+        (CORE, "        self._check_same(message.start, message.entries, self.chosen)\n", ""),
+    ),
+    told(
+        "N25: another entry at the same ballot is accepted",
+        "test_forgotten.test_another_entry_where_one_is_chosen_is_a_contradiction",
+        (CORE, "            self._check_same(message.start, message.entries, self.length)\n", ""),
+    ),
+    told(
+        "N25: another fetched entry is accepted",
+        "test_forgotten.test_another_entry_where_one_is_chosen_is_a_contradiction",
+        (CORE, "        self._check_same(start, entries, self.chosen)\n", ""),
+    ),
     # -- the mark of what was durable
     told(
         "N24: a damaged last frame is taken for a torn one, whatever the mark says",
@@ -851,7 +952,7 @@ MUTANTS = [
     ),
     told(
         "N24: the mark stays where recovery has put it",
-        "test_journal.test_the_mark_survives_a_kill_at_once_and_a_power_cut_when_the_node_was_idle_or_has_stopped",
+        "test_journal.test_the_mark_survives_a_kill_at_once_and_a_power_cut_once_the_node_was_idle_or_stopped",
         (
             "journal",
             "            self._files.fdatasync(handle)\n            self._set_mark()\n",
@@ -869,7 +970,7 @@ MUTANTS = [
     ),
     told(
         "N24: the mark is never made durable",
-        "test_journal.test_the_mark_survives_a_kill_at_once_and_a_power_cut_when_the_node_was_idle_or_has_stopped",
+        "test_journal.test_the_mark_survives_a_kill_at_once_and_a_power_cut_once_the_node_was_idle_or_stopped",
         ("journal", "        self._sync_mark()\n", ""),
     ),
     told(
