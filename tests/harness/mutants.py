@@ -960,7 +960,7 @@ MUTANTS = [
     ),
     told(
         "N24: the mark stays where recovery has put it",
-        "test_journal.test_the_mark_survives_a_kill_at_once_and_a_power_cut_once_the_node_was_idle_or_stopped",
+        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_once_the_node_was_idle_or_stopped",
         (
             "storage.journal",
             "            self._files.fdatasync(handle)\n            self._set_mark()\n",
@@ -978,7 +978,7 @@ MUTANTS = [
     ),
     told(
         "N24: the mark is never made durable",
-        "test_journal.test_the_mark_survives_a_kill_at_once_and_a_power_cut_once_the_node_was_idle_or_stopped",
+        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_once_the_node_was_idle_or_stopped",
         ("storage.journal", "        self._sync_mark()\n", ""),
     ),
     told(
