@@ -5,11 +5,11 @@
     scripts/simulate.py --seeds 1-100000 --minutes 60 --jobs 2
     scripts/simulate.py --seeds 17-17 --profile lossy      one run again
     scripts/simulate.py --seeds 17-17 --profile lossy --set seconds=0.5 --set clients=1
-    scripts/simulate.py --golden [--record]                do nodes do what they did? (see tests/golden.py)
+    scripts/simulate.py --golden [--record]                do nodes do what they did? (see golden.py)
 
 The first 50 seeds are run twice, the second time in another process with other hashes, and must give the same
 events.
-tests/simulator.py says what is simulated and what is checked.
+tests/harness/simulator.py says what is simulated and what is checked.
 
 A run that breaks a rule is shrunk: to a shorter time with faults, fewer clients, and fewer kinds of faults,
 as long as some rule is still broken. The last messages of what remains are printed, and who held what.
@@ -32,14 +32,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
 from paxoskv import compiled  # noqa: E402
 
 # The core's are the same events in two thirds of the time; from the rest is derived, as text.
 compiled.use(("paxoskv", "paxoskv.wire", "paxoskv.protocol"))
 
-import golden  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import (  # noqa: E402
     BarColumn,
@@ -49,7 +48,9 @@ from rich.progress import (  # noqa: E402
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from simulator import PROFILES, Profile, Report, Simulation, Violation  # noqa: E402
+
+from tests.harness import golden  # noqa: E402
+from tests.harness.simulator import PROFILES, Profile, Report, Simulation, Violation  # noqa: E402
 
 TWICE = 50  # seeds that are run a second time
 SHRINKING = 120.0  # seconds for which a failure is made smaller, about
@@ -236,15 +237,13 @@ def shrink(failed: Result, nodes: int | None, settings: dict[str, Any]) -> tuple
 def differing(tally: Tally, nodes: int | None, settings: dict[str, Any]) -> list[str]:
     """The first runs once more in a process with other hashes: those whose events differ."""
     code = (
-        f"import sys; sys.path[:0] = {sys.path[:2]!r}\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from simulate import run_one\n"
+        "from scripts.simulate import run_one\n"
         f"for seed, profile in {list(tally.hashes)!r}:\n"
         f"    print(run_one(seed, profile, {nodes!r}, {settings!r}).report.trace_hash)\n"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     output = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     ).stdout
     again = [int(line) for line in output.split()]
     return [
@@ -271,7 +270,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--set", type=setting_of, action="append", default=[], dest="settings", metavar="NAME=VALUE",
         help=f"another value for one of {', '.join(SETTINGS)}",
     )  # fmt: skip
-    parser.add_argument("--golden", action="store_true", help="compare all runs with tests/golden.txt")
+    parser.add_argument(
+        "--golden", action="store_true", help="compare all runs with tests/harness/golden.txt"
+    )
     parser.add_argument("--record", action="store_true", help="with --golden: write that file anew")
     found = parser.parse_args(arguments)
     if found.jobs < 1:
@@ -282,7 +283,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def compare(record: bool, jobs: int) -> int:
-    """Do nodes do what they did when tests/golden.txt was written? Returns the exit status."""
+    """Do nodes do what they did when tests/harness/golden.txt was written? Returns the exit status."""
     if record:
         golden.write_down(jobs)
         return 0

@@ -36,6 +36,10 @@ class Compaction:
         if len(lengths) == len(self.acceptors):
             self.held_by[peer] = lengths
 
+    def held(self, peer: int) -> list[int]:
+        """How much of each log the peer has said to hold."""
+        return self.held_by.get(peer, self.nothing)
+
     def forget(self, peer: int) -> None:
         """A peer has lost its disk."""
         self.held_by[peer] = self.nothing

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final
 
+from paxoskv.multipaxos import Diverged
 from paxoskv.protocol.outbox import Outbox
-from paxoskv.wire.structs import Noted, Record
+from paxoskv.wire.structs import Identity, Noted, Record, Recovered
 
 LIFE_BITS: Final = 20  # of a life's number are chance: starts of a disk's two copies never have the same
 
@@ -18,7 +19,13 @@ class Incarnations:
         self.random = random
         self.incarnation = incarnation  # 0: a new disk in place of one that was lost
         self.life = 0  # grows
+        self.recovered: list[Recovered] | None = None  # what this start found; None: it had to rejoin
+        self.recovered_clock: int | None = None  # likewise, the reservation
         self.lives: dict[int, tuple[int, int]] = dict.fromkeys(peers, (0, 0))  # by peer: (incarnation, life)
+
+    def found(self, recovered: list[Recovered], reserved: int) -> None:
+        """A start has found this on its disk."""
+        self.recovered, self.recovered_clock = recovered, reserved
 
     def begin_life(self) -> None:
         """This disk has been started once more."""
@@ -29,6 +36,17 @@ class Incarnations:
         """This disk has this number from now on."""
         self.incarnation = incarnation
         self.outbox.journal(Record(incarnation=incarnation))
+
+    def identify(self, identity: Identity) -> Identity:
+        """What this node says to others of itself: with a rejoin the incarnation rises, with each start the
+        life.
+        """
+        return identity._replace(
+            incarnation=self.incarnation,
+            life=self.life,
+            recovered=self.recovered,
+            reserved=self.recovered_clock,
+        )
 
     def refusal(self, peer: int, incarnation: int, life: int) -> str | None:
         """A process says that it is this peer, started with this disk: why nobody may listen to it; None if
@@ -68,6 +86,8 @@ class Incarnations:
     def replay(self, record: Record) -> None:
         """Recovery: a record about a peer's disk or start, or about our own."""
         if record.noted:
+            if record.noted.node not in self.lives:
+                raise Diverged("the journal is that of another node")
             self.lives[record.noted.node] = (record.noted.incarnation, record.noted.life)
         elif record.life is not None:
             self.life = record.life

@@ -24,6 +24,7 @@ from paxoskv.protocol.faults import Failures, Faults
 from paxoskv.protocol.incarnations import Incarnations
 from paxoskv.protocol.outbox import Message, Outbox, Ready
 from paxoskv.protocol.persistence import Persisted, Persistence
+from paxoskv.protocol.witness import Witness
 from paxoskv.wire.structs import (
     Accept,
     Accepted,
@@ -32,6 +33,7 @@ from paxoskv.wire.structs import (
     Fact,
     Fetch,
     Fetched,
+    Identity,
     Learn,
     Position,
     Prepare,
@@ -114,7 +116,8 @@ class Node:
         self.outbox = Outbox()
         self.faults = Faults(failures or Failures(), random)
         self.incarnations = Incarnations(self.peers, incarnation, self.outbox, random)
-        self.divergence = Divergence(self.quorum)
+        self.divergence = Divergence(self.nodes, self.quorum)
+        self.witness = Witness(self.peers, self.nodes)
 
         self.lamport = Clock(self.outbox)
         self.newest = list(self.peers)  # who sent the last command entry first
@@ -194,6 +197,8 @@ class Node:
         """Begin a life: the clock where the reservation ends, the applied commands once more, our own log
         prepared.
         """
+        if self.rejoining is None:
+            self.incarnations.found(self.persistence.recovered(), self.lamport.reserved)
         self.incarnations.begin_life()
         self.lamport.begin_life()
         self.persistence.begin_life()
@@ -359,6 +364,7 @@ class Node:
             return
         self.lamport.see(last, command)  # R6
         if sender != self.me:
+            self.witness.stood(sender, message.log, message.ballot)
             self.awaited[sender] = max(self.awaited[sender], command)
             if command and sender != self.newest[0]:
                 self.newest.remove(sender)
@@ -390,6 +396,8 @@ class Node:
             self._measure(sender, message, now)
             self._learn(message.fact, now, sender)
         proposer = self.proposers.get(message.log)
+        if proposer is not None and message.vote == Vote.TAKEN and message.ballot <= proposer.highest:
+            self.witness.voted(sender, message.log, message.ballot, message.length)
         if proposer is None or not proposer.leading or self._is_absurd(message.log, message.promised):
             return
         if message.promised > proposer.ballot:
@@ -408,6 +416,7 @@ class Node:
         acceptor = self.acceptors[message.log]
         if self._is_absurd(message.log, message.ballot):
             return
+        self.witness.stood(sender, message.log, message.ballot)
         if message.wanted and self.fact(message.log).frontier >= message.wanted:
             fact = self.fact(message.log)
             ballots = (acceptor.promised, acceptor.accepted)
@@ -432,7 +441,11 @@ class Node:
         if message.fact.log == message.log:
             self._learn(message.fact, now, sender)
         proposer = self.proposers.get(message.log)
-        if proposer is None or not proposer.preparing or message.ballot != proposer.ballot:
+        if proposer is None:
+            return
+        if message.verdict == Verdict.PROMISED and message.ballot <= proposer.highest:
+            self.witness.promised(sender, message.log, message.ballot)
+        if not proposer.preparing or message.ballot != proposer.ballot:
             return
         if self._is_absurd(message.log, message.promised):
             return
@@ -447,6 +460,7 @@ class Node:
         self.lamport.hear(message.clock)
         self.compaction.holds(sender, message.held)
         self.divergence.compare(sender, message.applied, message.hash, now)
+        self.divergence.look_what_is_missing(sender, message, self.compaction.held(sender), now)
         for fact in message.facts:
             self._learn(fact, now, sender)
 
@@ -629,6 +643,8 @@ class Node:
         if self.lamport.is_absurd(fact.frontier) or self._is_absurd(log, fact.evidence):
             return
         if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
+            if sender == log:
+                self.witness.claimed(sender, fact)
             probe = self.probes.get(log)
             if probe is not None and 0 < probe.frontier <= fact.frontier:
                 self._measured(log, probe.at, now)
@@ -911,6 +927,7 @@ class Node:
             self._send_barriers(peer for peer in self.peers if peer not in self.round.clocks)
         self._look_at_held_reads(now)
         self.outbox.tick(now)
+        self.persistence.tick(now)
         if self.own.established:
             self._urge_late(now)
         for proposer in self.proposers.values():
@@ -1033,17 +1050,32 @@ class Node:
         if self.incarnations.note(peer, incarnation, life):
             self._forget(peer)
 
-    def greet(self, peer: int, incarnation: int, life: int) -> str | None:
+    def identify(self, identity: Identity) -> Identity:
+        """What this node says to others of itself."""
+        return self.incarnations.identify(identity)
+
+    def greet(self, identity: Identity) -> str | None:
         """A process says that it is this peer, started with this disk: why nobody may listen to it; None if
-        one may.
+        one may. (Incarnation 0 is rejoining, and says nothing that counts.)
+
+        A copy of an older state, which has forgotten votes, shows itself by its number, or by what its start
+        has found: less than what an earlier start had let us know to be durable (N25).
         """
+        peer, incarnation, life = identity.node, identity.incarnation, identity.life
+        if not incarnation or (incarnation, life) == self.noted(peer):
+            return None
         refusal = self.incarnations.refusal(peer, incarnation, life)
-        if refusal is None and incarnation and (incarnation, life) != self.noted(peer):
+        if refusal is None and incarnation == self.noted(peer)[0]:
+            lost = self.witness.missing(identity, self.compaction.held(peer), self.acceptors[peer])
+            if lost is not None:
+                refusal = f"node {peer} is a stale copy: {lost}: remove its data and start it with --rejoin"
+        if refusal is None:
             self.note(peer, incarnation, life)
         return refusal
 
     def _forget(self, peer: int) -> None:
         """A peer has lost its disk: drop what the old one has said."""
+        self.witness.forget(peer)
         for proposer in self.proposers.values():
             proposer.forget(peer)
         if self.round is not None:

@@ -1,12 +1,14 @@
 """What of a node's state is journaled, and what of it is durable."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from paxoskv.multipaxos import Acceptor, Learner, Proposer
 from paxoskv.protocol.clock import Clock
 from paxoskv.protocol.outbox import Outbox
-from paxoskv.wire.structs import Chosen, Held, LogBallot, Position, Record
+from paxoskv.wire.structs import Chosen, Held, LogBallot, Position, Record, Recovered
+
+NOTE_AFTER: Final = 0.2  # seconds without a frame, after which what was applied since the last one is noted
 
 
 class Persisted(NamedTuple):
@@ -80,6 +82,18 @@ class Persistence:
             progress.durable_ballot, progress.durable_length = ballot, length
         self.chosen_durable = self.chosen_in_frame
 
+    def tick(self, now: float) -> None:
+        """Where no frame comes along to bring it, journal what is chosen and applied by itself.
+
+        A restart that does not know that an entry was chosen and acknowledged cannot tell when it meets nodes
+        that have lost it (N25).
+        """
+        idle = not self.waits and now - self.journaled_at >= NOTE_AFTER
+        if idle and self.learner.position > self.noted_position:
+            first = len(self.outbox.records)
+            self.outbox.records += self._notes()
+            self.outbox.defer_from(first)
+
     def journal_notes(self, number: int) -> None:
         """A checkpoint is about to be installed as this number. What was noted before comes first in the
         journal: replaying it after the checkpoint would find other entries held.
@@ -109,6 +123,16 @@ class Persistence:
         self._noted()
         self._frame()
         return records
+
+    def recovered(self) -> list[Recovered]:
+        """What this start has found of each log."""
+        return [
+            Recovered(
+                log, acceptor.promised, acceptor.accepted, acceptor.length, acceptor.chosen,
+                self.proposers[log].highest if log in self.proposers else 0,
+            )
+            for log, acceptor in self.acceptors.items()
+        ]  # fmt: skip
 
     def begin_life(self) -> None:
         """What was replayed is durable. What was applied before is applied once more."""

@@ -51,7 +51,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from paxoskv.multipaxos import Covered, Cut
+from paxoskv.multipaxos import Covered, Cut, Diverged
 from paxoskv.node.replica import Single
 from paxoskv.protocol.node import Node
 from paxoskv.protocol.outbox import Ready
@@ -99,6 +99,7 @@ class Core(Protocol):
     def install(self, cut: Cut) -> bool: ...
     def checkpointed(self, cut: Cut) -> None: ...
     def cut(self) -> Cut: ...
+    def hashed(self, position: tuple[int, int], rolling: int) -> None: ...
     def start(self, now: float) -> None: ...
     def drain(self, now: float) -> Ready: ...
 
@@ -240,7 +241,10 @@ def recover(journal: Journal, directory: Path, core: Core, store: Store, files: 
     Returns how many records were replayed. Damaged: what was durable cannot be read, and nothing was removed.
     """
     files = files or Files()
-    count = replay(core, store, files, directory, journal.manifest, journal.recover())
+    try:
+        count = replay(core, store, files, directory, journal.manifest, journal.recover())
+    except Diverged as error:
+        raise Damaged(directory / "journal", 0, f"contradicts itself: {error}") from error
     discard(files, [directory / INCOMING, *old_files(files, directory, journal)])
     return count
 
@@ -281,6 +285,7 @@ def install(core: Core, store: Store, state: dict[str, Any]) -> None:
     """Merge a checkpoint; its state replaces the store's if it stands further on."""
     if core.install(cut_of(state)):
         store.load_state(state)
+        core.hashed(store.position, store.hash)
 
 
 def old_files(files: Files, directory: Path, journal: Journal, keep: Iterable[int] = ()) -> list[Path]:
