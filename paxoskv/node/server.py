@@ -540,7 +540,7 @@ class Server:
         if not isinstance(core, Node) or not core.joined or self.asking:
             return
         now = time.monotonic()
-        if 1 + sum(now - at <= SWEEP / 2 for at in core.heard.values()) < core.quorum:
+        if 1 + sum(now - at <= SWEEP / 2 for at in core.contacts.heard.values()) < core.quorum:
 
             def answered(_: Any) -> None:
                 self.asking = False
@@ -553,7 +553,7 @@ class Server:
         if not isinstance(self.core, Node):
             return True
         now = time.monotonic()
-        heard = 1 + sum(now - at <= MAJORITY_GONE for at in self.core.heard.values())
+        heard = 1 + sum(now - at <= MAJORITY_GONE for at in self.core.contacts.heard.values())
         alone = None
         if heard < self.core.quorum and now - self.alive_since > MAJORITY_GONE:
             alone = f"no majority: this node hears of {heard} of {len(self.logs)} nodes, itself included"
@@ -739,7 +739,7 @@ class Server:
         node, who = identity.node, (identity.incarnation, identity.life)
         now = self.loop.time()
         for other, theirs in self.processes.items():
-            alive = other is not connection and now - self.core.heard[node] < BOTH_ALIVE
+            alive = other is not connection and now - self.core.contacts.heard[node] < BOTH_ALIVE
             if alive and theirs[0] == node and theirs[1][1] != identity.life:
                 return f"node {node}: {ANOTHER} is alive, at {other.peer}"
         reason = self.core.greet(identity)

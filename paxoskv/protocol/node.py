@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from paxoskv.multipaxos import (
     FETCH_BYTES,
@@ -16,14 +16,17 @@ from paxoskv.multipaxos import (
     Proposer,
     round_of,
 )
-from paxoskv.protocol.catch_up import FETCH_ENTRIES, CatchUp
+from paxoskv.protocol.catch_up import CatchUp
 from paxoskv.protocol.clock import Clock
 from paxoskv.protocol.compaction import Compaction
+from paxoskv.protocol.contacts import GOSSIP_IDLE, Contacts
 from paxoskv.protocol.divergence import Divergence
 from paxoskv.protocol.faults import Failures, Faults
 from paxoskv.protocol.incarnations import Incarnations
 from paxoskv.protocol.outbox import Message, Outbox, Ready
 from paxoskv.protocol.persistence import Persisted, Persistence
+from paxoskv.protocol.round_trips import RoundTrips
+from paxoskv.protocol.voters import Voters
 from paxoskv.protocol.witness import Witness
 from paxoskv.wire.structs import (
     Accept,
@@ -46,15 +49,11 @@ from paxoskv.wire.structs import (
     Vote,
 )
 
-LATE: Final = 0.005  # seconds: a vote that takes longer, and four times the usual, is late
-SLUGGISH: Final = 1.0  # seconds for which nobody counts on a node that has kept others waiting
 GOSSIP_NEWS: Final = 0.02  # seconds: news that no other message has brought to a peer by then is gossiped
-GOSSIP_IDLE: Final = 0.1  # seconds: and of nothing new this often
 ASK_AFTER: Final = 0.02  # seconds: whoever waits for a frontier this long asks everybody for it
 TURN: Final = 0.05  # seconds between two candidates' turns to revoke a node
 REFUSED_AFTER: Final = 0.05  # seconds: enough to wait for a node that refuses connections
 TOO_MANY: Final = 1 << 40  # rounds: likewise
-STALE_PROBE: Final = 5.0  # seconds: the answer to a measured Accept is not waited for any longer
 
 
 @dataclass(slots=True)
@@ -66,16 +65,6 @@ class Wait:
     jitter: float  # 0 to 1, so that two candidates differ
     asked: float  # when everybody was last asked for it
     asks: int = 0
-
-
-class Probe(NamedTuple):
-    """An Accept whose answer is measured."""
-
-    log: int
-    ballot: int
-    length: int  # a vote for so much of the log answers it,
-    frontier: int  # or if the vote can wait (else 0), a frontier up to here
-    at: float  # when it was sent
 
 
 @dataclass(slots=True)
@@ -106,6 +95,7 @@ class Node:
         revoke_after: float = 0.5,
         failures: Failures | None = None,
         incarnation: int = 1,
+        voters: type[Voters] = Voters,
     ) -> None:
         self.me = me
         self.nodes = sorted(nodes)
@@ -120,17 +110,16 @@ class Node:
         self.witness = Witness(self.peers, self.nodes)
 
         self.lamport = Clock(self.outbox)
-        self.newest = list(self.peers)  # who sent the last command entry first
+        self.contacts = Contacts(self.peers)
         at = self.nodes.index(me)
         self.ring = self.nodes[at:] + self.nodes[:at]  # from us on
-        self.voters = self.ring  # who is to vote at once for what we sent last
-        self.sluggish: dict[int, float] = {}  # who has kept our entries waiting: avoided until when
-        self.urged = 0  # up to which slot of our log all have been asked to vote at once
         self.acceptors = {log: Acceptor(log, self.outbox.journal) for log in self.nodes}
         self.learner = Learner(self.acceptors)
+        self.round_trips = RoundTrips(self.learner)
         self.catch_up = CatchUp(self.peers, self.acceptors, self.learner, self.outbox, random)
         self.own = Proposer(me, me, self.nodes)
         self.proposers = {me: self.own}
+        self.voters = voters(me, self.ring, self.own, self.contacts, self.round_trips)
         self.persistence = Persistence(
             me, self.acceptors, self.proposers, self.learner, self.lamport, self.outbox
         )
@@ -147,10 +136,6 @@ class Node:
         self.rounds = random.getrandbits(48) << 12  # so that an earlier life's answers fit no round
         self.dated: deque[tuple[int, list[Any]]] = deque()  # reads that have their timestamp
 
-        self.heard = dict.fromkeys(self.peers, float("-inf"))
-        self.refusing: set[int] = set()
-        self.round_trips: dict[int, tuple[float, float]] = {}  # by peer: seconds, and when measured
-        self.probes: dict[int, Probe] = {}  # by peer
         self.waiting: dict[int, Wait] = {}
         self.retake_at: float | None = None
         self.losses: deque[float] = deque()
@@ -346,10 +331,8 @@ class Node:
 
     def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
         """A message arrived. `call` names the request to the caller, which gets it back with the answer."""
-        if sender in self.heard:
-            if now - self.heard[sender] > GOSSIP_IDLE * 3:
-                self._is_back(sender)
-            self.heard[sender] = now
+        if self.contacts.hear(sender, now):
+            self._is_back(sender)
         handler = self.handlers.get(message.__class__)
         if handler is not None:
             handler(self, sender, message, now, call)
@@ -366,9 +349,8 @@ class Node:
         if sender != self.me:
             self.witness.stood(sender, message.log, message.ballot)
             self.awaited[sender] = max(self.awaited[sender], command)
-            if command and sender != self.newest[0]:
-                self.newest.remove(sender)
-                self.newest.insert(0, sender)
+            if command:
+                self.contacts.proposed(sender)
         acceptor = self.acceptors[message.log]
         before = len(self.outbox.records)
         vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
@@ -393,7 +375,7 @@ class Node:
 
     def _on_accepted(self, sender: int, message: Accepted, now: float, call: Any) -> None:
         if sender != self.me:
-            self._measure(sender, message, now)
+            self.round_trips.on_accepted(sender, message, now)
             self._learn(message.fact, now, sender)
         proposer = self.proposers.get(message.log)
         if proposer is not None and message.vote == Vote.TAKEN and message.ballot <= proposer.highest:
@@ -403,14 +385,13 @@ class Node:
         if message.promised > proposer.ballot:
             self._lose(proposer, message.promised, now)
         elif message.ballot == proposer.ballot:
-            late = now - proposer.couriers[sender].at >= self._late()
-            if late and proposer is self.own and message.vote == Vote.TAKEN and sender in self.voters:
-                self.sluggish[sender] = now + SLUGGISH
+            if proposer is self.own:
+                self.voters.on_vote(sender, message.vote, now)
             chosen = proposer.on_accepted(sender, message, now)
             if chosen > self.learner.chosen[message.log]:
                 self._choose(proposer, chosen, now)
-            if message.vote == Vote.WITHHELD and proposer is self.own and sender in self.voters:
-                self._urge(sender, now)
+            if message.vote == Vote.WITHHELD and proposer is self.own and sender in self.voters.at_once:
+                self._ask_to_vote(self.voters.ask_deferred(sender, now))
 
     def _on_prepare(self, sender: int, message: Prepare, now: float, call: Any) -> None:
         acceptor = self.acceptors[message.log]
@@ -528,7 +509,7 @@ class Node:
         if proposer is not self.own:
             self._skip(proposer)
             return
-        self.urged = 0
+        self.voters.begin_ballot()
         self.retake_at = None
         self.unsure = True
 
@@ -645,9 +626,7 @@ class Node:
         if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
             if sender == log:
                 self.witness.claimed(sender, fact)
-            probe = self.probes.get(log)
-            if probe is not None and 0 < probe.frontier <= fact.frontier:
-                self._measured(log, probe.at, now)
+            self.round_trips.on_frontier(log, fact.frontier, now)
             self._check_evidence(log, fact.evidence, now)
             self._settle(log, now, sender)
 
@@ -698,7 +677,7 @@ class Node:
         Who has just proposed has had an answer from every node, and so knows all frontiers: half of the time
         no other needs to be woken. Otherwise the others are asked as soon as the read has its timestamp.
         """
-        nodes = [peer for peer in self.newest if now - self.heard[peer] <= GOSSIP_IDLE * 1.5]
+        nodes = self.contacts.proposing(now)
         return nodes[: self.quorum - 1] if len(nodes) >= self.quorum - 1 else self.peers
 
     def _send_barriers(self, peers: Iterable[int]) -> None:
@@ -767,7 +746,7 @@ class Node:
                 continue
             proposer.fresh = False
             if proposer is self.own:
-                self._choose_voters(now)
+                self.voters.choose(now)
             messages: dict[tuple[int, bool], Accept] = {}
             for node in self.ring:  # our own acceptor first: it shares the frame; then those who are to vote
                 due = proposer.due(node, now) if proposer.leading else None
@@ -776,7 +755,7 @@ class Node:
                 if due not in messages:
                     start, sync = due
                     start, entries = self._entries(proposer, start)
-                    lazy = self._lazy_voters() if proposer is self.own and not sync else []
+                    lazy = self.voters.deferred() if proposer is self.own and not sync else []
                     messages[due] = Accept(log, proposer.ballot, start, entries, sync, self.fact(log), lazy)
                 self._send_accept(node, messages[due], now)
 
@@ -798,59 +777,18 @@ class Node:
             self._on_accept(self.me, message, now, None)
             return
         if message.entries:
-            self._probe(node, message, now)
+            self.round_trips.sent(node, message, now)
         if message.log == self.me:
             self._tell(node, message, message.fact)
         else:
             self.outbox.send(node, message)
 
-    def _choose_voters(self, now: float) -> None:
-        """A quorum is to vote at once, us included; the others' votes can wait, and share an fsync. A node
-        always votes late rather than never, so this is about speed only.
-
-        Not those that are silent, have been slow, or lack more of our log than one Fetched brings: they keep
-        us waiting. If too few are left, everybody is to hurry.
-        """
-        voters = []
-        for node in self.ring:
-            silent = node != self.me and now - self.heard[node] > GOSSIP_IDLE * 1.5
-            behind = self.own.lengths.get(node, -1) < self.own.start - FETCH_ENTRIES
-            if not silent and not behind and now >= self.sluggish.get(node, now):
-                voters.append(node)
-                if len(voters) == self.quorum:
-                    break
-        else:
-            voters = self.ring
-        self.voters = voters
-
-    def _lazy_voters(self) -> list[int]:
-        return [peer for peer in self.peers if peer not in self.voters]
-
-    def _urge(self, node: int, now: float) -> None:
-        """One of those that were to vote at once does not: all others are to, with what they hold."""
-        self.sluggish[node] = now + SLUGGISH
-        own = self.own
-        if self.urged >= own.end or not own.established:
-            return
-        self.urged = own.end
-        message = Accept(self.me, own.ballot, own.end, [], False, self._own_fact(), [])
-        for peer in self.peers:
-            if peer != node and own.lengths.get(peer, -1) < own.end:
-                own.couriers[peer].at = now
-                self._tell(peer, message, message.fact)
-
-    def _urge_late(self, now: float) -> None:
-        """Have our entries waited for votes longer than they should?"""
-        late = self._late()
-        for node in self.voters:
-            courier = self.own.couriers[node]
-            if self.own.lengths.get(node, -1) < courier.sent and now - courier.at >= late:
-                self._urge(node, now)
-
-    def _late(self) -> float:
-        """Seconds after which a vote is late."""
-        usual = [seconds for seconds, _ in self.round_trips.values()]
-        return min(max(LATE, 4 * min(usual)), RESEND_AFTER) if usual else RESEND_AFTER
+    def _ask_to_vote(self, nodes: list[int]) -> None:
+        """Their votes were to wait, and now we wait for them: all are to say what they hold."""
+        if nodes:
+            message = Accept(self.me, self.own.ballot, self.own.end, [], False, self._own_fact(), [])
+            for node in nodes:
+                self._tell(node, message, message.fact)
 
     def _tell_waiting(self, own: Fact, now: float) -> None:
         """Who is known to wait for our frontier hears at once that it has moved; all others with the next
@@ -929,7 +867,7 @@ class Node:
         self.outbox.tick(now)
         self.persistence.tick(now)
         if self.own.established:
-            self._urge_late(now)
+            self._ask_to_vote(self.voters.tick(now))
         for proposer in self.proposers.values():
             proposer.fresh = True
             if proposer.preparing and now - proposer.prepared_at >= RESEND_AFTER * min(proposer.prepares, 8):
@@ -948,13 +886,13 @@ class Node:
         """The transport reports whether a peer refuses connections (nothing listens there), as opposed to
         being silent.
         """
-        (self.refusing.add if refused else self.refusing.discard)(peer)
+        self.contacts.link(peer, refused)
 
     def _is_back(self, peer: int) -> None:
         """A silent peer speaks again: what it lacks is sent soon, and its silence says nothing about round
         trips.
         """
-        self.probes.pop(peer, None)
+        self.round_trips.forget(peer)
         for proposer in self.proposers.values():
             if peer in proposer.couriers:
                 proposer.couriers[peer].silent = 0
@@ -962,8 +900,7 @@ class Node:
     def _watch(self, now: float) -> None:
         """Revoke the logs that hold us up. Whoever has lost contact with a quorum deposes nobody (N11)."""
         waits = self.learner.waits_on(self.dated[-1][0] if self.dated else 0)
-        half = self.patience(now) / 2
-        if sum(now - heard <= half for heard in self.heard.values()) + 1 < self.quorum:
+        if self.contacts.reached(self.patience(now) / 2, now) < self.quorum:
             waits = {}
         for log in self.nodes:
             needed, frontier = waits.get(log), self.learner.frontier[log]
@@ -988,9 +925,9 @@ class Node:
                 self.outbox.send(peer, Barrier(0, needed))
         if log == self.me:
             return  # we lead it, or take it back when it is time
-        slot = max(TURN, 2 * self._round_trip(now))
+        slot = max(TURN, 2 * self.round_trips.longest(now))
         turn = (self.nodes.index(self.me) - self.nodes.index(log)) % len(self.nodes)
-        patience = REFUSED_AFTER if log in self.refusing else self.patience(now)
+        patience = REFUSED_AFTER if log in self.contacts.refusing else self.patience(now)
         if now - wait.since < patience + slot * (turn + wait.jitter / 2):
             return
         proposer = self._proposer(log)
@@ -1005,37 +942,7 @@ class Node:
         """Seconds that a log may hold us up: measured, or a uniformly slow cluster would revoke itself for
         ever (N12).
         """
-        return max(self.revoke_after, 8 * self._round_trip(now))
-
-    def _round_trip(self, now: float) -> float:
-        """The largest recent round trip to any peer, its fsync included; a measurement halves with every
-        second.
-        """
-        return max((seconds * 0.5 ** (now - at) for seconds, at in self.round_trips.values()), default=0.0)
-
-    def _probe(self, node: int, message: Accept, now: float) -> None:
-        """Measure how long we wait for its vote, or where that can wait, for its frontier; unless another
-        Accept is being measured.
-        """
-        frontier = message.entries[-1].timestamp if node in message.lazy else 0
-        stale = node in self.probes and now - self.probes[node].at > STALE_PROBE
-        if (stale or node not in self.probes) and not 0 < frontier <= self.learner.known[node]:
-            end = message.start + len(message.entries)
-            self.probes[node] = Probe(message.log, message.ballot, end, frontier, now)
-
-    def _measure(self, sender: int, message: Accepted, now: float) -> None:
-        probe = self.probes.get(sender)
-        if probe is None or probe.frontier or message.log != probe.log:
-            return
-        if message.vote != Vote.TAKEN or message.ballot != probe.ballot:
-            del self.probes[sender]
-        elif message.length >= probe.length:
-            self._measured(sender, probe.at, now)
-
-    def _measured(self, peer: int, since: float, now: float) -> None:
-        before, when = self.round_trips.get(peer, (0.0, now))
-        self.round_trips[peer] = (max(now - since, before * 0.5 ** (now - when)), now)
-        del self.probes[peer]
+        return max(self.revoke_after, 8 * self.round_trips.longest(now))
 
     # ------------------------------------------------------------------------------ disks that were lost
 
@@ -1080,7 +987,7 @@ class Node:
             proposer.forget(peer)
         if self.round is not None:
             self.round.clocks.pop(peer, None)
-        self.probes.pop(peer, None)
+        self.round_trips.forget(peer)
         self.told[peer] = self.telling[peer] = (0, 0)
         self.compaction.forget(peer)
 

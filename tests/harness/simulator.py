@@ -1929,7 +1929,11 @@ class Simulation:
         for machine in self.alive():
             core = machine.core
             unchosen = max(acceptor.length - acceptor.chosen for acceptor in core.acceptors.values())
-            if unchosen > UNCHOSEN_ENTRIES or len(core.probes) > len(self.nodes) or len(core.losses) > 1000:
+            if (
+                unchosen > UNCHOSEN_ENTRIES
+                or len(core.round_trips.probes) > len(self.nodes)
+                or len(core.losses) > 1000
+            ):
                 self.fail(f"node {machine.node} hoards")
         try:
             violation = check(self.history, 200_000)

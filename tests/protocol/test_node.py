@@ -232,14 +232,14 @@ def test_nobody_waits_for_the_vote_of_a_node_that_must_fetch_first() -> None:
     answer = cluster.put(1, "a", "1")
     cluster.run_until(answer.answered, within_s=1)
     core = cluster.core(1)
-    core._choose_voters(cluster.now)
-    assert core.voters == [1, 2, 3]
+    core.voters.choose(cluster.now)
+    assert core.voters.at_once == [1, 2, 3]
     core.own.lengths[2] = core.own.start - FETCH_ENTRIES
-    core._choose_voters(cluster.now)
-    assert core.voters == [1, 2, 3]
+    core.voters.choose(cluster.now)
+    assert core.voters.at_once == [1, 2, 3]
     core.own.lengths[2] -= 1
-    core._choose_voters(cluster.now)
-    assert core.voters == [1, 3, 4]
+    core.voters.choose(cluster.now)
+    assert core.voters.at_once == [1, 3, 4]
 
 
 def test_what_is_fetched_comes_in_small_pieces_with_pauses() -> None:
@@ -403,7 +403,7 @@ def test_a_leader_that_hears_of_a_later_ballots_evidence_has_lost_the_log_at_tha
 
 def test_a_measured_round_trip_is_forgotten_in_time() -> None:
     made = node()
-    made.round_trips[2] = (2.0, 1.0)
+    made.round_trips.measured[2] = (2.0, 1.0)
     assert made.patience(1.0) == 16.0
     assert made.patience(2.0) == 8.0
     assert made.patience(20.0) == made.revoke_after
@@ -412,6 +412,6 @@ def test_a_measured_round_trip_is_forgotten_in_time() -> None:
 def test_round_trips_are_measured_from_the_first_accept_to_the_answer_that_covers_it() -> None:
     cluster = Cluster(delay=0.03)
     cluster.run_until(cluster.put(1, "x", "1").answered, within_s=1)
-    cluster.run_until(lambda: len(cluster.core(1).round_trips) == 4, within_s=0.1)
-    measured = [seconds for seconds, _ in cluster.core(1).round_trips.values()]
+    cluster.run_until(lambda: len(cluster.core(1).round_trips.measured) == 4, within_s=0.1)
+    measured = [seconds for seconds, _ in cluster.core(1).round_trips.measured.values()]
     assert all(0.06 <= seconds < 0.08 for seconds in measured)
