@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
@@ -18,13 +17,17 @@ from paxoskv.multipaxos import (
 )
 from paxoskv.protocol.catch_up import CatchUp
 from paxoskv.protocol.clock import Clock
+from paxoskv.protocol.commands import Commands
 from paxoskv.protocol.compaction import Compaction
-from paxoskv.protocol.contacts import GOSSIP_IDLE, Contacts
+from paxoskv.protocol.contacts import Contacts
 from paxoskv.protocol.divergence import Divergence
 from paxoskv.protocol.faults import Failures, Faults
+from paxoskv.protocol.gossip import Gossip
 from paxoskv.protocol.incarnations import Incarnations
 from paxoskv.protocol.outbox import Message, Outbox, Ready
 from paxoskv.protocol.persistence import Persisted, Persistence
+from paxoskv.protocol.reads import Reads
+from paxoskv.protocol.revocation import Advice, Revocation
 from paxoskv.protocol.round_trips import RoundTrips
 from paxoskv.protocol.voters import Voters
 from paxoskv.protocol.witness import Witness
@@ -38,7 +41,6 @@ from paxoskv.wire.structs import (
     Fetched,
     Identity,
     Learn,
-    Position,
     Prepare,
     Promise,
     Reading,
@@ -49,34 +51,7 @@ from paxoskv.wire.structs import (
     Vote,
 )
 
-GOSSIP_NEWS: Final = 0.02  # seconds: news that no other message has brought to a peer by then is gossiped
-ASK_AFTER: Final = 0.02  # seconds: whoever waits for a frontier this long asks everybody for it
-TURN: Final = 0.05  # seconds between two candidates' turns to revoke a node
-REFUSED_AFTER: Final = 0.05  # seconds: enough to wait for a node that refuses connections
 TOO_MANY: Final = 1 << 40  # rounds: likewise
-
-
-@dataclass(slots=True)
-class Wait:
-    """Something waits for a log's frontier."""
-
-    frontier: int  # where it stands
-    since: float  # since when it stands there
-    jitter: float  # 0 to 1, so that two candidates differ
-    asked: float  # when everybody was last asked for it
-    asks: int = 0
-
-
-@dataclass(slots=True)
-class Round:
-    """The clocks of a quorum are being asked for, for these reads."""
-
-    number: int
-    clock: int
-    reads: list[Any]
-    at: float
-    clocks: dict[int, int]
-    asked: Collection[int] = ()
 
 
 class Node:
@@ -102,7 +77,6 @@ class Node:
         self.peers = [node for node in self.nodes if node != me]
         self.quorum = len(self.nodes) // 2 + 1
         self.random = random
-        self.revoke_after = revoke_after
         self.outbox = Outbox()
         self.faults = Faults(failures or Failures(), random)
         self.incarnations = Incarnations(self.peers, incarnation, self.outbox, random)
@@ -123,31 +97,20 @@ class Node:
         self.persistence = Persistence(
             me, self.acceptors, self.proposers, self.learner, self.lamport, self.outbox
         )
+        self.commands = Commands(self.own, self.learner, self.lamport)
+        self.reads = Reads(
+            me, self.peers, self.quorum, self.learner, self.lamport, self.contacts, self.outbox, random
+        )
+        self.gossip = Gossip(
+            me, self.peers, self.learner, self.lamport, self.persistence, self.divergence, self.outbox
+        )
+        self.revocation = Revocation(
+            me, self.nodes, self.learner, self.contacts, self.round_trips, random, revoke_after
+        )
         self.compaction = Compaction(self.peers, self.acceptors, self.learner, self.persistence.logs)
 
-        self.pending: dict[int, tuple[bytes, Any]] = {}  # by timestamp: own commands not yet applied
-        self.backlog: deque[tuple[bytes, Any]] = deque()  # own commands to be proposed again
-        self.unsure = False  # whether `pending` may hold commands that our log lacks
-        self.reads: list[Any] = []  # waiting for the next round, or for an entry to ride on
-        self.held = self.reads  # the same ones when tick() looked last,
-        self.held_at = 0.0  # and first
-        self.riding: dict[int, list[Any]] = {}  # by timestamp of our own entry that they are answered with
-        self.round: Round | None = None
-        self.rounds = random.getrandbits(48) << 12  # so that an earlier life's answers fit no round
-        self.dated: deque[tuple[int, list[Any]]] = deque()  # reads that have their timestamp
-
-        self.waiting: dict[int, Wait] = {}
         self.retake_at: float | None = None
         self.losses: deque[float] = deque()
-
-        self.awaited = dict.fromkeys(self.peers, 0)  # by peer: the timestamp that it is known to wait for
-        self.told = dict.fromkeys(self.peers, (0, 0))  # by peer: (chosen, frontier) of our own log as it left
-        self.telling = dict.fromkeys(self.peers, (0, 0))  # likewise, counting answers that wait for an fsync
-        self.news_at: dict[int, float] = {}
-        self.gossiped = dict.fromkeys(self.peers, float("-inf"))
-        self.gossip: Learn | None = None  # the last that was sent
-        self.shown: Fact | None = None  # our own fact as it was when _tell_waiting looked
-        self.broadcast = False
 
         self.revocations = 0
 
@@ -239,9 +202,8 @@ class Node:
         if number:
             self.lamport.reserve()
         if newer:
-            for timestamp in [t for t in self.pending if (t, self.me) <= cut.position]:
-                self.outbox.lost.append(self.pending.pop(timestamp)[1])
-            self._end_rides()
+            self.outbox.lost += self.commands.covered(cut.position)
+            self.reads.log_lost()
         return newer
 
     def hashed(self, position: tuple[int, int], rolling: int) -> None:
@@ -288,44 +250,28 @@ class Node:
     @property
     def in_flight(self) -> int:
         """Entries of ours that are not applied yet."""
-        return len(self.pending)
+        return len(self.commands.pending)
 
     @property
     def has_room(self) -> bool:
-        return self.own.has_room() and not self.backlog
+        return self.commands.has_room
 
     def propose(self, payload: bytes, token: Any) -> None:
         """Put one entry of commands into our log; `token` comes back when it is applied. Only while ready and
         has_room.
         """
         assert self.own.established and payload, "the caller looks first"
-        timestamp = self._append(payload)
-        self.pending[timestamp] = (payload, token)
-        if self.reads:
-            self.riding[timestamp], self.reads = self.reads, []
+        self.reads.proposed(self.commands.propose(payload, token))
 
     def read(self, token: Any) -> None:
         """A linearizable read: `token` comes back when the store may be read. The round starts after it
         arrived (N17).
-
-        Or none does: an entry of ours that is proposed after the read arrived is stamped above everything
-        that anybody had been answered by then (section 4), so that the read may ride on it, and is answered
-        when the entry is applied. That costs no message, so while commands wait for the entry under way,
-        reads wait with them: a round would make them wait for that entry as well, for our own clock counts.
         """
-        self.reads.append(token)
+        self.reads.ask(token)
 
     def forget_reads(self, tokens: Collection[Any]) -> None:
         """These reads have been given up: nobody wants their tokens back."""
-        waiting = [
-            self.reads,
-            *[reads for _, reads in self.dated],
-            *self.riding.values(),
-            *([self.round.reads] if self.round else []),
-        ]
-        for reads in waiting:
-            reads[:] = [read for read in reads if read not in tokens]
-        self.dated = deque((timestamp, reads) for timestamp, reads in self.dated if reads)
+        self.reads.give_up(tokens)
 
     # ----------------------------------------------------------------------------------------------- messages
 
@@ -348,7 +294,7 @@ class Node:
         self.lamport.see(last, command)  # R6
         if sender != self.me:
             self.witness.stood(sender, message.log, message.ballot)
-            self.awaited[sender] = max(self.awaited[sender], command)
+            self.gossip.awaits(sender, command)
             if command:
                 self.contacts.proposed(sender)
         acceptor = self.acceptors[message.log]
@@ -367,11 +313,9 @@ class Node:
         own = self._own_fact()
         answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
         if vote == Vote.TAKEN and not lazy:
-            self.outbox.send_after(sender, answer, call)
-            if sender != self.me:
-                self.telling[sender] = (own.chosen, own.frontier)
+            self.gossip.tell_after(sender, answer, own, call)
         else:
-            self._tell(sender, answer, own, call)
+            self.gossip.tell(sender, answer, own, call)
 
     def _on_accepted(self, sender: int, message: Accepted, now: float, call: Any) -> None:
         if sender != self.me:
@@ -414,8 +358,8 @@ class Node:
             self.outbox.send(sender, promise, call)
             return
         self._check_leader(message.log, now)
-        if message.ballot > before and message.log in self.waiting:
-            self.waiting[message.log].since = now  # let that candidate have its time, once per ballot (N22)
+        if message.ballot > before:
+            self.revocation.wait_anew(message.log, now)  # once per ballot (N22)
         self.outbox.send_after(sender, promise, call)
 
     def _on_promise(self, sender: int, message: Promise, now: float, call: Any) -> None:
@@ -463,22 +407,20 @@ class Node:
 
     def _on_barrier(self, sender: int, message: Barrier, now: float, call: Any) -> None:
         self.lamport.hear(message.clock)
-        self.awaited[sender] = max(self.awaited[sender], min(message.clock, self.lamport.time))
+        self.gossip.awaits(sender, min(message.clock, self.lamport.time))
         own = self._own_fact()
         others = [
             self.learner.fact(log)
             for log in self.nodes
             if log != self.me and (self.learner.known[log] >= message.clock or not message.round)
         ]
-        self._tell(sender, Reading(message.round, self.lamport.time, [own, *others]), own, call)
+        self.gossip.tell(sender, Reading(message.round, self.lamport.time, [own, *others]), own, call)
 
     def _on_reading(self, sender: int, message: Reading, now: float, call: Any) -> None:
         self.lamport.hear(message.clock)
         for fact in message.facts:
             self._learn(fact, now, sender)
-        if self.round is not None and message.round == self.round.number:
-            self.round.clocks[sender] = message.clock
-            self._date_reads()
+        self.reads.on_reading(sender, message)
 
     def _on_persisted(self, sender: int, message: Persisted, now: float, call: Any) -> None:
         self.persistence.on_persisted(message)
@@ -511,38 +453,12 @@ class Node:
             return
         self.voters.begin_ballot()
         self.retake_at = None
-        self.unsure = True
-
-    def _propose_again(self) -> None:
-        """Our ballot is established: which of our commands its log lacks can never be chosen where they
-        stood.
-
-        Not earlier: promises alone leave a revoker free to find, on a node that we did not hear, an older
-        ballot's log with such an entry, and the command would be applied twice.
-        """
-        self.unsure = False
-        acceptor = self.acceptors[self.me]
-        unapplied = acceptor.from_slot(self.learner.executed[self.me], acceptor.chosen)
-        present = {entry.timestamp for entry in [*unapplied, *self.own.entries]}
-        for timestamp in sorted(self.pending.keys() - present):
-            self.backlog.append(self.pending.pop(timestamp))
-
-    def _append(self, payload: bytes) -> int:
-        """A command into our own log (R1, R2); returns its timestamp."""
-        timestamp = self.lamport.stamp(self._last_timestamp(self.own))
-        self.own.append(Entry(timestamp, payload))
-        return timestamp
+        self.commands.log_led()
 
     def _skip(self, proposer: Proposer) -> None:
         """A no-op far ahead of everything, so that the log's frontier is out of everyone's way."""
-        proposer.append(Entry(self.lamport.stamp_skip(self._last_timestamp(proposer)), b""))
+        proposer.append(Entry(self.lamport.stamp_skip(self.learner.last_timestamp(proposer)), b""))
         self.revocations += 1
-
-    def _last_timestamp(self, proposer: Proposer) -> int:
-        acceptor = self.acceptors[proposer.log]
-        if proposer.entries:
-            return int(proposer.entries[-1].timestamp)
-        return max(self.learner.known[proposer.log], *[entry.timestamp for entry in acceptor.entries[-1:]], 0)
 
     def _choose(self, proposer: Proposer, chosen: int, now: float) -> None:
         """A quorum holds our log this far: a new fact, made here and nowhere else."""
@@ -557,7 +473,7 @@ class Node:
         else:
             self._settle(log, now, self.me)
         if log != self.me:
-            self.broadcast = True
+            self.gossip.tell_all = True
 
     def _check_leader(self, log: int, now: float) -> None:
         """A leader or candidate whose log's `promised` rises above its ballot has lost the log at that
@@ -581,11 +497,10 @@ class Node:
         led = proposer.leading
         proposer.step_down(promised)
         if proposer is not self.own:
-            if proposer.log in self.waiting:
-                self.waiting[proposer.log].since = now
+            self.revocation.wait_anew(proposer.log, now)
             return
         pause = self.random.uniform(0.5, 1) * RESEND_AFTER
-        self._end_rides()
+        self.reads.log_lost()
         if led:
             self.losses.append(now)
             while self.losses[0] < now - 60:
@@ -661,84 +576,7 @@ class Node:
         """When the next Fetch is to leave, for which a turn must be made; None: nothing is fetched."""
         return self.catch_up.due
 
-    # ---------------------------------------------------------------------------------------- clock and reads
-
-    def _start_round(self, now: float) -> None:
-        self.rounds += 1
-        self.round = Round(self.rounds, self.lamport.time, self.reads, now, {self.me: self.lamport.time})
-        self.reads = []
-        self.round.asked = self._whom_to_ask(now)
-        self._send_barriers(self.round.asked)
-        self._date_reads()
-
-    def _whom_to_ask(self, now: float) -> list[int]:
-        """Those for a read who most probably know what it waits for, enough for a quorum; or everybody.
-
-        Who has just proposed has had an answer from every node, and so knows all frontiers: half of the time
-        no other needs to be woken. Otherwise the others are asked as soon as the read has its timestamp.
-        """
-        nodes = self.contacts.proposing(now)
-        return nodes[: self.quorum - 1] if len(nodes) >= self.quorum - 1 else self.peers
-
-    def _send_barriers(self, peers: Iterable[int]) -> None:
-        assert self.round is not None
-        message = Barrier(self.round.number, self.lamport.time)
-        for peer in peers:
-            self.outbox.send(peer, message)
-
-    def _date_reads(self) -> None:
-        """With a quorum's clocks the reads of the round have their timestamp; whoever is behind it is told
-        so.
-        """
-        current = self.round
-        if current is None or len(current.clocks) < self.quorum:
-            return
-        timestamp = max(current.clocks.values())
-        self.dated.append((timestamp, current.reads))
-        message = Barrier(current.number, timestamp)
-        for peer in self.peers:
-            told = peer in current.asked and timestamp <= current.clock
-            if not told and self.learner.frontier[peer] < timestamp:
-                self.outbox.send(peer, message)
-        self.round = None
-
-    def _look_at_held_reads(self, now: float) -> None:
-        """They wait for an entry of ours that is not applied: others may have finished our log unheard."""
-        if not self.reads or self.reads is not self.held:
-            self.held, self.held_at = self.reads, now
-        elif self.round is None and now - self.held_at >= RESEND_AFTER:
-            self._start_round(now)
-
-    def _end_rides(self) -> None:
-        """Nobody knows any more how their entries will be stamped: these reads need a round."""
-        for reads in self.riding.values():
-            self.reads += reads
-        self.riding.clear()
-
-    def _answer_reads(self) -> None:
-        frontier = min(self.learner.frontier.values())
-        while self.dated and self.dated[0][0] <= frontier:
-            self.outbox.to_answer += self.dated.popleft()[1]
-
-    # ----------------------------------------------------------------------------- who is told what, and when
-
-    def _tell(self, peer: int, message: Message, own: Fact, call: Any = None) -> None:
-        """Send a message that carries our own fact."""
-        self.outbox.send(peer, message, call)
-        if peer != self.me:
-            self.told[peer] = self.telling[peer] = (own.chosen, own.frontier)
-
-    def _gossip(self, peer: int, own: Fact, now: float) -> None:
-        facts = [own] + [self.learner.fact(log) for log in self.nodes if log != self.me]
-        applied = Position(*self.divergence.position)
-        message = Learn(
-            self.lamport.time, facts, self.persistence.chosen_durable, applied, self.divergence.rolling
-        )
-        if message != self.gossip:
-            self.gossip = message  # the same object for all peers: the caller encodes it once
-        self._tell(peer, self.gossip, own)
-        self.gossiped[peer] = now
-        self.news_at.pop(peer, None)
+    # ----------------------------------------------------------------------------- the end of a turn
 
     def _send_accepts(self, now: float) -> None:
         for log, proposer in self.proposers.items():
@@ -779,7 +617,7 @@ class Node:
         if message.entries:
             self.round_trips.sent(node, message, now)
         if message.log == self.me:
-            self._tell(node, message, message.fact)
+            self.gossip.tell(node, message, message.fact)
         else:
             self.outbox.send(node, message)
 
@@ -788,46 +626,20 @@ class Node:
         if nodes:
             message = Accept(self.me, self.own.ballot, self.own.end, [], False, self._own_fact(), [])
             for node in nodes:
-                self._tell(node, message, message.fact)
-
-    def _tell_waiting(self, own: Fact, now: float) -> None:
-        """Who is known to wait for our frontier hears at once that it has moved; all others with the next
-        message.
-        """
-        for peer in self.peers:
-            told = self.telling[peer][1]
-            if self.broadcast or (told < own.frontier and told < self.awaited[peer]):
-                self._gossip(peer, own, now)
-            elif self.telling[peer] != (own.chosen, own.frontier):
-                self.news_at.setdefault(peer, now)
-        self.broadcast = False
+                self.gossip.tell(node, message, message.fact)
 
     def drain(self, now: float, more: bool = False) -> Ready:
         """End a turn: what was collected, and what is better done once per turn than once per message.
 
         `more`: commands wait that will be proposed soon, and reads for their entry.
         """
-        if self.unsure and self.own.established:
-            self._propose_again()
-        while self.backlog and self.own.established and self.own.has_room():
-            payload, token = self.backlog.popleft()
-            self.pending[self._append(payload)] = (payload, token)
+        self.commands.end_turn()
         self._send_accepts(now)
         own = self._own_fact()
         if self.learner.moved:
-            self.learner.moved = False
-            for timestamp, owner, payload in self.learner.apply():
-                _, token = self.pending.pop(timestamp, (None, None)) if owner == self.me else (None, None)
-                self.outbox.apply(timestamp, owner, payload, token)
-                if owner == self.me and timestamp in self.riding:
-                    self.outbox.to_answer += self.riding.pop(timestamp)
-        if self.reads and self.round is None and not (more and self.own.established):
-            self._start_round(now)
-        if self.dated:
-            self._answer_reads()
-        if own is not self.shown or self.broadcast:
-            self.shown = own
-            self._tell_waiting(own, now)
+            self._apply()
+        self.reads.end_turn(now, more and self.own.established)
+        self.gossip.end_turn(own, now)
         if self.catch_up.fetching:
             self.catch_up.send(now)
         urgent = self.outbox.is_urgent(now)
@@ -835,35 +647,31 @@ class Node:
             self.persistence.end_turn(now)
         return self.outbox.drain(urgent)
 
+    def _apply(self) -> None:
+        """The commands whose turn has come."""
+        self.learner.moved = False
+        for timestamp, owner, payload in self.learner.apply():
+            token = self.commands.applied(timestamp) if owner == self.me else None
+            self.outbox.apply(timestamp, owner, payload, token)
+            if owner == self.me:
+                self.reads.applied(timestamp)
+
     # --------------------------------------------------------------------------------------------------- time
 
     @property
     def busy(self) -> bool:
         """Whether tick() wants to be called every few milliseconds, not every GOSSIP_IDLE seconds."""
         waiting = (
-            self.pending or self.reads or self.dated or self.round or self.catch_up.fetching or self.waiting
+            self.commands.pending or self.reads.busy or self.catch_up.fetching or self.revocation.waiting
         )
-        return bool(waiting or self.news_at or self.learner.heads) or (
+        return bool(waiting or self.gossip.news_at or self.learner.heads) or (
             self.retake_at is not None or self.persistence.waits or self.rejoining is not None
         )
 
     def tick(self, now: float) -> None:
         """Time has passed: repeat what was lost, gossip, and look for nodes that hold us up."""
-        own = self._own_fact()
-        # Votes that wait for a slow disk have told nobody anything yet.
-        slow = self.persistence.waits and now - self.persistence.journaled_at >= GOSSIP_NEWS / 2
-        for peer in self.peers:
-            if (self.told if slow else self.telling)[peer] != (own.chosen, own.frontier):
-                self.news_at.setdefault(peer, now)
-            else:
-                self.news_at.pop(peer, None)
-            old = now - self.news_at.get(peer, now)
-            if old >= GOSSIP_NEWS or now - self.gossiped[peer] >= GOSSIP_IDLE:
-                self._gossip(peer, own, now)
-        if self.round is not None and now - self.round.at >= RESEND_AFTER:
-            self.round.at = now
-            self._send_barriers(peer for peer in self.peers if peer not in self.round.clocks)
-        self._look_at_held_reads(now)
+        self.gossip.tick(self._own_fact(), now)
+        self.reads.tick(now)
         self.outbox.tick(now)
         self.persistence.tick(now)
         if self.own.established:
@@ -898,51 +706,23 @@ class Node:
                 proposer.couriers[peer].silent = 0
 
     def _watch(self, now: float) -> None:
-        """Revoke the logs that hold us up. Whoever has lost contact with a quorum deposes nobody (N11)."""
-        waits = self.learner.waits_on(self.dated[-1][0] if self.dated else 0)
-        if self.contacts.reached(self.patience(now) / 2, now) < self.quorum:
-            waits = {}
-        for log in self.nodes:
-            needed, frontier = waits.get(log), self.learner.frontier[log]
-            wait = self.waiting.get(log)
-            if needed is None:
-                self.waiting.pop(log, None)
-                self._stop_standing(log)
-            elif wait is None or wait.frontier != frontier:
-                self.waiting[log] = Wait(frontier, now, self.random.random(), now)
-            else:
-                self._lose_patience(log, needed, wait, now)
+        """Revoke the logs that hold us up."""
+        for advice, log, needed in self.revocation.watch(self.reads.awaited, now):
+            if advice == Advice.ASK:
+                for peer in self.peers:
+                    self.outbox.send(peer, Barrier(0, needed))
+            elif advice == Advice.REVOKE:
+                self._revoke(self._proposer(log), needed, now)
+            elif log in self.proposers and log != self.me and self.proposers[log].preparing:
+                self.proposers[log].step_down()
 
-    def _stop_standing(self, log: int) -> None:
-        proposer = self.proposers.get(log)
-        if proposer is not None and proposer is not self.own and proposer.preparing:
-            proposer.step_down()
-
-    def _lose_patience(self, log: int, needed: int, wait: Wait, now: float) -> None:
-        if now - wait.asked >= min(ASK_AFTER * (1 << wait.asks), self.patience(now) / 4):
-            wait.asked, wait.asks = now, min(wait.asks + 1, 3)
-            for peer in self.peers:
-                self.outbox.send(peer, Barrier(0, needed))
-        if log == self.me:
-            return  # we lead it, or take it back when it is time
-        slot = max(TURN, 2 * self.round_trips.longest(now))
-        turn = (self.nodes.index(self.me) - self.nodes.index(log)) % len(self.nodes)
-        patience = REFUSED_AFTER if log in self.contacts.refusing else self.patience(now)
-        if now - wait.since < patience + slot * (turn + wait.jitter / 2):
-            return
-        proposer = self._proposer(log)
+    def _revoke(self, proposer: Proposer, needed: int, now: float) -> None:
+        """Finish another's log, and take it out of our way."""
         if proposer.leading:
             if not proposer.entries:
                 self._skip(proposer)
         elif not proposer.preparing:
-            self._stand(log, needed, now)
-        wait.since = now
-
-    def patience(self, now: float) -> float:
-        """Seconds that a log may hold us up: measured, or a uniformly slow cluster would revoke itself for
-        ever (N12).
-        """
-        return max(self.revoke_after, 8 * self.round_trips.longest(now))
+            self._stand(proposer.log, needed, now)
 
     # ------------------------------------------------------------------------------ disks that were lost
 
@@ -985,10 +765,9 @@ class Node:
         self.witness.forget(peer)
         for proposer in self.proposers.values():
             proposer.forget(peer)
-        if self.round is not None:
-            self.round.clocks.pop(peer, None)
+        self.reads.forget(peer)
         self.round_trips.forget(peer)
-        self.told[peer] = self.telling[peer] = (0, 0)
+        self.gossip.forget(peer)
         self.compaction.forget(peer)
 
     def _on_rejoin(self, sender: int, message: Rejoin, now: float, call: Any) -> None:

@@ -655,7 +655,7 @@ class Cluster:
         self.run_until(
             lambda: (
                 all(machine.applied == self.order for machine in running)
-                and not any(machine.core.pending for machine in running)
+                and not any(machine.core.commands.pending for machine in running)
             ),
             within_s,
         )

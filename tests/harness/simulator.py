@@ -1889,16 +1889,16 @@ class Simulation:
                     replica.open,
                     replica.reading,
                     replica.queue,
-                    core.pending,
-                    core.backlog,
-                    core.reads,
-                    core.dated,
+                    core.commands.pending,
+                    core.commands.backlog,
+                    core.reads.waiting,
+                    core.reads.dated,
                 )
             ]
             if core.rejoining is not None:
                 parts.append(f"node {machine.node}: rejoining")
-            if (any(own) or core.round) and self._reaches_quorum(machine.node):
-                parts.append(f"node {machine.node}: pending {own}, round {core.round}")
+            if (any(own) or core.reads.round) and self._reaches_quorum(machine.node):
+                parts.append(f"node {machine.node}: pending {own}, round {core.reads.round}")
             elif core.learner.heads:
                 parts.append(f"node {machine.node}: chosen, not applied: {core.learner.heads}")
             elif machine.store.index != len(self.oracle.applied):

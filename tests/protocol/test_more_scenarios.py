@@ -292,12 +292,12 @@ def test_reads_that_were_given_up_while_they_rode_are_forgotten() -> None:
     lost = cluster.drop(Accept, sender={1}, where=lambda m: any(b"second" in e.payload for e in m.entries))
     first, second = cluster.put(1, "x", "first"), cluster.put(1, "x", "second")
     given_up = cluster.read(1, "x")
-    cluster.run_until(lambda: bool(cluster.core(1).riding), within_s=0.1)
+    cluster.run_until(lambda: bool(cluster.core(1).reads.riding), within_s=0.1)
     assert first.answered()
     cluster[1].do(lambda: replica.expire(cluster.now + 1))
     assert isinstance(given_up.value, NotDone)
     lost.lift()
-    cluster.run_until(lambda: not cluster.core(1).pending, within_s=1)
+    cluster.run_until(lambda: not cluster.core(1).commands.pending, within_s=1)
     assert isinstance(second.value, Unknown)
     assert cluster.get(1, "x") == "second"
 
@@ -327,9 +327,9 @@ def test_a_read_whose_entry_is_stamped_anew_is_answered_all_the_same() -> None:
     lost = cluster.drop(Accept, sender={1}, where=lambda m: any(b"second" in e.payload for e in m.entries))
     first, second = cluster.put(1, "x", "first"), cluster.put(1, "x", "second")
     read = cluster.read(1, "x")
-    cluster.run_until(lambda: bool(cluster.core(1).riding), within_s=0.1)
+    cluster.run_until(lambda: bool(cluster.core(1).reads.riding), within_s=0.1)
     assert first.answered()
-    assert [*cluster.core(1).riding] == [*cluster.core(1).pending]
+    assert [*cluster.core(1).reads.riding] == [*cluster.core(1).commands.pending]
     with cluster.drop(Promise, sender={1}):  # else the revoker would adopt the entry from it
         cluster.run_until(cluster.put(2, "y", "1").answered, within_s=3)  # log 1 was revoked
     lost.lift()

@@ -105,11 +105,11 @@ def test_what_need_not_be_durable_soon_is_noted_once() -> None:
     made = node(nodes=1)
     made.step(1, Promise(1, 0, 0, Verdict.NACK, 0, 0, [], Fact(1, 0, 0, 0)), 1.0)  # no candidate yet
     made.tick(1.1)
-    while not made.ready or made.pending or not made.learner.position[0]:
+    while not made.ready or made.commands.pending or not made.learner.position[0]:
         ready = made.drain(1.1)
         for _, message, call in ready.send + ready.send_after:
             made.step(1, message, 1.1, call)
-        if made.ready and not made.learner.position[0] and not made.pending:
+        if made.ready and not made.learner.position[0] and not made.commands.pending:
             made.propose(b"command", None)
     notes = made.notes()
     assert [note.chosen.chosen for note in notes if note.chosen] == [1]
@@ -404,9 +404,9 @@ def test_a_leader_that_hears_of_a_later_ballots_evidence_has_lost_the_log_at_tha
 def test_a_measured_round_trip_is_forgotten_in_time() -> None:
     made = node()
     made.round_trips.measured[2] = (2.0, 1.0)
-    assert made.patience(1.0) == 16.0
-    assert made.patience(2.0) == 8.0
-    assert made.patience(20.0) == made.revoke_after
+    assert made.revocation.patience(1.0) == 16.0
+    assert made.revocation.patience(2.0) == 8.0
+    assert made.revocation.patience(20.0) == made.revocation.revoke_after
 
 
 def test_round_trips_are_measured_from_the_first_accept_to_the_answer_that_covers_it() -> None:

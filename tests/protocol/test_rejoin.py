@@ -439,11 +439,11 @@ def test_a_peer_that_lost_its_disk_is_noted_and_forgotten() -> None:
     made.step(2, Reading(0, 5, []), 1.0)
     made.read("token")
     made.drain(1.0)
-    assert made.round is not None
-    made.round.clocks[2] = 5
+    assert made.reads.round is not None
+    made.reads.round.clocks[2] = 5
     ready = tell(made, 2, Rejoin(2, 3))
     assert Record(noted=Noted(2, 3, 0)) in ready.journal
-    assert 2 not in made.round.clocks
+    assert 2 not in made.reads.round.clocks
     (answer,) = [message for _, message, _ in ready.send_after if message.__class__ is Rejoined]
     assert (answer.incarnation, answer.noted, answer.rejoining) == (3, 3, False)
     ready = tell(made, 2, Rejoin(2, 2))

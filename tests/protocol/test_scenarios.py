@@ -706,7 +706,7 @@ def test_a_healed_node_deposes_nobody() -> None:
     cluster.drop(Reading, to={5})
     cluster.drop(Barrier, sender={2}, where=lambda message: message.clock >= 1000)
     read = cluster.read(2, "x")
-    cluster.run_until(lambda: bool(cluster.core(2).dated), within_s=1)
+    cluster.run_until(lambda: bool(cluster.core(2).reads.dated), within_s=1)
     cluster.crash(3)
     cluster.heal()
     queue = cluster.hold(sender={2}, where=lambda message: isinstance(message, Prepare))
@@ -812,7 +812,7 @@ def test_a_ballot_that_was_led_is_never_prepared_again() -> None:
     revoker = cluster.core(2)
     revoker.faults.failures = Failures(probability=1.0)
     for node in (3, 4, 5):
-        cluster.core(node).revoke_after = 60.0
+        cluster.core(node).revocation.revoke_after = 60.0
     lost = cluster.drop(Accept, sender={2}, to={4, 5}, where=of_log(1))
     cluster.hear_clock(2, 1000)
     answer = cluster.put(2, "x", "1")
