@@ -1,0 +1,4 @@
+"""The client library and its command line.
+
+May import: config, wire.
+"""

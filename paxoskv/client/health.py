@@ -1,0 +1,277 @@
+"""How the cluster is: `client.py status` and `client.py health`.
+
+Both ask all nodes at once, so that one that hangs delays nobody. What the table says that no node says of
+itself is worked out here: how far each lags, who leads the log of one that is dead, whether two that have
+applied the same hold the same.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from paxoskv.client.operations import ClientError, NoNodeReachable
+from paxoskv.client.sync import AsyncClient, Node
+from paxoskv.config import Cluster
+from paxoskv.wire.codec import LogStatus, Status
+
+
+class View(NamedTuple):
+    """One node: what it says of itself, or why it says nothing."""
+
+    node: Node
+    status: Status | None
+    error: ClientError | None
+
+
+class Row(NamedTuple):
+    """One line of the table, computed from all views. None: not known."""
+
+    node: str
+    state: str  # the node's own word, or "unreachable"
+    leader: int | None  # who leads the node's own log
+    lag: int | None  # entries applied less than by the furthest
+    differs: bool  # it has applied the same as another, and holds something else
+
+
+# -------------------------------------------------------------------------------------------------- status
+
+
+async def look(client: AsyncClient, nodes: Sequence[Node], digest: bool) -> list[View]:
+    """Ask all of these nodes at the same time."""
+
+    async def ask(node: Node) -> View:
+        try:
+            return View(node, await client.status(node.id, digest), None)
+        except ClientError as error:
+            return View(node, None, error)
+
+    return list(await asyncio.gather(*(ask(node) for node in nodes)))
+
+
+def rows(views: Sequence[View]) -> list[Row]:
+    """What the views say together."""
+    told = [view.status for view in views if view.status]
+    furthest = max((_executed(status) for status in told), default=0)
+    return [
+        Row(
+            str(view.node),
+            (view.status.state or "?") if view.status else "unreachable",
+            _leader(view, told),
+            furthest - _executed(view.status) if view.status else None,
+            view.status is not None and _differs(view.status, told),
+        )
+        for view in views
+    ]
+
+
+def _executed(status: Status) -> int:
+    return sum(log.executed for log in status.logs)
+
+
+def _leader(view: View, told: Iterable[Status]) -> int | None:
+    """Who leads the node's own log: as it says itself, else as those say who promised the highest ballot."""
+    own = view.status.node if view.status else view.node.id
+    logs: list[LogStatus] = [
+        log for status in ([view.status] if view.status else told) for log in status.logs if log.log == own
+    ]
+    return max(logs, key=lambda log: log.promised).leader if logs else None
+
+
+def _differs(status: Status, told: Iterable[Status]) -> bool:
+    return any(
+        other.applied == status.applied and (other.hash != status.hash or _unlike(other, status))
+        for other in told
+    )
+
+
+def _unlike(one: Status, other: Status) -> bool:
+    return None not in (one.digest, other.digest) and one.digest != other.digest
+
+
+HEADINGS = (
+    "node", "state", "its log", "clock", "applied", "lag", "in flight", "pending", "keys", "journal",
+    "checkpoint", "memory", "uptime", "version", "connected", "hash",
+)  # fmt: skip
+
+
+def cells(view: View, row: Row) -> list[str]:
+    """The line of the table; of a node that does not answer only the first three."""
+    status = view.status
+    if status is None:
+        return [row.node, row.state, _led(row, view.node.id)]
+    age = status.checkpoint_age_s
+    return [
+        row.node, row.state, _led(row, status.node), str(status.clock),
+        f"{status.applied.timestamp}/{status.applied.owner}", str(row.lag), str(status.in_flight or 0),
+        str(status.pending), str(status.keys), _size(status.journal_bytes),
+        "none" if age is None else f"{age:.0f} s", _size(status.memory_bytes), f"{status.uptime_s:.0f} s",
+        status.version, ",".join(map(str, status.connected)) or "-",
+        (status.digest or _hash(status.hash)) + (" DIFFERS" if row.differs else ""),
+    ]  # fmt: skip
+
+
+def _hash(value: int | None) -> str:
+    return f"{value % 2**64:016x}" if value else "-"
+
+
+def _led(row: Row, own: int | None) -> str:
+    if row.leader is None:
+        return "-"
+    if row.leader != own:
+        return f"revoked by {row.leader}"
+    return "leads" if row.state not in ("starting", "rejoining", "unreachable") else "not taken over"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
+def remarks(views: Iterable[View], colon: str = ": ") -> list[str]:
+    """What does not fit the table: why nodes do not answer, who refuses whom, and why."""
+    lines = []
+    for view in views:
+        name = str(view.node)
+        if view.error:
+            lines.append(name + colon + str(view.error).rpartition(name + ": ")[2])
+        elif view.status:
+            lines += [name + colon + problem for problem in view.status.problems or ()]
+    return lines
+
+
+def as_text(views: Sequence[View]) -> str:
+    """The table for a pipe or a file."""
+    table = [list(HEADINGS), *(cells(view, row) for view, row in zip(views, rows(views), strict=True))]
+    widths = [max(len(line[i]) for line in table if i < len(line)) for i in range(len(HEADINGS))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip()
+        for line in table
+    ]
+    return "\n".join([*lines, *remarks(views)])
+
+
+def as_table(views: Sequence[View]) -> Any:
+    """The same for a terminal, by rich."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading in ("node", "state", "its log") else "right")
+    for view, row in zip(views, rows(views), strict=True):
+        well = row.state == "serving" and not row.differs
+        table.add_row(*map(Text, cells(view, row)), style=None if well else "red")
+    return Group(table, *(Text(line, style="red") for line in remarks(views)))
+
+
+def as_data(views: Sequence[View]) -> list[dict[str, Any]]:
+    """The same for programs: each node's own status, and what was worked out."""
+    return [
+        {
+            "address": row.node,
+            "reachable": view.status is not None,
+            "leader": row.leader,
+            "lag": row.lag,
+            "differs": row.differs,
+            **(_plain(view.status) if view.status else {"state": row.state, "error": str(view.error)}),
+        }
+        for view, row in zip(views, rows(views), strict=True)
+    ]
+
+
+def _plain(struct: Any) -> Any:
+    """A generated struct as plain data."""
+    if isinstance(struct, list):
+        return [_plain(part) for part in struct]
+    if hasattr(struct, "thrift_spec"):
+        return {name: _plain(getattr(struct, name)) for name in struct._fields}
+    return dict(struct) if isinstance(struct, dict) else struct
+
+
+async def status(
+    cluster: Cluster | str,
+    node: int | None = None,
+    *,
+    timeout: float,
+    digest: bool = False,
+    as_json: bool = False,
+    every: float | None = None,
+) -> Sequence[View]:
+    """Show how the nodes are (`node`: only this one); `every` so many seconds, without end, if given."""
+    async with AsyncClient(cluster, timeout=timeout, attempt_timeout=timeout) as client:
+        asked = [known for known in client.nodes if node in (None, known.id)]
+        views = await look(client, asked, digest)
+        if every is not None and sys.stdout.isatty() and not as_json:
+            await _live(client, views, digest, every)
+        while True:
+            _show(views, as_json)
+            if every is None:
+                return views
+            await asyncio.sleep(every)
+            views = await look(client, asked, digest)
+
+
+def _show(views: Sequence[View], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(as_data(views)), flush=True)
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(as_table(views))
+    else:
+        print(as_text(views), flush=True)
+
+
+async def _live(client: AsyncClient, views: Sequence[View], digest: bool, every: float) -> None:
+    """Draw the table again and again, until interrupted."""
+    from rich.live import Live
+
+    with Live(as_table(views), auto_refresh=False) as live:
+        while True:
+            await asyncio.sleep(every)
+            views = await look(client, [view.node for view in views], digest)
+            live.update(as_table(views), refresh=True)
+
+
+# -------------------------------------------------------------------------------------------------- health
+
+
+class Check(NamedTuple):
+    """What came of one node's write and read: seconds each took, or why one failed."""
+
+    node: Node
+    write_s: float | None
+    read_s: float | None
+    error: str | None
+    unreachable: bool
+
+
+async def health(cluster: Cluster | str, nodes: Sequence[int], timeout: float) -> list[Check]:
+    """Try a write and a linearizable read at each of these nodes (none given: at all), within the deadline.
+
+    The write takes the way of every command, and changes nothing: see Calls.probe.
+    """
+    async with AsyncClient(cluster, timeout=timeout, attempt_timeout=timeout) as client:
+        asked = [(i, node) for i, node in enumerate(client.nodes) if not nodes or node.id in nodes]
+        return list(await asyncio.gather(*(_check(client, i, node, timeout) for i, node in asked)))
+
+
+async def _check(client: AsyncClient, index: int, node: Node, timeout: float) -> Check:
+    began = time.monotonic()
+    write_s = None
+    step = "write"
+    try:
+        async with asyncio.timeout(timeout):
+            await client.run(client.calls.probe(index))
+            write_s, step = time.monotonic() - began, "read"
+            await client.get("health", node=node.id)
+            read_s = time.monotonic() - began - write_s
+    except TimeoutError:
+        return Check(node, write_s, None, f"{step}: no answer within {timeout:g} s", False)
+    except ClientError as error:
+        reason = str(error).rpartition(f"{node}: ")[2]
+        return Check(node, write_s, None, f"{step}: {reason}", isinstance(error, NoNodeReachable))
+    return Check(node, write_s, read_s, None, False)

@@ -1,0 +1,608 @@
+"""The loop around the core: one node's protocol, store and journal joined, without any socket, file or clock.
+
+The server and the simulator both run it. Whoever embeds a Replica gives it four things: a clock, `send` (to a
+peer), `write` (a frame of records, made durable), `answer` (to a client). It calls step(), submit(), read()
+and tick() as things happen, and turn() once when they have all been handed in:
+
+    receive -> step the core -> send what may leave at once -> journal -> send the rest -> apply -> answer
+    clients
+
+The core is a multipaxos.Node, or Single: the same service without replication, for comparison.
+
+Checkpoints are files, so the embedding has them (class Checkpoints says what it offers); which are wanted,
+and how they come from one node to another, is decided here.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, Protocol
+
+from paxoskv.multipaxos import Applied, Cut, Message, Node, Ready
+from paxoskv.state.store import Store
+from paxoskv.wire.codec import (
+    MAX_BATCH,
+    MAX_CLIENT_FRAME,
+    Accept,
+    Batch,
+    Chunk,
+    Command,
+    Entry,
+    Expired,
+    FetchCheckpoint,
+    Fetched,
+    Forgotten,
+    Held,
+    NotDone,
+    Outcome,
+    Record,
+    RequestId,
+    Result,
+    Session,
+    Unknown,
+    encode,
+)
+
+WINDOW: Final = 1  # entries not applied yet; meanwhile, what arrives gathers in the next one
+GATHER: Final = 0.005  # seconds: an entry waits no longer for more commands, however long the last one took
+QUEUE: Final = 20_000  # commands that may wait for a place in an entry; beyond that the node is busy
+BACKLOG: Final = 10_000  # records that may wait for the disk
+ENTRY_BYTES: Final = MAX_CLIENT_FRAME  # encoded commands in one entry, about: one client's largest frame
+ASK_AGAIN: Final = 0.05  # seconds: a checkpoint's piece that has not come is asked for again; then doubled
+ASK_AT_MOST: Final = 1.0  # seconds: the longest such pause
+CHUNK_PAUSE: Final = 0.01  # seconds between two pieces: who shares our processor works meanwhile
+GIVE_UP: Final = 5.0  # seconds without any piece: then another node may have a checkpoint
+
+
+class Checkpoints(Protocol):
+    """The files of checkpoints: those that this node hands out, and the one that it takes from another."""
+
+    def chunk(self, number: int, offset: int) -> Chunk:
+        """A piece of a checkpoint (0: the newest). Chunk.number is 0 if there is none such (any more)."""
+
+    def wanted(self) -> None:
+        """A peer needs a newer checkpoint of ours: make one, soon, by roll(), unless one is being made."""
+
+    def begin(self, size: int) -> None:
+        """Take a checkpoint of so many bytes. What was being taken is dropped. OSError: there is no room."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """A piece of it. OSError: drop() it."""
+
+    def drop(self) -> None:
+        """Give up what is being taken."""
+
+    def finish(
+        self,
+        check: int,
+        done: Callable[[int, Cut, dict[str, Any]], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        """All pieces are there: verify them against the CRC-32 and store them durably.
+
+        Then done(number, where it stands, state), or failed(reason): later, never from inside the call.
+        """
+
+
+class Request:
+    """A client's request that waits for its answer. `token` belongs to whoever embeds the replica."""
+
+    __slots__ = ("arrived", "batch", "commands", "key", "proposed", "token")
+
+    def __init__(self, token: Any, commands: Sequence[Command], batch: bool, arrived: float) -> None:
+        self.token = token
+        self.commands = commands
+        self.batch = batch  # whether the answer is a list of results
+        self.arrived = arrived
+        self.proposed = False
+        self.key: tuple[int, int, int, int] | None = None  # (session, sequence) of a single command
+
+
+class Read:
+    """A read that waits for its turn. Two of them are never equal, whatever their tokens."""
+
+    __slots__ = ("arrived", "question", "token")
+
+    def __init__(self, token: Any, question: Callable[[], Any], arrived: float) -> None:
+        self.token = token
+        self.question = question
+        self.arrived = arrived
+
+
+class Download:
+    """Takes a checkpoint from a peer: one piece at a time, asked for again until it comes.
+
+    A piece that comes twice, or late, is known by its number and offset. If the peer has replaced the
+    checkpoint meanwhile, the new one is taken from its beginning.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, send: Callable[[int, Message, Any], None]) -> None:
+        self.checkpoints = checkpoints
+        self.send = send
+        self.peer: int | None = None  # whom it is taken from; None: none is
+        self.number = 0  # which; 0: the newest, which has not been begun
+        self.size = 0
+        self.check = 0
+        self.offset = 0  # so much of it is there
+        self.progress = 0.0  # when the last piece came
+        self.ask_at: float | None = None  # when to ask for the next piece; None: it has been asked for
+        self.asked = 0.0
+        self.asks = 0  # for the same piece
+        self.finishing = False  # all is there, and being verified
+        self.taken = 0  # checkpoints, in this life, or how often one was replaced too soon
+
+    def start(self, peer: int, now: float) -> None:
+        """Take the peer's newest checkpoint, unless one is being taken."""
+        if self.peer is None:
+            self.peer = peer
+            self._begin(now)
+
+    def tick(self, now: float) -> None:
+        """Ask again for what has not come; in the end, give up."""
+        if self.peer is None or self.finishing:
+            return
+        if self.ask_at is not None:
+            if now >= self.ask_at:
+                self._ask(now)
+        elif now - self.progress >= GIVE_UP:
+            self.stop()
+        elif now - self.asked >= min(ASK_AGAIN * (1 << self.asks), ASK_AT_MOST):
+            self.asks = min(self.asks + 1, 5)
+            self._ask(now)
+
+    def on_chunk(self, sender: int, chunk: Chunk, now: float) -> bool:
+        """A piece; True if it was the last one, and finish() is due."""
+        if sender != self.peer or self.finishing:
+            return False
+        if self.number and chunk.number != self.number:
+            if not chunk.number:  # it took too long
+                self.taken += 1
+                self._begin(now)
+            return False  # else a late piece of a checkpoint that was given up
+        if not chunk.number or chunk.size < self.offset + len(chunk.data) or not chunk.data:
+            self.stop()
+            return False
+        if chunk.offset != self.offset:
+            return False
+        try:
+            if not self.number:
+                self.number, self.size, self.check = chunk.number, chunk.size, chunk.check
+                self.checkpoints.begin(chunk.size)
+            self.checkpoints.write(chunk.offset, chunk.data)
+        except OSError:
+            self.stop()
+            return False
+        self.offset += len(chunk.data)
+        self.progress, self.asks = now, 0
+        self.finishing = self.offset == self.size
+        if self.finishing:
+            self.taken += 1
+        elif self.taken:  # the others have left us behind again: no pauses this time
+            self._ask(now)
+        else:
+            self.ask_at = now + CHUNK_PAUSE
+        return self.finishing
+
+    def stop(self) -> None:
+        """Begin anew when the core asks for it, perhaps with another peer."""
+        if self.number:
+            self.checkpoints.drop()
+        self.peer, self.number, self.offset, self.finishing = None, 0, 0, False
+
+    def _begin(self, now: float) -> None:
+        self.number, self.offset, self.asks, self.progress = 0, 0, 0, now
+        self._ask(now)
+
+    def _ask(self, now: float) -> None:
+        self.asked, self.ask_at = now, None
+        self.send(self.peer or 0, FetchCheckpoint(self.number, self.offset), None)
+
+
+class Replica:
+    """One node without its sockets. See the module's docstring for who calls what."""
+
+    def __init__(
+        self,
+        core: "Node | Single",
+        store: Store,
+        clock: Callable[[], float],
+        send: Callable[[int, Message, Any], None],
+        write: Callable[[list[Record], Callable[[], None], bool], None],
+        answer: Callable[[Any, Any], None],
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        """`write(frame, done, new_segment)` must call done() later, when the frame is durable, and never from
+        inside the call. `new_segment`: the frame begins one, and when it is durable, a checkpoint can be made
+        of all segments before it.
+
+        `answer(token, value)`: the value is a Result, a list of them, whatever read()'s question returned, or
+        one of the interface's exceptions.
+        """
+        self.core = core
+        self.store = store
+        self.clock = clock
+        self.send = send
+        self.write = write
+        self.answer = answer
+        self.window = WINDOW
+        self.gathers = not isinstance(core, Single)  # whose entries cost nearly nothing: waiting does not pay
+        self.proposed_at = 0.0  # when the last entry was
+        self.expected = 0  # requests that the next entry may come to have
+        self.gather_until = 0.0  # so long it waits for them
+        self.queue: list[Request] = []
+        self.queued = 0  # commands in `queue`
+        self.open: dict[Request, None] = {}  # proposed or queued, in order of arrival
+        self.joined: dict[
+            tuple[int, int, int, int], list[Request]
+        ] = {}  # repeats that wait for the first attempt
+        self.reading: dict[Read, None] = {}  # in order of arrival
+        self.records: list[Record] = []  # for the next frame
+        self.after: list[tuple[int, Message, Any]] = []  # messages that wait for it
+        self.urgent = False  # whether somebody waits for the next frame; else it waits for more
+        self.writing = False
+        self.noted = False  # whether a frame was written since then: what is applied is in the journal
+        self.rolling = False  # whether the next frame is to begin a segment
+        self.checkpoints = checkpoints
+        self.download = Download(checkpoints, send) if checkpoints else None
+        self.installed = 0  # checkpoints of others, in this life
+        self.entries_applied = 0
+        self.commands_applied = 0
+        self.frames = 0
+        self.batches = [0] * 65  # entries proposed, by the bit length of how many commands they hold
+        self.batched = 0  # commands in all of them
+
+    # -------------------------------------------------------------------------------------- what clients want
+
+    def submit(self, token: Any, commands: Sequence[Command], batch: bool = False) -> None:
+        """Commands to be applied in order, with nothing in between. The answer comes through `answer`,
+        perhaps at once.
+        """
+        if not self.core.ready:
+            self.answer(token, NotDone("this node does not lead its log now", False))
+            return
+        if self.queued + len(commands) > QUEUE or len(self.open) > QUEUE:
+            self.answer(token, NotDone("busy: too many commands wait", False))
+            return
+        request = Request(token, commands, batch, self.clock())
+        if not batch and commands[0].request is not None:
+            identity: RequestId = commands[0].request
+            session: Session = identity.session
+            key = (session.timestamp, session.owner, session.index, identity.sequence)
+            repeats = self.joined.get(key)
+            if repeats is not None:
+                repeats.append(request)
+                self.open[request] = None
+                return
+            self.joined[key] = []
+            request.key = key
+        self.open[request] = None
+        self.queue.append(request)
+        self.queued += len(commands)
+
+    def read(self, token: Any, question: Callable[[], Any]) -> None:
+        """Ask the store when it holds everything that was answered before this call: a linearizable read."""
+        if not self.core.joined:
+            self.answer(token, NotDone("this node is rejoining the cluster", False))
+            return
+        if len(self.reading) >= QUEUE:
+            self.answer(token, NotDone("busy: too many reads wait", False))
+            return
+        read = Read(token, question, self.clock())
+        self.reading[read] = None
+        self.core.read(read)
+
+    def expire(self, before: float) -> None:
+        """Answer what arrived before this moment and still waits: nobody waits without end."""
+        for request in [request for request in self.open if request.arrived < before]:
+            if request.proposed or request not in self.queue:
+                self._finish(request, Unknown("no quorum has answered in time"))
+            else:
+                self.queue.remove(request)
+                self.queued -= len(request.commands)
+                self._finish(request, NotDone("not proposed in time", False))
+        late = dict.fromkeys(read for read in self.reading if read.arrived < before)  # a set has no order
+        if late:
+            self.core.forget_reads(late)
+        for read in late:
+            del self.reading[read]
+            self.answer(read.token, NotDone("no quorum has answered in time", False))
+
+    @property
+    def pending(self) -> int:
+        return len(self.open) + len(self.reading)
+
+    # ----------------------------------------------------------------------------------------------- the loop
+
+    def step(self, sender: int, message: Message, call: Any = None) -> None:
+        """A peer's message; turn() must follow.
+
+        While the disk hangs, entries are dropped as if they had been lost: they would fill the memory.
+        """
+        if len(self.records) > BACKLOG and isinstance(message, Accept | Fetched):
+            return
+        if message.__class__ in TRANSFER:
+            self._transfer(sender, message, call)
+        else:
+            self.core.step(sender, message, self.clock(), call)
+
+    def tick(self) -> None:
+        """Time has passed; turn() must follow."""
+        now = self.clock()
+        self.core.tick(now)
+        if self.download:
+            self.download.tick(now)
+
+    def turn(self) -> None:
+        """Carry out what the core wants, until it wants nothing more."""
+        now = self.clock()
+        again = True
+        while again:
+            if self.queue:
+                self._propose(now)
+            ready = self.core.drain(now, bool(self.queue))
+            again = self._dispatch(ready.send, now)
+            self.records += ready.journal
+            self.after += ready.send_after
+            self.urgent = self.urgent or ready.urgent
+            if not self.writing:
+                if (self.records and self.urgent) or (self.rolling and self.core.drained):
+                    self._write_frame()
+                elif self.after and not self.records:
+                    self.urgent = False
+                    after, self.after = self.after, []
+                    again |= self._dispatch(after, now)
+            for applied in ready.apply:
+                self._apply(applied)
+            for read in ready.reads:
+                del self.reading[read]
+                self.answer(read.token, read.question())
+            for token in ready.lost:
+                for request in token:
+                    self._finish(request, Unknown("it was overtaken by a checkpoint, which may contain it"))
+            if ready.catch_up is not None and self.download:
+                self.download.start(ready.catch_up, now)
+
+    @property
+    def turn_due(self) -> float | None:
+        """When a turn must follow, whatever happens until then: for an entry that could leave, but waits for
+        more commands, or to fetch the next piece. None: none must.
+        """
+        due = self.core.fetch_due
+        if self.queue and self.core.in_flight < self.window:
+            return self.gather_until if due is None else min(due, self.gather_until)
+        return due
+
+    def _expect(self, answered: int, now: float) -> None:
+        """An entry of ours was applied. Its clients mostly ask again at once: let that join the next one.
+
+        Where there were several, and fewer wait by now, the next entry waits until all are back, but no
+        longer than the last one took: the same work is done with fewer entries under load.
+        """
+        if not self.gathers:
+            return
+        waiting = len(self.queue)
+        self.expected = waiting + answered if answered > max(waiting, 1) else 0
+        self.gather_until = now + min(now - self.proposed_at, GATHER)
+
+    def _dispatch(self, messages: list[tuple[int, Message, Any]], now: float) -> bool:
+        """Send; True if the core has had a message from itself."""
+        own = False
+        for to, message, call in messages:
+            if to == self.core.me:
+                self.core.step(to, message, now, call)
+                own = True
+            else:
+                self.send(to, message, call)
+        return own
+
+    def _write_frame(self) -> None:
+        """One frame at a time: the next is written when this one is durable, so that only the last can be
+        torn.
+        """
+        new_segment = self.rolling and self.noted and self.core.drained
+        self.noted = self.rolling
+        if new_segment:
+            self.rolling = False
+            self.records = self.core.state(self.records)
+        else:
+            self.records += self.core.notes()
+        records, self.records = self.records, []
+        after, self.after = self.after, []
+        self.writing, self.urgent = True, False
+        self.frames += 1
+        self.write(records, lambda: self._durable(after), new_segment)
+
+    def _durable(self, after: list[tuple[int, Message, Any]]) -> None:
+        self.writing = False
+        self._dispatch(after, self.clock())
+        self.turn()
+
+    def _propose(self, now: float) -> None:
+        """Gather what waits into one entry, unless enough are in flight, or more is expected: batches grow by
+        themselves under load.
+        """
+        core = self.core
+        if not core.ready:
+            for request in self.queue:
+                self._finish(request, NotDone("this node has lost the lead of its log", False))
+            self.queue, self.queued = [], 0
+        while self.queue and core.in_flight < self.window and core.has_room:
+            if len(self.queue) < self.expected and now < self.gather_until:
+                return
+            self.proposed_at = now
+            requests: list[Request] = []
+            commands: list[Command] = []
+            size = 0
+            for request in self.queue:
+                grows = sum(_size(command) for command in request.commands) if len(self.queue) > 1 else 0
+                if requests and (
+                    size + grows > ENTRY_BYTES or len(commands) + len(request.commands) > MAX_BATCH
+                ):
+                    break
+                size += grows
+                requests.append(request)
+                commands += request.commands
+                request.proposed = True
+            del self.queue[: len(requests)]
+            self.queued -= len(commands)
+            self.batches[len(commands).bit_length()] += 1
+            self.batched += len(commands)
+            core.propose(encode(Batch(commands)), requests)
+
+    def _apply(self, applied: Applied) -> None:
+        results = self.store.apply(applied.timestamp, applied.owner, applied.payload)
+        self.core.hashed(self.store.position, self.store.hash)
+        self.entries_applied += 1
+        self.commands_applied += len(results)
+        if applied.token is None:
+            return
+        self._expect(len(applied.token), self.clock())
+        at = 0
+        for request in applied.token:
+            count = len(request.commands)
+            self._finish(request, results[at : at + count] if request.batch else refusal(results[at]))
+            at += count
+
+    # -------------------------------------------------------------------------------------------- checkpoints
+
+    def roll(self) -> None:
+        """Let a frame begin a new segment, so that a checkpoint can be made; turn() must follow.
+
+        It is the next but one. The next notes what is applied now, so that the checkpoint has it.
+        """
+        self.noted = False
+        self.rolling = True
+
+    def _transfer(self, sender: int, message: Message, call: Any) -> None:
+        if not self.checkpoints or not self.download:
+            return
+        if message.__class__ is FetchCheckpoint:
+            chunk = self.checkpoints.chunk(message.number, message.offset)
+            if not message.number and (not chunk.number or self.core.overtook(sender)):
+                chunk = Chunk(0, 0, 0, message.offset, b"")  # none that would help
+                self.checkpoints.wanted()
+            self.send(sender, chunk, call)
+        elif self.download.on_chunk(sender, message, self.clock()):
+            stop = self.download.stop
+            self.checkpoints.finish(self.download.check, self._install, lambda reason: stop())
+
+    def _install(self, number: int, cut: Cut, state: dict[str, Any]) -> None:
+        """A checkpoint of another node is durable here, as this number: merge it.
+
+        Nothing that rests on it leaves before the record is durable that tells a restart to do the same. A
+        checkpoint of our own is due, for until then the journal does not reach further back than this one.
+        """
+        assert self.download, "only what was asked for is installed"
+        self.download.stop()
+        self.installed += 1
+        if self.core.install(cut, self.clock(), number):
+            self.store.load_state(state)
+            self.core.hashed(self.store.position, self.store.hash)
+        self.roll()
+        self.turn()
+
+    def _finish(self, request: Request, value: Any) -> None:
+        if self.open.pop(request, 0) is None:
+            self.answer(request.token, value)
+        if request.key is not None:
+            for repeat in self.joined.pop(request.key, ()):
+                self._finish(repeat, value)
+
+
+TRANSFER: Final = frozenset(
+    {Chunk, FetchCheckpoint}
+)  # between replicas; all other messages are between cores
+
+
+def refusal(result: Result) -> Result | Expired | Forgotten:
+    """A single command's result, or the exception that says why it was not applied."""
+    if result.outcome == Outcome.EXPIRED:
+        return Expired("the session is not known (any more)")
+    if result.outcome == Outcome.FORGOTTEN:
+        return Forgotten("the client gave this result up before")
+    return result
+
+
+def _size(command: Command) -> int:
+    """Encoded bytes of a command, about (four for each character: never too few)."""
+    texts = (command.key, command.value, command.expected)
+    return 64 + 4 * sum(len(text) for text in texts if text is not None)
+
+
+class Single:
+    """The unreplicated core: journal, then apply, then answer. One writer, no peers, log 0."""
+
+    def __init__(self) -> None:
+        self.me = 0
+        self.clock = 0
+        self.in_flight = 0
+        self._records: list[Record] = []
+        self._after: list[tuple[int, Message, Any]] = []
+        self._apply: list[Applied] = []
+        self._reads: list[Any] = []
+
+    ready = True
+    has_room = True
+    busy = False
+    fetch_due = None
+    drained = True
+    joined = True
+
+    def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
+        """Recovery: a checkpoint. What was replayed before is in it."""
+        self.clock = cut.clock
+        self._apply.clear()
+        return True
+
+    def state(self, pending: Sequence[Record] = ()) -> list[Record]:
+        """For the first frame of a segment: what is journaled before it is in the checkpoint."""
+        return list(pending)
+
+    def cut(self) -> Cut:
+        """Where a checkpoint stands that holds all that was replayed."""
+        return Cut((self.clock, 0), {}, self.clock)
+
+    def start(self, now: float) -> None:
+        """Begin a life: what was replayed comes with the next drain()."""
+
+    def checkpointed(self, cut: Cut) -> None:
+        """There is nothing to give up."""
+
+    def overtook(self, peer: int) -> bool:
+        """There is nobody to ask."""
+        return False
+
+    def hashed(self, position: tuple[int, int], rolling: int) -> None:
+        """There is nobody to compare it with."""
+
+    def replay(self, record: Record) -> None:
+        """Recovery: one journaled record, in the order in which they were written."""
+        if record.held:
+            for entry in record.held.entries:
+                self.clock = entry.timestamp
+                self._apply.append(Applied(entry.timestamp, 0, entry.payload, None))
+
+    def propose(self, payload: bytes, token: Any) -> None:
+        self.clock += 1
+        self.in_flight += 1
+        self._records.append(Record(held=Held(0, 0, self.clock - 1, [Entry(self.clock, payload)])))
+        self._after.append((0, Applied(self.clock, 0, payload, token), None))
+
+    def read(self, token: Any) -> None:
+        self._reads.append(token)
+
+    def forget_reads(self, tokens: Collection[Any]) -> None:
+        """None waits: a read is answered in the turn in which it arrived."""
+
+    def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
+        self.in_flight -= 1
+        self._apply.append(message)
+
+    def tick(self, now: float) -> None:
+        """Nothing to repeat: there are no peers."""
+
+    def drain(self, now: float, more: bool = False) -> Ready:
+        ready = Ready([], self._records, self._after, self._apply, self._reads)
+        self._records, self._after, self._apply, self._reads = [], [], [], []
+        return ready
+
+    def notes(self) -> list[Record]:
+        return []
