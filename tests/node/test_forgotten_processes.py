@@ -4,12 +4,21 @@ import shutil
 from pathlib import Path
 
 import pytest
-from processes import RealCluster, eventually
 
-from client import ClientError
-from interface import Frame, Record, encode
-from journal import SYNCED, Mark, frame, mark_bytes, read_mark, read_records, read_segment_header, scan
-from server import EXIT_BUG, EXIT_STALE
+from paxoskv import ClientError
+from paxoskv.node.server import EXIT_BUG, EXIT_STALE
+from paxoskv.storage.journal import (
+    SYNCED,
+    Mark,
+    frame,
+    mark_bytes,
+    read_mark,
+    read_records,
+    read_segment_header,
+    scan,
+)
+from paxoskv.wire.codec import Frame, Record, encode
+from tests.harness.processes import RealCluster, eventually
 
 pytestmark = pytest.mark.slow
 
