@@ -2025,9 +2025,11 @@ class Node:
     def identify(self, identity: Identity) -> Identity:
         """What this node says to others of itself: with a rejoin the incarnation rises, with each start the
         life.
+
+        While it rejoins it says 0: others may not note an incarnation that is not durable yet.
         """
         return identity._replace(
-            incarnation=self.incarnation,
+            incarnation=self.incarnation if self.rejoining is None else 0,
             life=self.life,
             recovered=self.recovered,
             reserved=self.recovered_clock,

@@ -1151,7 +1151,8 @@ class Network:
             simulation.fail(f"node {sender} answers {call} with {message} to {to}")
         link = self.links[sender, to]
         core, machine = simulation.machines[sender].core, simulation.machines[to]
-        ends = ((core.incarnation, core.life), machine.disks, machine.life if kind is Rejoined else 0)
+        incarnation = core.incarnation if core.rejoining is None else 0
+        ends = ((incarnation, core.life), machine.disks, machine.life if kind is Rejoined else 0)
         pause = random.expovariate(1 / link.delay)
         if not simulation.faulty:
             simulation.at(simulation.now + pause, self._deliver, sender, to, message, link.epoch, ends)
