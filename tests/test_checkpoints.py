@@ -242,7 +242,7 @@ def test_a_checkpoint_stands_where_its_entries_are_executed() -> None:
 
 
 def test_a_checkpoint_of_another_node_brings_nothing_back() -> None:
-    """Section 10: positions, clock, promised and accepted only grow, whatever comes in which order."""
+    """Positions, clock, promised and accepted only grow, whatever comes in which order."""
     cuts = [
         Cut((10, 2), {1: Covered(0, 0, 0), 2: Covered(1, BALLOT, 10), 3: Covered(5, 300, 400)}, 7),
         Cut((40, 2), {1: Covered(0, 0, 0), 2: Covered(4, BALLOT, 40), 3: Covered(1, 300, 20)}, 10**9),
