@@ -1,7 +1,7 @@
 """The operations of a client: which node to try, what to repeat, and what to report when nodes fail.
 
 This module opens no socket. An Operation is one command on its way through the cluster. Its `steps` are a
-generator. A client carries out each step (sync.Client blocks, aio.AsyncClient awaits) and sends the outcome back:
+generator. A client (sync.py, aio.py) carries out each step and sends the outcome back:
 
     step = next(operation.steps)
     while True:
@@ -16,10 +16,11 @@ An error from a node speaks of one attempt (docs/protocol.md, "Exactly once"). A
 attempts, by these rules:
 
 - Operations begin at different nodes, in turn. After a failure the next node is tried, until the deadline.
-- A write carries (session, sequence), so that a repeated write is applied once. The first write opens the session.
+- A write carries (session, sequence), so that a repeated write is applied once. The first write opens the
+  session.
 - A write is reported as not done only if no attempt was done: each was refused with NotDone or had no
-  connection. After Unknown, a lost connection or a timeout the attempt may have been done. Then only an answer
-  ends the doubt, for a repeat with the same number gets the first attempt's result. Without an answer
+  connection. After Unknown, a lost connection or a timeout the attempt may have been done. Then only an
+  answer ends the doubt, for a repeat with the same number gets the first attempt's result. Without an answer
   the outcome is unknown at the deadline.
 - After Expired or Forgotten the attempt was not applied. If no earlier attempt may have been, the write gets
   a number in a new session and is repeated. Otherwise the outcome is unknown.
@@ -64,11 +65,11 @@ READ_MODES: Final[dict[str, int]] = {
 # Sequences that a session may have in use, counted from the first one without an answer: the store remembers
 # this many results of a session (kvstore.thrift).
 WINDOW: Final = 1024
-# Seconds for which a failed node is not tried: after its first failure, and at most. Each failure doubles them.
+# Seconds for which a failed node is not tried: after its first failure, doubled by each failure, and at most.
 SKIP_S, MAX_SKIP_S = 1.0, 5.0
-# Seconds that an operation pauses when every node has failed: the first time, and at most. Each round doubles them.
+# Seconds that an operation pauses when every node has failed: at first, doubled by each round, and at most.
 PAUSE_S, MAX_PAUSE_S = 0.01, 0.5
-# Each round over all nodes doubles the time of an attempt, at most this many times: a slow node is not a dead one.
+# How often a round over all nodes doubles the time of an attempt, for a slow node is not a dead one.
 MAX_DOUBLINGS: Final = 6
 # Items that one page of a scan may have (kvstore.thrift).
 PAGE_ITEMS: Final = 1000
@@ -307,9 +308,9 @@ class Calls:
     ) -> None:
         """Make no call yet.
 
-        `names` are the nodes' names in messages. An operation may take `timeout` seconds in all, and the first
-        attempts `attempt_timeout` seconds each; `clock` tells the time in seconds. `first` is the index of
-        the node to begin with.
+        `names` are the nodes' names in messages. An operation may take `timeout` seconds in all, and the
+        first attempts `attempt_timeout` seconds each; `clock` tells the time in seconds. `first` is the index
+        of the node to begin with.
         """
         self._names = names
         self._timeout = timeout
@@ -366,8 +367,8 @@ class Calls:
     def execute(self, commands: Sequence[Command]) -> Operation:
         """Do the commands in order, with no other command between; the result is a list of Results.
 
-        A batch has at most MAX_BATCH commands if all are reads; if any of them writes, at most WINDOW. A longer
-        batch raises ValueError. Request ids in the commands are replaced.
+        A batch has at most MAX_BATCH commands if all are reads; if any of them writes, at most WINDOW. A
+        longer batch raises ValueError. Request ids in the commands are replaced.
         """
         reads = all(command.verb == Verb.GET for command in commands)
         limit = MAX_BATCH if reads else WINDOW
