@@ -60,7 +60,7 @@ from heapq import merge
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from interface import (
+from paxoskv.wire.codec import (
     Accept,
     Accepted,
     Barrier,

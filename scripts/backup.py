@@ -22,12 +22,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from checkpoint import parse, restore
-from client import Client, ClientError, ClusterError, load
-from cluster import data_directory
-from interface import Identity, Malformed
-from journal import JournalError
-from store import RESERVED_KEY
+from paxoskv import Client, ClientError, ClusterError, load
+from paxoskv.config import data_directory
+from paxoskv.state.store import RESERVED_KEY
+from paxoskv.storage.checkpoint import parse, restore
+from paxoskv.storage.journal import JournalError
+from paxoskv.wire.codec import Identity, Malformed
 
 TIMEOUT_S = 300.0  # for one node to make its checkpoint
 DONE, FAILED, USAGE = 0, 1, 2

@@ -18,7 +18,7 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from client import AsyncClient, ClientError, Command, Verb, load
+from paxoskv import AsyncClient, ClientError, Command, Verb, load
 
 KEYS = 500
 

@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-import compiled  # noqa: E402
+from paxoskv import compiled  # noqa: E402
 from scripts import bench_report, make_workload  # noqa: E402
 from scripts.bench_systems import (  # noqa: E402
     BATCH,

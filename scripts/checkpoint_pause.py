@@ -22,7 +22,7 @@ from pathlib import Path
 
 from nodes import Load, Nodes, end_by_signal, wait_for
 
-from client import Client, ClientError, Cluster, Command, Verb
+from paxoskv import Client, ClientError, Cluster, Command, Verb
 
 BATCH = 1000
 WARM_UP = 500  # operations

@@ -15,7 +15,7 @@ from pathlib import Path
 CLIENT = Path(__file__).resolve().parent.parent / "client.py"
 sys.path.insert(0, str(CLIENT.parent))
 
-import cluster as configuration  # noqa: E402
+from paxoskv import config as configuration  # noqa: E402
 
 
 def dump(file: str, node: int) -> bytes | None:

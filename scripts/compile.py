@@ -16,8 +16,9 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-import compiled  # noqa: E402
+from paxoskv import compiled  # noqa: E402
 
+CODEC = "paxoskv/wire/kvstore_codec.py"  # made before the modules are compiled
 BUILD = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -50,18 +51,11 @@ setup(name="compiled", py_modules=[], ext_modules=modules, cmdclass={"build_ext"
 
 def build(work: Path) -> None:
     """Translate and compile in a directory of its own. SystemExit with the compiler's words if that fails."""
-    for module in compiled.MODULES:
-        shutil.copy(PROJECT / f"{module}.py", work)
-    os.symlink(PROJECT / "gen-py", work / "gen-py")
-    for other in PROJECT.glob("*.py"):  # what the modules import without being compiled
-        if not (work / other.name).exists():
-            os.symlink(other, work / other.name)
+    package = work / "paxoskv"  # with what the modules import without being compiled
+    shutil.copytree(PROJECT / "paxoskv", package, ignore=shutil.ignore_patterns("__pycache__"))
     codec = [sys.executable, str(PROJECT / "scripts" / "make_codec.py")]
-    (work / "kvstore_codec.py").write_text(
-        subprocess.run(codec, check=True, stdout=subprocess.PIPE, text=True).stdout
-    )
-    sources = ["kvstore_codec.py", *(f"{module}.py" for module in compiled.MODULES)]
-    command = [sys.executable, "-c", BUILD, str(PROJECT / "pyproject.toml"), *sources]
+    (work / CODEC).write_text(subprocess.run(codec, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    command = [sys.executable, "-c", BUILD, str(PROJECT / "pyproject.toml"), CODEC, *compiled.MODULES]
     done = subprocess.run(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         lines = [line for line in done.stdout.splitlines() if "warning:" not in line]
@@ -82,9 +76,10 @@ def main() -> int:
     try:
         build(work)
         made.mkdir()
-        for library in work.glob("*.so"):
-            library.rename(made / library.name)
-        os.symlink(os.path.relpath(PROJECT / "gen-py", made), made / "gen-py")  # the project may be moved
+        for library in (*work.glob("*.so"), *work.glob("paxoskv/**/*.so")):
+            place = made / library.relative_to(work)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            library.rename(place)
         if not target.exists():
             made.rename(target)
     finally:

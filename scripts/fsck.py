@@ -23,9 +23,11 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from checkpoint import Core, checkpoint_path, cut_of, load, replay
-from interface import Entry, Identity, Record
-from journal import (
+from paxoskv.multipaxos import Node, node_of
+from paxoskv.node.replica import Single
+from paxoskv.state.store import Store
+from paxoskv.storage.checkpoint import Core, checkpoint_path, cut_of, load, replay
+from paxoskv.storage.journal import (
     FIRST,
     Damaged,
     Files,
@@ -40,9 +42,7 @@ from journal import (
     segment_numbers,
     segment_path,
 )
-from multipaxos import Node, node_of
-from replica import Single
-from store import Store
+from paxoskv.wire.codec import Entry, Identity, Record
 
 WHOLE, DAMAGED, UNUSABLE = 0, 1, 2
 

@@ -305,8 +305,8 @@ def packages(task: Task) -> None:
 # Runs in the project's directory and prints one line when the node takes commands or the time is over.
 AWAIT_READY = """
 import json, sys, time
-sys.path[:0] = [".", "gen-py"]
-from client import Client, ClientError, load
+sys.path[:0] = ["."]
+from paxoskv import Client, ClientError, load
 node, seconds = int(sys.argv[1]), float(sys.argv[2])
 state = {}
 with Client(load("cluster.json"), timeout=2) as client:

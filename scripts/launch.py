@@ -29,13 +29,16 @@ from typing import Any, Final
 PROJECT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from cluster import Cluster, ClusterError, Member, load  # noqa: E402
+from paxoskv.config import Cluster, ClusterError, Member, load  # noqa: E402
 
 DONE, FAILED, USAGE = 0, 1, 2
 CONNECT_S = 10  # seconds for a connection; a host that is up answers in one
 ALIVE_S = 5  # seconds between two signs of life in a session; three missing ones end it
 LINES = 50  # of each log, if not said otherwise
-WANTED = ("*.py", "*.thrift", "*.txt", "*.toml", "*.md", "gen-py/**/*.py", "scripts/*", "deploy/*", "docs/*")
+WANTED = (
+    "*.py", "*.thrift", "*.txt", "*.toml", "*.md", "gen-py/**/*.py",
+    "paxoskv/**/*.py", "paxoskv/kvstore/*.py", "scripts/*", "deploy/*", "docs/*",
+)  # fmt: skip
 SHOWN = 300  # characters of other programs' messages that are passed on
 
 HELP = """\

@@ -5,7 +5,7 @@
 For each struct there are three functions, derived from Thrift's own description of it: a constructor, which a
 named tuple has as text, a writer, and a reader. The reader takes what a node or Thrift's generated code
 writes: the fields in the order of their numbers, and no others. About all else it raises, and
-interface.decode() lets Thrift's C extension look at the same bytes: that alone decides what else is
+codec.decode() lets Thrift's C extension look at the same bytes: that alone decides what else is
 understood, and what is malformed. So it is with a value that the writer cannot write.
 """
 
@@ -18,11 +18,8 @@ sys.path.insert(0, str(PROJECT))
 
 from thrift.Thrift import TType  # noqa: E402
 
-import interface  # noqa: E402
-import structs  # noqa: E402
-
-# isort: split
-from kvstore import KeyValue  # noqa: E402  (behind interface, which puts gen-py/ on the path)
+from paxoskv.kvstore import KeyValue  # noqa: E402
+from paxoskv.wire import codec, structs  # noqa: E402
 
 START = '''"""Made by scripts/make_codec.py: the structs of kvstore.thrift, encoded and decoded."""
 
@@ -33,7 +30,7 @@ from librt.strings import (
 )
 from mypy_extensions import i64
 
-import structs
+from paxoskv.wire import structs
 
 _new: Final[Any] = tuple.__new__  # what a named tuple's constructor comes to, without its arguments' names
 
@@ -271,10 +268,10 @@ def text() -> str:
         lines += functions(kind.__name__, kind.thrift_spec, required)
         done.append(kind.__name__)
     for method in ("put", "get", "delete", "compare_and_set", "increment", "execute"):
-        kind = interface.named_tuple(getattr(KeyValue, f"{method}_args"))
+        kind = codec.named_tuple(getattr(KeyValue, f"{method}_args"))
         lines += functions(kind.__name__, kind.thrift_spec, set())
         done.append(kind.__name__)
-    kind = interface.named_tuple(KeyValue.execute_result)
+    kind = codec.named_tuple(KeyValue.execute_result)
     lines += functions(kind.__name__, kind.thrift_spec, set())
     done.append(kind.__name__)
     pairs = [f'    "{name}": (new_{name}, encode_{name}, decode_{name}),' for name in done]

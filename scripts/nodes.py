@@ -14,7 +14,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from client import Client, ClientError, Cluster, load  # noqa: E402
+from paxoskv import Client, ClientError, Cluster, load  # noqa: E402
 
 POLL_S = 0.02
 START_S = 90.0  # a node that takes longer is broken

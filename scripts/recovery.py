@@ -29,7 +29,7 @@ from pathlib import Path
 
 from nodes import Load, Nodes, end_by_signal, wait_for
 
-from client import Client, ClientError, Cluster, Command, Verb
+from paxoskv import Client, ClientError, Cluster, Command, Verb
 
 BATCH = 1000
 WRITERS = 8  # so few that hardly any of their commands share an entry

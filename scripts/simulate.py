@@ -33,14 +33,10 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import compiled  # noqa: E402
+from paxoskv import compiled  # noqa: E402
 
-if (
-    compiled.use()
-):  # the core's are the same events in two thirds of the time; the rest is derived from, as text
-    import multipaxos  # noqa: F401
-
-    sys.path.remove(str(compiled.directory()))
+# The core's are the same events in two thirds of the time; from the rest is derived, as text.
+compiled.use(("paxoskv", "paxoskv.wire"))
 
 from rich.console import Console  # noqa: E402
 from rich.progress import (  # noqa: E402

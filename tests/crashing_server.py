@@ -24,12 +24,11 @@ from typing import Any, TypeVar
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-import checkpoint  # noqa: E402
-import journal  # noqa: E402
-import multipaxos  # noqa: E402
-import rpc  # noqa: E402
-import server  # noqa: E402
-from interface import Identity  # noqa: E402
+from paxoskv import multipaxos  # noqa: E402
+from paxoskv.node import server  # noqa: E402
+from paxoskv.storage import checkpoint, journal  # noqa: E402
+from paxoskv.wire import connection  # noqa: E402
+from paxoskv.wire.codec import Identity  # noqa: E402
 
 SEGMENT_BYTES = 32 << 10
 T = TypeVar("T")
@@ -153,7 +152,7 @@ class Node(multipaxos.Node):
             return super().install(*arguments)
 
 
-class Flusher(rpc.Flusher):
+class Flusher(connection.Flusher):
     """With points around the writing to sockets."""
 
     def flush_all(self) -> None:
@@ -184,7 +183,7 @@ def main() -> int:
         module.Files = Files
     if in_child:
         return checkpoint.main()
-    checkpoint.__file__ = __file__  # that is the program which a node starts to make a checkpoint
+    checkpoint.PROGRAM[1:] = [__file__]  # that is the program which a node starts to make a checkpoint
     replaced[2].CHECKPOINT_AGAIN = 1.0
     replaced[2].Journal, replaced[2].Node = Journal, Node
     replaced[2].Flusher, replaced[2].Server = Flusher, Server

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from journal import Files
+from paxoskv.storage.journal import Files
 
 SECTOR = 512  # what a disk writes whole or not at all
 

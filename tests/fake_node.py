@@ -10,10 +10,10 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from cluster import Cluster, Member
-from interface import Command, Expired, Forgotten, NotDone, Outcome, Page, Position, Status, Verb
-from rpc import METHODS, header
-from store import Store, encode_batch, invalid
+from paxoskv.config import Cluster, Member
+from paxoskv.state.store import Store, encode_batch, invalid
+from paxoskv.wire.codec import Command, Expired, Forgotten, NotDone, Outcome, Page, Position, Status, Verb
+from paxoskv.wire.connection import METHODS, header
 
 # What a node may be told to do with one call; besides, an exception to raise, or a function that says what.
 CLOSE = "hang up, and do nothing"

@@ -134,7 +134,7 @@ MUTANTS = [
         "votes leave while what they say gathers in the next frame",
         "lossy 1",
         (
-            "replica",
+            "node.replica",
             "                elif self.after and not self.records:",
             "                elif self.after:",
         ),
@@ -393,7 +393,7 @@ MUTANTS = [
     told(
         "sessions are forgotten by a checkpoint",
         "test_checkpoints.test_a_node_recovers_from_its_own_checkpoint_and_the_journal_behind_it",
-        ("store", "        self._sessions = sessions\n", "        self._sessions = OrderedDict()\n"),
+        ("state.store", "        self._sessions = sessions\n", "        self._sessions = OrderedDict()\n"),
     ),
     told(
         "N13: a segment begins without promises",
@@ -549,12 +549,12 @@ MUTANTS = [
         "R5: a client is answered when its command is chosen",
         "default 1",
         (
-            "replica",
+            "node.replica",
             "            for applied in ready.apply:\n",
             "            self._answer_early()\n            for applied in ready.apply:\n",
         ),
         (
-            "replica",
+            "node.replica",
             "    def _apply(self, applied: Applied) -> None:\n",
             "    def _answer_early(self) -> None:\n"
             "        chosen = self.core.learner.frontier[self.core.me]\n"
@@ -606,7 +606,7 @@ MUTANTS = [
         (CORE, "if frontier < timestamp - (log > owner):", "if False:"),
         (CORE, '            assert head > self.position, "commands are applied in order"\n', ""),
         (
-            "store",
+            "state.store",
             '        assert position > self.position, f"entry {position} applied after {self.position}"\n',
             "",
         ),
@@ -679,7 +679,7 @@ MUTANTS = [
         "a read is answered from what this node has applied",
         "default 1",
         (
-            "replica",
+            "node.replica",
             "        self.core.read(read)\n",
             "        del self.reading[read]\n        self.answer(token, question())\n",
         ),
@@ -718,7 +718,7 @@ MUTANTS = [
         "a read is answered before what it waits for is applied",
         "lossy 3",
         (
-            "replica",
+            "node.replica",
             "            for applied in ready.apply:\n",
             "            while ready.reads:\n"
             "                read = ready.reads.pop(0)\n"
@@ -731,7 +731,7 @@ MUTANTS = [
         "what may still be done is reported as not done",
         "impatient 1",
         (
-            "replica",
+            "node.replica",
             'self._finish(request, Unknown("no quorum has answered in time"))',
             'self._finish(request, NotDone("no quorum has answered in time", False))',
         ),
@@ -740,7 +740,7 @@ MUTANTS = [
         "votes and promises leave before their frame is durable",
         "default 1",
         (
-            "replica",
+            "node.replica",
             "        self.write(records, lambda: self._durable(after), new_segment)\n",
             "        self.write(records, lambda: self._durable([]), new_segment)\n"
             "        self._dispatch(after, self.clock())\n",
@@ -751,7 +751,7 @@ MUTANTS = [
         "sessions are decided when proposing",
         "default 1",
         (
-            "replica",
+            "node.replica",
             "                commands += request.commands\n",
             "                commands += [\n"
             "                    Command(c.verb, c.key, c.value, "
@@ -762,13 +762,13 @@ MUTANTS = [
     met(
         "results are dropped as soon as a later command is applied",
         "default 1",
-        ("store", "session.forget(request.first_incomplete)", "session.forget(request.sequence)"),
+        ("state.store", "session.forget(request.first_incomplete)", "session.forget(request.sequence)"),
     ),
     met(
         "a command whose result was dropped is applied again",
         "default 1",
         (
-            "store",
+            "state.store",
             "        session.forget(request.first_incomplete)\n"
             "        if request.sequence < session.first_incomplete:\n            return _FORGOTTEN\n",
             "        session.forget(request.sequence)\n",
@@ -778,7 +778,7 @@ MUTANTS = [
         "N7: an unknown session looks new",
         "test_store.test_an_unknown_session_is_expired_never_new",
         (
-            "store",
+            "state.store",
             "                return _EXPIRED\n            self._sessions",
             "                found = self._sessions[identity] = _Session(1, {})\n            self._sessions",
         ),
@@ -786,24 +786,28 @@ MUTANTS = [
     told(
         "the session opened first makes room, not that used least recently",
         "test_store.test_the_oldest_unused_session_makes_room_for_a_new_one",
-        ("store", "            self._sessions.move_to_end(identity)\n", ""),
+        ("state.store", "            self._sessions.move_to_end(identity)\n", ""),
     ),
     told(
         "a session forgets first_incomplete when it is told a lower one",
         "test_store.test_the_first_incomplete_sequence_never_falls",
-        ("store", "        if first_incomplete > kept_from:", "        if first_incomplete != kept_from:"),
+        (
+            "state.store",
+            "        if first_incomplete > kept_from:",
+            "        if first_incomplete != kept_from:",
+        ),
     ),
     # -- the state and the journal
     met(
         "compare-and-set does not compare",
         "default 1",
-        ("store", "                if held != command.expected:\n", "                if False:\n"),
+        ("state.store", "                if held != command.expected:\n", "                if False:\n"),
     ),
     told(
         "a command of a batch does not see those before it",
         "test_store.test_the_commands_of_an_entry_see_one_another_in_order",
         (
-            "store",
+            "state.store",
             "        results = [self._apply(command, index) for index, command in enumerate(commands)]",
             "        found = [self._apply(command, index) for index, "
             "command in reversed(list(enumerate(commands)))]\n"
@@ -814,7 +818,7 @@ MUTANTS = [
         "N14: a torn frame is taken for a whole one",
         "test_journal.test_every_way_to_tear_a_frame_by_sectors_loses_only_that_frame",
         (
-            "journal",
+            "storage.journal",
             "intact = end <= len(data) and zlib.crc32(view[offset + OVERHEAD : end]) == body_check",
             "intact = end <= len(data)",
         ),
@@ -823,7 +827,7 @@ MUTANTS = [
         "N14: frames behind a broken one are cut with it",
         "test_journal.test_a_damaged_frame_before_a_torn_one_is_damage_and_not_a_longer_torn_tail",
         (
-            "journal",
+            "storage.journal",
             "        if header and not (offset == start and header[0] == expected):\n"
             "            return offset\n",
             "",
@@ -832,12 +836,16 @@ MUTANTS = [
     met(
         "a frame is not synced",
         "default 1",
-        ("journal", "        if self._sync:\n            self._files.fdatasync(handle)\n", ""),
+        ("storage.journal", "        if self._sync:\n            self._files.fdatasync(handle)\n", ""),
     ),
     told(
         "a torn tail is not cut",
         "test_journal.test_a_torn_tail_is_reported_overwritten_with_zeros_and_written_over",
-        ("journal", "        for segment, found in cuts:\n            self._cut(segment, found)\n", ""),
+        (
+            "storage.journal",
+            "        for segment, found in cuts:\n            self._cut(segment, found)\n",
+            "",
+        ),
     ),
 ]
 
@@ -913,19 +921,26 @@ def attempt_here(task: str) -> None:
     modules.
     """
     directory, changed, *arguments = json.loads(task)
-    sys.path[:0] = [directory, str(ROOT), str(ROOT / "gen-py"), str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     for module in changed:
-        origin = importlib.import_module(module).__file__
+        package, _, name = f"paxoskv.{module}".rpartition(".")
+        importlib.import_module(package).__path__.insert(0, directory)
+        origin = importlib.import_module(f"{package}.{name}").__file__
         assert origin and Path(origin).parent == Path(directory), f"{origin} is not the changed {module}"
     output, sys.stdout = sys.stdout, sys.stderr
     print(json.dumps(attempt(*arguments)), file=output)
+
+
+def path_of(module: str) -> Path:
+    """Where the source of a module of the package is."""
+    return ROOT / "paxoskv" / f"{module.replace('.', '/')}.py"
 
 
 def source_of(mutant: Mutant) -> dict[str, str]:
     """The changed source of each module. ValueError if a text is not there exactly once."""
     sources: dict[str, str] = {}
     for module, text, replacement in mutant.changes:
-        source = sources.get(module) or (ROOT / f"{module}.py").read_text()
+        source = sources.get(module) or path_of(module).read_text()
         if source.count(text) != 1:
             raise ValueError(f"{mutant.name}: {module}.py has this {source.count(text)} times: {text!r}")
         sources[module] = source.replace(text, replacement)
@@ -940,7 +955,7 @@ def catch(mutant: Mutant, search: bool = True) -> Catch | None:
     sources = source_of(mutant)
     with tempfile.TemporaryDirectory() as directory:
         for module, source in sources.items():
-            (Path(directory) / f"{module}.py").write_text(source)
+            (Path(directory) / path_of(module).name).write_text(source)
         task = [directory, list(sources), mutant.story, mutant.seen, mutant.profiles, search]
         child = subprocess.run(
             [sys.executable, __file__, "--attempt", json.dumps(task)],
@@ -1039,7 +1054,7 @@ def main(arguments: list[str] | None = None) -> int:
     if found.attempt:
         attempt_here(found.attempt)
         return 0
-    sys.path[:0] = [str(ROOT), str(ROOT / "gen-py"), str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     mutants = [m for m in everything() if not found.names or any(name in m.name for name in found.names)]
     if not mutants:
         parser.error("no mutant has such a name")

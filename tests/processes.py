@@ -30,10 +30,10 @@ from typing import Any, Self
 from linearizability import Operation
 from linearizability import load as load_history
 
-from cluster import Cluster, load
-from drivers import Client
-from failover import ClientError, NotDoneError
-from interface import Status
+from paxoskv.client.operations import ClientError, NotDoneError
+from paxoskv.client.sync import Client
+from paxoskv.config import Cluster, load
+from paxoskv.wire.codec import Status
 
 PROJECT = Path(__file__).resolve().parent.parent
 SERVER = PROJECT / "server.py"

@@ -17,7 +17,7 @@ import test_more_scenarios as more_stories
 import test_node as nodes
 import test_scenarios as stories
 
-ROOT = Path(scenario.multipaxos.__file__).parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def core(story: Callable[[], None], *changes: tuple[str, str]) -> Rule:
 
 
 def state(story: Callable[[], None], *changes: tuple[str, str]) -> Rule:
-    return Rule(story, "store", changes)
+    return Rule(story, "state.store", changes)
 
 
 RULES: dict[str, Rule] = {
@@ -306,7 +306,7 @@ RULES: dict[str, Rule] = {
 def without(name: str) -> ModuleType:
     """The module of this rule, compiled without it."""
     rule = RULES[name]
-    source = (ROOT / f"{rule.module}.py").read_text()
+    source = (ROOT / "paxoskv" / f"{rule.module.replace('.', '/')}.py").read_text()
     for text, replacement in rule.changes:
         assert source.count(text) == 1, f"{rule.module}.py does not have this text once: {text!r}"
         source = source.replace(text, replacement)
@@ -320,7 +320,7 @@ def removed(name: str) -> Iterator[None]:
     """In this block the stories run without the rule."""
     module = without(name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scenario, module.__name__, module)
+        patch.setattr(scenario, module.__name__.rpartition(".")[2], module)
         for tests in (acceptors, nodes):  # they also use the classes directly
             for kind in ("Acceptor", "Node"):
                 if module.__name__ == "multipaxos" and hasattr(tests, kind):

@@ -24,11 +24,11 @@ from random import Random
 from typing import Any, NamedTuple
 from zlib import crc32
 
-import checkpoint
-import multipaxos
-import replica
-import store
-from interface import (
+from paxoskv import multipaxos
+from paxoskv.node import replica
+from paxoskv.state import store
+from paxoskv.storage import checkpoint
+from paxoskv.wire.codec import (
     Accept,
     Accepted,
     Chunk,

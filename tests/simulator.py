@@ -27,8 +27,12 @@ from typing import Any, NamedTuple
 from disk import Content, Crash, Disk, kept, lost, some
 from linearizability import Operation, Undecided, check
 
-import checkpoint
-from interface import (
+from paxoskv.multipaxos import UNCHOSEN_ENTRIES, Cut, Failures, Message, Node
+from paxoskv.node.replica import Replica
+from paxoskv.state.store import Store
+from paxoskv.storage import checkpoint
+from paxoskv.storage.journal import Journal, Manifest
+from paxoskv.wire.codec import (
     Accept,
     Accepted,
     Barrier,
@@ -62,10 +66,6 @@ from interface import (
     decode,
     encode,
 )
-from journal import Journal, Manifest
-from multipaxos import UNCHOSEN_ENTRIES, Cut, Failures, Message, Node
-from replica import Replica
-from store import Store
 
 CHUNK_BYTES = 300  # so that a transfer of a checkpoint has many pieces
 TICK_BUSY = 0.01  # seconds, as in server.py

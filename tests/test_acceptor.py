@@ -5,8 +5,8 @@ from itertools import product
 
 import pytest
 
-from interface import Accept, Chosen, Entry, Fact, Held, Prepare, Promise, Record, Verdict, Vote
-from multipaxos import FETCH_BYTES, Acceptor
+from paxoskv.multipaxos import FETCH_BYTES, Acceptor
+from paxoskv.wire.codec import Accept, Chosen, Entry, Fact, Held, Prepare, Promise, Record, Verdict, Vote
 
 LOG = 1
 BALLOTS = (1, 2, 3)

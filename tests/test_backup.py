@@ -8,9 +8,9 @@ from pathlib import Path
 
 from processes import PROJECT, RealCluster, finish
 
-from checkpoint import restore
-from interface import Identity
-from journal import segment_path
+from paxoskv.storage.checkpoint import restore
+from paxoskv.storage.journal import segment_path
+from paxoskv.wire.codec import Identity
 
 BACKUP, RESTORE = PROJECT / "scripts" / "backup.sh", PROJECT / "scripts" / "restore.sh"
 FSCK = PROJECT / "scripts" / "fsck.py"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from processes import PROJECT, SCRIPTS, eventually, finish
 
-import workload
+from paxoskv.client import workload
 from scripts import bench, bench_report, bench_systems
 from scripts.bench_report import Spread
 from scripts.bench_systems import BenchError, Load, System

@@ -16,8 +16,11 @@ import pytest
 from disk import Disk, lost
 from pickledb import PickleDB
 
-import server
-from checkpoint import (
+from paxoskv.multipaxos import Cut, Node
+from paxoskv.node import server
+from paxoskv.node.replica import Replica, Single
+from paxoskv.state.store import RESERVED_KEY, Store
+from paxoskv.storage.checkpoint import (
     CHUNK_BYTES,
     PIECE_ITEMS,
     SYNC_BYTES,
@@ -31,8 +34,7 @@ from checkpoint import (
     recover,
     sum_path,
 )
-from interface import Command, Identity, Malformed, Outcome, Record, Result, Verb
-from journal import (
+from paxoskv.storage.journal import (
     MANIFEST,
     Damaged,
     Files,
@@ -43,9 +45,7 @@ from journal import (
     read_manifest,
     segment_path,
 )
-from multipaxos import Cut, Node
-from replica import Replica, Single
-from store import RESERVED_KEY, Store
+from paxoskv.wire.codec import Command, Identity, Malformed, Outcome, Record, Result, Verb
 
 IDENTITY = Identity("test", "0123abcd", 0, 1, 0)
 NODE = Path("node")

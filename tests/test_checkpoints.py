@@ -9,7 +9,23 @@ from typing import Any
 import pytest
 from scenario import Cluster
 
-from interface import (
+from paxoskv.multipaxos import (
+    COMPACT_EVERY,
+    DOUBT,
+    KEEP_BYTES,
+    KEEP_OVERHEAD,
+    LIFE_BITS,
+    RECENT,
+    RESERVE,
+    Covered,
+    Cut,
+    Node,
+    Ready,
+    Synced,
+    ballot_of,
+)
+from paxoskv.node.replica import GIVE_UP
+from paxoskv.wire.codec import (
     Accept,
     Accepted,
     Chosen,
@@ -33,22 +49,6 @@ from interface import (
     Verdict,
     Vote,
 )
-from multipaxos import (
-    COMPACT_EVERY,
-    DOUBT,
-    KEEP_BYTES,
-    KEEP_OVERHEAD,
-    LIFE_BITS,
-    RECENT,
-    RESERVE,
-    Covered,
-    Cut,
-    Node,
-    Ready,
-    Synced,
-    ballot_of,
-)
-from replica import GIVE_UP
 
 NOTHING = Fact(2, 0, 0, 0)
 BALLOT = ballot_of(1, 2)

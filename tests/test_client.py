@@ -15,12 +15,10 @@ from typing import Any
 import pytest
 from fake_node import ANOTHER_CALL, CLOSE, DO_AND_CLOSE, DO_AND_IGNORE, GARBAGE, IGNORE, TWICE, FakeCluster
 
-import client as command_line
-import failover
-from client import AsyncClient, Client
-from cluster import Cluster
-from drivers import nodes_of
-from failover import (
+from paxoskv import AsyncClient, Client
+from paxoskv.client import cli as command_line
+from paxoskv.client import operations
+from paxoskv.client.operations import (
     Attempt,
     Calls,
     ClientError,
@@ -35,7 +33,9 @@ from failover import (
     Unfit,
     UnknownOutcome,
 )
-from interface import (
+from paxoskv.client.sync import nodes_of
+from paxoskv.config import Cluster
+from paxoskv.wire.codec import (
     Command,
     Expired,
     Forgotten,
@@ -47,7 +47,7 @@ from interface import (
     Unknown,
     Verb,
 )
-from rpc import METHODS
+from paxoskv.wire.connection import METHODS
 
 SESSION, ANOTHER = Session(7, 1, 0), Session(9, 2, 0)
 OK = Result(Outcome.OK)
@@ -250,11 +250,11 @@ def test_first_incomplete_is_the_lowest_number_without_an_answer(started: Stage)
 def test_a_session_whose_window_is_full_is_replaced(started: Stage) -> None:
     slow = started.calls.put("slow", "v").steps
     next(slow)
-    for _ in range(failover.WINDOW - 1):
+    for _ in range(operations.WINDOW - 1):
         started.play(started.calls.put("k", "v"), OK)
     started.play(started.calls.put("k", "v"), ANOTHER, OK)
     ids = started.requests()
-    assert all(r.sequence - r.first_incomplete < failover.WINDOW for r in ids)
+    assert all(r.sequence - r.first_incomplete < operations.WINDOW for r in ids)
     assert (ids[-2].session, ids[-1].session, ids[-1].sequence) == (SESSION, ANOTHER, 1)
 
 
@@ -272,7 +272,7 @@ def test_after_each_round_over_all_nodes_there_is_a_pause_that_grows(started: St
     with pytest.raises(NotDoneError):
         started.play(started.calls.put("k", "v"), NotDone("busy", False))
     assert started.pauses[:4] == [0.01, 0.02, 0.04, 0.08]
-    assert max(started.pauses) == failover.MAX_PAUSE_S
+    assert max(started.pauses) == operations.MAX_PAUSE_S
     assert len(started.attempts) == 3 * (len(started.pauses) + 1)
 
 
@@ -287,7 +287,7 @@ def test_a_node_that_failed_is_passed_over_for_a_while(started: Stage) -> None:
     for _ in range(4):
         started.play(started.calls.get("k"), OK)
     assert started.nodes() == [0, 1, 2, 1, 2, 1]
-    started.now += failover.SKIP_S
+    started.now += operations.SKIP_S
     started.play(started.calls.get("k"), OK)
     started.play(started.calls.get("k"), OK)
     assert 0 in started.nodes()[-2:]
@@ -538,7 +538,7 @@ def test_an_increment_is_applied_once_whatever_befalls_its_first_attempt(
 def test_a_client_goes_to_other_nodes_when_one_dies_and_comes_back_when_it_returns(
     fakes: FakeCluster, kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(failover, "SKIP_S", 0.001)
+    monkeypatch.setattr(operations, "SKIP_S", 0.001)
     with kind(fakes.cluster) as client:
         client.connect()
         fakes.nodes[0].stop()
@@ -558,7 +558,7 @@ def test_a_client_goes_to_other_nodes_when_one_dies_and_comes_back_when_it_retur
 def test_a_connection_that_was_closed_while_idle_is_replaced_unnoticed(
     fakes: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("drivers.IDLE_S", 0.0)
+    monkeypatch.setattr("paxoskv.client.sync.IDLE_S", 0.0)
     with Client(fakes.cluster) as client:
         client.connect()
         fakes.nodes[0].stop()
@@ -825,7 +825,7 @@ def test_a_server_that_speaks_something_else_is_told_from_a_node(tmp_path: Path)
 def test_the_readme_shows_a_program_that_works(
     fakes: FakeCluster, shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (Path(command_line.__file__).parent / "README.md").read_text()
+    text = (Path(command_line.__file__).parents[2] / "README.md").read_text()
     program = next(part for part in text.split("```python\n")[1:] if "import Client" in part).split("```", 1)[
         0
     ]

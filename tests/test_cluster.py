@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import CLIENT, SCRIPTS, SERVER, finish
 
-from cluster import AcceptorFailures, Cluster, ClusterError, Member, Ssh, Tls, load
+from paxoskv.config import AcceptorFailures, Cluster, ClusterError, Member, Ssh, Tls, load
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a slow machine is no bug
 

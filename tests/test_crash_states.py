@@ -18,11 +18,11 @@ from disk import SECTOR as SECTOR_BYTES
 from disk import Content, Disk, Folder, overlay, rename
 from test_checkpoint_files import NODE, Server
 
-from checkpoint import bookkeeping, cut_of
-from interface import Record
-from journal import Journal
-from multipaxos import Cut
-from store import RESERVED_KEY
+from paxoskv.multipaxos import Cut
+from paxoskv.state.store import RESERVED_KEY
+from paxoskv.storage.checkpoint import bookkeeping, cut_of
+from paxoskv.storage.journal import Journal
+from paxoskv.wire.codec import Record
 
 SEGMENT = 8 * 1024  # bytes: several frames of several sectors
 VALUE = "v" * 1800

@@ -19,7 +19,7 @@ import pytest
 from network import CLIENT, HOSTS, Network
 from processes import DEADLINE_S, PROJECT
 
-import cluster
+from paxoskv import config
 
 README = PROJECT / "README.md"
 DOCUMENTS = [README, *sorted(PROJECT.glob("docs/*.md"))]
@@ -121,7 +121,7 @@ def test_the_commands_of_the_readme_work_as_they_stand(hosts: Network, tmp_path:
 
 @pytest.mark.slow
 def test_the_commands_of_the_operations_guide_work_on_five_hosts(hosts: Network, tmp_path: Path) -> None:
-    """With its cluster.json, but for what is different here: one file system, the tests' key and packages."""
+    """With its config.json, but for what is different here: one file system, the tests' key and packages."""
     documented = Documented(hosts, tmp_path)
     operations = PROJECT / "docs" / "operations.md"
     (text,) = blocks(operations, "json")
@@ -169,7 +169,7 @@ def test_cluster_files_in_documents_are_read(tmp_path: Path) -> None:
     assert shown
     for text in shown:
         (tmp_path / "cluster.json").write_text(text)
-        assert len(cluster.load(tmp_path / "cluster.json").nodes) == 5
+        assert len(config.load(tmp_path / "cluster.json").nodes) == 5
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -10,7 +10,7 @@ import pytest
 from linearizability import Operation, check
 from processes import Clients, Process, RealCluster, eventually, final_reads, finish
 
-from client import Client, ClientError, NotDoneError, UnknownOutcome
+from paxoskv import Client, ClientError, NotDoneError, UnknownOutcome
 
 SIZE_MB = 72  # three segments and a half for the node, and room to be filled by somebody else
 

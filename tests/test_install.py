@@ -12,7 +12,7 @@ PROGRAM = """
 import asyncio
 import sys
 
-from client import AsyncClient, Client, Command, Outcome, Verb, load
+from paxoskv import AsyncClient, Client, Command, Outcome, Verb, load
 
 cluster = load(sys.argv[1])
 with Client(cluster, timeout=60) as client:

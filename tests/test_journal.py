@@ -19,9 +19,8 @@ from disk import Crash, Disk, kept, lost, some
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-import journal as journal_module
-from interface import Chosen, Entry, Frame, Held, Identity, LogBallot, Position, Record, encode
-from journal import (
+from paxoskv.storage import journal as journal_module
+from paxoskv.storage.journal import (
     FIRST,
     OVERHEAD,
     Damaged,
@@ -41,6 +40,7 @@ from journal import (
     segment_header,
     segment_path,
 )
+from paxoskv.wire.codec import Chosen, Entry, Frame, Held, Identity, LogBallot, Position, Record, encode
 
 ROOT = Path(__file__).resolve().parent.parent
 IDENTITY = Identity("test", "0123abcd", 3, 1, 0)
@@ -673,7 +673,7 @@ def test_an_identity_that_is_no_json_object_is_refused():
 def test_a_second_process_is_refused_until_the_first_one_ends(tmp_path: Path):
     make(tmp_path / "data", numbered(2))
     code = (
-        "import sys; from pathlib import Path; from journal import Journal\n"
+        "import sys; from pathlib import Path; from paxoskv.storage.journal import Journal\n"
         "journal = Journal(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(

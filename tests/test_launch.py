@@ -27,7 +27,7 @@ from processes import (
     passes,
 )
 
-from cluster import load
+from paxoskv.config import load
 
 LAUNCH = SCRIPTS / "launch.sh"
 UP_S = 90.0  # for setting up and starting five hosts, by a machine with nothing else to do

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from processes import RealCluster, eventually
 
-from drivers import Client
-from failover import ClientError
-from interface import (
+from paxoskv.client.operations import ClientError
+from paxoskv.client.sync import Client
+from paxoskv.wire.codec import (
     Accept,
     Barrier,
     Command,
@@ -36,7 +36,7 @@ from interface import (
     Session,
     Verb,
 )
-from rpc import CALL, METHODS, ONEWAY, header
+from paxoskv.wire.connection import CALL, METHODS, ONEWAY, header
 
 FRAMES = 10_000
 SEED = 20_261

@@ -15,10 +15,10 @@ from processes import SERVER, Process, Processes, RealCluster, cluster_file, eve
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-import server
-from cluster import load
-from interface import Command, NotDone, Verb
-from metrics import COUNTERS, GAUGES, Collector, Counts, Histogram, Page
+from paxoskv.config import load
+from paxoskv.node import server
+from paxoskv.node.metrics import COUNTERS, GAUGES, Collector, Counts, Histogram, Page
+from paxoskv.wire.codec import Command, NotDone, Verb
 
 
 def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from processes import CLIENT, DEADLINE_S, Process, Processes, RealCluster, cluster_file, eventually, finish
 
-import monitor
-from cluster import load
-from drivers import Node
-from failover import ClientError
-from interface import LogStatus, Position, Status
+from paxoskv.client import health
+from paxoskv.client.operations import ClientError
+from paxoskv.client.sync import Node
+from paxoskv.config import load
+from paxoskv.wire.codec import LogStatus, Position, Status
 
 
 def view(node: int, executed: int, applied: tuple[int, int] = (9, 1), *, hash: int = 5, **more: Any) -> Any:
@@ -35,43 +35,43 @@ def view(node: int, executed: int, applied: tuple[int, int] = (9, 1), *, hash: i
         logs=logs, connected=[], pending=0, journal_bytes=1 << 20, memory_bytes=1 << 20, uptime_s=1.0,
         counters={}, hash=hash, in_flight=0, state="serving", problems=[],
     )._replace(**more)  # fmt: skip
-    return monitor.View(Node(node, "h", node), status, None)
+    return health.View(Node(node, "h", node), status, None)
 
 
 def dead(node: int) -> Any:
-    return monitor.View(Node(node, "h", node), None, ClientError(f"status: node {node} (h:{node}): gone"))
+    return health.View(Node(node, "h", node), None, ClientError(f"status: node {node} (h:{node}): gone"))
 
 
 # ---------------------------------------------------------------------------------------- what is worked out
 
 
 def test_the_lag_is_what_the_furthest_has_applied_more() -> None:
-    assert [row.lag for row in monitor.rows([view(1, 10), dead(2), view(3, 7, (7, 1))])] == [0, None, 9]
+    assert [row.lag for row in health.rows([view(1, 10), dead(2), view(3, 7, (7, 1))])] == [0, None, 9]
 
 
 def test_the_log_of_a_dead_node_is_led_by_whom_the_highest_ballot_says() -> None:
     views = [view(1, 5, leaders={2: (1, 10)}), dead(2), view(3, 5, leaders={2: (3, 20)})]
-    assert [row.leader for row in monitor.rows(views)] == [1, 3, 3]
-    assert "revoked by 3" in monitor.as_text(views)
+    assert [row.leader for row in health.rows(views)] == [1, 3, 3]
+    assert "revoked by 3" in health.as_text(views)
 
 
 def test_a_living_node_speaks_for_its_own_log() -> None:
     views = [view(1, 5, leaders={1: (2, 10)}), view(2, 5, leaders={1: (2, 10)})]
-    assert [row.leader for row in monitor.rows(views)] == [2, 2]
-    assert monitor.cells(views[0], monitor.rows(views)[0])[2] == "revoked by 2"
-    assert monitor.cells(views[1], monitor.rows(views)[1])[2] == "leads"
+    assert [row.leader for row in health.rows(views)] == [2, 2]
+    assert health.cells(views[0], health.rows(views)[0])[2] == "revoked by 2"
+    assert health.cells(views[1], health.rows(views)[1])[2] == "leads"
 
 
 def test_nodes_that_applied_the_same_and_hold_something_else_are_told_from_those_that_lag() -> None:
-    assert [row.differs for row in monitor.rows([view(1, 5), view(2, 5, hash=6), view(3, 5)])] == [True] * 3
-    assert [row.differs for row in monitor.rows([view(1, 5), view(2, 4, (8, 1), hash=6)])] == [False] * 2
+    assert [row.differs for row in health.rows([view(1, 5), view(2, 5, hash=6), view(3, 5)])] == [True] * 3
+    assert [row.differs for row in health.rows([view(1, 5), view(2, 4, (8, 1), hash=6)])] == [False] * 2
     alike, unlike = {"digest": "a"}, {"digest": "b"}
-    assert [row.differs for row in monitor.rows([view(1, 5, **alike), view(2, 5, **unlike)])] == [True] * 2
-    assert "DIFFERS" in monitor.as_text([view(1, 5), view(2, 5, hash=6)])
+    assert [row.differs for row in health.rows([view(1, 5, **alike), view(2, 5, **unlike)])] == [True] * 2
+    assert "DIFFERS" in health.as_text([view(1, 5), view(2, 5, hash=6)])
 
 
 def test_the_table_has_a_column_for_each_thing_asked_for_and_a_line_for_each_node() -> None:
-    lines = monitor.as_text([view(1, 5, checkpoint_age_s=61.0), dead(2), view(3, 5)]).splitlines()
+    lines = health.as_text([view(1, 5, checkpoint_age_s=61.0), dead(2), view(3, 5)]).splitlines()
     columns = ("state", "its log", "clock", "applied", "lag", "in flight", "journal", "checkpoint", "memory",
                "version", "hash")  # fmt: skip
     assert all(name in lines[0] for name in columns)
@@ -81,7 +81,7 @@ def test_the_table_has_a_column_for_each_thing_asked_for_and_a_line_for_each_nod
 
 
 def test_problems_that_nodes_tell_stand_below_the_table() -> None:
-    lines = monitor.as_text([view(1, 5, problems=["stranger 10.0.0.9: digest"])]).splitlines()
+    lines = health.as_text([view(1, 5, problems=["stranger 10.0.0.9: digest"])]).splitlines()
     assert lines[-1] == "node 1 (h:1): stranger 10.0.0.9: digest"
 
 
@@ -90,8 +90,8 @@ def test_what_a_terminal_shows_says_the_same_as_the_text() -> None:
 
     views = [view(1, 5), dead(2), view(3, 5, hash=6)]
     console = Console(width=300, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
-    console.print(monitor.as_table(views))
-    assert console.export_text().split() == monitor.as_text(views).split()
+    console.print(health.as_table(views))
+    assert console.export_text().split() == health.as_text(views).split()
 
 
 # ------------------------------------------------------------------------------------------- the real thing

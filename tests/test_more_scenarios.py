@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from scenario import DELAY, FSYNC, Answer, Cluster
 
-from interface import (
+from paxoskv.multipaxos import LAZY, SLUGGISH, Failures
+from paxoskv.wire.codec import (
     Accept,
     Accepted,
     Barrier,
@@ -25,7 +26,6 @@ from interface import (
     Verb,
     Vote,
 )
-from multipaxos import LAZY, SLUGGISH, Failures
 
 
 def answered(answers: list[Answer]) -> bool:

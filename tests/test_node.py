@@ -6,7 +6,22 @@ from typing import Any
 import pytest
 from scenario import DELAY, Cluster
 
-from interface import (
+from paxoskv.multipaxos import (
+    FETCH_AFTER,
+    FETCH_BYTES,
+    FETCH_ENTRIES,
+    FETCH_PAUSE,
+    LAZY,
+    RESERVE,
+    TOO_FAR,
+    TOO_MANY,
+    Failures,
+    Node,
+    Ready,
+    Synced,
+    ballot_of,
+)
+from paxoskv.wire.codec import (
     Accept,
     Accepted,
     Barrier,
@@ -25,21 +40,6 @@ from interface import (
     Record,
     Verdict,
     Vote,
-)
-from multipaxos import (
-    FETCH_AFTER,
-    FETCH_BYTES,
-    FETCH_ENTRIES,
-    FETCH_PAUSE,
-    LAZY,
-    RESERVE,
-    TOO_FAR,
-    TOO_MANY,
-    Failures,
-    Node,
-    Ready,
-    Synced,
-    ballot_of,
 )
 
 NOTHING = Fact(2, 0, 0, 0)

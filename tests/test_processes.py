@@ -23,11 +23,11 @@ from processes import (
     passes,
 )
 
-from drivers import Client
-from failover import Attempt, ClientError, NotDoneError, UnknownOutcome
-from interface import NotDone, Unknown
-from journal import Journal
-from rpc import METHODS
+from paxoskv.client.operations import Attempt, ClientError, NotDoneError, UnknownOutcome
+from paxoskv.client.sync import Client
+from paxoskv.storage.journal import Journal
+from paxoskv.wire.codec import NotDone, Unknown
+from paxoskv.wire.connection import METHODS
 
 pytestmark = pytest.mark.slow
 

@@ -11,13 +11,21 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
+PACKAGE = PROJECT / "paxoskv"
 IDL = PROJECT / "kvstore.thrift"
 MAX_LINE = 110
 PRAGMA = re.compile(r"\s*# (?:type: ignore|noqa|fmt:).*")  # for tools, who want it on the same line
 
 PYTHON = sorted(
     path
-    for pattern in ("*.py", "scripts/*.py", "tests/*.py", "examples/*/*.py")
+    for pattern in (
+        "*.py",
+        "paxoskv/*.py",
+        "paxoskv/[!k]*/*.py",
+        "scripts/*.py",
+        "tests/*.py",
+        "examples/*/*.py",
+    )
     for path in PROJECT.glob(pattern)
 )  # gen-py is not ours to format
 TEXTS = sorted(
@@ -63,47 +71,53 @@ def test_gen_py_is_what_the_thrift_compiler_generates_from_the_interface(tmp_pat
 
 # Who may import whom, of our own modules (section 9 of the design), and what of everybody else's.
 OWN = {
-    "structs": set(),
-    "interface": {"structs"},
-    "cluster": set(),
-    "multipaxos": {"interface"},
-    "store": {"interface"},
-    "journal": {"interface"},
-    "checkpoint": {"interface", "journal", "multipaxos", "replica", "store"},
-    "rpc": {"interface"},
-    "replica": {"interface", "multipaxos", "store"},
+    "wire.structs": set(),
+    "wire.codec": {"wire.structs"},
+    "wire.connection": {"wire.codec"},
+    "config": set(),
     "compiled": set(),
-    "metrics": set(),
-    "server": {
-        "checkpoint",
-        "cluster",
-        "compiled",
-        "interface",
-        "journal",
-        "metrics",
+    "multipaxos": {"wire.codec"},
+    "state.store": {"wire.codec"},
+    "storage.journal": {"wire.codec"},
+    "storage.checkpoint": {"wire.codec", "storage.journal", "multipaxos", "node.replica", "state.store"},
+    "node.replica": {"wire.codec", "multipaxos", "state.store"},
+    "node.metrics": set(),
+    "node.server": {
+        "storage.checkpoint",
+        "config",
+        "wire.codec",
+        "storage.journal",
+        "node.metrics",
         "multipaxos",
-        "replica",
-        "rpc",
-        "store",
+        "node.replica",
+        "wire.connection",
+        "state.store",
     },
-    "failover": {"interface", "rpc"},
-    "drivers": {"cluster", "failover", "interface", "rpc"},
-    "workload": {"cluster", "drivers", "failover", "interface"},
-    "monitor": {"cluster", "drivers", "failover", "interface"},
-    "client": {"cluster", "compiled", "drivers", "failover", "interface", "monitor", "workload"},
+    "client.operations": {"wire.codec", "wire.connection"},
+    "client.sync": {"config", "client.operations", "wire.codec", "wire.connection"},
+    "client.workload": {"config", "client.sync", "client.operations", "wire.codec"},
+    "client.health": {"config", "client.sync", "client.operations", "wire.codec"},
+    "client.cli": {
+        "config",
+        "client.sync",
+        "client.operations",
+        "wire.codec",
+        "client.health",
+        "client.workload",
+    },
 }
 FOREIGN = {
-    "interface": {"kvstore", "thrift"},
-    "store": {"pickledb"},
-    "journal": {"pickledb"},
-    "checkpoint": {"orjson"},
-    "rpc": {"kvstore", "thrift"},
-    "server": {"kvstore", "thrift", "uvloop"},
-    "failover": {"thrift"},
-    "workload": {"uvloop"},
-    "client": {"rich"},
-    "metrics": {"prometheus_client"},
-    "monitor": {"rich"},
+    "wire.codec": {"kvstore", "thrift"},
+    "state.store": {"pickledb"},
+    "storage.journal": {"pickledb"},
+    "storage.checkpoint": {"orjson"},
+    "wire.connection": {"kvstore", "thrift"},
+    "node.server": {"kvstore", "thrift", "uvloop"},
+    "client.operations": {"thrift"},
+    "client.workload": {"uvloop"},
+    "client.cli": {"rich"},
+    "node.metrics": {"prometheus_client"},
+    "client.health": {"rich"},
 }
 # What makes a module impure: the outside world, time and randomness of their own.
 IMPURE = {
@@ -111,28 +125,45 @@ IMPURE = {
     "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile",
     "threading", "time", "uuid",
 }  # fmt: skip
-PURE = ("multipaxos", "replica")
+PURE = ("multipaxos", "node.replica")
+
+
+def path_of(module: str) -> Path:
+    return PACKAGE / f"{module.replace('.', '/')}.py"
 
 
 def imported(path: Path) -> set[str]:
-    """Top-level names of all modules imported anywhere in the file."""
+    """What is imported anywhere in the file: our own modules without "paxoskv.", of others the first name."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            names.add((node.module or "").partition(".")[0])
-    return names
+            module = node.module or ""
+            inside = {f"{module}.{alias.name}" for alias in node.names}
+            names |= {one if one.removeprefix("paxoskv.") in OWN else module for one in inside}
+    ours = {one.removeprefix("paxoskv.") for one in names if one.startswith("paxoskv.")}
+    generated = {"kvstore"} if any(one.partition(".")[0] == "kvstore" for one in ours) else set()
+    return {
+        *(one for one in ours if one.partition(".")[0] != "kvstore"),
+        *generated,
+        *(one.partition(".")[0] for one in names if not one.startswith("paxoskv.")),
+    }
 
 
 def test_every_module_has_its_place_among_the_others() -> None:
-    assert {path.stem for path in PROJECT.glob("*.py")} == set(OWN)
+    modules = {
+        str(path.relative_to(PACKAGE))[:-3].replace("/", ".")
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "__init__.py" and "kvstore" not in path.parts
+    }
+    assert modules == set(OWN)
 
 
 @pytest.mark.parametrize("module", OWN)
 def test_imports_point_one_way(module: str) -> None:
-    names = imported(PROJECT / f"{module}.py")
+    names = imported(path_of(module))
     assert names & set(OWN) <= OWN[module]
     foreign = names - set(OWN) - set(sys.stdlib_module_names)
     assert foreign <= FOREIGN.get(module, set())

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from interface import Accepted, Entry, Fact, Promise, Verdict, Vote
-from multipaxos import (
+from paxoskv.multipaxos import (
     RESEND_AFTER,
     RESEND_AT_MOST,
     UNCHOSEN_BYTES,
@@ -18,6 +17,7 @@ from multipaxos import (
     quorum_length,
     round_of,
 )
+from paxoskv.wire.codec import Accepted, Entry, Fact, Promise, Verdict, Vote
 
 LOG = 1
 ME = 2

@@ -11,8 +11,10 @@ import pytest
 from scenario import Cluster
 from test_checkpoints import compact, some_commands, started, tell
 
-from checkpoint import state_of
-from interface import (
+from paxoskv.multipaxos import LIFE_BITS, Covered, Cut, Failures, Node, ballot_of
+from paxoskv.state.store import Store
+from paxoskv.storage.checkpoint import state_of
+from paxoskv.wire.codec import (
     Accept,
     Accepted,
     Batch,
@@ -32,8 +34,6 @@ from interface import (
     Verb,
     encode,
 )
-from multipaxos import LIFE_BITS, Covered, Cut, Failures, Node, ballot_of
-from store import Store
 
 ALL = {1, 2, 3, 4, 5}
 

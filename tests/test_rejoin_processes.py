@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from processes import RealCluster, eventually, finish
 
-from interface import Identity, Refused
-from rpc import METHODS, header
-from server import EXIT_STALE, EXIT_USAGE
+from paxoskv.node.server import EXIT_STALE, EXIT_USAGE
+from paxoskv.wire.codec import Identity, Refused
+from paxoskv.wire.connection import METHODS, header
 
 pytestmark = pytest.mark.slow
 

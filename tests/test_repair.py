@@ -17,9 +17,9 @@ import pytest
 from disk import Chooser, Crash, Disk, kept, lost, some
 from processes import PROJECT, Process, RealCluster, eventually
 
-from checkpoint import checkpoint_path
-from interface import Identity, Record
-from journal import (
+from paxoskv.node.server import EXIT_USAGE, REPAIR
+from paxoskv.storage.checkpoint import checkpoint_path
+from paxoskv.storage.journal import (
     FIRST,
     MANIFEST,
     SEGMENT,
@@ -42,7 +42,7 @@ from journal import (
     segment_header,
     segment_path,
 )
-from server import EXIT_USAGE, REPAIR
+from paxoskv.wire.codec import Identity, Record
 
 CRASHING = PROJECT / "tests" / "crashing_server.py"
 DATA = Path("data")
@@ -199,7 +199,7 @@ def test_the_lock_of_a_directory_that_was_moved_aside_is_not_that_of_the_new_one
                 flock(handle, operation)
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("journal.fcntl.flock", moved)
+                patch.setattr("paxoskv.storage.journal.fcntl.flock", moved)
                 return super().lock(path)
 
     with pytest.raises(JournalError, match="lock"):
@@ -234,7 +234,7 @@ def test_what_another_version_wrote_and_what_is_missing_altogether_is_not_taken_
         def change(node: Path) -> None:
             path = segment_path(node / "journal", 1)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("journal.MAGIC", magic)
+                patch.setattr("paxoskv.storage.journal.MAGIC", magic)
                 header = bytearray(segment_header(1, SMALL, bytes(8)))
             header[SEGMENT.size - 1] ^= flip
             path.write_bytes(header.ljust(SMALL, b"\0"))
@@ -382,7 +382,7 @@ def test_what_another_version_wrote_is_not_given_up(tmp_path: Path) -> None:
         cluster.kill(3)
         path = segment_path(cluster.data / "node-3" / "journal", 1)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("journal.MAGIC", b"journal2")
+            patch.setattr("paxoskv.storage.journal.MAGIC", b"journal2")
             header = segment_header(1, path.stat().st_size, bytes(8))
         with path.open("r+b") as file:
             file.write(header)

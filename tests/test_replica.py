@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 from scenario import Answer, Cluster
 
-import replica
-from interface import (
+from paxoskv.multipaxos import Cut
+from paxoskv.node import replica
+from paxoskv.node.replica import CHUNK_PAUSE, GATHER, QUEUE, WINDOW, Download, Replica, Single, refusal
+from paxoskv.state.store import Store
+from paxoskv.wire.codec import (
     MAX_BATCH,
     MAX_CLIENT_FRAME,
     MAX_NODE_FRAME,
@@ -25,9 +28,6 @@ from interface import (
     Unknown,
     Verb,
 )
-from multipaxos import Cut
-from replica import CHUNK_PAUSE, GATHER, QUEUE, WINDOW, Download, Replica, Single, refusal
-from store import Store
 
 
 def increments(count: int) -> list[Command]:

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 import uvloop
-from kvstore import KeyValue, Node, ttypes
 from thrift.protocol.TBinaryProtocol import TBinaryProtocol, TBinaryProtocolAccelerated
 from thrift.Thrift import TApplicationException, TMessageType
 from thrift.transport.TSocket import TSocket
 from thrift.transport.TSSLSocket import TSSLSocket
 from thrift.transport.TTransport import TFramedTransport, TMemoryBuffer
 
-from interface import (
+from paxoskv.kvstore import KeyValue, Node, ttypes
+from paxoskv.wire.codec import (
     Accept,
     Accepted,
     Barrier,
@@ -55,7 +55,7 @@ from interface import (
     Verb,
     encode,
 )  # fmt: skip
-from rpc import (
+from paxoskv.wire.connection import (
     CALL,
     EXCEPTION,
     METHODS,

@@ -8,7 +8,8 @@ from typing import Any
 
 from scenario import DELAY, FSYNC, Cluster
 
-from interface import (
+from paxoskv.multipaxos import SKIP, Failures, node_of
+from paxoskv.wire.codec import (
     Accept,
     Accepted,
     Barrier,
@@ -23,7 +24,6 @@ from interface import (
     RequestId,
     Vote,
 )
-from multipaxos import SKIP, Failures, node_of
 
 ALL = {1, 2, 3, 4, 5}
 

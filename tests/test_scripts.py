@@ -26,8 +26,8 @@ from processes import (
     finish,
 )
 
-from cluster import load
-from drivers import Client
+from paxoskv.client.sync import Client
+from paxoskv.config import load
 
 CLUSTER = SCRIPTS / "cluster.sh"
 

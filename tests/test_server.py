@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvstore import KeyValue
-from kvstore.ttypes import Command, RequestId, Session
 from linearizability import check
 from processes import (
     DEADLINE_S,
@@ -41,10 +39,12 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocol, TBinaryProtocolAcce
 from thrift.transport.TSocket import TSocket
 from thrift.transport.TTransport import TFramedTransport, TTransportException
 
-from cluster import load
-from drivers import Client
-from failover import ClientError
-from interface import (
+from paxoskv.client.operations import ClientError
+from paxoskv.client.sync import Client
+from paxoskv.config import load
+from paxoskv.kvstore import KeyValue
+from paxoskv.kvstore.ttypes import Command, RequestId, Session
+from paxoskv.wire.codec import (
     Accept,
     Expired,
     Fact,
@@ -56,7 +56,7 @@ from interface import (
     Refused,
     Verb,
 )
-from rpc import METHODS, header
+from paxoskv.wire.connection import METHODS, header
 
 
 @pytest.fixture(scope="module")
@@ -652,7 +652,8 @@ def test_where_all_connections_are_in_use_the_next_one_still_gets_its_answer(tmp
 ONE_WAY = """
 import os, sys
 sys.path.insert(0, {project!r})
-import rpc, server
+from paxoskv.node import server
+from paxoskv.wire import connection as rpc
 connect = rpc.Link.__init__
 def elsewhere(self, host, port, *rest, **more):
     connect(self, host, 1 if str(port) == os.environ.get("CUT_OFF") else port, *rest, **more)
@@ -681,7 +682,8 @@ def test_a_node_that_nobody_can_connect_to_serves_as_long_as_it_can_connect_to_o
 
 def test_a_large_block_that_was_freed_is_not_kept() -> None:
     program = """
-import server, sys
+import sys
+from paxoskv.node import server
 if sys.argv[1] == "yes":
     server.give_large_blocks_back()
 for _ in range(2):

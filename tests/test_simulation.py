@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from simulator import PROFILES, Profile, Report, Simulation
 
-import multipaxos
+from paxoskv import multipaxos
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = os.pathsep.join(str(ROOT / part) for part in ("", "tests", "scripts"))

@@ -13,8 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pickledb import PickleDB
 
-import store as store_module
-from interface import (
+from paxoskv.state import store as store_module
+from paxoskv.state.store import (
+    ITEM_OVERHEAD,
+    MAX_RESULTS,
+    MAX_SESSIONS,
+    RESERVED_KEY,
+    Store,
+    encode_batch,
+    invalid,
+)
+from paxoskv.wire.codec import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
     Batch,
@@ -29,7 +38,6 @@ from interface import (
     decode,
     encode,
 )
-from store import ITEM_OVERHEAD, MAX_RESULTS, MAX_SESSIONS, RESERVED_KEY, Store, encode_batch, invalid
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a slow machine is no bug
 

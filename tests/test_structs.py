@@ -19,14 +19,12 @@ sys.path[:0] = [path for path in (str(ROOT), str(ROOT / "scripts")) if path not 
 
 import make_codec  # noqa: E402
 
-import compiled  # noqa: E402
-import interface  # noqa: E402
-import rpc  # noqa: E402
-import structs  # noqa: E402
-from interface import Malformed  # noqa: E402
+from paxoskv import compiled  # noqa: E402
+from paxoskv.wire import connection, structs  # noqa: E402
+from paxoskv.wire.codec import Malformed, _Buffer, decode, encode  # noqa: E402
 
 # isort: split
-from kvstore import ttypes  # noqa: E402
+from paxoskv.kvstore import ttypes  # noqa: E402
 
 IDL = (ROOT / "kvstore.thrift").read_text()
 KINDS = {name: kind for name, kind in vars(structs).items() if hasattr(kind, "_fields")}
@@ -79,12 +77,12 @@ def test_what_lacks_a_field_that_must_be_there_is_malformed(name: str) -> None:
     kind = KINDS[name]
     whole = value(random.Random(1), kind, 1.0)
     for field in kind._fields:
-        cut = interface.encode(whole._replace(**{field: None}))
+        cut = encode(whole._replace(**{field: None}))
         if field in kind._field_defaults:
-            assert interface.decode(kind, cut) == whole._replace(**{field: None})
+            assert decode(kind, cut) == whole._replace(**{field: None})
         else:
             with pytest.raises(Malformed):
-                interface.decode(kind, cut)
+                decode(kind, cut)
 
 
 # ------------------------------------------------------------------------------------------- the made codec
@@ -124,7 +122,7 @@ def is_exception(field: Any) -> bool:
 def by_thrift(kind: Any, data: bytes) -> Any:
     """What Thrift's C extension makes of the bytes; None if they are malformed for it."""
     try:
-        return fastbinary.decode_binary(None, interface._Buffer(data, 0), [kind, kind.thrift_spec])
+        return fastbinary.decode_binary(None, _Buffer(data, 0), [kind, kind.thrift_spec])
     except (EOFError, ValueError, OverflowError, TypeError, MemoryError, TProtocolException):
         return None
 
@@ -135,7 +133,7 @@ def check(codec: Any, seed: int, rounds: int) -> tuple[int, int]:
     """
     rng = random.Random(seed)
     kinds: dict[str, Any] = {kind.__name__: kind for kind in KINDS.values()}
-    for method in rpc.METHODS.values():
+    for method in connection.METHODS.values():
         kinds |= {kind.__name__: kind for kind in (method.args, method.result) if kind}
     understood = 0
     for _ in range(rounds):
@@ -188,11 +186,12 @@ def test_what_the_made_codec_cannot_write_is_left_to_thrift(codec: Any) -> None:
 )
 def test_the_compiled_codec_writes_and_reads_what_thrift_does() -> None:
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:]; import kvstore_codec as codec, test_structs\n"
+        "import sys; sys.path[:0] = sys.argv[1:]; from paxoskv import compiled; compiled.use()\n"
+        "import test_structs; from paxoskv.wire import kvstore_codec as codec\n"
         "test_structs.test_what_the_made_codec_cannot_write_is_left_to_thrift(codec)\n"
         "print(codec.__file__.endswith('.so'), *test_structs.check(codec, 2, 100_000))"
     )
-    command = [sys.executable, "-c", code, str(compiled.directory()), str(ROOT), str(ROOT / "tests")]
+    command = [sys.executable, "-c", code, str(ROOT), str(ROOT / "tests")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     machine, compared, understood = done.stdout.split()

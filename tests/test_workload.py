@@ -18,11 +18,11 @@ import pytest
 from fake_node import DO_AND_CLOSE, IGNORE, FakeCluster
 from linearizability import check, load
 
-import client as command_line
-import workload
-from interface import MAX_KEY_BYTES, MAX_VALUE_BYTES, NotDone
+from paxoskv.client import cli as command_line
+from paxoskv.client import workload
+from paxoskv.client.workload import Done, Row, Run
+from paxoskv.wire.codec import MAX_KEY_BYTES, MAX_VALUE_BYTES, NotDone
 from scripts import make_workload
-from workload import Done, Row, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -28,7 +28,7 @@ A checkpoint that another node made is merged into the state by a journaled reco
 is durable, under its name and with its sum, before that record is written, and kept until a checkpoint of our
 own covers the record.
 
-    python checkpoint.py DIR NUMBER SEGMENT FRAME --nodes 1,2,3,4,5     # what the node starts
+    python -m paxoskv.storage.checkpoint DIR NUMBER SEGMENT FRAME --nodes 1,2,3,4,5     # what the node starts
 """
 
 import argparse
@@ -51,8 +51,10 @@ from typing import Any, Protocol
 
 import orjson
 
-from interface import Chunk, Identity, Malformed, Record
-from journal import (
+from paxoskv.multipaxos import Covered, Cut, Node, Ready
+from paxoskv.node.replica import Single
+from paxoskv.state.store import RESERVED_KEY, Store
+from paxoskv.storage.journal import (
     MANIFEST,
     NO_ROOM,
     Damaged,
@@ -68,9 +70,7 @@ from journal import (
     manifest_json,
     read_identity,
 )
-from multipaxos import Covered, Cut, Node, Ready
-from replica import Single
-from store import RESERVED_KEY, Store
+from paxoskv.wire.codec import Chunk, Identity, Malformed, Record
 
 CHUNK_BYTES = 256 << 10  # what one Chunk carries
 SYNC_BYTES = 1 << 20  # of what comes in are synced at once: others wait for the same disk
@@ -85,6 +85,7 @@ MAKER_REST = 0.004  # and after each piece of one that is made: nobody waits for
 MISSES = 8  # pieces that may fail to end where they seem to; then the rest is parsed at once
 NICENESS = 10  # the process that makes a checkpoint has time
 INCOMING = "incoming"
+PROGRAM = [sys.executable, "-P", "-m", "paxoskv.storage.checkpoint"]  # what makes one, beside the node
 EXIT_FAILED, EXIT_FULL = 1, 3  # exit codes of the process
 OURS = re.compile(r"checkpoint-([0-9]{10})\.(json|sum)(\.new)?(\.tmp)?")
 
@@ -620,7 +621,7 @@ class Maker:
         assert own.making is None, "one at a time"
         own.making = own.next_number()
         numbers = [str(number) for number in (own.making, *begin)]
-        command = [sys.executable, __file__, str(own.directory), *numbers]
+        command = [*PROGRAM, str(own.directory), *numbers]
         command += ["--nodes", self.nodes, "--cpus", self.cpus]
 
         def run() -> None:
@@ -637,6 +638,7 @@ class Maker:
         self.child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             pass_fds=[] if self.lock is None else [self.lock], start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
         )  # fmt: skip
         assert self.child.stdout and self.child.stderr and self.child.stdin
         with self.child:

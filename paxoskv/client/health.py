@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from cluster import Cluster
-from drivers import AsyncClient, Node
-from failover import ClientError, NoNodeReachable
-from interface import LogStatus, Status
+from paxoskv.client.operations import ClientError, NoNodeReachable
+from paxoskv.client.sync import AsyncClient, Node
+from paxoskv.config import Cluster
+from paxoskv.wire.codec import LogStatus, Status
 
 
 class View(NamedTuple):

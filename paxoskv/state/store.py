@@ -39,7 +39,7 @@ from typing import Any, Final
 
 from pickledb import PickleDB
 
-from interface import (
+from paxoskv.wire.codec import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
     Batch,

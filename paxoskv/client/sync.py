@@ -25,8 +25,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from struct import Struct
 from typing import Any, NamedTuple, Self
 
-from cluster import Cluster
-from failover import (
+from paxoskv.client.operations import (
     FAILURES,
     PAGE_ITEMS,
     Attempt,
@@ -39,7 +38,8 @@ from failover import (
     ReadName,
     Unfit,
 )
-from interface import (
+from paxoskv.config import Cluster
+from paxoskv.wire.codec import (
     Command,
     Expired,
     Forgotten,
@@ -51,7 +51,7 @@ from interface import (
     Status,
     Unknown,
 )
-from rpc import Connection, Flusher, header, tls_contexts
+from paxoskv.wire.connection import Connection, Flusher, header, tls_contexts
 
 TIMEOUT_S = 10.0
 ATTEMPT_TIMEOUT_S = 1.0

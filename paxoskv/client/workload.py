@@ -38,10 +38,10 @@ from typing import Any, Final, NamedTuple, TextIO
 
 import uvloop
 
-from cluster import Cluster
-from drivers import AsyncClient, Client, nodes_of
-from failover import Calls, ClientError, NoNodeReachable, Operation, UnknownOutcome
-from interface import MAX_KEY_BYTES, MAX_VALUE_BYTES
+from paxoskv.client.operations import Calls, ClientError, NoNodeReachable, Operation, UnknownOutcome
+from paxoskv.client.sync import AsyncClient, Client, nodes_of
+from paxoskv.config import Cluster
+from paxoskv.wire.codec import MAX_KEY_BYTES, MAX_VALUE_BYTES
 
 VERBS: Final = ("PUT", "GET", "DELETE")
 OUTCOMES: Final = ("ok", "not_found", "failed", "unknown")

@@ -7,22 +7,23 @@ for the plain ones.
 """
 
 import hashlib
+import importlib
 import os
 import sys
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent
+PROJECT = Path(__file__).resolve().parent.parent
 MODULES = (
-    "structs",
-    "interface",
-    "multipaxos",
-    "store",
-    "journal",
-    "rpc",
-    "replica",
-    "server",
-    "metrics",
-    "failover",
+    "paxoskv/wire/structs.py",
+    "paxoskv/wire/codec.py",
+    "paxoskv/wire/connection.py",
+    "paxoskv/multipaxos.py",
+    "paxoskv/state/store.py",
+    "paxoskv/storage/journal.py",
+    "paxoskv/node/replica.py",
+    "paxoskv/node/server.py",
+    "paxoskv/node/metrics.py",
+    "paxoskv/client/operations.py",
 )
 MAKING = (
     "scripts/compile.py",
@@ -30,7 +31,8 @@ MAKING = (
     "gen-py/kvstore/ttypes.py",
     "gen-py/kvstore/KeyValue.py",
 )
-SOURCES = (*(f"{module}.py" for module in MODULES), *MAKING)
+SOURCES = (*MODULES, *MAKING)
+PACKAGES = tuple(sorted({module.rpartition("/")[0].replace("/", ".") for module in MODULES}))
 
 
 def directory() -> Path:
@@ -41,12 +43,14 @@ def directory() -> Path:
     return PROJECT / "build" / "compiled" / digest.hexdigest()[:16]
 
 
-def use() -> bool:
-    """Let the compiled modules be found before the plain ones; False if there are none."""
+def use(packages: tuple[str, ...] = PACKAGES) -> bool:
+    """Let the compiled modules of these packages be found before the plain ones; False if there are none."""
     if os.environ.get("MULTIPAXOS_PLAIN") or not (PROJECT / "build" / "compiled").exists():
         return False
     path = directory()
     if not path.exists():
         return False
-    sys.path.insert(0, str(path))
+    sys.path.append(str(path))  # there is what all of them share
+    for package in packages:
+        importlib.import_module(package).__path__.insert(0, str(path / package.replace(".", "/")))
     return True

@@ -1,6 +1,6 @@
 """The structs of kvstore.thrift, as named tuples, and their bytes.
 
-Everything else imports the generated structs from here, so that gen-py/ is put on the path in one place.
+Everything else imports the structs from here.
 
     encode(struct)        -> bytes, Thrift's strict binary protocol
     decode(type, bytes)   -> struct, or Malformed
@@ -12,13 +12,9 @@ module refuses to load, for the pure Python protocol is thirty times slower and 
 
 import contextlib
 import importlib
-import sys
 from collections import namedtuple
 from io import BytesIO
-from pathlib import Path
 from typing import Any, Final
-
-sys.path.insert(0, str(Path(__file__).resolve().parent / "gen-py"))
 
 try:
     from thrift.protocol import fastbinary
@@ -29,11 +25,10 @@ except ImportError as error:
         "Python headers, then 'pip install --force-reinstall --no-binary thrift thrift'"
     ) from error
 
-import kvstore.ttypes as generated
-from kvstore.ttypes import Expired, Forgotten, NotDone, Refused, Unknown
-
-import structs
-from structs import (
+from paxoskv.kvstore import ttypes as generated
+from paxoskv.kvstore.ttypes import Expired, Forgotten, NotDone, Refused, Unknown
+from paxoskv.wire import structs
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
@@ -125,7 +120,7 @@ __all__ = [
 codec: Any = None
 if not __file__.endswith(".py"):
     with contextlib.suppress(ImportError, ValueError):
-        codec = importlib.import_module("kvstore_codec")
+        codec = importlib.import_module("paxoskv.wire.kvstore_codec")
 
 # The limits of section "Input limits" of the README.
 MAX_KEY_BYTES: Final = 4096

@@ -37,7 +37,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from thrift.Thrift import TApplicationException
 
-from interface import (
+from paxoskv.wire.codec import (
     MAX_BATCH,
     MAX_CLIENT_FRAME,
     Command,
@@ -55,7 +55,7 @@ from interface import (
     Unknown,
     Verb,
 )
-from rpc import METHODS, Method
+from paxoskv.wire.connection import METHODS, Method
 
 ReadName = Literal["linearizable", "log", "local"]
 READ_MODES: Final[dict[str, int]] = {

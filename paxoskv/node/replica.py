@@ -16,7 +16,9 @@ and how they come from one node to another, is decided here.
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, Protocol
 
-from interface import (
+from paxoskv.multipaxos import Applied, Cut, Message, Node, Ready
+from paxoskv.state.store import Store
+from paxoskv.wire.codec import (
     MAX_BATCH,
     MAX_CLIENT_FRAME,
     Accept,
@@ -38,8 +40,6 @@ from interface import (
     Unknown,
     encode,
 )
-from multipaxos import Applied, Cut, Message, Node, Ready
-from store import Store
 
 WINDOW: Final = 1  # entries not applied yet; meanwhile, what arrives gathers in the next one
 GATHER: Final = 0.005  # seconds: an entry waits no longer for more commands, however long the last one took

@@ -35,10 +35,8 @@ from typing import Any, Final, cast
 
 from thrift.Thrift import TApplicationException, TMessageType, TType
 
-from interface import Malformed, decode, encode, named_tuple
-
-# isort: split
-from kvstore import KeyValue, Node  # behind interface, which puts gen-py/ on the path
+from paxoskv.kvstore import KeyValue, Node
+from paxoskv.wire.codec import Malformed, decode, encode, named_tuple
 
 CALL: Final[int] = TMessageType.CALL
 REPLY: Final[int] = TMessageType.REPLY

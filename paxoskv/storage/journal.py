@@ -68,7 +68,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from pickledb import PickleDB
 
-from interface import Frame, Identity, Malformed, Record, decode, encode
+from paxoskv.wire.codec import Frame, Identity, Malformed, Record, decode, encode
 
 SEGMENT_BYTES: Final = 16 << 20  # a new segment is rare, and made in well under a second
 ZEROS: Final = bytes(1 << 20)  # synced piece by piece, so that no frame's fdatasync waits for a whole segment

@@ -1,0 +1,40 @@
+"""A replicated key-value store: the client library's names, each imported when it is first asked for.
+
+from paxoskv import Client, UnknownOutcome, load
+
+with Client(load("cluster.json")) as client:
+    client.put("key", "value")
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paxoskv.client.operations import (
+        ClientError,
+        NoNodeReachable,
+        NotANumber,
+        NotDoneError,
+        UnknownOutcome,
+    )
+    from paxoskv.client.sync import AsyncClient, Client
+    from paxoskv.config import Cluster, ClusterError, load
+    from paxoskv.wire.codec import Command, Item, Outcome, Result, Status, Verb
+
+__all__ = [
+    "AsyncClient", "Client", "ClientError", "Cluster", "ClusterError", "Command", "Item", "NoNodeReachable",
+    "NotANumber", "NotDoneError", "Outcome", "Result", "Status", "UnknownOutcome", "Verb", "load",
+]  # fmt: skip
+
+_HOMES = ("config", "wire.codec", "client.operations", "client.sync")
+
+
+def __getattr__(name: str) -> Any:
+    """One of the library's names: a node, which needs none of them, starts without the client's modules."""
+    if name in __all__:
+        for home in _HOMES:
+            module = importlib.import_module(f"paxoskv.{home}")
+            if hasattr(module, name):
+                globals()[name] = getattr(module, name)
+                return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

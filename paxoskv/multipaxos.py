@@ -1,0 +1,1 @@
+../multipaxos.py

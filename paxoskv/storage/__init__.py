@@ -1,0 +1,4 @@
+"""What is durable: the journal, the data directory, checkpoints.
+
+May import: state, multipaxos, wire.
+"""
