@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     )
     from paxoskv.client.sync import AsyncClient, Client
     from paxoskv.config import Cluster, ClusterError, load
-    from paxoskv.wire.codec import Command, Item, Outcome, Result, Status, Verb
+    from paxoskv.wire.codec import Status
+    from paxoskv.wire.structs import (
+        Command,
+        Item,
+        Outcome,
+        Result,
+        Verb,
+    )
 
 __all__ = [
     "AsyncClient", "Client", "ClientError", "Cluster", "ClusterError", "Command", "Item", "NoNodeReachable",

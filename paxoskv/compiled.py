@@ -16,6 +16,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 MODULES = (
     "paxoskv/wire/structs.py",
     "paxoskv/wire/codec.py",
+    "paxoskv/wire/validation.py",
+    "paxoskv/wire/methods.py",
     "paxoskv/wire/connection.py",
     "paxoskv/multipaxos.py",
     "paxoskv/state/store.py",

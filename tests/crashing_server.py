@@ -28,7 +28,7 @@ from paxoskv import multipaxos  # noqa: E402
 from paxoskv.node import server  # noqa: E402
 from paxoskv.storage import checkpoint, journal  # noqa: E402
 from paxoskv.wire import connection  # noqa: E402
-from paxoskv.wire.codec import Identity  # noqa: E402
+from paxoskv.wire.structs import Identity  # noqa: E402
 
 SEGMENT_BYTES = 32 << 10
 T = TypeVar("T")

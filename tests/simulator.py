@@ -33,6 +33,14 @@ from paxoskv.state.store import Store
 from paxoskv.storage import checkpoint
 from paxoskv.storage.journal import Journal, Manifest
 from paxoskv.wire.codec import (
+    Expired,
+    Forgotten,
+    NotDone,
+    Unknown,
+    decode,
+    encode,
+)
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
@@ -40,15 +48,12 @@ from paxoskv.wire.codec import (
     Chunk,
     Command,
     Entry,
-    Expired,
     Fact,
     Fetch,
     FetchCheckpoint,
     Fetched,
-    Forgotten,
     Identity,
     Learn,
-    NotDone,
     Outcome,
     Prepare,
     Promise,
@@ -59,12 +64,9 @@ from paxoskv.wire.codec import (
     RequestId,
     Result,
     Session,
-    Unknown,
     Verb,
     Verdict,
     Vote,
-    decode,
-    encode,
 )
 
 CHUNK_BYTES = 300  # so that a transfer of a checkpoint has many pieces

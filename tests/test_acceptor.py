@@ -6,7 +6,18 @@ from itertools import product
 import pytest
 
 from paxoskv.multipaxos import FETCH_BYTES, Acceptor
-from paxoskv.wire.codec import Accept, Chosen, Entry, Fact, Held, Prepare, Promise, Record, Verdict, Vote
+from paxoskv.wire.structs import (
+    Accept,
+    Chosen,
+    Entry,
+    Fact,
+    Held,
+    Prepare,
+    Promise,
+    Record,
+    Verdict,
+    Vote,
+)
 
 LOG = 1
 BALLOTS = (1, 2, 3)

@@ -10,7 +10,7 @@ from processes import PROJECT, RealCluster, finish
 
 from paxoskv.storage.checkpoint import restore
 from paxoskv.storage.journal import segment_path
-from paxoskv.wire.codec import Identity
+from paxoskv.wire.structs import Identity
 
 BACKUP, RESTORE = PROJECT / "scripts" / "backup.sh", PROJECT / "scripts" / "restore.sh"
 FSCK = PROJECT / "scripts" / "fsck.py"

@@ -25,7 +25,8 @@ from paxoskv.multipaxos import (
     ballot_of,
 )
 from paxoskv.node.replica import GIVE_UP
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import Unknown
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Chosen,
@@ -45,7 +46,6 @@ from paxoskv.wire.codec import (
     Promise,
     Record,
     RequestId,
-    Unknown,
     Verdict,
     Vote,
 )

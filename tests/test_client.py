@@ -35,19 +35,16 @@ from paxoskv.client.operations import (
 )
 from paxoskv.client.sync import nodes_of
 from paxoskv.config import Cluster
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import Expired, Forgotten, NotDone, Unknown
+from paxoskv.wire.methods import METHODS
+from paxoskv.wire.structs import (
     Command,
-    Expired,
-    Forgotten,
-    NotDone,
     Outcome,
     ReadMode,
     Result,
     Session,
-    Unknown,
     Verb,
 )
-from paxoskv.wire.connection import METHODS
 
 SESSION, ANOTHER = Session(7, 1, 0), Session(9, 2, 0)
 OK = Result(Outcome.OK)

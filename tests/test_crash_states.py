@@ -22,7 +22,7 @@ from paxoskv.multipaxos import Cut
 from paxoskv.state.store import RESERVED_KEY
 from paxoskv.storage.checkpoint import bookkeeping, cut_of
 from paxoskv.storage.journal import Journal
-from paxoskv.wire.codec import Record
+from paxoskv.wire.structs import Record
 
 SEGMENT = 8 * 1024  # bytes: several frames of several sectors
 VALUE = "v" * 1800

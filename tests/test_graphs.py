@@ -29,7 +29,7 @@ import pytest
 from linearizability import Operation, check
 from simulator import Machine, Profile, Simulation
 
-from paxoskv.wire.codec import Command, Result, Verb
+from paxoskv.wire.structs import Command, Result, Verb
 
 WITHIN = 3.0  # seconds
 AGAIN = 0.1  # seconds until a client that was refused asks again

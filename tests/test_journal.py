@@ -40,7 +40,17 @@ from paxoskv.storage.journal import (
     segment_header,
     segment_path,
 )
-from paxoskv.wire.codec import Chosen, Entry, Frame, Held, Identity, LogBallot, Position, Record, encode
+from paxoskv.wire.codec import encode
+from paxoskv.wire.structs import (
+    Chosen,
+    Entry,
+    Frame,
+    Held,
+    Identity,
+    LogBallot,
+    Position,
+    Record,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 IDENTITY = Identity("test", "0123abcd", 3, 1, 0)

@@ -18,7 +18,9 @@ from processes import RealCluster, eventually
 
 from paxoskv.client.operations import ClientError
 from paxoskv.client.sync import Client
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import Malformed
+from paxoskv.wire.methods import CALL, METHODS, ONEWAY, header
+from paxoskv.wire.structs import (
     Accept,
     Barrier,
     Command,
@@ -28,7 +30,6 @@ from paxoskv.wire.codec import (
     FetchCheckpoint,
     Identity,
     Learn,
-    Malformed,
     Position,
     Prepare,
     Rejoin,
@@ -36,7 +37,6 @@ from paxoskv.wire.codec import (
     Session,
     Verb,
 )
-from paxoskv.wire.connection import CALL, METHODS, ONEWAY, header
 
 FRAMES = 10_000
 SEED = 20_261

@@ -18,7 +18,8 @@ from paxoskv.client import health
 from paxoskv.client.operations import ClientError
 from paxoskv.client.sync import Node
 from paxoskv.config import load
-from paxoskv.wire.codec import LogStatus, Position, Status
+from paxoskv.wire.codec import Status
+from paxoskv.wire.structs import LogStatus, Position
 
 
 def view(node: int, executed: int, applied: tuple[int, int] = (9, 1), *, hash: int = 5, **more: Any) -> Any:

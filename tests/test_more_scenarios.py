@@ -9,7 +9,8 @@ import pytest
 from scenario import DELAY, FSYNC, Answer, Cluster
 
 from paxoskv.multipaxos import LAZY, SLUGGISH, Failures
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import NotDone, Unknown
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
@@ -18,11 +19,9 @@ from paxoskv.wire.codec import (
     FetchCheckpoint,
     Fetched,
     Learn,
-    NotDone,
     Prepare,
     Promise,
     Reading,
-    Unknown,
     Verb,
     Vote,
 )

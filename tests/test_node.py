@@ -21,7 +21,7 @@ from paxoskv.multipaxos import (
     Synced,
     ballot_of,
 )
-from paxoskv.wire.codec import (
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,

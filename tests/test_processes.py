@@ -27,7 +27,7 @@ from paxoskv.client.operations import Attempt, ClientError, NotDoneError, Unknow
 from paxoskv.client.sync import Client
 from paxoskv.storage.journal import Journal
 from paxoskv.wire.codec import NotDone, Unknown
-from paxoskv.wire.connection import METHODS
+from paxoskv.wire.methods import METHODS
 
 pytestmark = pytest.mark.slow
 

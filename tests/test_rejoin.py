@@ -14,7 +14,8 @@ from test_checkpoints import compact, some_commands, started, tell
 from paxoskv.multipaxos import LIFE_BITS, Covered, Cut, Failures, Node, ballot_of
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import state_of
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import NotDone, encode
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Batch,
@@ -22,7 +23,6 @@ from paxoskv.wire.codec import (
     Entry,
     Fact,
     Learn,
-    NotDone,
     Noted,
     Position,
     Prepare,
@@ -32,7 +32,6 @@ from paxoskv.wire.codec import (
     Rejoin,
     Rejoined,
     Verb,
-    encode,
 )
 
 ALL = {1, 2, 3, 4, 5}

@@ -9,8 +9,9 @@ import pytest
 from processes import RealCluster, eventually, finish
 
 from paxoskv.node.server import EXIT_STALE, EXIT_USAGE
-from paxoskv.wire.codec import Identity, Refused
-from paxoskv.wire.connection import METHODS, header
+from paxoskv.wire.codec import Refused
+from paxoskv.wire.methods import METHODS, header
+from paxoskv.wire.structs import Identity
 
 pytestmark = pytest.mark.slow
 

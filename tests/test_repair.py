@@ -42,7 +42,7 @@ from paxoskv.storage.journal import (
     segment_header,
     segment_path,
 )
-from paxoskv.wire.codec import Identity, Record
+from paxoskv.wire.structs import Identity, Record
 
 CRASHING = PROJECT / "tests" / "crashing_server.py"
 DATA = Path("data")

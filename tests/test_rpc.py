@@ -22,7 +22,32 @@ from thrift.transport.TSSLSocket import TSSLSocket
 from thrift.transport.TTransport import TFramedTransport, TMemoryBuffer
 
 from paxoskv.kvstore import KeyValue, Node, ttypes
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import (  # fmt: skip
+    Malformed,
+    NotDone,
+    Refused,
+    Status,
+    Unknown,
+    encode,
+)
+from paxoskv.wire.connection import (  # fmt: skip
+    Connection,
+    Flusher,
+    Link,
+    listen,
+    tls_contexts,
+)
+from paxoskv.wire.methods import (  # fmt: skip
+    CALL,
+    EXCEPTION,
+    METHODS,
+    ONEWAY,
+    REPLY,
+    Method,
+    header,
+    unknown_method,
+)
+from paxoskv.wire.structs import (  # fmt: skip
     Accept,
     Accepted,
     Barrier,
@@ -36,40 +61,19 @@ from paxoskv.wire.codec import (
     Identity,
     Item,
     Learn,
-    Malformed,
-    NotDone,
     Outcome,
-    Page,
+    Page,  # fmt: skip
     Position,
     Prepare,
     Promise,
     Reading,
-    Refused,
     Rejoin,
     Rejoined,
     RequestId,
     Result,
     Session,
-    Status,
-    Unknown,
     Verb,
-    encode,
-)  # fmt: skip
-from paxoskv.wire.connection import (
-    CALL,
-    EXCEPTION,
-    METHODS,
-    ONEWAY,
-    REPLY,
-    Connection,
-    Flusher,
-    Link,
-    Method,
-    header,
-    listen,
-    tls_contexts,
-    unknown_method,
-)  # fmt: skip
+)
 
 FACT = Fact(1, 20, (3 << 8) | 1, 1 << 41)
 ENTRIES = [Entry(1 << 40, b"payload"), Entry((1 << 40) + 5, b"")]

@@ -9,15 +9,14 @@ from typing import Any
 from scenario import DELAY, FSYNC, Cluster
 
 from paxoskv.multipaxos import SKIP, Failures, node_of
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import Forgotten, NotDone
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
     Fetch,
     Fetched,
-    Forgotten,
     Learn,
-    NotDone,
     Prepare,
     Promise,
     Reading,

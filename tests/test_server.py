@@ -44,19 +44,16 @@ from paxoskv.client.sync import Client
 from paxoskv.config import load
 from paxoskv.kvstore import KeyValue
 from paxoskv.kvstore.ttypes import Command, RequestId, Session
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import Expired, Forgotten, NotDone, Refused
+from paxoskv.wire.methods import METHODS, header
+from paxoskv.wire.structs import (
     Accept,
-    Expired,
     Fact,
-    Forgotten,
     Identity,
-    NotDone,
     Outcome,
     ReadMode,
-    Refused,
     Verb,
 )
-from paxoskv.wire.connection import METHODS, header
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ sys.path[:0] = [path for path in (str(ROOT), str(ROOT / "scripts")) if path not 
 import make_codec  # noqa: E402
 
 from paxoskv import compiled  # noqa: E402
-from paxoskv.wire import connection, structs  # noqa: E402
+from paxoskv.wire import methods, structs  # noqa: E402
 from paxoskv.wire.codec import Malformed, _Buffer, decode, encode  # noqa: E402
 
 # isort: split
@@ -133,7 +133,7 @@ def check(codec: Any, seed: int, rounds: int) -> tuple[int, int]:
     """
     rng = random.Random(seed)
     kinds: dict[str, Any] = {kind.__name__: kind for kind in KINDS.values()}
-    for method in connection.METHODS.values():
+    for method in methods.METHODS.values():
         kinds |= {kind.__name__: kind for kind in (method.args, method.result) if kind}
     understood = 0
     for _ in range(rounds):

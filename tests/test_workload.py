@@ -21,7 +21,8 @@ from linearizability import check, load
 from paxoskv.client import cli as command_line
 from paxoskv.client import workload
 from paxoskv.client.workload import Done, Row, Run
-from paxoskv.wire.codec import MAX_KEY_BYTES, MAX_VALUE_BYTES, NotDone
+from paxoskv.wire.codec import NotDone
+from paxoskv.wire.validation import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from scripts import make_workload
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from paxoskv.client.operations import ClientError, NoNodeReachable
 from paxoskv.client.sync import AsyncClient, Node
 from paxoskv.config import Cluster
-from paxoskv.wire.codec import LogStatus, Status
+from paxoskv.wire.codec import Status
+from paxoskv.wire.structs import LogStatus
 
 
 class View(NamedTuple):

@@ -38,24 +38,25 @@ from typing import Any, Final, Literal, NamedTuple
 from thrift.Thrift import TApplicationException
 
 from paxoskv.wire.codec import (
-    MAX_BATCH,
-    MAX_CLIENT_FRAME,
-    Command,
     Expired,
     Forgotten,
     Malformed,
     NotDone,
+    Status,
+    Unknown,
+)
+from paxoskv.wire.methods import METHODS, Method
+from paxoskv.wire.structs import (
+    Command,
     Outcome,
     Page,
     ReadMode,
     RequestId,
     Result,
     Session,
-    Status,
-    Unknown,
     Verb,
 )
-from paxoskv.wire.connection import METHODS, Method
+from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME
 
 ReadName = Literal["linearizable", "log", "local"]
 READ_MODES: Final[dict[str, int]] = {

@@ -40,18 +40,16 @@ from paxoskv.client.operations import (
 )
 from paxoskv.config import Cluster
 from paxoskv.wire.codec import (
-    Command,
     Expired,
     Forgotten,
-    Item,
     Malformed,
     NotDone,
-    Page,
-    Result,
     Status,
     Unknown,
 )
-from paxoskv.wire.connection import Connection, Flusher, header, tls_contexts
+from paxoskv.wire.connection import Connection, Flusher, tls_contexts
+from paxoskv.wire.methods import header
+from paxoskv.wire.structs import Command, Item, Page, Result
 
 TIMEOUT_S = 10.0
 ATTEMPT_TIMEOUT_S = 1.0

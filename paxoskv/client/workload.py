@@ -41,7 +41,7 @@ import uvloop
 from paxoskv.client.operations import Calls, ClientError, NoNodeReachable, Operation, UnknownOutcome
 from paxoskv.client.sync import AsyncClient, Client, nodes_of
 from paxoskv.config import Cluster
-from paxoskv.wire.codec import MAX_KEY_BYTES, MAX_VALUE_BYTES
+from paxoskv.wire.validation import MAX_KEY_BYTES, MAX_VALUE_BYTES
 
 VERBS: Final = ("PUT", "GET", "DELETE")
 OUTCOMES: Final = ("ok", "not_found", "failed", "unknown")

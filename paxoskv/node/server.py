@@ -41,7 +41,7 @@ from paxoskv.multipaxos import Cut, Diverged, Failures, Message, Node, node_of
 from paxoskv.node.metrics import Collector, Counts, Histogram
 from paxoskv.node.metrics import Page as MetricsPage
 from paxoskv.node.replica import Replica, Single
-from paxoskv.state.store import Store, invalid
+from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import Checkpoints, Maker, recover
 from paxoskv.storage.journal import (
     MANIFEST,
@@ -57,9 +57,27 @@ from paxoskv.storage.journal import (
     replace,
 )
 from paxoskv.wire.codec import (
-    MAX_BATCH,
-    MAX_CLIENT_FRAME,
-    MAX_NODE_FRAME,
+    Malformed,
+    NotDone,
+    Refused,
+    Status,
+    Unknown,
+)
+from paxoskv.wire.connection import (
+    Connection,
+    Flusher,
+    Link,
+    listen,
+    tls_contexts,
+)
+from paxoskv.wire.methods import (
+    CALL,
+    METHODS,
+    ONEWAY,
+    Method,
+    unknown_method,
+)
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
@@ -72,8 +90,6 @@ from paxoskv.wire.codec import (
     Item,
     Learn,
     LogStatus,
-    Malformed,
-    NotDone,
     Page,
     Position,
     Prepare,
@@ -81,28 +97,14 @@ from paxoskv.wire.codec import (
     Reading,
     ReadMode,
     Record,
-    Refused,
     Rejoin,
     Rejoined,
     Result,
-    Status,
-    Unknown,
     Verb,
     Verdict,
     Vote,
 )
-from paxoskv.wire.connection import (
-    CALL,
-    METHODS,
-    ONEWAY,
-    Connection,
-    Flusher,
-    Link,
-    Method,
-    listen,
-    tls_contexts,
-    unknown_method,
-)
+from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_NODE_FRAME, invalid
 
 VERSION: Final = "0.1.0"
 TEXT: Final = "plain" if __file__.endswith(".py") else "compiled"

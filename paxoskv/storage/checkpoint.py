@@ -70,7 +70,8 @@ from paxoskv.storage.journal import (
     manifest_json,
     read_identity,
 )
-from paxoskv.wire.codec import Chunk, Identity, Malformed, Record
+from paxoskv.wire.codec import Malformed
+from paxoskv.wire.structs import Chunk, Identity, Record
 
 CHUNK_BYTES = 256 << 10  # what one Chunk carries
 SYNC_BYTES = 1 << 20  # of what comes in are synced at once: others wait for the same disk

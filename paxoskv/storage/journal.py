@@ -68,7 +68,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from pickledb import PickleDB
 
-from paxoskv.wire.codec import Frame, Identity, Malformed, Record, decode, encode
+from paxoskv.wire.codec import Malformed, decode, encode
+from paxoskv.wire.structs import Frame, Identity, Record
 
 SEGMENT_BYTES: Final = 16 << 20  # a new segment is rare, and made in well under a second
 ZEROS: Final = bytes(1 << 20)  # synced piece by piece, so that no frame's fdatasync waits for a whole segment
