@@ -179,7 +179,7 @@ def test_what_may_be_imported_has_no_circles() -> None:
 
 @pytest.mark.parametrize("module", PURE)
 def test_the_protocol_and_its_loop_touch_no_socket_file_clock_or_chance_of_their_own(module: str) -> None:
-    path = PROJECT / f"{module}.py"
+    path = path_of(module)
     assert not imported(path) & IMPURE
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -192,7 +192,14 @@ def test_the_protocol_and_its_loop_touch_no_socket_file_clock_or_chance_of_their
 
 
 def test_the_applied_state_depends_on_no_clock_and_no_chance() -> None:
-    assert not imported(PROJECT / "store.py") & {"time", "datetime", "random", "secrets", "uuid", "threading"}
+    assert not imported(path_of("state.store")) & {
+        "time",
+        "datetime",
+        "random",
+        "secrets",
+        "uuid",
+        "threading",
+    }
 
 
 # ----------------------------------------------------------------------------------------------- interface
