@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paxoskv.client.aio import AsyncClient
     from paxoskv.client.operations import (
         ClientError,
         NoNodeReachable,
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
         NotDoneError,
         UnknownOutcome,
     )
-    from paxoskv.client.sync import AsyncClient, Client
+    from paxoskv.client.sync import Client
     from paxoskv.config import Cluster, ClusterError, load
     from paxoskv.wire.codec import Status
     from paxoskv.wire.structs import (
@@ -33,7 +34,7 @@ __all__ = [
     "NotANumber", "NotDoneError", "Outcome", "Result", "Status", "UnknownOutcome", "Verb", "load",
 ]  # fmt: skip
 
-_HOMES = ("config", "wire.codec", "client.operations", "client.sync")
+_HOMES = ("config", "wire.structs", "wire.codec", "client.operations", "client.sync", "client.aio")
 
 
 def __getattr__(name: str) -> Any:

@@ -29,8 +29,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 from paxoskv.client.operations import ClientError  # noqa: E402
+from paxoskv.client.report import latency  # noqa: E402
 from paxoskv.client.sync import Client  # noqa: E402
-from paxoskv.client.workload import latency  # noqa: E402
 from paxoskv.config import load  # noqa: E402
 from paxoskv.wire.codec import Status  # noqa: E402
 from scripts.make_cluster import free_ports  # noqa: E402

@@ -801,7 +801,7 @@ MUTANTS = [
     met(
         "compare-and-set does not compare",
         "default 1",
-        ("state.store", "                if held != command.expected:\n", "                if False:\n"),
+        ("state.store", "                if present != command.expected:\n", "                if False:\n"),
     ),
     told(
         "a command of a batch does not see those before it",

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from pickledb import PickleDB
 
 from paxoskv.state import store as store_module
-from paxoskv.wire import validation
 from paxoskv.state.store import (
     ITEM_OVERHEAD,
     MAX_SESSIONS,
@@ -22,6 +21,7 @@ from paxoskv.state.store import (
     Store,
     encode_batch,
 )
+from paxoskv.wire import validation
 from paxoskv.wire.codec import Malformed, decode, encode
 from paxoskv.wire.structs import (
     Batch,

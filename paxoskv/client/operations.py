@@ -56,16 +56,13 @@ from paxoskv.wire.structs import (
     Session,
     Verb,
 )
-from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME
+from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_RESULTS
 
 ReadName = Literal["linearizable", "log", "local"]
 READ_MODES: Final[dict[str, int]] = {
     "linearizable": ReadMode.LINEARIZABLE, "log": ReadMode.LOG, "local": ReadMode.LOCAL,
 }  # fmt: skip
 
-# Sequences that a session may have in use, counted from the first one without an answer: the store remembers
-# this many results of a session (kvstore.thrift).
-WINDOW: Final = 1024
 # Seconds for which a failed node is not tried: after its first failure, doubled by each failure, and at most.
 SKIP_S, MAX_SKIP_S = 1.0, 5.0
 # Seconds that an operation pauses when every node has failed: at first, doubled by each round, and at most.
@@ -270,7 +267,7 @@ class _Numbers:
 
     def room(self, count: int) -> bool:
         """Tell whether the session can remember `count` more commands."""
-        return self._next + count - next(iter(self._open), self._next) <= WINDOW
+        return self._next + count - next(iter(self._open), self._next) <= MAX_RESULTS
 
     def begin(self, count: int) -> RequestId:
         """Return the id of the first of `count` commands; the sequences that follow are the others'."""
@@ -368,11 +365,11 @@ class Calls:
     def execute(self, commands: Sequence[Command]) -> Operation:
         """Do the commands in order, with no other command between; the result is a list of Results.
 
-        A batch has at most MAX_BATCH commands if all are reads; if any of them writes, at most WINDOW. A
+        A batch has at most MAX_BATCH commands if all are reads; if any of them writes, at most MAX_RESULTS. A
         longer batch raises ValueError. Request ids in the commands are replaced.
         """
         reads = all(command.verb == Verb.GET for command in commands)
-        limit = MAX_BATCH if reads else WINDOW
+        limit = MAX_BATCH if reads else MAX_RESULTS
         if len(commands) > limit:
             what = "only reads" if reads else "writes"
             raise ValueError(f"{len(commands):,} commands, but a batch that {what} may have {limit:,}")
