@@ -30,7 +30,7 @@ from linearizability import Operation, Undecided, check
 from paxoskv.multipaxos import UNCHOSEN_ENTRIES, Cut, Failures, Message, Node
 from paxoskv.node.replica import Replica
 from paxoskv.state.store import Store
-from paxoskv.storage import checkpoint
+from paxoskv.storage import checkpoint, checkpoint_process
 from paxoskv.storage.journal import Journal, Manifest
 from paxoskv.wire.codec import (
     Expired,
@@ -798,7 +798,7 @@ class Machine:
         if simulation.faulty and random.random() < 0.1:
             self.disk.crash_after(random.randint(0, 30))
         try:
-            made: tuple[Manifest, Cut] = checkpoint.make_checkpoint(
+            made: tuple[Manifest, Cut] = checkpoint_process.make_checkpoint(
                 DIRECTORY, core, store, number, segment, frame, self.disk
             )
             self.journal.checkpointed(made[0])

@@ -28,12 +28,12 @@ from paxoskv.storage.checkpoint import (
     checkpoint_path,
     cut_of,
     encoded,
-    make_checkpoint,
     parse,
     read_sum,
     recover,
     sum_path,
 )
+from paxoskv.storage.checkpoint_process import make_checkpoint
 from paxoskv.storage.journal import (
     MANIFEST,
     Damaged,

@@ -81,13 +81,15 @@ OWN = {
     "multipaxos": {"wire.structs"},
     "state.store": {"wire.codec", "wire.structs", "wire.validation"},
     "storage.journal": {"wire.codec", "wire.structs"},
-    "storage.checkpoint": {
-        "wire.codec", "wire.structs", "storage.journal", "multipaxos", "node.replica", "state.store",
+    "storage.checkpoint": {"wire.codec", "wire.structs", "storage.journal", "multipaxos", "state.store"},
+    "storage.checkpoint_process": {
+        "storage.checkpoint", "storage.journal", "multipaxos", "node.replica", "state.store",
     },
     "node.replica": {"wire.codec", "wire.structs", "wire.validation", "multipaxos", "state.store"},
     "node.metrics": set(),
     "node.server": {
         "storage.checkpoint",
+        "storage.checkpoint_process",
         "config",
         "wire.codec",
         "storage.journal",

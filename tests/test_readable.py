@@ -10,7 +10,14 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent
 
 # What the limits hold for: files, and folders with all that is in them.
-LIMITED = ("paxoskv/wire", "paxoskv/client", "paxoskv/state", "paxoskv/config.py")
+LIMITED = (
+    "paxoskv/wire",
+    "paxoskv/client",
+    "paxoskv/state",
+    "paxoskv/config.py",
+    "paxoskv/storage/checkpoint.py",
+    "paxoskv/storage/checkpoint_process.py",
+)
 CLASS_LINES, CLASS_ATTRIBUTES = 375, 30
 FUNCTION_LINES, FUNCTION_BRANCHES = 50, 12
 

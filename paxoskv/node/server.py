@@ -42,7 +42,8 @@ from paxoskv.node.metrics import Collector, Counts, Histogram
 from paxoskv.node.metrics import Page as MetricsPage
 from paxoskv.node.replica import Replica, Single
 from paxoskv.state.store import Store
-from paxoskv.storage.checkpoint import Checkpoints, Maker, recover
+from paxoskv.storage.checkpoint import Checkpoints, recover
+from paxoskv.storage.checkpoint_process import CheckpointProcess
 from paxoskv.storage.journal import (
     MANIFEST,
     Damaged,
@@ -1183,7 +1184,7 @@ class Checkpointer:
         # Nodes of one cluster have the same load: they shall not all make one at the same moment.
         self.limit = int(limit_mb * (1 + server.identity.node % peers / (2 * peers)) * (1 << 20))
         nodes = sorted([*server.links, server.identity.node]) if isinstance(server.core, Node) else []
-        self.maker = Maker(checkpoints, nodes, PROCESSORS, server.journal.lock)
+        self.maker = CheckpointProcess(checkpoints, nodes, PROCESSORS, server.journal.lock)
         self.asking: list[Any] = []  # tokens of those who want one that begins from now on
         self.rolling: list[Any] = []  # of those for whom a state is to be written
         self.written: list[Any] = []  # of those for whom the one that is being written is
