@@ -38,12 +38,12 @@ from thrift.Thrift import TApplicationException
 from paxoskv import config as configuration
 from paxoskv.kvstore import ttypes
 from paxoskv.multipaxos import Cut, Diverged, Failures, Message, Node, node_of
+from paxoskv.node.checkpoint_process import CheckpointProcess
 from paxoskv.node.metrics import Collector, Counts, Histogram
 from paxoskv.node.metrics import Page as MetricsPage
 from paxoskv.node.replica import Replica, Single
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import Checkpoints, recover
-from paxoskv.storage.checkpoint_process import CheckpointProcess
 from paxoskv.storage.journal import (
     MANIFEST,
     Damaged,

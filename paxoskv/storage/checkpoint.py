@@ -10,7 +10,7 @@
 
 Making a checkpoint does not stop the node. The node writes its whole protocol state as the first frame of a
 new segment. When that frame is durable, a separate process makes the checkpoint of everything before it
-(checkpoint_process.py). Its steps, and what a crash after each of them leaves:
+(make_checkpoint; node/checkpoint_process.py). Its steps, and what a crash after each of them leaves:
 
     save through pickledb, sync      a file that nothing names; the next start removes it
     read it back, compare            the same (the file is read from the disk, not from the page cache)
@@ -52,8 +52,11 @@ from paxoskv.storage.journal import (
     Manifest,
     Saved,
     Unreadable,
+    closed_frames,
+    load_manifest,
     make_file,
     manifest_json,
+    read_identity,
 )
 from paxoskv.wire.codec import Malformed
 from paxoskv.wire.structs import Chunk, Identity, Record
@@ -62,6 +65,7 @@ CHUNK_BYTES = 256 << 10  # bytes in one Chunk
 SYNC_BYTES = 1 << 20  # bytes synced or read at once
 PIECE_BYTES = 64 << 10  # bytes parsed at once: about a millisecond, in which no other thread runs
 PIECE_RECORDS = 256  # records replayed at once
+PIECE_ENTRIES = 64  # entries applied at once
 PIECE_ITEMS = 2048  # items encoded at once, to be compared with the file
 RECEIVE_PAUSE_S = 0.002  # seconds after each piece of a checkpoint that a node receives: twice a piece's time
 MISSES = 8  # times that a piece may end in the middle of a value; then all that is left is parsed at once
@@ -284,7 +288,41 @@ def old_files(files: Files, directory: Path, journal: Journal, keep: Iterable[in
     return old
 
 
-# ----------------------------------------------------------------------------------------- saving a state
+# ---------------------------------------------------------------------------------------- making a checkpoint
+
+
+def make_checkpoint(
+    directory: Path,
+    core: Core,
+    store: Store,
+    number: int,
+    segment: int,
+    frame: int,
+    files: Files | None = None,
+    throttle: Throttle = unthrottled,
+) -> tuple[Manifest, Cut]:
+    """Make a checkpoint of all frames before this frame, which begins this segment and is durable.
+
+    `core` and `store` must be new, and the number unused. Damaged or OSError: the current manifest is the old
+    one, or perhaps the new one. The next start finds out; both are good.
+    """
+    files = files or Files()
+    old = load_manifest(files, directory)
+    begin = (old.segment, old.frame) if old else (1, 1)
+    frames = closed_frames(files, directory, begin, (segment, frame))
+    replay(core, store, files, directory, old, frames, throttle)
+    core.start(0.0)
+    for index, applied in enumerate(core.drain(0.0).apply):
+        store.apply(applied.timestamp, applied.owner, applied.payload)
+        if index % PIECE_ENTRIES == 0:
+            throttle()
+    cut = core.cut()
+    state = state_of(store, cut)
+    state[RESERVED_KEY]["cluster"] = read_identity(files.read(directory / "identity.json")).cluster
+    saved = save(files, directory, number, state, throttle)
+    manifest = Manifest(saved, old.checkpoint if old else None, segment, frame)
+    write_manifest(files, directory, manifest)
+    return manifest, cut
 
 
 def save(
