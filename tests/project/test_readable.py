@@ -150,7 +150,7 @@ def test_every_trace_that_is_cited_is_told() -> None:
 def test_every_trace_is_told_with_its_rule_and_with_tests_that_exist() -> None:
     tests = "".join(path.read_text() for path in PROJECT.glob("tests/**/*.py"))
     _, *traces = re.split(r"^## (?=N\d)", TRACES.read_text(), flags=re.MULTILINE)
-    assert [text.partition(":")[0] for text in traces] == [f"N{number}" for number in range(1, 24)]
+    assert [text.partition(":")[0] for text in traces] == [f"N{number + 1}" for number in range(len(traces))]
     for text in traces:
         assert "**Rule" in text and "**Test" in text, text
         for test in re.findall(r"`(test_\w+)`", text):
@@ -180,7 +180,7 @@ def test_every_section_that_is_cited_is_there() -> None:
     assert not missing, "\n".join(missing)
 
 
-@pytest.mark.parametrize("text", ["(N24)", "N0 and N1"])
+@pytest.mark.parametrize("text", ["(N99)", "N0 and N1"])
 def test_a_trace_that_is_told_nowhere_would_be_noticed(text: str) -> None:
     told = {heading.partition(":")[0] for heading in headings(TRACES)}
     assert [found[0] for found in CITED_TRACE.finditer(text) if found[0] not in told]
