@@ -204,7 +204,7 @@ def conduct(
 
 
 def heard(system: System, player: "subprocess.Popen[str]", within_s: float = START_S) -> str:
-    """The next line that a process prints. (It prints one at a time, so none is in a buffer already.)"""
+    """Return the next line that a process prints; it prints one at a time, so none is buffered already."""
     assert player.stdout is not None
     if not select.select([player.stdout], [], [], within_s)[0]:
         raise BenchError(f"a player says nothing for {within_s:.0f} s")

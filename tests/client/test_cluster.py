@@ -312,7 +312,7 @@ KINDS = (
 def test_every_program_refuses_a_wrong_file_with_exit_code_2_and_that_one_line(
     tmp_path: Path, kind: str
 ) -> None:
-    """And makes nothing. (An id that the file lacks, and another cluster's file: see test_server.py.)"""
+    """And makes nothing; for an id that the file lacks, and another cluster's file, see test_server.py."""
     content, reason = WRONG[kind]
     file = tmp_path / "cluster.json"
     file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())

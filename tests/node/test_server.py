@@ -593,8 +593,10 @@ def test_nodes_whose_cluster_files_differ_refuse_each_other_and_say_why(tmp_path
 
 @pytest.mark.slow
 def test_an_idle_node_is_idle(cluster: RealCluster) -> None:
-    """Promised: under 1 % of a core. That depends on the machine, and is printed; asserted is how often the
-    node wakes up: 20 ticks a second, and gossip 10 times a second to each peer and from each.
+    """Less than 1 % of a core was promised; that depends on the machine, and is only printed.
+
+    The test asserts how often the node wakes up: 20 ticks a second, and gossip 10 times a second to each peer
+    and from each.
     """
 
     def used(pid: int) -> tuple[float, int]:

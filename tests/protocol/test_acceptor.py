@@ -61,7 +61,7 @@ def states() -> Iterator[tuple[int, int, int, int]]:
 
 
 def replayed(made: Acceptor) -> Acceptor:
-    """What a restart makes of the journal. (`chosen` is noted by the node, not by the acceptor.)"""
+    """Return what a restart makes of the journal; `chosen` is noted by the node, not by the acceptor."""
     again = Acceptor(LOG, [].append)
     for record in journal(made):
         again.replay(record)
@@ -175,7 +175,7 @@ def test_a_sync_that_starts_above_what_is_known_to_be_chosen_is_not_taken() -> N
 
 
 def test_a_late_sync_shorter_than_what_is_chosen_cuts_nothing() -> None:
-    """N23. (Only a checkpoint without its evidence can bring an acceptor here.)"""
+    """N23: only a checkpoint without its evidence can bring an acceptor here."""
     made = acceptor(2, 2, 3)
     made.learn(3, 2)
     assert made.on_accept(Accept(LOG, 3, 0, LOGS[2][:2], True, NOTHING, [])) == Vote.NEEDS_SYNC

@@ -123,8 +123,9 @@ def by_thrift(kind: Any, data: bytes) -> Any:
 
 
 def check(codec: Any, seed: int, rounds: int) -> tuple[int, int]:
-    """The made codec against Thrift's, on random structs and on broken ones. How many were compared, and how
-    many of the broken ones both understood.
+    """Compare the made codec with Thrift's, on random structs and on broken ones.
+
+    Return how many were compared, and how many of the broken ones both understood.
     """
     rng = random.Random(seed)
     kinds: dict[str, Any] = {kind.__name__: kind for kind in KINDS.values()}
