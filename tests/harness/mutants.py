@@ -41,8 +41,8 @@ Change = tuple[str, str, str]  # module, text, replacement
 class Mutant:
     """Changes of the code, and what catches them: a story or a simulation.
 
-    `story` is "module.function". A simulation is `seen` (profile, seed) at the latest check, else some seed of
-    `profiles`.
+    `story` is "module.function". A simulation is `seen` (profile, seed) at the latest check, else some seed
+    of `profiles`.
     """
 
     name: str
