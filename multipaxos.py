@@ -70,6 +70,7 @@ from paxoskv.wire.structs import (
     Fetch,
     Fetched,
     Held,
+    Identity,
     Learn,
     LogBallot,
     Noted,
@@ -78,6 +79,7 @@ from paxoskv.wire.structs import (
     Promise,
     Reading,
     Record,
+    Recovered,
     Rejoin,
     Rejoined,
     Verdict,
@@ -87,6 +89,7 @@ from paxoskv.wire.structs import (
 Message = Any  # one of the generated structs above, or Synced
 
 LAZY: Final = 0.01  # seconds that a vote which nobody waits for may wait for others, to share their fsync
+NOTE_AFTER: Final = 0.2  # seconds without a frame, after which what was applied since the last one is noted
 LATE: Final = 0.005  # seconds: a vote that takes longer, and four times the usual, is late
 SLUGGISH: Final = 1.0  # seconds for which nobody counts on a node that has kept others waiting
 RESEND_AFTER: Final = 0.05  # seconds: what is unanswered is sent again; doubled for a peer that stays silent
@@ -130,7 +133,16 @@ def node_of(ballot: int) -> int:
 
 
 class Diverged(Exception):
-    """This node has applied something else than others, or is one of as many as have not: it must stop."""
+    """What a disk or a peer says contradicts what is chosen or applied here: this node must stop."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what + TWO_HISTORIES)
+
+
+TWO_HISTORIES: Final = (
+    ": there are two histories: a node was started with an old copy of its data, or a disk has lost what it "
+    'had said to be durable: see "Two histories" in docs/operations.md'
+)
 
 
 class Synced(NamedTuple):
@@ -224,7 +236,11 @@ class Acceptor:
 
     @property
     def last_timestamp(self) -> int:
-        return self.entries[-1].timestamp if self.entries else self.floor
+        return self.timestamp_of(self.length)
+
+    def timestamp_of(self, length: int) -> int:
+        """The timestamp of the last of the first so many entries, which may have been given up."""
+        return self.entries[length - self.base - 1].timestamp if length > self.base else self.floor
 
     def from_slot(self, slot: int, end: int | None = None) -> list[Entry]:
         return self.entries[slot - self.base : None if end is None else end - self.base]
@@ -255,6 +271,7 @@ class Acceptor:
         if message.ballot > self.accepted:
             return self._take_sync(message)
         if message.start <= self.length:  # else there is a gap, and the vote says how much is held
+            self._check_same(message.start, message.entries, self.length)
             self._hold(message.ballot, self.length, message.entries[self.length - message.start :])
         return (
             Vote.TAKEN
@@ -264,6 +281,7 @@ class Acceptor:
         """A new ballot's log replaces ours from what is known to be chosen on."""
         if not message.sync or not message.start <= self.chosen <= message.start + len(message.entries):
             return Vote.NEEDS_SYNC
+        self._check_same(message.start, message.entries, self.chosen)
         self._hold(message.ballot, self.chosen, message.entries[self.chosen - message.start :])
         return Vote.TAKEN
 
@@ -282,6 +300,7 @@ class Acceptor:
         since the log of `evidence`, which a quorum took, contained all that could.
         """
         end = start + len(entries)
+        self._check_same(start, entries, self.chosen)
         if self.accepted >= evidence:
             if start <= self.length < end:
                 self._hold(self.accepted, self.length, entries[self.length - start :])
@@ -335,10 +354,24 @@ class Acceptor:
         self._replace(ballot, start, entries)
         self.journal(Record(held=Held(self.log, ballot, start, entries)))
 
+    def _check_same(self, start: int, entries: list[Entry], end: int) -> None:
+        """Diverged if entries from slot `start` on are not ours up to slot `end`, where they cannot differ:
+        of one ballot's log, or chosen.
+        """
+        for slot in range(max(start, self.base), min(start + len(entries), end)):
+            ours, theirs = self.entries[slot - self.base], entries[slot - start]
+            if ours != theirs:
+                raise Diverged(
+                    f"slot {slot} of log {self.log} holds the entry of {ours.timestamp} here, and that of "
+                    f"{theirs.timestamp} elsewhere"
+                )
+
     def _replace(self, ballot: int, start: int, entries: list[Entry]) -> None:
-        assert ballot >= self.accepted and self.chosen <= start <= self.length, (
-            "a log goes back, or has a gap"
-        )
+        if ballot < self.accepted or not self.chosen <= start <= self.length:
+            raise Diverged(
+                f"log {self.log} goes back, or has a gap: slot {start} of ballot {ballot} comes after slots "
+                f"{self.chosen} to {self.length} of {self.accepted}"
+            )
         self.accepted = ballot
         self.promised = max(self.promised, ballot)
         self.entries[start - self.base :] = entries
@@ -583,7 +616,7 @@ class Learner:
             self.held[log] = chosen
             self.passed(log)
             if chosen > acceptor.base:  # else a checkpoint has just covered them all
-                last = acceptor.entries[chosen - acceptor.base - 1].timestamp
+                last = acceptor.timestamp_of(chosen)
                 self.frontier[log] = max(self.frontier[log], last)
                 self.known[log] = max(self.known[log], last)
         if chosen >= self.chosen[log] and self.known[log] > self.frontier[log]:
@@ -620,7 +653,10 @@ class Learner:
             for log, frontier in self.frontier.items():
                 if frontier < timestamp - (log > owner):
                     return
-            assert head > self.position, "commands are applied in order"
+            if head <= self.position:
+                raise Diverged(
+                    f"command {timestamp} of log {owner} is chosen, after {self.position} was applied"
+                )
             acceptor = self.acceptors[owner]
             payload = acceptor.entries[self.executed[owner] - acceptor.base].payload
             self.executed[owner] += 1
@@ -666,12 +702,7 @@ class Learner:
         logs = {}
         for log, acceptor in self.acceptors.items():
             executed = self.executed[log]
-            last = (
-                acceptor.entries[executed - acceptor.base - 1].timestamp
-                if executed > acceptor.base
-                else acceptor.floor
-            )
-            logs[log] = Covered(executed, acceptor.evidence, last)
+            logs[log] = Covered(executed, acceptor.evidence, acceptor.timestamp_of(executed))
         return Cut(self.position, logs, clock)
 
     def recover(self, position: tuple[int, int]) -> Iterator[tuple[int, int, bytes]]:
@@ -679,6 +710,7 @@ class Learner:
         those that an installed checkpoint has.
         """
         logs = []
+        covered = self.position  # by an installed checkpoint
         for log, acceptor in self.acceptors.items():
             self.learn(log, acceptor.chosen, acceptor.evidence, 0)
             entries = [
@@ -691,11 +723,14 @@ class Learner:
             logs.append([(e.timestamp, log, e.payload) for e in entries if e.payload])
             self.passed(log)
             if acceptor.chosen > acceptor.base:
-                last = acceptor.entries[acceptor.chosen - acceptor.base - 1].timestamp
+                last = acceptor.timestamp_of(acceptor.chosen)
                 self.frontier[log] = self.known[log] = max(self.known[log], last)
         self.position = max(self.position, position)
         self.moved = True
-        yield from merge(*logs)
+        for timestamp, owner, payload in merge(*logs):
+            if (timestamp, owner) <= covered:
+                raise Diverged(f"command {timestamp} of log {owner} is not in the checkpoint of {covered}")
+            yield timestamp, owner, payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -840,6 +875,7 @@ class Node:
         self.hashes_before: dict[tuple[int, int], int] = {}  # and at RECENT before them
         self.doubt: float | None = None  # since when a peer's hash is not ours
         self.doubted = (0, 0)  # the first entry where it is not
+        self.short: dict[int, tuple[float, Position]] = {}  # by peer: since when it stands where, see there
         self.agrees: dict[int, bool] = {}  # by peer: whether its hash is ours, at that entry or later
 
         self.incarnation = incarnation  # which disk; 0: a new one in place of one that was lost
@@ -847,6 +883,9 @@ class Node:
         self.rejoining = None if incarnation else Rejoining(self.peers, self.nodes)
         self.handlers = HANDLERS if incarnation else HANDLERS_REJOINING
         self.life = 0  # which start of this disk; grows
+        self.recovered: list[Recovered] | None = None  # what this start found; None: it had to rejoin
+        self.recovered_clock: int | None = None  # likewise, the reservation
+        self.witness = Witness(self.peers, self.nodes)
         self.lives: dict[int, tuple[int, int]] = dict.fromkeys(
             self.peers, (0, 0)
         )  # by peer, the highest seen
@@ -872,6 +911,8 @@ class Node:
             proposer = self._proposer(record.candidate.log)
             proposer.highest = max(proposer.highest, record.candidate.ballot)
         elif record.noted:
+            if record.noted.node not in self.lives:
+                raise Diverged(f"the journal of node {self.me} is that of another one")
             self.lives[record.noted.node] = (record.noted.incarnation, record.noted.life)
         elif record.life is not None:
             self.life = record.life
@@ -888,6 +929,15 @@ class Node:
         """Begin a life: the clock where the reservation ends, the applied commands once more, our own log
         prepared.
         """
+        if self.rejoining is None:
+            self.recovered_clock = self.reserved
+            self.recovered = [
+                Recovered(
+                    log, acceptor.promised, acceptor.accepted, acceptor.length, acceptor.chosen,
+                    self.proposers[log].highest if log in self.proposers else 0,
+                )
+                for log, acceptor in self.acceptors.items()
+            ]  # fmt: skip
         self.life = (self.life >> LIFE_BITS) + 1 << LIFE_BITS | self.random.getrandbits(LIFE_BITS)
         self._journal(Record(life=self.life))
         self.clock, self.reserving = max(self.clock, self.reserved), self.reserved
@@ -918,6 +968,16 @@ class Node:
             records.append(Record(applied=Position(*self.learner.position)))
         self._save()
         return records
+
+    def _note_when_idle(self) -> None:
+        """No frame comes along to bring it: journal what is chosen and applied by itself.
+
+        A restart that does not know that an entry was chosen and acknowledged cannot tell when it meets nodes
+        that have lost it (N25).
+        """
+        notes = self._notes()
+        self._records += notes
+        self.lazy += len(notes)
 
     def _save(self) -> None:
         """What is chosen and applied now is in the journal, or joins its next frame."""
@@ -1107,6 +1167,7 @@ class Node:
         self.highest = max(self.highest, last)
         self._raise_clock(command)  # R6
         if sender != self.me:
+            self.witness.stood(sender, message.log, message.ballot)
             self.awaited[sender] = max(self.awaited[sender], command)
             if command and sender != self.newest[0]:
                 self.newest.remove(sender)
@@ -1138,6 +1199,8 @@ class Node:
             self._measure(sender, message, now)
             self._learn(message.fact, now, sender)
         proposer = self.proposers.get(message.log)
+        if proposer is not None and message.vote == Vote.TAKEN and message.ballot <= proposer.highest:
+            self.witness.voted(sender, message.log, message.ballot, message.length)
         if proposer is None or not proposer.leading or self._is_absurd(message.log, message.promised):
             return
         if message.promised > proposer.ballot:
@@ -1156,6 +1219,7 @@ class Node:
         acceptor = self.acceptors[message.log]
         if self._is_absurd(message.log, message.ballot):
             return
+        self.witness.stood(sender, message.log, message.ballot)
         if message.wanted and self.fact(message.log).frontier >= message.wanted:
             fact = self.fact(message.log)
             ballots = (acceptor.promised, acceptor.accepted)
@@ -1180,7 +1244,11 @@ class Node:
         if message.fact.log == message.log:
             self._learn(message.fact, now, sender)
         proposer = self.proposers.get(message.log)
-        if proposer is None or not proposer.preparing or message.ballot != proposer.ballot:
+        if proposer is None:
+            return
+        if message.verdict == Verdict.PROMISED and message.ballot <= proposer.highest:
+            self.witness.promised(sender, message.log, message.ballot)
+        if not proposer.preparing or message.ballot != proposer.ballot:
             return
         if self._is_absurd(message.log, message.promised):
             return
@@ -1198,6 +1266,7 @@ class Node:
         ours = self.hashes.get(message.applied, self.hashes_before.get(message.applied))
         if ours is not None:
             self._compare(sender, message.applied, ours == message.hash, now)
+        self._look_what_is_missing(sender, message, now)
         for fact in message.facts:
             self._learn(fact, now, sender)
 
@@ -1407,6 +1476,8 @@ class Node:
         if fact.frontier > max(self.clock, self.highest) + TOO_FAR or self._is_absurd(log, fact.evidence):
             return
         if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
+            if sender == log:
+                self.witness.claimed(sender, fact)
             probe = self.probes.get(log)
             if probe is not None and 0 < probe.frontier <= fact.frontier:
                 self._measured(log, probe.at, now)
@@ -1480,6 +1551,27 @@ class Node:
             self.doubt, self.doubted = now, position
         if self.doubt is not None and position >= self.doubted:
             self.agrees[peer] = same
+
+    def _look_what_is_missing(self, peer: int, message: Learn, now: float) -> None:
+        """A peer that holds all that is chosen, and knows that no earlier command can come, has applied what
+        we have. If it stays short of that, it has lost something: that is another history.
+        """
+        (timestamp, owner), _ = self.applied
+        stands = message.applied < (timestamp, owner) and all(
+            fact.log in self.acceptors
+            and fact.chosen <= self.holding[peer][self.nodes.index(fact.log)]
+            and fact.frontier >= timestamp - (fact.log > owner)
+            for fact in message.facts
+        )
+        if not stands:
+            self.short.pop(peer, None)
+            return
+        since, before = self.short.get(peer, (now, message.applied))
+        if before != message.applied:
+            since = now
+        self.short[peer] = since, message.applied
+        if now - since >= DOUBT:
+            self._compare(peer, (timestamp, owner), False, now)
 
     def _look_who_differs(self, now: float) -> None:
         """Diverged if most differ from us, or if after a while as many do as agree: nobody knows then who is
@@ -1786,6 +1878,9 @@ class Node:
         self._look_at_held_reads(now)
         if self.lazy_at is not None and now - self.lazy_at >= LAZY:
             self.urgent = True
+        idle = self.journaled == self.synced and now - self.journaled_at >= NOTE_AFTER
+        if idle and self.learner.position > self.saved_position:
+            self._note_when_idle()
         if self.own.established:
             self._urge_late(now)
         for proposer in self.proposers.values():
@@ -1927,13 +2022,26 @@ class Node:
         self.lives[peer] = (incarnation, life)
         self._journal(Record(noted=Noted(peer, incarnation, life)))
 
-    def greet(self, peer: int, incarnation: int, life: int) -> str | None:
+    def identify(self, identity: Identity) -> Identity:
+        """What this node says to others of itself: with a rejoin the incarnation rises, with each start the
+        life.
+        """
+        return identity._replace(
+            incarnation=self.incarnation,
+            life=self.life,
+            recovered=self.recovered,
+            reserved=self.recovered_clock,
+        )
+
+    def greet(self, identity: Identity) -> str | None:
         """A process says that it is this peer, started with this disk: why nobody may listen to it; None if
         one may. (Incarnation 0 is rejoining, and says nothing that counts.)
 
         An older disk, or an earlier start of the same one, is a copy that was put back: it has forgotten
-        votes. So it is if there was another start with the same count.
+        votes. So it is if there was another start with the same count, and if a later start has found less
+        than what an earlier one had let us know to be durable (N25).
         """
+        peer, incarnation, life = identity.node, identity.incarnation, identity.life
         disk, last = self.lives[peer]
         older = life >> LIFE_BITS <= last >> LIFE_BITS and life != last
         if incarnation and (incarnation < disk or (incarnation == disk and older)):
@@ -1941,12 +2049,35 @@ class Node:
                 f"node {peer} is a stale copy: incarnation {incarnation}, start {life >> LIFE_BITS}, but "
                 f"{disk} and {last >> LIFE_BITS} were seen: remove its data and start it with --rejoin"
             )
+        lost = self._lost(identity) if incarnation == disk and life != last else None
+        if incarnation and lost is not None:
+            return f"node {peer} is a stale copy: {lost}: remove its data and start it with --rejoin"
         if incarnation and (incarnation, life) != (disk, last):
             self.note(peer, incarnation, life)
         return None
 
+    def _lost(self, identity: Identity) -> str | None:
+        """What a start of a peer should have found on its disk, and has not; None if nothing is known.
+
+        A frontier that its owner has made from its clock lies below what was reserved; any other is that of a
+        chosen entry.
+        """
+        peer = identity.node
+        for found in identity.recovered or []:
+            if found.log in self.acceptors:
+                lost = self.witness.lost(peer, found, self.holding[peer][self.nodes.index(found.log)])
+                if lost is not None:
+                    return lost
+        acceptor, (frontier, chosen) = self.acceptors[peer], self.witness.claims[peer]
+        if identity.reserved is None or acceptor.chosen < chosen:
+            return None
+        if frontier > max(identity.reserved, acceptor.timestamp_of(max(chosen, acceptor.base))):
+            return f"its clock had reached {frontier}, and its data has {identity.reserved}"
+        return None
+
     def _forget(self, peer: int) -> None:
         """A peer has lost its disk: drop what the old one has said."""
+        self.witness.forget(peer)
         for proposer in self.proposers.values():
             proposer.forget(peer)
         if self.round is not None:
@@ -2048,6 +2179,66 @@ class Node:
         """From now on we vote."""
         self.rejoining = None
         self.handlers = HANDLERS
+
+
+class Witness:
+    """What peers have let us know to be durable on their disks, in this life of ours.
+
+    A promise, a vote, or a ballot that is stood with, leaves its node only when it is durable. So a later
+    start of the same disk finds at least that, or the disk is a copy of an older state (or has lost what it
+    had synced), and what it would vote now may contradict what it has voted before.
+    """
+
+    def __init__(self, peers: Sequence[int], logs: Sequence[int]) -> None:
+        self.logs = logs
+        self.promises = {peer: dict.fromkeys(logs, 0) for peer in peers}  # by log: the ballot
+        self.votes = {peer: dict.fromkeys(logs, (0, 0)) for peer in peers}  # by log: the ballot, the length
+        self.candidates = {peer: dict.fromkeys(logs, 0) for peer in peers}  # by log: the ballot
+        self.claims = dict.fromkeys(peers, (0, 0))  # of its own log: the frontier, how much is chosen
+
+    def promised(self, peer: int, log: int, ballot: int) -> None:
+        if peer in self.promises and ballot > self.promises[peer][log]:
+            self.promises[peer][log] = ballot
+
+    def voted(self, peer: int, log: int, ballot: int, length: int) -> None:
+        """At one ballot the length only grows; at a higher one, the log may be shorter."""
+        if peer in self.votes and (ballot, length) > self.votes[peer][log]:
+            self.votes[peer][log] = (ballot, length)
+
+    def stood(self, peer: int, log: int, ballot: int) -> None:
+        if node_of(ballot) == peer and peer in self.candidates and ballot > self.candidates[peer][log]:
+            self.candidates[peer][log] = ballot
+
+    def claimed(self, peer: int, fact: Fact) -> None:
+        if peer in self.claims and fact.frontier > self.claims[peer][0]:
+            self.claims[peer] = (fact.frontier, fact.chosen)
+
+    def forget(self, peer: int) -> None:
+        """The peer has another disk."""
+        self.claims[peer] = (0, 0)
+        self.promises[peer] = dict.fromkeys(self.logs, 0)
+        self.votes[peer] = dict.fromkeys(self.logs, (0, 0))
+        self.candidates[peer] = dict.fromkeys(self.logs, 0)
+
+    def lost(self, peer: int, found: Recovered, chosen: int) -> str | None:
+        """What this start of the peer should have found of a log, and has not. `chosen`: so many entries it
+        had said to hold and to know to be chosen.
+        """
+        log = found.log
+        promised, candidate = self.promises[peer][log], self.candidates[peer][log]
+        ballot, length = self.votes[peer][log]
+        if found.promised < promised:
+            return f"in log {log} it had promised ballot {promised}, and its data has {found.promised}"
+        if (found.accepted, found.length) < (ballot, length):
+            return (
+                f"in log {log} it had accepted {length} entries at ballot {ballot}, and its data has "
+                f"{found.length} at {found.accepted}"
+            )
+        if found.candidate < candidate:
+            return f"in log {log} it had stood with ballot {candidate}, and its data has {found.candidate}"
+        if found.chosen < chosen:
+            return f"in log {log} it had {chosen} chosen entries, and its data has {found.chosen}"
+        return None
 
 
 class Rejoining:

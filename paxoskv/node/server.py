@@ -38,12 +38,12 @@ from thrift.Thrift import TApplicationException
 from paxoskv import config as configuration
 from paxoskv.kvstore import ttypes
 from paxoskv.multipaxos import Cut, Diverged, Failures, Message, Node, node_of
-from paxoskv.node.checkpoint_process import CheckpointProcess
 from paxoskv.node.metrics import Collector, Counts, Histogram
 from paxoskv.node.metrics import Page as MetricsPage
 from paxoskv.node.replica import Replica, Single
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import Checkpoints, recover
+from paxoskv.storage.checkpoint_process import CheckpointProcess
 from paxoskv.storage.journal import (
     MANIFEST,
     Damaged,
@@ -726,11 +726,8 @@ class Server:
         os._exit(EXIT_STALE)
 
     def _who(self) -> Identity:
-        """Who we are: with a rejoin the incarnation rises, with each start the life."""
-        core = self.core
-        if not isinstance(core, Node):
-            return self.identity
-        return self.identity._replace(incarnation=core.incarnation, life=core.life)
+        """Who we are."""
+        return self.core.identify(self.identity) if isinstance(self.core, Node) else self.identity
 
     def _listen_to(self, identity: Identity, connection: Connection) -> str | None:
         """A process has said who it is, on this connection: why it must not be listened to, or None.
@@ -745,7 +742,7 @@ class Server:
             alive = other is not connection and now - self.core.heard[node] < BOTH_ALIVE
             if alive and theirs[0] == node and theirs[1][1] != identity.life:
                 return f"node {node}: {ANOTHER} is alive, at {other.peer}"
-        reason = self.core.greet(node, *who)
+        reason = self.core.greet(identity)
         if reason is None:
             self.processes[connection] = (node, who)
             self._close_older(node)
@@ -1410,7 +1407,10 @@ def recovered(journal: Journal, directory: Path, core: Node | Single, store: Sto
     number = journal.manifest.checkpoint.number if journal.manifest else 0
     seconds = round(time.monotonic() - began, 3)
     log("recovered", checkpoint=number, records=count, bytes=journal.bytes, seconds=seconds)
-    core.start(asyncio.get_running_loop().time())
+    try:
+        core.start(asyncio.get_running_loop().time())
+    except Diverged as error:
+        raise Damaged(directory / "journal", 0, f"contradicts itself: {error}") from error
     return Checkpoints(directory, journal, lambda call: call())
 
 

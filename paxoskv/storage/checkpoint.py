@@ -10,7 +10,7 @@
 
 Making a checkpoint does not stop the node. The node writes its whole protocol state as the first frame of a
 new segment. When that frame is durable, a separate process makes the checkpoint of everything before it
-(make_checkpoint; node/checkpoint_process.py). Its steps, and what a crash after each of them leaves:
+(make_checkpoint; checkpoint_process.py). Its steps, and what a crash after each of them leaves:
 
     save through pickledb, sync      a file that nothing names; the next start removes it
     read it back, compare            the same (the file is read from the disk, not from the page cache)
@@ -40,7 +40,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from paxoskv.multipaxos import Covered, Cut, Ready
+from paxoskv.multipaxos import Covered, Cut, Diverged, Ready
 from paxoskv.state.store import RESERVED_KEY, Store
 from paxoskv.storage.journal import (
     MANIFEST,
@@ -81,6 +81,7 @@ class Core(Protocol):
     def install(self, cut: Cut) -> bool: ...
     def checkpointed(self, cut: Cut) -> None: ...
     def cut(self) -> Cut: ...
+    def hashed(self, position: tuple[int, int], rolling: int) -> None: ...
     def start(self, now: float) -> None: ...
     def drain(self, now: float) -> Ready: ...
 
@@ -223,7 +224,10 @@ def recover(journal: Journal, directory: Path, core: Core, store: Store, files: 
     Return the number of replayed records. Damaged: what was durable cannot be read, and nothing was removed.
     """
     files = files or Files()
-    count = replay(core, store, files, directory, journal.manifest, journal.recover())
+    try:
+        count = replay(core, store, files, directory, journal.manifest, journal.recover())
+    except Diverged as error:
+        raise Damaged(directory / "journal", 0, f"contradicts itself: {error}") from error
     discard(files, [directory / INCOMING, *old_files(files, directory, journal)])
     return count
 
@@ -262,6 +266,7 @@ def install(core: Core, store: Store, state: dict[str, Any]) -> None:
     """Merge a checkpoint into the core; its state replaces the store's if it is further on."""
     if core.install(cut_of(state)):
         store.load_state(state)
+        core.hashed(store.position, store.hash)
 
 
 def old_files(files: Files, directory: Path, journal: Journal, keep: Iterable[int] = ()) -> list[Path]:

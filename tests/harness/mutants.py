@@ -853,6 +853,107 @@ MUTANTS = [
             "",
         ),
     ),
+    # -- disks that have forgotten something
+    told(
+        "N25: promises that were heard are forgotten",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            CORE,
+            "            self.witness.promised(sender, message.log, message.ballot)\n",
+            "            pass\n",
+        ),
+    ),
+    told(
+        "N25: votes that were heard are forgotten",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            CORE,
+            "            self.witness.voted(sender, message.log, message.ballot, message.length)\n",
+            "            pass\n",
+        ),
+    ),
+    told(
+        "N25: only the length of a log is compared",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            CORE,
+            "        if (found.accepted, found.length) < (ballot, length):\n",
+            "        if found.length < length:\n",
+        ),
+    ),
+    told(
+        "N25: ballots that others stood with are forgotten",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            CORE,
+            "if node_of(ballot) == peer and peer in self.candidates and ballot > self.candidates[peer][log]:",
+            "if False:",
+        ),
+    ),
+    told(
+        "N25: frontiers that were made are forgotten",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            CORE,
+            "        if peer in self.claims and fact.frontier > self.claims[peer][0]:\n",
+            "        if False:\n",
+        ),
+    ),
+    told(
+        "N25: what a peer had said to hold is not compared",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (CORE, "        if found.chosen < chosen:\n", "        if False:\n"),
+    ),
+    told(
+        "N25: a start that was refused is noted",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            CORE,
+            "        if incarnation and lost is not None:\n            return",
+            "        if incarnation and lost is not None:\n"
+            "            self.note(peer, incarnation, life)\n"
+            "            return",
+        ),
+    ),
+    told(
+        "N25: what a life has found is compared again later",
+        "test_forgotten.test_what_a_life_has_found_is_asked_once_for_it_has_voted_since",
+        (CORE, "if incarnation == disk and life != last else None", "if incarnation == disk else None"),
+    ),
+    told(
+        "N25: what a lost disk had said is held against the new one",
+        "test_forgotten.test_a_new_disk_is_not_held_to_what_the_lost_one_had_said",
+        (CORE, "        self.witness.forget(peer)\n", ""),
+    ),
+    told(
+        "N25: a node that rejoins tells what it found",
+        "test_forgotten.test_a_start_that_rejoins_says_nothing_of_what_it_found",
+        (
+            CORE,
+            "        if self.rejoining is None:\n            self.recovered_clock",
+            "        if True:\n            self.recovered_clock",
+        ),
+    ),
+    told(
+        "N25: a peer that stays short of what we applied goes unnoticed",
+        "test_forgotten.test_two_histories_are_found_out_when_the_others_return",
+        (CORE, "        if now - since >= DOUBT:\n", "        if False:\n"),
+    ),
+    told(
+        "N25: a sync with another chosen entry is accepted",
+        "test_forgotten.test_another_entry_where_one_is_chosen_is_a_contradiction",
+        (CORE, "        self._check_same(message.start, message.entries, self.chosen)\n", ""),
+    ),
+    told(
+        "N25: another entry at the same ballot is accepted",
+        "test_forgotten.test_another_entry_where_one_is_chosen_is_a_contradiction",
+        (CORE, "            self._check_same(message.start, message.entries, self.length)\n", ""),
+    ),
+    told(
+        "N25: another fetched entry is accepted",
+        "test_forgotten.test_another_entry_where_one_is_chosen_is_a_contradiction",
+        (CORE, "        self._check_same(start, entries, self.chosen)\n", ""),
+    ),
     # -- the mark of what was durable
     told(
         "N24: a damaged last frame is taken for a torn one, whatever the mark says",
@@ -861,7 +962,7 @@ MUTANTS = [
     ),
     told(
         "N24: the mark stays where recovery has put it",
-        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_when_the_node_was_idle_or_has_stopped",
+        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_once_the_node_was_idle_or_stopped",
         (
             "storage.journal",
             "            self._files.fdatasync(handle)\n            self._set_mark()\n",
@@ -879,7 +980,7 @@ MUTANTS = [
     ),
     told(
         "N24: the mark is never made durable",
-        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_when_the_node_was_idle_or_has_stopped",
+        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_once_the_node_was_idle_or_stopped",
         ("storage.journal", "        self._sync_mark()\n", ""),
     ),
     told(
@@ -967,10 +1068,10 @@ def attempt_here(task: str) -> None:
     directory, changed, *arguments = json.loads(task)
     sys.path.insert(0, str(ROOT))
     for module in changed:
-        package, _, name = f"paxoskv.{module}".rpartition(".")
-        importlib.import_module(package).__path__.insert(0, directory)
-        origin = importlib.import_module(f"{package}.{name}").__file__
-        assert origin and Path(origin).parent == Path(directory), f"{origin} is not the changed {module}"
+        package = f"paxoskv.{module}".rpartition(".")[0]
+        importlib.import_module(package).__path__.insert(0, str(Path(directory, *package.split("."))))
+        origin = importlib.import_module(f"paxoskv.{module}").__file__
+        assert origin and Path(origin).is_relative_to(directory), f"{origin} is not the changed {module}"
     output, sys.stdout = sys.stdout, sys.stderr
     print(json.dumps(attempt(*arguments)), file=output)
 
@@ -999,7 +1100,9 @@ def catch(mutant: Mutant, search: bool = True) -> Catch | None:
     sources = source_of(mutant)
     with tempfile.TemporaryDirectory() as directory:
         for module, source in sources.items():
-            (Path(directory) / path_of(module).name).write_text(source)
+            path = Path(directory) / path_of(module).relative_to(ROOT)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source)
         task = [directory, list(sources), mutant.story, mutant.seen, mutant.profiles, search]
         child = subprocess.run(
             [sys.executable, __file__, "--attempt", json.dumps(task)],

@@ -14,6 +14,7 @@ import pytest
 
 from tests.harness import scenario
 from tests.protocol import test_acceptor as acceptors
+from tests.protocol import test_forgotten as forgotten
 from tests.protocol import test_more_scenarios as more_stories
 from tests.protocol import test_node as nodes
 from tests.protocol import test_scenarios as stories
@@ -300,6 +301,17 @@ RULES: dict[str, Rule] = {
     "an owner revoked often waits before it takes its log back": core(
         nodes.test_an_owner_that_is_revoked_again_and_again_waits_longer_each_time,
         ("pause = 0.0 if len(self.losses) < 3 else", "pause = 0.0 if True else"),
+    ),
+    "N25: who has found less than its peers were told is refused": core(
+        forgotten.test_a_copy_of_a_running_nodes_data_that_is_put_back_is_refused,
+        (
+            "lost = self._lost(identity) if incarnation == disk and life != last else None",
+            "lost: str | None = None",
+        ),
+    ),
+    "N25: who restarts knows what it had applied": core(
+        forgotten.test_two_histories_are_found_out_when_the_others_return,
+        ("        if idle and self.learner.position > self.saved_position:", "        if False:"),
     ),
 }
 

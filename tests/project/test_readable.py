@@ -16,7 +16,7 @@ LIMITED = (
     "paxoskv/state",
     "paxoskv/config.py",
     "paxoskv/storage/checkpoint.py",
-    "paxoskv/node/checkpoint_process.py",
+    "paxoskv/storage/checkpoint_process.py",
 )
 CLASS_LINES, CLASS_ATTRIBUTES = 375, 30
 FUNCTION_LINES, FUNCTION_BRANCHES = 50, 12

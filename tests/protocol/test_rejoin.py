@@ -20,6 +20,7 @@ from paxoskv.wire.structs import (
     Command,
     Entry,
     Fact,
+    Identity,
     Learn,
     Noted,
     Position,
@@ -519,17 +520,20 @@ def test_which_processes_may_speak_for_a_node() -> None:
     def life(count: int, chance: int = 0) -> int:
         return count << LIFE_BITS | chance
 
+    def greet(node: int, incarnation: int, start: int) -> str | None:
+        return made.greet(Identity("", "", node, incarnation, start))
+
     made = started()
-    assert made.greet(2, 1, life(3, 7)) is None
+    assert greet(2, 1, life(3, 7)) is None
     assert made.noted(2) == (1, life(3, 7))
-    assert made.greet(2, 1, life(3, 7)) is None, "the same process"
+    assert greet(2, 1, life(3, 7)) is None, "the same process"
     for incarnation, start in ((1, life(2, 9)), (1, life(3, 6)), (1, life(3, 8))):
-        assert made.greet(2, incarnation, start) is not None
-    assert made.greet(2, 0, life(1)) is None, "it is rejoining"
+        assert greet(2, incarnation, start) is not None
+    assert greet(2, 0, life(1)) is None, "it is rejoining"
     assert made.noted(2) == (1, life(3, 7))
-    assert made.greet(2, 1, life(4)) is None
-    assert made.greet(2, 2, life(1)) is None, "another disk"
-    assert made.greet(2, 1, life(9)) is not None
+    assert greet(2, 1, life(4)) is None
+    assert greet(2, 2, life(1)) is None, "another disk"
+    assert greet(2, 1, life(9)) is not None
     noted = [record.noted for record in made.drain(1.0).journal if record.noted]
     assert noted == [Noted(2, 1, life(3, 7)), Noted(2, 1, life(4)), Noted(2, 2, life(1))]
 

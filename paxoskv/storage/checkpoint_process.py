@@ -5,7 +5,7 @@ journal. So every checkpoint exercises recovery. It pauses after each piece of i
 share its processors. It shares the lock of the data directory, and ends when the node ends: so no process of
 an earlier life ever replaces a manifest.
 
-    python -m paxoskv.node.checkpoint_process DIR NUMBER SEGMENT FRAME --nodes 1,2,3,4,5
+    python -m paxoskv.storage.checkpoint_process DIR NUMBER SEGMENT FRAME --nodes 1,2,3,4,5
 """
 
 import argparse
@@ -26,7 +26,7 @@ from paxoskv.state.store import RESERVED_KEY, Store
 from paxoskv.storage.checkpoint import Checkpoints, Core, bookkeeping, cut_of, make_checkpoint, unthrottled
 from paxoskv.storage.journal import NO_ROOM, JournalError, Manifest, load_manifest, read_identity
 
-PROGRAM = [sys.executable, "-P", "-m", "paxoskv.node.checkpoint_process"]  # this module, as a process
+PROGRAM = [sys.executable, "-P", "-m", "paxoskv.storage.checkpoint_process"]  # this module, as a process
 PAUSE_S = 0.004  # seconds after each piece of the work: nobody waits for the checkpoint
 NICENESS = 10  # the process has time
 EXIT_FAILED, EXIT_FULL = 1, 3  # exit codes of the process; EXIT_FULL: no room on the disk
