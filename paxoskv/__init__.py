@@ -38,7 +38,7 @@ _HOMES = ("config", "wire.structs", "wire.codec", "client.operations", "client.s
 
 
 def __getattr__(name: str) -> Any:
-    """One of the library's names: a node, which needs none of them, starts without the client's modules."""
+    """Import a name of the library when it is first used, so that a node does without the client."""
     if name in __all__:
         for home in _HOMES:
             module = importlib.import_module(f"paxoskv.{home}")

@@ -74,7 +74,7 @@ def _executed(status: Status) -> int:
 
 
 def _leader(view: View, statuses: Iterable[Status]) -> int | None:
-    """Return who leads the node's own log: the node knows, else whoever promised the highest ballot."""
+    """Return the leader of the node's own log, as the node says, or the node with the highest promise."""
     own = view.status.node if view.status else view.node.id
     asked = [view.status] if view.status else statuses
     logs: list[LogStatus] = [log for status in asked for log in status.logs if log.log == own]
@@ -201,7 +201,7 @@ async def status(
     as_json: bool = False,
     every: float | None = None,
 ) -> Sequence[View]:
-    """Show the state of all nodes, or of one; repeat that `every` so many seconds, without end, if given."""
+    """Show the state of all nodes, or of one; if `every` is given, again every `every` seconds."""
     async with AsyncClient(cluster, timeout=timeout, attempt_timeout=timeout) as client:
         asked = [known for known in client.nodes if node in (None, known.id)]
         views = await ask_all(client, asked, digest)
@@ -227,7 +227,7 @@ def _show(views: Sequence[View], as_json: bool) -> None:
 
 
 async def _live(client: AsyncClient, views: Sequence[View], digest: bool, every: float) -> None:
-    """Draw the table again every so many seconds, until interrupted."""
+    """Draw the table again every `every` seconds, until interrupted."""
     from rich.live import Live
 
     with Live(as_table(views), auto_refresh=False) as live:

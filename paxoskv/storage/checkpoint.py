@@ -473,7 +473,7 @@ class Checkpoints:
         self.journal = journal
         self.later = later
         self.files = files or Files()
-        self.wanted: Callable[[], None] = lambda: None  # see replica.Checkpoints: the embedding's answer
+        self.wanted: Callable[[], None] = lambda: None  # what to do when a peer needs a newer one
         self.received: set[int] = set()  # numbers received in this life; they may not be journaled yet
         self.making: int | None = None  # the number of the checkpoint that a process makes now
         names = self.files.names(directory)

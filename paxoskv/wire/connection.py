@@ -276,7 +276,7 @@ class Link:
             begun = loop.time()
             if await self._connect():
                 await self._lost.wait()
-            if loop.time() - begun > LAST_PAUSE_S:  # if the peer hung up at once, the pauses go on growing
+            if loop.time() - begun > LAST_PAUSE_S:  # otherwise the pauses go on growing
                 pause = FIRST_PAUSE_S
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE_S)
