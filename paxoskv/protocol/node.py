@@ -739,7 +739,7 @@ class Node:
 
     def identify(self, identity: Identity) -> Identity:
         """What this node says to others of itself."""
-        return self.incarnations.identify(identity)
+        return self.incarnations.identify(identity, self.joined)
 
     def greet(self, identity: Identity) -> str | None:
         """A process says that it is this peer, started with this disk: why nobody may listen to it; None if

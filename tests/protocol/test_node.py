@@ -12,7 +12,7 @@ from paxoskv.protocol.faults import Failures
 from paxoskv.protocol.node import TOO_MANY, Node
 from paxoskv.protocol.outbox import DEFER_AT_MOST, Ready
 from paxoskv.protocol.persistence import Persisted
-from paxoskv.wire.codec import (
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,

@@ -15,7 +15,8 @@ from paxoskv.protocol.incarnations import LIFE_BITS
 from paxoskv.protocol.node import Node
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import state_of
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import NotDone, encode
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Batch,
@@ -24,7 +25,6 @@ from paxoskv.wire.codec import (
     Fact,
     Identity,
     Learn,
-    NotDone,
     Noted,
     Position,
     Prepare,
@@ -34,7 +34,6 @@ from paxoskv.wire.codec import (
     Rejoin,
     Rejoined,
     Verb,
-    encode,
 )
 from tests.harness.scenario import Cluster
 from tests.protocol.test_checkpoints import compact, some_commands, started, tell
