@@ -27,6 +27,7 @@ from paxoskv.protocol.incarnations import Incarnations
 from paxoskv.protocol.outbox import Message, Outbox, Ready
 from paxoskv.protocol.persistence import Persisted, Persistence
 from paxoskv.protocol.reads import Reads
+from paxoskv.protocol.rejoin import Rejoining, testimony
 from paxoskv.protocol.revocation import Advice, Revocation
 from paxoskv.protocol.round_trips import RoundTrips
 from paxoskv.protocol.voters import Voters
@@ -115,7 +116,12 @@ class Node:
         self.revocations = 0
 
         assert incarnation or self.peers, "there is nobody who knows what this node has forgotten"
-        self.rejoining = None if incarnation else Rejoining(self.peers, self.nodes)
+        self.rejoining: Rejoining | None = None
+        if not incarnation:
+            self.rejoining = Rejoining(
+                me, self.peers, self.quorum, self.learner, self.lamport,
+                self.incarnations, self.persistence, self.outbox,
+            )  # fmt: skip
         self.handlers = HANDLERS if incarnation else HANDLERS_REJOINING
 
     # ------------------------------------------------------------------------------- starting, and what lasts
@@ -688,7 +694,7 @@ class Node:
         if self.rejoining is None:
             self._watch(now)
         else:
-            self._rejoin(self.rejoining, now)
+            self.rejoining.tick(now)
 
     def link(self, peer: int, refused: bool) -> None:
         """The transport reports whether a peer refuses connections (nothing listens there), as opposed to
@@ -771,88 +777,24 @@ class Node:
         self.compaction.forget(peer)
 
     def _on_rejoin(self, sender: int, message: Rejoin, now: float, call: Any) -> None:
-        """A peer has lost its disk. Once its new incarnation is noted, no quorum counts the old one here;
-        what we tell it then is all that it may have had a part in. If a higher one is noted, it is told only
-        that.
-        """
-        if message.incarnation > self.incarnations.lives[sender][0]:
+        """A peer has lost its disk: note its new incarnation, and tell what it may have had a part in."""
+        if message.incarnation > self.noted(sender)[0]:
             self.note(sender, message.incarnation, 0)
-        acceptor, proposer = self.acceptors[message.log], self.proposers.get(message.log)
-        promised, accepted = acceptor.promised, acceptor.accepted
-        entries = acceptor.from_slot(acceptor.chosen)
-        if proposer is not None:
-            promised = max(promised, proposer.highest)
-            if proposer.leading:
-                accepted, entries = proposer.ballot, list(proposer.entries)
-        noted = self.incarnations.lives[sender][0]
-        mute = self.rejoining is not None or message.incarnation < noted
-        if mute:
-            promised, accepted, entries = 0, 0, []
-        answer = Rejoined(
-            message.log, message.incarnation, noted, mute,
-            promised, accepted, acceptor.chosen, entries, self.fact(message.log), self.lamport.time,
+        noted = self.noted(sender)[0]
+        answer = testimony(
+            message, noted, not self.joined or message.incarnation < noted, self.acceptors[message.log],
+            self.proposers.get(message.log), self.fact(message.log), self.lamport.time,
         )  # fmt: skip
         self.outbox.send_after(sender, answer, call)
 
-    def _rejoin(self, rejoining: "Rejoining", now: float) -> None:
-        """Ask again who has not answered; when all have, join."""
-        if not rejoining.turn and self.incarnation and rejoining.complete(self.quorum):
-            if rejoining.noted_by_all:
-                self._rejoin_logs(rejoining)
-            else:  # (the new number tells the second answers from late first ones)
-                rejoining.ask_again(noted_by_all=True)
-                self.incarnations.take(self.incarnation + 1)
-        if now - rejoining.asked_at < RESEND_AFTER:
-            return
-        rejoining.asked_at = now
-        if not self.incarnation:
-            for peer in self.peers:
-                if peer not in rejoining.noted:
-                    self.outbox.send(peer, Rejoin(self.me, 0))
-        else:
-            for peer, log in rejoining.missing():
-                self.outbox.send_after(peer, Rejoin(log, self.incarnation))
-
     def _on_rejoined(self, sender: int, message: Rejoined, now: float, call: Any) -> None:
-        rejoining = self.rejoining
-        assert rejoining is not None, "nobody else listens to these"
-        if message.incarnation != self.incarnation or rejoining.turn:
-            return
-        if not self.incarnation:
-            rejoining.noted[sender] = message.noted
-            if len(rejoining.noted) == len(self.peers):
-                self.incarnations.take(max(2, 1 + max(rejoining.noted.values())))
-                rejoining.asked_at = float("-inf")
-            return
-        if message.noted > self.incarnation:
-            rejoining.ask_again(noted_by_all=False)
-            self.incarnations.take(message.noted + 1)
-            return
-        rejoining.answers[sender][message.log] = message
-        self.lamport.hear(message.clock)
-        self._learn(message.fact, now, sender)
-
-    def _rejoin_logs(self, rejoining: "Rejoining") -> None:
-        """All have answered: take over what they say of all logs, in one durable step. Not before we hold
-        what they say to be chosen.
-        """
-        for log, acceptor in self.acceptors.items():
-            if acceptor.chosen < max(max(a.start, a.fact.chosen) for a in rejoining.of_log(log)):
-                return
-        for log, acceptor in self.acceptors.items():
-            answers = rejoining.of_log(log)
-            best = max(answers, key=lambda answer: (answer.accepted, answer.start + len(answer.entries)))
-            promised = max(answer.promised for answer in answers)
-            acceptor.rejoin(promised, best.accepted, best.entries[acceptor.chosen - best.start :])
-            for entry in acceptor.from_slot(acceptor.chosen):
-                self.lamport.see_entry(entry)
-        self.lamport.raise_to(self.learner.known[self.me])
-        self.outbox.journal(Record(rejoined=True))
-        rejoining.turn = self.persistence.turn + 1
+        assert self.rejoining is not None, "nobody else listens to these"
+        if self.rejoining.on_rejoined(sender, message):
+            self._learn(message.fact, now, sender)
 
     def _on_persisted_rejoining(self, sender: int, message: Persisted, now: float, call: Any) -> None:
         self.persistence.on_persisted(message)
-        if self.rejoining is not None and 0 < self.rejoining.turn <= message.turn:
+        if self.rejoining is not None and self.rejoining.is_done(message.turn):
             self._join()
             self.retake_at = now
 
@@ -860,64 +802,6 @@ class Node:
         """From now on we vote."""
         self.rejoining = None
         self.handlers = HANDLERS
-
-
-class Rejoining:
-    """A node whose disk was lost asks what it may have promised, voted, and said of its clock.
-
-    It must ask *every* other node: a promise that it forgot may have been counted by any of them (N3). First
-    for the incarnations that they have noted; its own is to be higher than all. Once a node has noted that,
-    no quorum there counts the lost disk, and its answer holds the ballots that it stood with, and the
-    entries that it proposed, while that disk still counted. The highest is taken over.
-
-    Whoever is rejoining itself has nothing to tell; a quorum must have. Until the end is durable a node
-    neither votes, proposes nor reads, and says nothing of its clock that counts; but it learns, and fetches.
-    """
-
-    def __init__(self, peers: Sequence[int], logs: Sequence[int]) -> None:
-        self.logs = logs
-        self.noted: dict[int, int] = {}  # by peer: the incarnation of ours that it has noted
-        self.answers: dict[int, dict[int, Rejoined]] = {peer: {} for peer in peers}  # by log
-        self.asked_at = float("-inf")
-        self.noted_by_all = False  # whether the answers were given after every node had noted us
-        self.turn = 0  # with the records that end it
-
-    def ask_again(self, noted_by_all: bool) -> None:
-        """Ask everybody with a higher incarnation.
-
-        Once everybody has noted us, the lost disk is counted nowhere any more. But some answers are older
-        than that: a vote of the lost disk may have made a quorum since, at a node that has lost its own disk
-        meanwhile and so tells nothing. Who gave the other votes tells of it when asked now.
-
-        Else somebody has noted more than it said: a late message of a disk that rejoined before us, and was
-        lost too. We begin anew.
-        """
-        self.noted_by_all = noted_by_all
-        self.answers = {peer: {} for peer in self.answers}
-        if noted_by_all:  # else two that believe to be one node would drive each other without a pause
-            self.asked_at = float("-inf")
-
-    def tells(self, peer: int) -> bool:
-        """Whether this peer has told its state of all logs."""
-        answers = self.answers[peer]
-        return len(answers) == len(self.logs) and not any(answer.rejoining for answer in answers.values())
-
-    def missing(self) -> list[tuple[int, int]]:
-        """Which peers are to be asked for which logs; those that are rejoining, again."""
-        return [
-            (peer, log)
-            for peer, answers in self.answers.items()
-            for log in self.logs
-            if log not in answers or answers[log].rejoining
-        ]
-
-    def complete(self, quorum: int) -> bool:
-        """Whether all have answered, and a quorum has told its state."""
-        everybody = all(len(answers) == len(self.logs) for answers in self.answers.values())
-        return everybody and sum(self.tells(peer) for peer in self.answers) >= quorum
-
-    def of_log(self, log: int) -> list[Rejoined]:
-        return [answers[log] for peer, answers in self.answers.items() if self.tells(peer)]
 
 
 Handler = Callable[[Node, int, Any, float, Any], None]

@@ -455,12 +455,12 @@ MUTANTS = [
     told(
         "N3: a rejoining node asks a quorum, not all",
         "test_rejoin.test_every_other_node_must_answer",
-        ("protocol.node", "return everybody and sum(", "return sum("),
+        ("protocol.rejoin", "return everybody and sum(", "return sum("),
     ),
     told(
         "a rejoining node trusts what it was told before all had noted it",
         "test_rejoin.test_a_vote_of_a_lost_disk_that_was_counted_after_others_had_answered_is_not_lost",
-        ("protocol.node", "            if rejoining.noted_by_all:", "            if True:"),
+        ("protocol.rejoin", "            if self.noted_by_all:", "            if True:"),
     ),
     told(
         "a node that hears of one that is wrong, and of few others, stops",
@@ -471,8 +471,8 @@ MUTANTS = [
         "rejoining nodes make up a state among themselves",
         "test_rejoin.test_three_of_five_that_lost_their_disks_do_not_make_up_a_state",
         (
-            "protocol.node",
-            "return everybody and sum(self.tells(peer) for peer in self.answers) >= quorum",
+            "protocol.rejoin",
+            "return everybody and sum(self.tells(peer) for peer in self.answers) >= self.quorum",
             "return everybody",
         ),
     ),
@@ -498,26 +498,25 @@ MUTANTS = [
     told(
         "a rejoining node is not told what its leader has not voted for",
         "test_rejoin.test_what_a_leader_proposed_and_has_not_voted_for_is_told",
-        ("protocol.node", "accepted, entries = proposer.ballot, list(proposer.entries)", "pass"),
+        ("protocol.rejoin", "accepted, entries = proposer.ballot, list(proposer.entries)", "pass"),
     ),
     told(
         "a rejoining node is not told the ballots that a peer stood with",
         "test_rejoin.test_a_peer_tells_the_highest_ballot_that_it_ever_stood_with",
-        ("protocol.node", "promised = max(promised, proposer.highest)", "pass"),
+        ("protocol.rejoin", "promised = max(promised, proposer.highest)", "pass"),
     ),
     told(
         "a rejoining node never learns that a higher incarnation is noted",
         "test_rejoin.test_a_node_whose_incarnation_is_too_low_takes_a_higher_one_and_begins_anew",
-        ("protocol.node", "        if message.noted > self.incarnation:", "        if False:"),
+        ("protocol.rejoin", "        if message.noted > incarnation:", "        if False:"),
     ),
     told(
         "the clock of a node that rejoined lies below what the lost one said",
         "test_rejoin.test_the_clock_is_raised_to_the_highest_that_is_told",
         (
-            "protocol.node",
-            "        self.lamport.hear(message.clock)\n        self._learn(message.fact, now, sender)\n\n"
-            "    def _rejoin_logs",
-            "\n    def _rejoin_logs",
+            "protocol.rejoin",
+            "        self.clock.hear(message.clock)\n        return True\n",
+            "        return True\n",
         ),
     ),
     told(
