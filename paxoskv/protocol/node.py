@@ -1,19 +1,14 @@
 """One node's protocol: the frame that joins the Acceptors, the Proposers, the Learner and the parts."""
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from random import Random
 from typing import Any, Final
 
 from paxoskv.multipaxos import (
-    FETCH_BYTES,
-    RESEND_AFTER,
-    UNCHOSEN_ENTRIES,
     Acceptor,
     Cut,
     Learner,
     Proposer,
-    round_of,
 )
 from paxoskv.protocol.catch_up import CatchUp
 from paxoskv.protocol.clock import Clock
@@ -24,6 +19,7 @@ from paxoskv.protocol.divergence import Divergence
 from paxoskv.protocol.faults import Failures, Faults
 from paxoskv.protocol.gossip import Gossip
 from paxoskv.protocol.incarnations import Incarnations
+from paxoskv.protocol.logs import Logs
 from paxoskv.protocol.outbox import Message, Outbox, Ready
 from paxoskv.protocol.persistence import Persisted, Persistence
 from paxoskv.protocol.reads import Reads
@@ -36,8 +32,6 @@ from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
-    Entry,
-    Fact,
     Fetch,
     Fetched,
     Identity,
@@ -51,8 +45,6 @@ from paxoskv.wire.structs import (
     Verdict,
     Vote,
 )
-
-TOO_MANY: Final = 1 << 40  # rounds: likewise
 
 
 class Node:
@@ -77,7 +69,6 @@ class Node:
         self.nodes = sorted(nodes)
         self.peers = [node for node in self.nodes if node != me]
         self.quorum = len(self.nodes) // 2 + 1
-        self.random = random
         self.outbox = Outbox()
         self.faults = Faults(failures or Failures(), random)
         self.incarnations = Incarnations(self.peers, incarnation, self.outbox, random)
@@ -110,11 +101,10 @@ class Node:
         )
         self.compaction = Compaction(self.peers, self.acceptors, self.learner, self.persistence.logs)
 
-        self.retake_at: float | None = None
-        self.losses: deque[float] = deque()
-
-        self.revocations = 0
-
+        self.logs = Logs(
+            me, self.proposers, self.learner, self.lamport, self.commands, self.reads, self.voters,
+            self.round_trips, self.witness, self.gossip, self.revocation, self.catch_up, self.outbox, random,
+        )  # fmt: skip
         assert incarnation or self.peers, "there is nobody who knows what this node has forgotten"
         self.rejoining: Rejoining | None = None
         if not incarnation:
@@ -136,7 +126,7 @@ class Node:
         elif record.applied:
             self.persistence.replayed_position = (record.applied.timestamp, record.applied.owner)
         elif record.candidate:
-            proposer = self._proposer(record.candidate.log)
+            proposer = self.logs.proposer(record.candidate.log)
             proposer.highest = max(proposer.highest, record.candidate.ballot)
         elif record.noted or record.life is not None or record.incarnation is not None:
             self.incarnations.replay(record)
@@ -160,7 +150,7 @@ class Node:
             self.lamport.see(acceptor.last_timestamp, 0)
         self.lamport.reserve()
         if self.rejoining is None:
-            self.retake_at = now
+            self.logs.retake_at = now
 
     def notes(self) -> list[Record]:
         """What need not be durable soon, for the frame written next: how much is chosen, and applied."""
@@ -202,9 +192,9 @@ class Node:
         self.lamport.install(cut.clock)
         for log, covered in cut.logs.items():
             self.lamport.see(covered.last, 0)
-            self._check_leader(log, now)
-            self._check_evidence(log, covered.evidence, now)
-            self._settle(log, now, self.me)
+            self.logs.check_leader(log, now)
+            self.logs.check_evidence(log, covered.evidence, now)
+            self.logs.settle(log, now, self.me)
         if number:
             self.lamport.reserve()
         if newer:
@@ -284,7 +274,7 @@ class Node:
     def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
         """A message arrived. `call` names the request to the caller, which gets it back with the answer."""
         if self.contacts.hear(sender, now):
-            self._is_back(sender)
+            self.logs.is_back(sender)
         handler = self.handlers.get(message.__class__)
         if handler is not None:
             handler(self, sender, message, now, call)
@@ -295,7 +285,7 @@ class Node:
             last = max(last, entry.timestamp)
             if entry.payload:
                 command = last
-        if self.lamport.is_absurd(last) or self._is_absurd(message.log, message.ballot):
+        if self.lamport.is_absurd(last) or self.logs.is_absurd(message.log, message.ballot):
             return
         self.lamport.see(last, command)  # R6
         if sender != self.me:
@@ -310,13 +300,13 @@ class Node:
         lazy = self.me in message.lazy and progress.durable_ballot == message.ballot
         if lazy:
             self.outbox.defer_from(before)
-        self._check_leader(message.log, now)
-        self._learn(message.fact, now, sender)
-        self._settle(message.log, now, sender)
+        self.logs.check_leader(message.log, now)
+        self.logs.learn(message.fact, now, sender)
+        self.logs.settle(message.log, now, sender)
         length = 0
         if vote == Vote.TAKEN:
             length = progress.durable_length if lazy else acceptor.length
-        own = self._own_fact()
+        own = self.logs.own_fact()
         answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
         if vote == Vote.TAKEN and not lazy:
             self.gossip.tell_after(sender, answer, own, call)
@@ -326,30 +316,30 @@ class Node:
     def _on_accepted(self, sender: int, message: Accepted, now: float, call: Any) -> None:
         if sender != self.me:
             self.round_trips.on_accepted(sender, message, now)
-            self._learn(message.fact, now, sender)
+            self.logs.learn(message.fact, now, sender)
         proposer = self.proposers.get(message.log)
         if proposer is not None and message.vote == Vote.TAKEN and message.ballot <= proposer.highest:
             self.witness.voted(sender, message.log, message.ballot, message.length)
-        if proposer is None or not proposer.leading or self._is_absurd(message.log, message.promised):
+        if proposer is None or not proposer.leading or self.logs.is_absurd(message.log, message.promised):
             return
         if message.promised > proposer.ballot:
-            self._lose(proposer, message.promised, now)
+            self.logs.lose(proposer, message.promised, now)
         elif message.ballot == proposer.ballot:
             if proposer is self.own:
                 self.voters.on_vote(sender, message.vote, now)
             chosen = proposer.on_accepted(sender, message, now)
             if chosen > self.learner.chosen[message.log]:
-                self._choose(proposer, chosen, now)
+                self.logs.choose(proposer, chosen, now)
             if message.vote == Vote.WITHHELD and proposer is self.own and sender in self.voters.at_once:
                 self._ask_to_vote(self.voters.ask_deferred(sender, now))
 
     def _on_prepare(self, sender: int, message: Prepare, now: float, call: Any) -> None:
         acceptor = self.acceptors[message.log]
-        if self._is_absurd(message.log, message.ballot):
+        if self.logs.is_absurd(message.log, message.ballot):
             return
         self.witness.stood(sender, message.log, message.ballot)
-        if message.wanted and self.fact(message.log).frontier >= message.wanted:
-            fact = self.fact(message.log)
+        if message.wanted and self.logs.fact(message.log).frontier >= message.wanted:
+            fact = self.logs.fact(message.log)
             ballots = (acceptor.promised, acceptor.accepted)
             covered = Promise(
                 message.log, message.ballot, message.from_slot, Verdict.COVERED, *ballots, [], fact,
@@ -359,18 +349,18 @@ class Node:
         if self.faults.fails(now):
             return
         before = acceptor.promised
-        promise = acceptor.on_prepare(message, self.fact(message.log))
+        promise = acceptor.on_prepare(message, self.logs.fact(message.log))
         if promise.verdict != Verdict.PROMISED:
             self.outbox.send(sender, promise, call)
             return
-        self._check_leader(message.log, now)
+        self.logs.check_leader(message.log, now)
         if message.ballot > before:
             self.revocation.wait_anew(message.log, now)  # once per ballot (N22)
         self.outbox.send_after(sender, promise, call)
 
     def _on_promise(self, sender: int, message: Promise, now: float, call: Any) -> None:
         if message.fact.log == message.log:
-            self._learn(message.fact, now, sender)
+            self.logs.learn(message.fact, now, sender)
         proposer = self.proposers.get(message.log)
         if proposer is None:
             return
@@ -378,14 +368,14 @@ class Node:
             self.witness.promised(sender, message.log, message.ballot)
         if not proposer.preparing or message.ballot != proposer.ballot:
             return
-        if self._is_absurd(message.log, message.promised):
+        if self.logs.is_absurd(message.log, message.promised):
             return
         if message.verdict == Verdict.NACK:
-            self._lose(proposer, message.promised, now)
+            self.logs.lose(proposer, message.promised, now)
         elif message.verdict == Verdict.COVERED:
             proposer.step_down()
         elif message.verdict == Verdict.PROMISED and proposer.on_promise(sender, message):
-            self._lead(proposer)
+            self.logs.lead(proposer)
 
     def _on_learn(self, sender: int, message: Learn, now: float, call: Any) -> None:
         self.lamport.hear(message.clock)
@@ -393,7 +383,7 @@ class Node:
         self.divergence.compare(sender, message.applied, message.hash, now)
         self.divergence.look_what_is_missing(sender, message, self.compaction.held(sender), now)
         for fact in message.facts:
-            self._learn(fact, now, sender)
+            self.logs.learn(fact, now, sender)
 
     def _on_fetch(self, sender: int, message: Fetch, now: float, call: Any) -> None:
         self.catch_up.on_fetch(sender, message, call)
@@ -407,14 +397,14 @@ class Node:
             self.lamport.see_entry(entry)
         self.catch_up.installing(message.log)
         before = len(self.outbox.records)
-        self._install(message.log, message.from_slot, message.entries, message.evidence, now, sender)
+        self.logs.install(message.log, message.from_slot, message.entries, message.evidence, now, sender)
         self.outbox.defer_from(before)  # others hold them: nobody waits until we do
         self.catch_up.installed(message.log, sender, now)
 
     def _on_barrier(self, sender: int, message: Barrier, now: float, call: Any) -> None:
         self.lamport.hear(message.clock)
         self.gossip.awaits(sender, min(message.clock, self.lamport.time))
-        own = self._own_fact()
+        own = self.logs.own_fact()
         others = [
             self.learner.fact(log)
             for log in self.nodes
@@ -425,157 +415,11 @@ class Node:
     def _on_reading(self, sender: int, message: Reading, now: float, call: Any) -> None:
         self.lamport.hear(message.clock)
         for fact in message.facts:
-            self._learn(fact, now, sender)
+            self.logs.learn(fact, now, sender)
         self.reads.on_reading(sender, message)
 
     def _on_persisted(self, sender: int, message: Persisted, now: float, call: Any) -> None:
         self.persistence.on_persisted(message)
-
-    # ---------------------------------------------------------------------------------------- leading one log
-
-    def _proposer(self, log: int) -> Proposer:
-        if log not in self.proposers:
-            self.proposers[log] = Proposer(log, self.me, self.nodes)
-        return self.proposers[log]
-
-    def _stand(self, log: int, wanted: int, now: float) -> None:
-        """Become candidate for a log. Our ballot must be durable before anybody hears of it (N21)."""
-        proposer = self._proposer(log)
-        acceptor = self.acceptors[log]
-        self.outbox.journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))
-        self._send_prepare(proposer, now)
-
-    def _send_prepare(self, proposer: Proposer, now: float) -> None:
-        message = proposer.message(now)
-        for node in self.nodes:
-            self.outbox.send_after(node, message)
-
-    def _lead(self, proposer: Proposer) -> None:
-        """A quorum has promised: finish what was adopted; in another's log, add a skip."""
-        for entry in proposer.entries:
-            self.lamport.see_entry(entry)
-        if proposer is not self.own:
-            self._skip(proposer)
-            return
-        self.voters.begin_ballot()
-        self.retake_at = None
-        self.commands.log_led()
-
-    def _skip(self, proposer: Proposer) -> None:
-        """A no-op far ahead of everything, so that the log's frontier is out of everyone's way."""
-        proposer.append(Entry(self.lamport.stamp_skip(self.learner.last_timestamp(proposer)), b""))
-        self.revocations += 1
-
-    def _choose(self, proposer: Proposer, chosen: int, now: float) -> None:
-        """A quorum holds our log this far: a new fact, made here and nowhere else."""
-        log = proposer.log
-        self.learner.learn(log, chosen, proposer.ballot, 0)
-        acceptor = self.acceptors[log]
-        if (
-            acceptor.accepted < proposer.ballot or acceptor.length < chosen
-        ):  # it failed on purpose, or is late
-            entries = proposer.entries[: chosen - proposer.start]
-            self._install(log, proposer.start, entries, proposer.ballot, now, self.me)
-        else:
-            self._settle(log, now, self.me)
-        if log != self.me:
-            self.gossip.tell_all = True
-
-    def _check_leader(self, log: int, now: float) -> None:
-        """A leader or candidate whose log's `promised` rises above its ballot has lost the log at that
-        moment.
-        """
-        proposer = self.proposers.get(log)
-        promised = self.acceptors[log].promised
-        if proposer is not None and (proposer.leading or proposer.preparing) and promised > proposer.ballot:
-            self._lose(proposer, promised, now)
-
-    def _check_evidence(self, log: int, evidence: int, now: float) -> None:
-        """Likewise a leader that hears of a higher ballot that was established."""
-        proposer = self.proposers.get(log)
-        if proposer is not None and proposer.leading and evidence > proposer.ballot:
-            self._lose(proposer, evidence, now)
-
-    def _lose(self, proposer: Proposer, promised: int, now: float) -> None:
-        """Step down. The owner tries again at once, unless it was skipped often: then it may be it that is
-        slow.
-        """
-        led = proposer.leading
-        proposer.step_down(promised)
-        if proposer is not self.own:
-            self.revocation.wait_anew(proposer.log, now)
-            return
-        pause = self.random.uniform(0.5, 1) * RESEND_AFTER
-        self.reads.log_lost()
-        if led:
-            self.losses.append(now)
-            while self.losses[0] < now - 60:
-                self.losses.popleft()
-            pause = 0.0 if len(self.losses) < 3 else min(60.0, 2.0 ** (len(self.losses) - 3))
-        self.retake_at = max(self.retake_at or 0.0, now + pause)
-
-    # ----------------------------------------------------------------------------------------------- learning
-
-    def fact(self, log: int) -> Fact:
-        return self._own_fact() if log == self.me else self.learner.fact(log)
-
-    def _own_fact(self) -> Fact:
-        """The fact about our own log. The owner of an established ballot makes its frontier from its clock
-        (R3, R4).
-        """
-        learner = self.learner
-        if self.own.established:
-            first = self.own.first_unchosen_command()
-            frontier = self.lamport.frontier_limit()
-            if first is not None:
-                frontier = min(frontier, first - 1)
-            if frontier > learner.known[self.me]:
-                learner.known[self.me] = frontier
-                learner.settle(self.me)
-        return learner.fact(self.me)
-
-    def _learn(self, fact: Fact, now: float, sender: int) -> None:
-        log = fact.log
-        known = self.learner.facts.get(log)
-        if known is None:
-            return  # no log of ours
-        older = fact.chosen <= known.chosen and fact.frontier <= known.frontier
-        if older and fact.evidence <= known.evidence:
-            return
-        if self.lamport.is_absurd(fact.frontier) or self._is_absurd(log, fact.evidence):
-            return
-        if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
-            if sender == log:
-                self.witness.claimed(sender, fact)
-            self.round_trips.on_frontier(log, fact.frontier, now)
-            self._check_evidence(log, fact.evidence, now)
-            self._settle(log, now, sender)
-
-    def _settle(self, log: int, now: float, sender: int) -> None:
-        """Advance over what is held; fetch what is not."""
-        if self.learner.settle(log):
-            proposer = self.proposers.get(log)
-            chosen = self.acceptors[log].chosen
-            if proposer is not None and proposer.leading:
-                proposer.advance(chosen)
-            elif proposer is not None and proposer.preparing:
-                proposer.catch_up(chosen)
-                self._send_prepare(proposer, now)
-        if self.acceptors[log].chosen < self.learner.chosen[log]:
-            self.catch_up.lacking(log, sender, now)
-
-    def _is_absurd(self, log: int, ballot: int) -> bool:
-        """Whether a ballot is so far above all of ours that only a broken node can have sent it."""
-        return round_of(ballot) > round_of(self.acceptors[log].promised) + TOO_MANY
-
-    def _install(
-        self, log: int, start: int, entries: list[Entry], evidence: int, now: float, sender: int
-    ) -> None:
-        acceptor = self.acceptors[log]
-        self.learner.learn(log, start + len(entries), evidence, 0)
-        acceptor.install(start, entries, evidence)
-        self._check_leader(log, now)
-        self._settle(log, now, sender)
 
     @property
     def fetch_due(self) -> float | None:
@@ -598,23 +442,12 @@ class Node:
                     continue
                 if due not in messages:
                     start, sync = due
-                    start, entries = self._entries(proposer, start)
+                    start, entries = self.logs.entries(proposer, start)
                     lazy = self.voters.deferred() if proposer is self.own and not sync else []
-                    messages[due] = Accept(log, proposer.ballot, start, entries, sync, self.fact(log), lazy)
+                    messages[due] = Accept(
+                        log, proposer.ballot, start, entries, sync, self.logs.fact(log), lazy
+                    )
                 self._send_accept(node, messages[due], now)
-
-    def _entries(self, proposer: Proposer, start: int) -> tuple[int, list[Entry]]:
-        """The leader's log from a slot on, with chosen entries if they are few; the peer fetches many."""
-        chosen = proposer.start
-        if start >= chosen:
-            return start, proposer.entries[start - chosen :]
-        acceptor = self.acceptors[proposer.log]
-        if (
-            start < max(acceptor.base, chosen - UNCHOSEN_ENTRIES)
-            or acceptor.bytes_to_chosen(start) > FETCH_BYTES
-        ):
-            return chosen, list(proposer.entries)
-        return start, acceptor.from_slot(start, chosen) + proposer.entries
 
     def _send_accept(self, node: int, message: Accept, now: float) -> None:
         if node == self.me:
@@ -630,7 +463,7 @@ class Node:
     def _ask_to_vote(self, nodes: list[int]) -> None:
         """Their votes were to wait, and now we wait for them: all are to say what they hold."""
         if nodes:
-            message = Accept(self.me, self.own.ballot, self.own.end, [], False, self._own_fact(), [])
+            message = Accept(self.me, self.own.ballot, self.own.end, [], False, self.logs.own_fact(), [])
             for node in nodes:
                 self.gossip.tell(node, message, message.fact)
 
@@ -641,7 +474,7 @@ class Node:
         """
         self.commands.end_turn()
         self._send_accepts(now)
-        own = self._own_fact()
+        own = self.logs.own_fact()
         if self.learner.moved:
             self._apply()
         self.reads.end_turn(now, more and self.own.established)
@@ -671,24 +504,18 @@ class Node:
             self.commands.pending or self.reads.busy or self.catch_up.fetching or self.revocation.waiting
         )
         return bool(waiting or self.gossip.news_at or self.learner.heads) or (
-            self.retake_at is not None or self.persistence.waits or self.rejoining is not None
+            self.logs.retake_at is not None or self.persistence.waits or self.rejoining is not None
         )
 
     def tick(self, now: float) -> None:
         """Time has passed: repeat what was lost, gossip, and look for nodes that hold us up."""
-        self.gossip.tick(self._own_fact(), now)
+        self.gossip.tick(self.logs.own_fact(), now)
         self.reads.tick(now)
         self.outbox.tick(now)
         self.persistence.tick(now)
         if self.own.established:
             self._ask_to_vote(self.voters.tick(now))
-        for proposer in self.proposers.values():
-            proposer.fresh = True
-            if proposer.preparing and now - proposer.prepared_at >= RESEND_AFTER * min(proposer.prepares, 8):
-                self._send_prepare(proposer, now)
-        idle = not self.own.preparing and not self.own.leading
-        if idle and self.retake_at is not None and now >= self.retake_at:
-            self._stand(self.me, 0, now)
+        self.logs.tick(now)
         self.compaction.tick(now)
         self.divergence.tick(now)
         if self.rejoining is None:
@@ -702,15 +529,6 @@ class Node:
         """
         self.contacts.link(peer, refused)
 
-    def _is_back(self, peer: int) -> None:
-        """A silent peer speaks again: what it lacks is sent soon, and its silence says nothing about round
-        trips.
-        """
-        self.round_trips.forget(peer)
-        for proposer in self.proposers.values():
-            if peer in proposer.couriers:
-                proposer.couriers[peer].silent = 0
-
     def _watch(self, now: float) -> None:
         """Revoke the logs that hold us up."""
         for advice, log, needed in self.revocation.watch(self.reads.awaited, now):
@@ -718,17 +536,9 @@ class Node:
                 for peer in self.peers:
                     self.outbox.send(peer, Barrier(0, needed))
             elif advice == Advice.REVOKE:
-                self._revoke(self._proposer(log), needed, now)
+                self.logs.revoke(self.logs.proposer(log), needed, now)
             elif log in self.proposers and log != self.me and self.proposers[log].preparing:
                 self.proposers[log].step_down()
-
-    def _revoke(self, proposer: Proposer, needed: int, now: float) -> None:
-        """Finish another's log, and take it out of our way."""
-        if proposer.leading:
-            if not proposer.entries:
-                self._skip(proposer)
-        elif not proposer.preparing:
-            self._stand(proposer.log, needed, now)
 
     # ------------------------------------------------------------------------------ disks that were lost
 
@@ -783,20 +593,20 @@ class Node:
         noted = self.noted(sender)[0]
         answer = testimony(
             message, noted, not self.joined or message.incarnation < noted, self.acceptors[message.log],
-            self.proposers.get(message.log), self.fact(message.log), self.lamport.time,
+            self.proposers.get(message.log), self.logs.fact(message.log), self.lamport.time,
         )  # fmt: skip
         self.outbox.send_after(sender, answer, call)
 
     def _on_rejoined(self, sender: int, message: Rejoined, now: float, call: Any) -> None:
         assert self.rejoining is not None, "nobody else listens to these"
         if self.rejoining.on_rejoined(sender, message):
-            self._learn(message.fact, now, sender)
+            self.logs.learn(message.fact, now, sender)
 
     def _on_persisted_rejoining(self, sender: int, message: Persisted, now: float, call: Any) -> None:
         self.persistence.on_persisted(message)
         if self.rejoining is not None and self.rejoining.is_done(message.turn):
             self._join()
-            self.retake_at = now
+            self.logs.retake_at = now
 
     def _join(self) -> None:
         """From now on we vote."""

@@ -178,7 +178,7 @@ MUTANTS = [
         "a candidate's ballot is not journaled",
         "default 1",
         (
-            "protocol.node",
+            "protocol.logs",
             "self.outbox.journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))",
             "proposer.prepare(acceptor.chosen, acceptor.promised, wanted)",
         ),
@@ -229,14 +229,14 @@ MUTANTS = [
     met(
         "a deposed leader goes on",
         "default 1",
-        ("protocol.node", "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
+        ("protocol.logs", "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
         (
             "protocol.node",
             "        if message.promised > proposer.ballot:\n"
-            "            self._lose(proposer, message.promised, now)\n        elif message.ballot",
+            "            self.logs.lose(proposer, message.promised, now)\n        elif message.ballot",
             "        if message.ballot",
         ),
-        ("protocol.node", "proposer.leading and evidence > proposer.ballot", "False"),
+        ("protocol.logs", "proposer.leading and evidence > proposer.ballot", "False"),
     ),
     met(
         "a new ballot's sync keeps the old log's end",
@@ -308,7 +308,7 @@ MUTANTS = [
         "a leader sends entries that it has given up",
         "test_more_scenarios.test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it",
         (
-            "protocol.node",
+            "protocol.logs",
             "start < max(acceptor.base, chosen - UNCHOSEN_ENTRIES)",
             "start < chosen - UNCHOSEN_ENTRIES",
         ),
@@ -331,7 +331,7 @@ MUTANTS = [
         "a Prepare that was lost is not sent again",
         "test_more_scenarios.test_a_prepare_that_was_lost_is_sent_again",
         (
-            "protocol.node",
+            "protocol.logs",
             "if proposer.preparing and now - proposer.prepared_at >=",
             "if False and now - proposer.prepared_at >=",
         ),
@@ -534,10 +534,10 @@ MUTANTS = [
         "R1: a revoker puts a command of its own into the log that it finishes",
         "default 2",
         (
-            "protocol.node",
-            'proposer.append(Entry(self.lamport.stamp_skip(self.learner.last_timestamp(proposer)), b""))\n',
+            "protocol.logs",
+            'proposer.append(Entry(self.clock.stamp_skip(self.learner.last_timestamp(proposer)), b""))\n',
             'theirs = next(iter(self.commands.pending.values()), (b"", None))[0]\n'
-            "        skip = self.lamport.stamp_skip(self.learner.last_timestamp(proposer))\n"
+            "        skip = self.clock.stamp_skip(self.learner.last_timestamp(proposer))\n"
             "        proposer.append(Entry(skip, theirs))\n",
         ),
     ),
@@ -578,7 +578,7 @@ MUTANTS = [
         "R4: a candidate makes frontiers",
         "default 1",
         (
-            "protocol.node",
+            "protocol.logs",
             "        if self.own.established:\n            first",
             "        if True:\n            first",
         ),
@@ -630,7 +630,7 @@ MUTANTS = [
     met(
         "a frontier includes the first unchosen command",
         "default 1",
-        ("protocol.node", "frontier = min(frontier, first - 1)", "frontier = min(frontier, first)"),
+        ("protocol.logs", "frontier = min(frontier, first - 1)", "frontier = min(frontier, first)"),
     ),
     met(
         "a frontier may lie one below what a command needs",

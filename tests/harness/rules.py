@@ -125,9 +125,9 @@ RULES: dict[str, Rule] = {
     "N18: no frontier raises a clock": rule(
         stories.test_a_skip_does_not_drag_the_clocks_along,
         (
-            "protocol.node",
+            "protocol.logs",
             "        if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):\n",
-            "        self.lamport.raise_to(fact.frontier)\n"
+            "        self.clock.raise_to(fact.frontier)\n"
             "        if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):\n",
         ),
     ),
@@ -144,7 +144,7 @@ RULES: dict[str, Rule] = {
             "            self.ballot = self.highest = ballot_of(round_of(self.highest) + 1, self.me)",
         ),
         (
-            "protocol.node",
+            "protocol.logs",
             "        if proposer.leading:\n            if not proposer.entries:",
             "        if False:\n            if not proposer.entries:",
         ),
@@ -152,7 +152,7 @@ RULES: dict[str, Rule] = {
     "N21: a ballot is durable before its Prepare leaves": rule(
         stories.test_a_ballot_is_durable_before_anybody_hears_of_it,
         (
-            "protocol.node",
+            "protocol.logs",
             "            self.outbox.send_after(node, message)",
             "            self.outbox.send(node, message)",
         ),
@@ -200,7 +200,7 @@ RULES: dict[str, Rule] = {
     ),
     "a frontier lies below the first unchosen command": rule(
         stories.test_commands_of_all_nodes_at_once_are_applied_in_one_order,
-        ("protocol.node", "frontier = min(frontier, first - 1)", "pass"),
+        ("protocol.logs", "frontier = min(frontier, first - 1)", "pass"),
     ),
     "a frontier counts when the entries below it are held": rule(
         stories.test_a_late_joiner_fetches_what_it_has_missed_and_takes_its_log_back,
@@ -286,7 +286,7 @@ RULES: dict[str, Rule] = {
     ),
     "a read whose entry is stamped anew has a round": rule(
         more_stories.test_a_read_whose_entry_is_stamped_anew_is_answered_all_the_same,
-        ("protocol.node", "        self.reads.log_lost()\n        if led:", "        if led:"),
+        ("protocol.logs", "        self.reads.log_lost()\n        if led:", "        if led:"),
     ),
     "a read's timestamp is the highest clock of a quorum": rule(
         stories.test_a_read_does_not_share_a_round_that_began_before_it,
@@ -311,7 +311,7 @@ RULES: dict[str, Rule] = {
     "a skip that runs out is renewed": rule(
         nodes.test_a_skip_that_runs_out_is_renewed_by_the_revoker_that_still_leads,
         (
-            "protocol.node",
+            "protocol.logs",
             "            if not proposer.entries:\n                self._skip",
             "            if False:\n                self._skip",
         ),
@@ -342,15 +342,15 @@ RULES: dict[str, Rule] = {
     ),
     "a leader that promises to another has lost the log": rule(
         nodes.test_a_leader_whose_acceptor_promises_to_another_has_lost_the_log_at_that_moment,
-        ("protocol.node", "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
+        ("protocol.logs", "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
     ),
     "a leader that hears of a later ballot's evidence has lost the log": rule(
         nodes.test_a_leader_that_hears_of_a_later_ballots_evidence_has_lost_the_log_at_that_moment,
-        ("protocol.node", "proposer.leading and evidence > proposer.ballot", "False"),
+        ("protocol.logs", "proposer.leading and evidence > proposer.ballot", "False"),
     ),
     "a silent peer that speaks again is sent what it lacks": rule(
         nodes.test_a_silent_peer_is_sent_what_it_lacks_when_it_speaks_again,
-        ("protocol.node", "proposer.couriers[peer].silent = 0", "pass"),
+        ("protocol.logs", "proposer.couriers[peer].silent = 0", "pass"),
     ),
     "50 ms suffice while connections are refused": rule(
         stories.test_a_node_that_refuses_connections_is_revoked_sooner,
@@ -362,7 +362,7 @@ RULES: dict[str, Rule] = {
     ),
     "an owner revoked often waits before it takes its log back": rule(
         nodes.test_an_owner_that_is_revoked_again_and_again_waits_longer_each_time,
-        ("protocol.node", "pause = 0.0 if len(self.losses) < 3 else", "pause = 0.0 if True else"),
+        ("protocol.logs", "pause = 0.0 if len(self.losses) < 3 else", "pause = 0.0 if True else"),
     ),
     "N25: who has found less than its peers were told is refused": rule(
         forgotten.test_a_copy_of_a_running_nodes_data_that_is_put_back_is_refused,
