@@ -1126,7 +1126,7 @@ class Server:
             "fsyncs": self.replica.frames,
             **self.counts.totals(),
             "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1e6),
-            "revocations": self.core.logs.revocations if isinstance(self.core, Node) else 0,
+            "revocations": self.core.leadership.revocations if isinstance(self.core, Node) else 0,
         }
 
     def _page(self) -> MetricsPage:

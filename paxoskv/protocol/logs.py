@@ -1,40 +1,37 @@
 """All logs as one node holds, leads and learns them: what one of these roles finds out, the others hear."""
 
-from collections import deque
-from random import Random
-from typing import Final
+from typing import Any, Final
 
-from paxoskv.multipaxos import FETCH_BYTES, RESEND_AFTER, UNCHOSEN_ENTRIES, Learner, Proposer, round_of
+from paxoskv.multipaxos import Cut, Learner, Proposer, round_of
 from paxoskv.protocol.catch_up import CatchUp
 from paxoskv.protocol.clock import Clock
-from paxoskv.protocol.commands import Commands
+from paxoskv.protocol.contacts import Contacts
+from paxoskv.protocol.faults import Faults
 from paxoskv.protocol.gossip import Gossip
+from paxoskv.protocol.leadership import Leadership
 from paxoskv.protocol.outbox import Outbox
-from paxoskv.protocol.reads import Reads
+from paxoskv.protocol.persistence import Persistence
 from paxoskv.protocol.revocation import Revocation
 from paxoskv.protocol.round_trips import RoundTrips
 from paxoskv.protocol.voters import Voters
 from paxoskv.protocol.witness import Witness
-from paxoskv.wire.structs import Entry, Fact
+from paxoskv.wire.structs import Accept, Accepted, Entry, Fact, Prepare, Promise, Verdict, Vote
 
 TOO_MANY: Final = 1 << 40  # rounds: no sane node's ballot is so far above all of ours
-FORGIVEN: Final = 60.0  # seconds after which it does not count any more that our log was taken from us
 
 
 class Logs:
-    """Keeps the Acceptors, the Proposers and the Learner in step, and takes our own log back when it is lost.
-
-    Proposers are made when they are needed: for our own log, and for those that we revoke.
-    """
+    """Takes the messages of the algorithm, and keeps the Acceptors, Proposers and Learner in step."""
 
     def __init__(
         self,
-        me: int,
-        proposers: dict[int, Proposer],
+        ring: list[int],
+        leadership: Leadership,
         learner: Learner,
         clock: Clock,
-        commands: Commands,
-        reads: Reads,
+        persistence: Persistence,
+        contacts: Contacts,
+        faults: Faults,
         voters: Voters,
         round_trips: RoundTrips,
         witness: Witness,
@@ -42,16 +39,18 @@ class Logs:
         revocation: Revocation,
         catch_up: CatchUp,
         outbox: Outbox,
-        random: Random,
     ) -> None:
-        self.me = me
-        self.proposers = proposers
-        self.own = proposers[me]
+        self.ring = ring
+        self.leadership = leadership
+        self.proposers = leadership.proposers
+        self.own = leadership.own
+        self.me = leadership.me
         self.acceptors = learner.acceptors
         self.learner = learner
         self.clock = clock
-        self.commands = commands
-        self.reads = reads
+        self.persistence = persistence
+        self.contacts = contacts
+        self.faults = faults
         self.voters = voters
         self.round_trips = round_trips
         self.witness = witness
@@ -59,98 +58,141 @@ class Logs:
         self.revocation = revocation
         self.catch_up = catch_up
         self.outbox = outbox
-        self.random = random
-        self.retake_at: float | None = None  # when to stand for our own log
-        self.losses: deque[float] = deque()  # when our log was taken from us
-        self.revocations = 0  # how often we have added a skip to another's log
 
-    def proposer(self, log: int) -> Proposer:
-        """Ours for this log."""
-        if log not in self.proposers:
-            self.proposers[log] = Proposer(log, self.me, self.own.nodes)
-        return self.proposers[log]
-
-    def stand(self, log: int, wanted: int, now: float) -> None:
-        """Become candidate for a log. Our ballot must be durable before anybody hears of it (N21)."""
-        proposer = self.proposer(log)
-        acceptor = self.acceptors[log]
-        self.outbox.journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))
-        self._send_prepare(proposer, now)
-
-    def _send_prepare(self, proposer: Proposer, now: float) -> None:
-        message = proposer.message(now)
-        for node in self.own.nodes:
-            self.outbox.send_after(node, message)
-
-    def lead(self, proposer: Proposer) -> None:
-        """A quorum has promised: finish what was adopted; in another's log, add a skip."""
-        for entry in proposer.entries:
-            self.clock.see_entry(entry)
-        if proposer is not self.own:
-            self._skip(proposer)
+    def on_accept(self, sender: int, message: Accept, now: float, call: Any) -> None:
+        last = command = 0
+        for entry in message.entries:
+            last = max(last, entry.timestamp)
+            if entry.payload:
+                command = last
+        if self.clock.is_absurd(last) or self.is_absurd(message.log, message.ballot):
             return
-        self.voters.begin_ballot()
-        self.retake_at = None
-        self.commands.log_led()
-
-    def _skip(self, proposer: Proposer) -> None:
-        """A no-op far ahead of everything, so that the log's frontier is out of everyone's way."""
-        proposer.append(Entry(self.clock.stamp_skip(self.learner.last_timestamp(proposer)), b""))
-        self.revocations += 1
-
-    def choose(self, proposer: Proposer, chosen: int, now: float) -> None:
-        """A quorum holds our log this far: a new fact, made here and nowhere else."""
-        log = proposer.log
-        self.learner.learn(log, chosen, proposer.ballot, 0)
-        acceptor = self.acceptors[log]
-        if acceptor.accepted < proposer.ballot or acceptor.length < chosen:  # it fails on purpose, or is late
-            entries = proposer.entries[: chosen - proposer.start]
-            self.install(log, proposer.start, entries, proposer.ballot, now, self.me)
+        self.clock.see(last, command)  # R6
+        if sender != self.me:
+            self.witness.stood(sender, message.log, message.ballot)
+            self.gossip.awaits(sender, command)
+            if command:
+                self.contacts.proposed(sender)
+        acceptor = self.acceptors[message.log]
+        before = len(self.outbox.records)
+        vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
+        progress = self.persistence.logs[message.log]
+        lazy = self.me in message.lazy and progress.durable_ballot == message.ballot
+        if lazy:
+            self.outbox.defer_from(before)
+        self.check_leader(message.log, now)
+        self.learn(message.fact, now, sender)
+        self.settle(message.log, now, sender)
+        length = 0
+        if vote == Vote.TAKEN:
+            length = progress.durable_length if lazy else acceptor.length
+        own = self.own_fact()
+        answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
+        if vote == Vote.TAKEN and not lazy:
+            self.gossip.tell_after(sender, answer, own, call)
         else:
-            self.settle(log, now, self.me)
-        if log != self.me:
-            self.gossip.tell_all = True
+            self.gossip.tell(sender, answer, own, call)
 
-    def check_leader(self, log: int, now: float) -> None:
-        """A leader or candidate whose log's `promised` rises above its ballot has lost the log at that
-        moment.
-        """
-        proposer = self.proposers.get(log)
-        promised = self.acceptors[log].promised
-        if proposer is not None and (proposer.leading or proposer.preparing) and promised > proposer.ballot:
-            self.lose(proposer, promised, now)
-
-    def check_evidence(self, log: int, evidence: int, now: float) -> None:
-        """Likewise a leader that hears of a higher ballot that was established."""
-        proposer = self.proposers.get(log)
-        if proposer is not None and proposer.leading and evidence > proposer.ballot:
-            self.lose(proposer, evidence, now)
-
-    def lose(self, proposer: Proposer, promised: int, now: float) -> None:
-        """Step down. The owner tries again at once, unless it was skipped often: then it may be it that is
-        slow.
-        """
-        led = proposer.leading
-        proposer.step_down(promised)
-        if proposer is not self.own:
-            self.revocation.wait_anew(proposer.log, now)
+    def on_accepted(self, sender: int, message: Accepted, now: float) -> None:
+        if sender != self.me:
+            self.round_trips.on_accepted(sender, message, now)
+            self.learn(message.fact, now, sender)
+        proposer = self.proposers.get(message.log)
+        if proposer is not None and message.vote == Vote.TAKEN and message.ballot <= proposer.highest:
+            self.witness.voted(sender, message.log, message.ballot, message.length)
+        if proposer is None or not proposer.leading or self.is_absurd(message.log, message.promised):
             return
-        pause = self.random.uniform(0.5, 1) * RESEND_AFTER
-        self.reads.log_lost()
-        if led:
-            self.losses.append(now)
-            while self.losses[0] < now - FORGIVEN:
-                self.losses.popleft()
-            pause = 0.0 if len(self.losses) < 3 else min(FORGIVEN, 2.0 ** (len(self.losses) - 3))
-        self.retake_at = max(self.retake_at or 0.0, now + pause)
+        if message.promised > proposer.ballot:
+            self.leadership.lose(proposer, message.promised, now)
+        elif message.ballot == proposer.ballot:
+            if proposer is self.own:
+                self.voters.on_vote(sender, message.vote, now)
+            chosen = proposer.on_accepted(sender, message, now)
+            if chosen > self.learner.chosen[message.log]:
+                self.choose(proposer, chosen, now)
+            if message.vote == Vote.WITHHELD and proposer is self.own and sender in self.voters.at_once:
+                self.ask_to_vote(self.voters.ask_deferred(sender, now))
 
-    def revoke(self, proposer: Proposer, needed: int, now: float) -> None:
-        """Finish another's log, and take it out of our way."""
-        if proposer.leading:
-            if not proposer.entries:
-                self._skip(proposer)
-        elif not proposer.preparing:
-            self.stand(proposer.log, needed, now)
+    def on_prepare(self, sender: int, message: Prepare, now: float, call: Any) -> None:
+        acceptor = self.acceptors[message.log]
+        if self.is_absurd(message.log, message.ballot):
+            return
+        self.witness.stood(sender, message.log, message.ballot)
+        if message.wanted and self.fact(message.log).frontier >= message.wanted:
+            fact = self.fact(message.log)
+            ballots = (acceptor.promised, acceptor.accepted)
+            covered = Promise(
+                message.log, message.ballot, message.from_slot, Verdict.COVERED, *ballots, [], fact,
+            )  # fmt: skip
+            self.outbox.send(sender, covered, call)
+            return
+        if self.faults.fails(now):
+            return
+        before = acceptor.promised
+        promise = acceptor.on_prepare(message, self.fact(message.log))
+        if promise.verdict != Verdict.PROMISED:
+            self.outbox.send(sender, promise, call)
+            return
+        self.check_leader(message.log, now)
+        if message.ballot > before:
+            self.revocation.wait_anew(message.log, now)  # once per ballot (N22)
+        self.outbox.send_after(sender, promise, call)
+
+    def on_promise(self, sender: int, message: Promise, now: float) -> None:
+        if message.fact.log == message.log:
+            self.learn(message.fact, now, sender)
+        proposer = self.proposers.get(message.log)
+        if proposer is None:
+            return
+        if message.verdict == Verdict.PROMISED and message.ballot <= proposer.highest:
+            self.witness.promised(sender, message.log, message.ballot)
+        if not proposer.preparing or message.ballot != proposer.ballot:
+            return
+        if self.is_absurd(message.log, message.promised):
+            return
+        if message.verdict == Verdict.NACK:
+            self.leadership.lose(proposer, message.promised, now)
+        elif message.verdict == Verdict.COVERED:
+            proposer.step_down()
+        elif message.verdict == Verdict.PROMISED and proposer.on_promise(sender, message):
+            self.leadership.lead(proposer)
+
+    def send_accepts(self, now: float) -> None:
+        for log, proposer in self.proposers.items():
+            if not (proposer.leading and proposer.fresh):
+                continue
+            proposer.fresh = False
+            if proposer is self.own:
+                self.voters.choose(now)
+            messages: dict[tuple[int, bool], Accept] = {}
+            for node in self.ring:  # our own acceptor first: it shares the frame; then those who are to vote
+                due = proposer.due(node, now) if proposer.leading else None
+                if due is None:
+                    continue
+                if due not in messages:
+                    start, sync = due
+                    start, entries = self.leadership.entries(proposer, start)
+                    lazy = self.voters.deferred() if proposer is self.own and not sync else []
+                    messages[due] = Accept(log, proposer.ballot, start, entries, sync, self.fact(log), lazy)
+                self._send_accept(node, messages[due], now)
+
+    def _send_accept(self, node: int, message: Accept, now: float) -> None:
+        if node == self.me:
+            self.on_accept(self.me, message, now, None)
+            return
+        if message.entries:
+            self.round_trips.sent(node, message, now)
+        if message.log == self.me:
+            self.gossip.tell(node, message, message.fact)
+        else:
+            self.outbox.send(node, message)
+
+    def ask_to_vote(self, nodes: list[int]) -> None:
+        """Their votes were to wait, and now we wait for them: all are to say what they hold."""
+        if nodes:
+            message = Accept(self.me, self.own.ballot, self.own.end, [], False, self.own_fact(), [])
+            for node in nodes:
+                self.gossip.tell(node, message, message.fact)
 
     def fact(self, log: int) -> Fact:
         """What is known of this log."""
@@ -197,9 +239,37 @@ class Logs:
                 proposer.advance(chosen)
             elif proposer is not None and proposer.preparing:
                 proposer.catch_up(chosen)
-                self._send_prepare(proposer, now)
+                self.leadership.send_prepare(proposer, now)
         if self.acceptors[log].chosen < self.learner.chosen[log]:
             self.catch_up.lacking(log, sender, now)
+
+    def choose(self, proposer: Proposer, chosen: int, now: float) -> None:
+        """A quorum holds our log this far: a new fact, made here and nowhere else."""
+        log = proposer.log
+        self.learner.learn(log, chosen, proposer.ballot, 0)
+        acceptor = self.acceptors[log]
+        if acceptor.accepted < proposer.ballot or acceptor.length < chosen:  # it fails on purpose, or is late
+            entries = proposer.entries[: chosen - proposer.start]
+            self.install(log, proposer.start, entries, proposer.ballot, now, self.me)
+        else:
+            self.settle(log, now, self.me)
+        if log != self.me:
+            self.gossip.tell_all = True
+
+    def check_leader(self, log: int, now: float) -> None:
+        """A leader or candidate whose log's `promised` rises above its ballot has lost the log at that
+        moment.
+        """
+        proposer = self.proposers.get(log)
+        promised = self.acceptors[log].promised
+        if proposer is not None and (proposer.leading or proposer.preparing) and promised > proposer.ballot:
+            self.leadership.lose(proposer, promised, now)
+
+    def check_evidence(self, log: int, evidence: int, now: float) -> None:
+        """Likewise a leader that hears of a higher ballot that was established."""
+        proposer = self.proposers.get(log)
+        if proposer is not None and proposer.leading and evidence > proposer.ballot:
+            self.leadership.lose(proposer, evidence, now)
 
     def is_absurd(self, log: int, ballot: int) -> bool:
         """Whether a ballot is so far above all of ours that only a broken node can have sent it."""
@@ -215,34 +285,13 @@ class Logs:
         self.check_leader(log, now)
         self.settle(log, now, sender)
 
-    def entries(self, proposer: Proposer, start: int) -> tuple[int, list[Entry]]:
-        """The leader's log from a slot on, with chosen entries if they are few; the peer fetches many."""
-        chosen = proposer.start
-        if start >= chosen:
-            return start, proposer.entries[start - chosen :]
-        acceptor = self.acceptors[proposer.log]
-        if (
-            start < max(acceptor.base, chosen - UNCHOSEN_ENTRIES)
-            or acceptor.bytes_to_chosen(start) > FETCH_BYTES
-        ):
-            return chosen, list(proposer.entries)
-        return start, acceptor.from_slot(start, chosen) + proposer.entries
-
-    def is_back(self, peer: int) -> None:
-        """A silent peer speaks again: what it lacks is sent soon, and its silence says nothing about round
-        trips.
-        """
-        self.round_trips.forget(peer)
-        for proposer in self.proposers.values():
-            if peer in proposer.couriers:
-                proposer.couriers[peer].silent = 0
-
-    def tick(self, now: float) -> None:
-        """Send again what may have been lost; stand for our own log when it is time."""
-        for proposer in self.proposers.values():
-            proposer.fresh = True
-            if proposer.preparing and now - proposer.prepared_at >= RESEND_AFTER * min(proposer.prepares, 8):
-                self._send_prepare(proposer, now)
-        idle = not self.own.preparing and not self.own.leading
-        if idle and self.retake_at is not None and now >= self.retake_at:
-            self.stand(self.me, 0, now)
+    def install_cut(self, cut: Cut, now: float) -> bool:
+        """Merge a checkpoint. True if it has more than what is applied here. Nothing goes back by it."""
+        newer = self.learner.install(cut)
+        self.clock.install(cut.clock)
+        for log, covered in cut.logs.items():
+            self.clock.see(covered.last, 0)
+            self.check_leader(log, now)
+            self.check_evidence(log, covered.evidence, now)
+            self.settle(log, now, self.me)
+        return newer

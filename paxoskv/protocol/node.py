@@ -1,6 +1,6 @@
 """One node's protocol: the frame that joins the Acceptors, the Proposers, the Learner and the parts."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from paxoskv.protocol.divergence import Divergence
 from paxoskv.protocol.faults import Failures, Faults
 from paxoskv.protocol.gossip import Gossip
 from paxoskv.protocol.incarnations import Incarnations
+from paxoskv.protocol.leadership import Leadership
 from paxoskv.protocol.logs import Logs
 from paxoskv.protocol.outbox import Message, Outbox, Ready
 from paxoskv.protocol.persistence import Persisted, Persistence
@@ -42,9 +43,11 @@ from paxoskv.wire.structs import (
     Record,
     Rejoin,
     Rejoined,
-    Verdict,
-    Vote,
 )
+
+WHILE_REJOINING: Final = frozenset(
+    {Learn, Fetch, Fetched, Rejoin, Rejoined, Persisted}
+)  # all else is ignored
 
 
 class Node:
@@ -78,14 +81,14 @@ class Node:
         self.lamport = Clock(self.outbox)
         self.contacts = Contacts(self.peers)
         at = self.nodes.index(me)
-        self.ring = self.nodes[at:] + self.nodes[:at]  # from us on
+        ring = self.nodes[at:] + self.nodes[:at]  # from us on
         self.acceptors = {log: Acceptor(log, self.outbox.journal) for log in self.nodes}
         self.learner = Learner(self.acceptors)
         self.round_trips = RoundTrips(self.learner)
         self.catch_up = CatchUp(self.peers, self.acceptors, self.learner, self.outbox, random)
         self.own = Proposer(me, me, self.nodes)
         self.proposers = {me: self.own}
-        self.voters = voters(me, self.ring, self.own, self.contacts, self.round_trips)
+        self.voters = voters(me, ring, self.own, self.contacts, self.round_trips)
         self.persistence = Persistence(
             me, self.acceptors, self.proposers, self.learner, self.lamport, self.outbox
         )
@@ -101,9 +104,13 @@ class Node:
         )
         self.compaction = Compaction(self.peers, self.acceptors, self.learner, self.persistence.logs)
 
+        self.leadership = Leadership(
+            self.proposers, self.own, self.learner, self.lamport, self.commands, self.reads, self.voters,
+            self.round_trips, self.revocation, self.outbox, random,
+        )  # fmt: skip
         self.logs = Logs(
-            me, self.proposers, self.learner, self.lamport, self.commands, self.reads, self.voters,
-            self.round_trips, self.witness, self.gossip, self.revocation, self.catch_up, self.outbox, random,
+            ring, self.leadership, self.learner, self.lamport, self.persistence, self.contacts, self.faults,
+            self.voters, self.round_trips, self.witness, self.gossip, self.revocation, self.catch_up, self.outbox,
         )  # fmt: skip
         assert incarnation or self.peers, "there is nobody who knows what this node has forgotten"
         self.rejoining: Rejoining | None = None
@@ -112,7 +119,6 @@ class Node:
                 me, self.peers, self.quorum, self.learner, self.lamport,
                 self.incarnations, self.persistence, self.outbox,
             )  # fmt: skip
-        self.handlers = HANDLERS if incarnation else HANDLERS_REJOINING
 
     # ------------------------------------------------------------------------------- starting, and what lasts
 
@@ -126,12 +132,12 @@ class Node:
         elif record.applied:
             self.persistence.replayed_position = (record.applied.timestamp, record.applied.owner)
         elif record.candidate:
-            proposer = self.logs.proposer(record.candidate.log)
+            proposer = self.leadership.proposer(record.candidate.log)
             proposer.highest = max(proposer.highest, record.candidate.ballot)
         elif record.noted or record.life is not None or record.incarnation is not None:
             self.incarnations.replay(record)
         elif record.rejoined:
-            self._join()
+            self.rejoining = None
         else:
             of = record.promised or record.held or record.chosen
             assert of, "a record without any field"
@@ -150,7 +156,7 @@ class Node:
             self.lamport.see(acceptor.last_timestamp, 0)
         self.lamport.reserve()
         if self.rejoining is None:
-            self.logs.retake_at = now
+            self.leadership.retake_at = now
 
     def notes(self) -> list[Record]:
         """What need not be durable soon, for the frame written next: how much is chosen, and applied."""
@@ -188,13 +194,7 @@ class Node:
         """
         if number:
             self.persistence.journal_notes(number)
-        newer = self.learner.install(cut)
-        self.lamport.install(cut.clock)
-        for log, covered in cut.logs.items():
-            self.lamport.see(covered.last, 0)
-            self.logs.check_leader(log, now)
-            self.logs.check_evidence(log, covered.evidence, now)
-            self.logs.settle(log, now, self.me)
+        newer = self.logs.install_cut(cut, now)
         if number:
             self.lamport.reserve()
         if newer:
@@ -274,110 +274,44 @@ class Node:
     def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
         """A message arrived. `call` names the request to the caller, which gets it back with the answer."""
         if self.contacts.hear(sender, now):
-            self.logs.is_back(sender)
-        handler = self.handlers.get(message.__class__)
-        if handler is not None:
-            handler(self, sender, message, now, call)
+            self.leadership.is_back(sender)
+        kind = message.__class__
+        if self.rejoining is None or kind in WHILE_REJOINING:
+            self._dispatch(kind, sender, message, now, call)
 
-    def _on_accept(self, sender: int, message: Accept, now: float, call: Any) -> None:
-        last = command = 0
-        for entry in message.entries:
-            last = max(last, entry.timestamp)
-            if entry.payload:
-                command = last
-        if self.lamport.is_absurd(last) or self.logs.is_absurd(message.log, message.ballot):
-            return
-        self.lamport.see(last, command)  # R6
-        if sender != self.me:
-            self.witness.stood(sender, message.log, message.ballot)
-            self.gossip.awaits(sender, command)
-            if command:
-                self.contacts.proposed(sender)
-        acceptor = self.acceptors[message.log]
-        before = len(self.outbox.records)
-        vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
-        progress = self.persistence.logs[message.log]
-        lazy = self.me in message.lazy and progress.durable_ballot == message.ballot
-        if lazy:
-            self.outbox.defer_from(before)
-        self.logs.check_leader(message.log, now)
-        self.logs.learn(message.fact, now, sender)
-        self.logs.settle(message.log, now, sender)
-        length = 0
-        if vote == Vote.TAKEN:
-            length = progress.durable_length if lazy else acceptor.length
-        own = self.logs.own_fact()
-        answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
-        if vote == Vote.TAKEN and not lazy:
-            self.gossip.tell_after(sender, answer, own, call)
-        else:
-            self.gossip.tell(sender, answer, own, call)
+    def _dispatch(self, kind: type, sender: int, message: Message, now: float, call: Any) -> None:
+        if kind is Accept:
+            self.logs.on_accept(sender, message, now, call)
+        elif kind is Accepted:
+            self.logs.on_accepted(sender, message, now)
+        elif kind is Persisted:
+            self._on_persisted(message, now)
+        elif kind is Learn:
+            self._on_learn(sender, message, now)
+        elif kind is Barrier:
+            self._on_barrier(sender, message, call)
+        elif kind is Reading:
+            self._on_reading(sender, message, now)
+        elif kind is Prepare:
+            self.logs.on_prepare(sender, message, now, call)
+        elif kind is Promise:
+            self.logs.on_promise(sender, message, now)
+        elif kind is Fetch:
+            self.catch_up.on_fetch(sender, message, call)
+        elif kind is Fetched:
+            self._on_fetched(sender, message, now)
+        elif kind is Rejoin:
+            self._on_rejoin(sender, message, call)
+        elif kind is Rejoined:
+            self._on_rejoined(sender, message, now)
 
-    def _on_accepted(self, sender: int, message: Accepted, now: float, call: Any) -> None:
-        if sender != self.me:
-            self.round_trips.on_accepted(sender, message, now)
-            self.logs.learn(message.fact, now, sender)
-        proposer = self.proposers.get(message.log)
-        if proposer is not None and message.vote == Vote.TAKEN and message.ballot <= proposer.highest:
-            self.witness.voted(sender, message.log, message.ballot, message.length)
-        if proposer is None or not proposer.leading or self.logs.is_absurd(message.log, message.promised):
-            return
-        if message.promised > proposer.ballot:
-            self.logs.lose(proposer, message.promised, now)
-        elif message.ballot == proposer.ballot:
-            if proposer is self.own:
-                self.voters.on_vote(sender, message.vote, now)
-            chosen = proposer.on_accepted(sender, message, now)
-            if chosen > self.learner.chosen[message.log]:
-                self.logs.choose(proposer, chosen, now)
-            if message.vote == Vote.WITHHELD and proposer is self.own and sender in self.voters.at_once:
-                self._ask_to_vote(self.voters.ask_deferred(sender, now))
+    def _on_persisted(self, message: Persisted, now: float) -> None:
+        self.persistence.on_persisted(message)
+        if self.rejoining is not None and self.rejoining.is_done(message.turn):
+            self.rejoining = None
+            self.leadership.retake_at = now
 
-    def _on_prepare(self, sender: int, message: Prepare, now: float, call: Any) -> None:
-        acceptor = self.acceptors[message.log]
-        if self.logs.is_absurd(message.log, message.ballot):
-            return
-        self.witness.stood(sender, message.log, message.ballot)
-        if message.wanted and self.logs.fact(message.log).frontier >= message.wanted:
-            fact = self.logs.fact(message.log)
-            ballots = (acceptor.promised, acceptor.accepted)
-            covered = Promise(
-                message.log, message.ballot, message.from_slot, Verdict.COVERED, *ballots, [], fact,
-            )  # fmt: skip
-            self.outbox.send(sender, covered, call)
-            return
-        if self.faults.fails(now):
-            return
-        before = acceptor.promised
-        promise = acceptor.on_prepare(message, self.logs.fact(message.log))
-        if promise.verdict != Verdict.PROMISED:
-            self.outbox.send(sender, promise, call)
-            return
-        self.logs.check_leader(message.log, now)
-        if message.ballot > before:
-            self.revocation.wait_anew(message.log, now)  # once per ballot (N22)
-        self.outbox.send_after(sender, promise, call)
-
-    def _on_promise(self, sender: int, message: Promise, now: float, call: Any) -> None:
-        if message.fact.log == message.log:
-            self.logs.learn(message.fact, now, sender)
-        proposer = self.proposers.get(message.log)
-        if proposer is None:
-            return
-        if message.verdict == Verdict.PROMISED and message.ballot <= proposer.highest:
-            self.witness.promised(sender, message.log, message.ballot)
-        if not proposer.preparing or message.ballot != proposer.ballot:
-            return
-        if self.logs.is_absurd(message.log, message.promised):
-            return
-        if message.verdict == Verdict.NACK:
-            self.logs.lose(proposer, message.promised, now)
-        elif message.verdict == Verdict.COVERED:
-            proposer.step_down()
-        elif message.verdict == Verdict.PROMISED and proposer.on_promise(sender, message):
-            self.logs.lead(proposer)
-
-    def _on_learn(self, sender: int, message: Learn, now: float, call: Any) -> None:
+    def _on_learn(self, sender: int, message: Learn, now: float) -> None:
         self.lamport.hear(message.clock)
         self.compaction.holds(sender, message.held)
         self.divergence.compare(sender, message.applied, message.hash, now)
@@ -385,10 +319,7 @@ class Node:
         for fact in message.facts:
             self.logs.learn(fact, now, sender)
 
-    def _on_fetch(self, sender: int, message: Fetch, now: float, call: Any) -> None:
-        self.catch_up.on_fetch(sender, message, call)
-
-    def _on_fetched(self, sender: int, message: Fetched, now: float, call: Any) -> None:
+    def _on_fetched(self, sender: int, message: Fetched, now: float) -> None:
         if not self.catch_up.on_fetched(sender, message, now):
             return
         for entry in message.entries:
@@ -401,7 +332,7 @@ class Node:
         self.outbox.defer_from(before)  # others hold them: nobody waits until we do
         self.catch_up.installed(message.log, sender, now)
 
-    def _on_barrier(self, sender: int, message: Barrier, now: float, call: Any) -> None:
+    def _on_barrier(self, sender: int, message: Barrier, call: Any) -> None:
         self.lamport.hear(message.clock)
         self.gossip.awaits(sender, min(message.clock, self.lamport.time))
         own = self.logs.own_fact()
@@ -412,14 +343,11 @@ class Node:
         ]
         self.gossip.tell(sender, Reading(message.round, self.lamport.time, [own, *others]), own, call)
 
-    def _on_reading(self, sender: int, message: Reading, now: float, call: Any) -> None:
+    def _on_reading(self, sender: int, message: Reading, now: float) -> None:
         self.lamport.hear(message.clock)
         for fact in message.facts:
             self.logs.learn(fact, now, sender)
         self.reads.on_reading(sender, message)
-
-    def _on_persisted(self, sender: int, message: Persisted, now: float, call: Any) -> None:
-        self.persistence.on_persisted(message)
 
     @property
     def fetch_due(self) -> float | None:
@@ -428,52 +356,13 @@ class Node:
 
     # ----------------------------------------------------------------------------- the end of a turn
 
-    def _send_accepts(self, now: float) -> None:
-        for log, proposer in self.proposers.items():
-            if not (proposer.leading and proposer.fresh):
-                continue
-            proposer.fresh = False
-            if proposer is self.own:
-                self.voters.choose(now)
-            messages: dict[tuple[int, bool], Accept] = {}
-            for node in self.ring:  # our own acceptor first: it shares the frame; then those who are to vote
-                due = proposer.due(node, now) if proposer.leading else None
-                if due is None:
-                    continue
-                if due not in messages:
-                    start, sync = due
-                    start, entries = self.logs.entries(proposer, start)
-                    lazy = self.voters.deferred() if proposer is self.own and not sync else []
-                    messages[due] = Accept(
-                        log, proposer.ballot, start, entries, sync, self.logs.fact(log), lazy
-                    )
-                self._send_accept(node, messages[due], now)
-
-    def _send_accept(self, node: int, message: Accept, now: float) -> None:
-        if node == self.me:
-            self._on_accept(self.me, message, now, None)
-            return
-        if message.entries:
-            self.round_trips.sent(node, message, now)
-        if message.log == self.me:
-            self.gossip.tell(node, message, message.fact)
-        else:
-            self.outbox.send(node, message)
-
-    def _ask_to_vote(self, nodes: list[int]) -> None:
-        """Their votes were to wait, and now we wait for them: all are to say what they hold."""
-        if nodes:
-            message = Accept(self.me, self.own.ballot, self.own.end, [], False, self.logs.own_fact(), [])
-            for node in nodes:
-                self.gossip.tell(node, message, message.fact)
-
     def drain(self, now: float, more: bool = False) -> Ready:
         """End a turn: what was collected, and what is better done once per turn than once per message.
 
         `more`: commands wait that will be proposed soon, and reads for their entry.
         """
         self.commands.end_turn()
-        self._send_accepts(now)
+        self.logs.send_accepts(now)
         own = self.logs.own_fact()
         if self.learner.moved:
             self._apply()
@@ -504,7 +393,7 @@ class Node:
             self.commands.pending or self.reads.busy or self.catch_up.fetching or self.revocation.waiting
         )
         return bool(waiting or self.gossip.news_at or self.learner.heads) or (
-            self.logs.retake_at is not None or self.persistence.waits or self.rejoining is not None
+            self.leadership.retake_at is not None or self.persistence.waits or self.rejoining is not None
         )
 
     def tick(self, now: float) -> None:
@@ -514,8 +403,8 @@ class Node:
         self.outbox.tick(now)
         self.persistence.tick(now)
         if self.own.established:
-            self._ask_to_vote(self.voters.tick(now))
-        self.logs.tick(now)
+            self.logs.ask_to_vote(self.voters.tick(now))
+        self.leadership.tick(now)
         self.compaction.tick(now)
         self.divergence.tick(now)
         if self.rejoining is None:
@@ -536,7 +425,7 @@ class Node:
                 for peer in self.peers:
                     self.outbox.send(peer, Barrier(0, needed))
             elif advice == Advice.REVOKE:
-                self.logs.revoke(self.logs.proposer(log), needed, now)
+                self.leadership.revoke(self.leadership.proposer(log), needed, now)
             elif log in self.proposers and log != self.me and self.proposers[log].preparing:
                 self.proposers[log].step_down()
 
@@ -586,7 +475,7 @@ class Node:
         self.gossip.forget(peer)
         self.compaction.forget(peer)
 
-    def _on_rejoin(self, sender: int, message: Rejoin, now: float, call: Any) -> None:
+    def _on_rejoin(self, sender: int, message: Rejoin, call: Any) -> None:
         """A peer has lost its disk: note its new incarnation, and tell what it may have had a part in."""
         if message.incarnation > self.noted(sender)[0]:
             self.note(sender, message.incarnation, 0)
@@ -597,42 +486,6 @@ class Node:
         )  # fmt: skip
         self.outbox.send_after(sender, answer, call)
 
-    def _on_rejoined(self, sender: int, message: Rejoined, now: float, call: Any) -> None:
-        assert self.rejoining is not None, "nobody else listens to these"
-        if self.rejoining.on_rejoined(sender, message):
+    def _on_rejoined(self, sender: int, message: Rejoined, now: float) -> None:
+        if self.rejoining is not None and self.rejoining.on_rejoined(sender, message):
             self.logs.learn(message.fact, now, sender)
-
-    def _on_persisted_rejoining(self, sender: int, message: Persisted, now: float, call: Any) -> None:
-        self.persistence.on_persisted(message)
-        if self.rejoining is not None and self.rejoining.is_done(message.turn):
-            self._join()
-            self.logs.retake_at = now
-
-    def _join(self) -> None:
-        """From now on we vote."""
-        self.rejoining = None
-        self.handlers = HANDLERS
-
-
-Handler = Callable[[Node, int, Any, float, Any], None]
-HANDLERS: Final[dict[type, Handler]] = {
-    Accept: Node._on_accept,
-    Accepted: Node._on_accepted,
-    Barrier: Node._on_barrier,
-    Reading: Node._on_reading,
-    Learn: Node._on_learn,
-    Fetch: Node._on_fetch,
-    Fetched: Node._on_fetched,
-    Prepare: Node._on_prepare,
-    Promise: Node._on_promise,
-    Rejoin: Node._on_rejoin,
-    Persisted: Node._on_persisted,
-}
-HANDLERS_REJOINING: Final[dict[type, Handler]] = {
-    Learn: Node._on_learn,
-    Fetch: Node._on_fetch,
-    Fetched: Node._on_fetched,
-    Rejoin: Node._on_rejoin,
-    Rejoined: Node._on_rejoined,
-    Persisted: Node._on_persisted_rejoining,
-}

@@ -145,7 +145,7 @@ MUTANTS = [
         "a vote that can wait says what is not durable",
         "default 1",
         (
-            "protocol.node",
+            "protocol.logs",
             "length = progress.durable_length if lazy else acceptor.length",
             "length = acceptor.length",
         ),
@@ -154,7 +154,7 @@ MUTANTS = [
         "a vote that can wait takes the length of an older ballot's log",
         "lossy 1",
         (
-            "protocol.node",
+            "protocol.logs",
             "lazy = self.me in message.lazy and progress.durable_ballot == message.ballot",
             "lazy = self.me in message.lazy",
         ),
@@ -178,7 +178,7 @@ MUTANTS = [
         "a candidate's ballot is not journaled",
         "default 1",
         (
-            "protocol.logs",
+            "protocol.leadership",
             "self.outbox.journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))",
             "proposer.prepare(acceptor.chosen, acceptor.promised, wanted)",
         ),
@@ -221,7 +221,7 @@ MUTANTS = [
         "test_more_scenarios.test_a_promise_to_an_earlier_ballot_of_the_same_candidate_does_not_count",
         (CORE, "or message.ballot != self.ballot or message.from_slot", "or message.from_slot"),
         (
-            "protocol.node",
+            "protocol.logs",
             "not proposer.preparing or message.ballot != proposer.ballot:",
             "not proposer.preparing:",
         ),
@@ -231,9 +231,9 @@ MUTANTS = [
         "default 1",
         ("protocol.logs", "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
         (
-            "protocol.node",
+            "protocol.logs",
             "        if message.promised > proposer.ballot:\n"
-            "            self.logs.lose(proposer, message.promised, now)\n        elif message.ballot",
+            "            self.leadership.lose(proposer, message.promised, now)\n        elif message.ballot",
             "        if message.ballot",
         ),
         ("protocol.logs", "proposer.leading and evidence > proposer.ballot", "False"),
@@ -308,7 +308,7 @@ MUTANTS = [
         "a leader sends entries that it has given up",
         "test_more_scenarios.test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it",
         (
-            "protocol.logs",
+            "protocol.leadership",
             "start < max(acceptor.base, chosen - UNCHOSEN_ENTRIES)",
             "start < chosen - UNCHOSEN_ENTRIES",
         ),
@@ -331,7 +331,7 @@ MUTANTS = [
         "a Prepare that was lost is not sent again",
         "test_more_scenarios.test_a_prepare_that_was_lost_is_sent_again",
         (
-            "protocol.logs",
+            "protocol.leadership",
             "if proposer.preparing and now - proposer.prepared_at >=",
             "if False and now - proposer.prepared_at >=",
         ),
@@ -481,8 +481,8 @@ MUTANTS = [
         "test_rejoin.test_a_node_that_rejoins_has_no_part_in_anything_until_it_is_done",
         (
             "protocol.node",
-            "self.handlers = HANDLERS if incarnation else HANDLERS_REJOINING",
-            "self.handlers = HANDLERS | HANDLERS_REJOINING",
+            "if self.rejoining is None or kind in WHILE_REJOINING:",
+            "if True:",
         ),
     ),
     told(
@@ -534,7 +534,7 @@ MUTANTS = [
         "R1: a revoker puts a command of its own into the log that it finishes",
         "default 2",
         (
-            "protocol.logs",
+            "protocol.leadership",
             'proposer.append(Entry(self.clock.stamp_skip(self.learner.last_timestamp(proposer)), b""))\n',
             'theirs = next(iter(self.commands.pending.values()), (b"", None))[0]\n'
             "        skip = self.clock.stamp_skip(self.learner.last_timestamp(proposer))\n"
@@ -617,12 +617,12 @@ MUTANTS = [
         "R6: an answer to an Accept tells the frontier from before it",
         "test_more_scenarios.test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too",
         (
-            "protocol.node",
+            "protocol.logs",
             "        last = command = 0\n",
             "        before = self._own_fact()\n        last = command = 0\n",
         ),
         (
-            "protocol.node",
+            "protocol.logs",
             "acceptor.promised, vote, length, own)",
             "acceptor.promised, vote, length, before)",
         ),
@@ -657,9 +657,9 @@ MUTANTS = [
         "a skip raises the clock of those that receive it",
         "test_scenarios.test_a_skip_does_not_drag_the_clocks_along",
         (
-            "protocol.node",
-            "self.lamport.see(last, command)  # R6",
-            "self.lamport.see(last, last)",
+            "protocol.logs",
+            "self.clock.see(last, command)  # R6",
+            "self.clock.see(last, last)",
         ),
     ),
     met(
@@ -917,7 +917,7 @@ MUTANTS = [
         "N25: promises that were heard are forgotten",
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
-            "protocol.node",
+            "protocol.logs",
             "            self.witness.promised(sender, message.log, message.ballot)\n",
             "            pass\n",
         ),
@@ -926,7 +926,7 @@ MUTANTS = [
         "N25: votes that were heard are forgotten",
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
-            "protocol.node",
+            "protocol.logs",
             "            self.witness.voted(sender, message.log, message.ballot, message.length)\n",
             "            pass\n",
         ),

@@ -661,4 +661,6 @@ class Cluster:
         assert len({machine.store.state_digest() for machine in running}) == 1
 
     def revocations(self) -> int:
-        return sum(machine.core.logs.revocations for machine in self.machines.values() if machine.running)
+        return sum(
+            machine.core.leadership.revocations for machine in self.machines.values() if machine.running
+        )

@@ -1933,7 +1933,7 @@ class Simulation:
             if (
                 unchosen > UNCHOSEN_ENTRIES
                 or len(core.round_trips.probes) > len(self.nodes)
-                or len(core.logs.losses) > 1000
+                or len(core.leadership.losses) > 1000
             ):
                 self.fail(f"node {machine.node} hoards")
         try:

@@ -506,7 +506,7 @@ def test_a_candidate_that_lacks_what_was_given_up_catches_up_before_it_leads() -
     """Behind: an entry that was given up never looks like one that was never accepted."""
     cluster = behind()
     cluster.restart(5)
-    cluster.core(5).logs.stand(1, 0, cluster.now)
+    cluster.core(5).leadership.stand(1, 0, cluster.now)
     cluster.run_until(
         lambda: any(e.message.verdict == Verdict.BEHIND for e in cluster.sent_messages(Promise, 2, 5)),
         within_s=2,

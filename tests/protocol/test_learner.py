@@ -51,7 +51,7 @@ def test_facts_merge_to_the_same_in_every_order_and_however_often() -> None:
         made = learner()
         for fact in (*order, *order):
             made.learn(fact.log, fact.chosen, fact.evidence, fact.frontier)
-        assert made.logs.fact(1) == Fact(1, 2, 1, 9)
+        assert made.fact(1) == Fact(1, 2, 1, 9)
 
 
 def test_chosen_and_evidence_stay_a_pair() -> None:
@@ -60,7 +60,7 @@ def test_chosen_and_evidence_stay_a_pair() -> None:
         made = learner()
         made.learn(1, *first, 0)
         made.learn(1, *second, 0)
-        assert made.logs.fact(1) == Fact(1, *max(first, second), 0)
+        assert made.fact(1) == Fact(1, *max(first, second), 0)
 
 
 def test_a_fact_is_news_once() -> None:
@@ -82,7 +82,7 @@ def test_a_frontier_counts_only_when_the_entries_below_it_are_held() -> None:
     hold(made, 1, [Entry(20, b"y")])
     assert made.settle(1)
     assert made.frontier[1] == 50
-    assert made.logs.fact(1) == Fact(1, 2, BALLOT, 50)
+    assert made.fact(1) == Fact(1, 2, BALLOT, 50)
 
 
 def test_entries_of_a_lower_ballot_than_the_evidence_are_not_taken_for_the_chosen_ones() -> None:
@@ -97,7 +97,7 @@ def test_entries_of_a_lower_ballot_than_the_evidence_are_not_taken_for_the_chose
 def test_a_skip_moves_the_frontier_that_is_told_to_others() -> None:
     made = learner()
     choose(made, 1, 10, -1000)
-    assert made.logs.fact(1).frontier == 1000
+    assert made.fact(1).frontier == 1000
 
 
 # ------------------------------------------------------------------------------------------------------ order
@@ -265,7 +265,7 @@ def test_positions_merge_log_by_log() -> None:
     assert made.executed == {1: 2, 2: 1, 3: 2}
     assert made.position == (16, 3)
     assert [made.frontier[log] for log in LOGS] == [20, 16, 99]
-    assert made.logs.fact(3) == Fact(3, 2, BALLOT, 99)
+    assert made.fact(3) == Fact(3, 2, BALLOT, 99)
 
 
 def test_an_entry_chosen_and_not_in_the_checkpoint_is_applied_after_it() -> None:

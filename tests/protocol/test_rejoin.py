@@ -55,7 +55,7 @@ def joined(cluster: Cluster, *nodes: int) -> bool:
 
 def stand(cluster: Cluster, node: int, log: int) -> None:
     machine = cluster[node]
-    machine.do(lambda: (machine.core.logs.stand(log, 0, cluster.now), machine.replica.turn()))
+    machine.do(lambda: (machine.core.leadership.stand(log, 0, cluster.now), machine.replica.turn()))
 
 
 # ------------------------------------------------------------------------------------------- the procedure
@@ -476,7 +476,7 @@ def test_a_peer_tells_the_highest_ballot_that_it_ever_stood_with() -> None:
     """Its own acceptor may have failed on purpose when it stood."""
     ballot = ballot_of(9, 1)
     made = started()
-    made.logs.proposer(2).highest = ballot
+    made.leadership.proposer(2).highest = ballot
     ready = tell(made, 3, Rejoin(2, 5))
     (answer,) = [message for _, message, _ in ready.send_after if message.__class__ is Rejoined]
     assert answer.promised == ballot
