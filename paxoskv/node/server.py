@@ -1333,7 +1333,11 @@ def _waits(core: Node | Single) -> str | None:
     rejoining = core.rejoining
     silent, empty = [], []
     for peer, answers in rejoining.answers.items():
-        if len(answers) < len(rejoining.logs) if core.incarnation else peer not in rejoining.noted:
+        if (
+            len(answers) < len(rejoining.logs)
+            if core.incarnations.incarnation
+            else peer not in rejoining.noted
+        ):
             silent.append(str(peer))
         elif any(answer.rejoining for answer in answers.values()):
             empty.append(str(peer))

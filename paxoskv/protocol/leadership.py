@@ -9,10 +9,10 @@ from paxoskv.protocol.clock import Clock
 from paxoskv.protocol.commands import Commands
 from paxoskv.protocol.outbox import Outbox
 from paxoskv.protocol.reads import Reads
-from paxoskv.protocol.revocation import Revocation
+from paxoskv.protocol.revocation import Advice, Revocation
 from paxoskv.protocol.round_trips import RoundTrips
 from paxoskv.protocol.voters import Voters
-from paxoskv.wire.structs import Entry
+from paxoskv.wire.structs import Barrier, Entry
 
 FORGIVEN: Final = 60.0  # seconds after which it does not count any more that our log was taken from us
 
@@ -40,6 +40,7 @@ class Leadership:
         self.proposers = proposers
         self.own = own
         self.me = own.me
+        self.peers = [node for node in own.nodes if node != own.me]
         self.acceptors = learner.acceptors
         self.learner = learner
         self.clock = clock
@@ -89,7 +90,18 @@ class Leadership:
         proposer.append(Entry(self.clock.stamp_skip(self.learner.last_timestamp(proposer)), b""))
         self.revocations += 1
 
-    def revoke(self, proposer: Proposer, needed: int, now: float) -> None:
+    def watch(self, now: float) -> None:
+        """Revoke the logs that hold us up."""
+        for advice, log, needed in self.revocation.watch(self.reads.awaited, now):
+            if advice == Advice.ASK:
+                for peer in self.peers:
+                    self.outbox.send(peer, Barrier(0, needed))
+            elif advice == Advice.REVOKE:
+                self._revoke(self.proposer(log), needed, now)
+            elif log in self.proposers and log != self.me and self.proposers[log].preparing:
+                self.proposers[log].step_down()
+
+    def _revoke(self, proposer: Proposer, needed: int, now: float) -> None:
         """Finish another's log, and take it out of our way."""
         if proposer.leading:
             if not proposer.entries:

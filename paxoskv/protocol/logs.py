@@ -15,7 +15,19 @@ from paxoskv.protocol.revocation import Revocation
 from paxoskv.protocol.round_trips import RoundTrips
 from paxoskv.protocol.voters import Voters
 from paxoskv.protocol.witness import Witness
-from paxoskv.wire.structs import Accept, Accepted, Entry, Fact, Prepare, Promise, Verdict, Vote
+from paxoskv.wire.structs import (
+    Accept,
+    Accepted,
+    Barrier,
+    Entry,
+    Fact,
+    Fetched,
+    Prepare,
+    Promise,
+    Reading,
+    Verdict,
+    Vote,
+)
 
 TOO_MANY: Final = 1 << 40  # rounds: no sane node's ballot is so far above all of ours
 
@@ -156,6 +168,30 @@ class Logs:
             proposer.step_down()
         elif message.verdict == Verdict.PROMISED and proposer.on_promise(sender, message):
             self.leadership.lead(proposer)
+
+    def on_fetched(self, sender: int, message: Fetched, now: float) -> None:
+        if not self.catch_up.on_fetched(sender, message, now):
+            return
+        for entry in message.entries:
+            if self.clock.is_absurd(entry.timestamp):
+                return
+            self.clock.see_entry(entry)
+        self.catch_up.installing(message.log)
+        before = len(self.outbox.records)
+        self.install(message.log, message.from_slot, message.entries, message.evidence, now, sender)
+        self.outbox.defer_from(before)  # others hold them: nobody waits until we do
+        self.catch_up.installed(message.log, sender, now)
+
+    def on_barrier(self, sender: int, message: Barrier, call: Any) -> None:
+        self.clock.hear(message.clock)
+        self.gossip.awaits(sender, min(message.clock, self.clock.time))
+        own = self.own_fact()
+        others = [
+            self.learner.fact(log)
+            for log in self.acceptors
+            if log != self.me and (self.learner.known[log] >= message.clock or not message.round)
+        ]
+        self.gossip.tell(sender, Reading(message.round, self.clock.time, [own, *others]), own, call)
 
     def send_accepts(self, now: float) -> None:
         for log, proposer in self.proposers.items():

@@ -25,7 +25,7 @@ from paxoskv.protocol.outbox import Message, Outbox, Ready
 from paxoskv.protocol.persistence import Persisted, Persistence
 from paxoskv.protocol.reads import Reads
 from paxoskv.protocol.rejoin import Rejoining, testimony
-from paxoskv.protocol.revocation import Advice, Revocation
+from paxoskv.protocol.revocation import Revocation
 from paxoskv.protocol.round_trips import RoundTrips
 from paxoskv.protocol.voters import Voters
 from paxoskv.protocol.witness import Witness
@@ -61,7 +61,7 @@ class Node:
     def __init__(
         self,
         me: int,
-        nodes: Iterable[int],
+        members: Iterable[int],
         random: Random,
         revoke_after: float = 0.5,
         failures: Failures | None = None,
@@ -69,56 +69,46 @@ class Node:
         voters: type[Voters] = Voters,
     ) -> None:
         self.me = me
-        self.nodes = sorted(nodes)
-        self.peers = [node for node in self.nodes if node != me]
-        self.quorum = len(self.nodes) // 2 + 1
-        self.outbox = Outbox()
-        self.faults = Faults(failures or Failures(), random)
-        self.incarnations = Incarnations(self.peers, incarnation, self.outbox, random)
-        self.divergence = Divergence(self.nodes, self.quorum)
-        self.witness = Witness(self.peers, self.nodes)
+        self.nodes = nodes = sorted(members)
+        self.peers = peers = [node for node in nodes if node != me]
+        self.quorum = quorum = len(nodes) // 2 + 1
+        at = nodes.index(me)
+        ring = nodes[at:] + nodes[:at]  # from us on
+        self.outbox = outbox = Outbox()
+        self.lamport = clock = Clock(outbox)
+        self.acceptors = acceptors = {log: Acceptor(log, outbox.journal) for log in nodes}
+        self.learner = learner = Learner(acceptors)
+        self.own = own = Proposer(me, me, nodes)
+        self.proposers = {me: own}
 
-        self.lamport = Clock(self.outbox)
-        self.contacts = Contacts(self.peers)
-        at = self.nodes.index(me)
-        ring = self.nodes[at:] + self.nodes[:at]  # from us on
-        self.acceptors = {log: Acceptor(log, self.outbox.journal) for log in self.nodes}
-        self.learner = Learner(self.acceptors)
-        self.round_trips = RoundTrips(self.learner)
-        self.catch_up = CatchUp(self.peers, self.acceptors, self.learner, self.outbox, random)
-        self.own = Proposer(me, me, self.nodes)
-        self.proposers = {me: self.own}
-        self.voters = voters(me, ring, self.own, self.contacts, self.round_trips)
-        self.persistence = Persistence(
-            me, self.acceptors, self.proposers, self.learner, self.lamport, self.outbox
-        )
-        self.commands = Commands(self.own, self.learner, self.lamport)
-        self.reads = Reads(
-            me, self.peers, self.quorum, self.learner, self.lamport, self.contacts, self.outbox, random
-        )
-        self.gossip = Gossip(
-            me, self.peers, self.learner, self.lamport, self.persistence, self.divergence, self.outbox
-        )
-        self.revocation = Revocation(
-            me, self.nodes, self.learner, self.contacts, self.round_trips, random, revoke_after
-        )
-        self.compaction = Compaction(self.peers, self.acceptors, self.learner, self.persistence.logs)
-
+        self.contacts = contacts = Contacts(peers)
+        self.round_trips = trips = RoundTrips(learner)
+        self.voters = voters(me, ring, own, contacts, trips)
+        self.persistence = Persistence(me, acceptors, self.proposers, learner, clock, outbox)
+        self.compaction = Compaction(peers, acceptors, learner, self.persistence.logs)
+        self.divergence = Divergence(nodes, quorum)
+        self.witness = Witness(peers, nodes)
+        self.commands = Commands(own, learner, clock)
+        self.reads = Reads(me, peers, quorum, learner, clock, contacts, outbox, random)
+        self.gossip = Gossip(me, peers, learner, clock, self.persistence, self.divergence, outbox)
+        self.revocation = Revocation(me, nodes, learner, contacts, trips, random, revoke_after)
+        self.catch_up = CatchUp(peers, acceptors, learner, outbox, random)
         self.leadership = Leadership(
-            self.proposers, self.own, self.learner, self.lamport, self.commands, self.reads, self.voters,
-            self.round_trips, self.revocation, self.outbox, random,
+            self.proposers, own, learner, clock, self.commands, self.reads, self.voters, trips,
+            self.revocation, outbox, random,
         )  # fmt: skip
+        self.faults = Faults(failures or Failures(), random)
         self.logs = Logs(
-            ring, self.leadership, self.learner, self.lamport, self.persistence, self.contacts, self.faults,
-            self.voters, self.round_trips, self.witness, self.gossip, self.revocation, self.catch_up, self.outbox,
+            ring, self.leadership, learner, clock, self.persistence, contacts, self.faults, self.voters, trips,
+            self.witness, self.gossip, self.revocation, self.catch_up, outbox,
         )  # fmt: skip
-        assert incarnation or self.peers, "there is nobody who knows what this node has forgotten"
+        self.incarnations = Incarnations(peers, incarnation, outbox, random)
         self.rejoining: Rejoining | None = None
         if not incarnation:
+            assert peers, "there is nobody who knows what this node has forgotten"
             self.rejoining = Rejoining(
-                me, self.peers, self.quorum, self.learner, self.lamport,
-                self.incarnations, self.persistence, self.outbox,
-            )  # fmt: skip
+                me, peers, quorum, learner, clock, self.incarnations, self.persistence, outbox
+            )
 
     # ------------------------------------------------------------------------------- starting, and what lasts
 
@@ -178,7 +168,7 @@ class Node:
         """
         assert self.drained, "what is journaled later must not be repeated"
         records = [record for record in pending if record.installed is not None]
-        records += [Record(life=self.life), Record(reservation=self.lamport.reserving)]
+        records += [Record(life=self.incarnations.life), Record(reservation=self.lamport.reserving)]
         records += self.incarnations.state(self.rejoining is None or self.rejoining.turn > 0)
         return records + self.persistence.state()
 
@@ -220,16 +210,6 @@ class Node:
     def clock(self) -> int:
         """Where the Lamport clock stands."""
         return self.lamport.time
-
-    @property
-    def incarnation(self) -> int:
-        """Which disk this node runs on."""
-        return self.incarnations.incarnation
-
-    @property
-    def life(self) -> int:
-        """Which start of the disk this is."""
-        return self.incarnations.life
 
     @property
     def ready(self) -> bool:
@@ -289,7 +269,7 @@ class Node:
         elif kind is Learn:
             self._on_learn(sender, message, now)
         elif kind is Barrier:
-            self._on_barrier(sender, message, call)
+            self.logs.on_barrier(sender, message, call)
         elif kind is Reading:
             self._on_reading(sender, message, now)
         elif kind is Prepare:
@@ -299,7 +279,7 @@ class Node:
         elif kind is Fetch:
             self.catch_up.on_fetch(sender, message, call)
         elif kind is Fetched:
-            self._on_fetched(sender, message, now)
+            self.logs.on_fetched(sender, message, now)
         elif kind is Rejoin:
             self._on_rejoin(sender, message, call)
         elif kind is Rejoined:
@@ -318,30 +298,6 @@ class Node:
         self.divergence.look_what_is_missing(sender, message, self.compaction.held(sender), now)
         for fact in message.facts:
             self.logs.learn(fact, now, sender)
-
-    def _on_fetched(self, sender: int, message: Fetched, now: float) -> None:
-        if not self.catch_up.on_fetched(sender, message, now):
-            return
-        for entry in message.entries:
-            if self.lamport.is_absurd(entry.timestamp):
-                return
-            self.lamport.see_entry(entry)
-        self.catch_up.installing(message.log)
-        before = len(self.outbox.records)
-        self.logs.install(message.log, message.from_slot, message.entries, message.evidence, now, sender)
-        self.outbox.defer_from(before)  # others hold them: nobody waits until we do
-        self.catch_up.installed(message.log, sender, now)
-
-    def _on_barrier(self, sender: int, message: Barrier, call: Any) -> None:
-        self.lamport.hear(message.clock)
-        self.gossip.awaits(sender, min(message.clock, self.lamport.time))
-        own = self.logs.own_fact()
-        others = [
-            self.learner.fact(log)
-            for log in self.nodes
-            if log != self.me and (self.learner.known[log] >= message.clock or not message.round)
-        ]
-        self.gossip.tell(sender, Reading(message.round, self.lamport.time, [own, *others]), own, call)
 
     def _on_reading(self, sender: int, message: Reading, now: float) -> None:
         self.lamport.hear(message.clock)
@@ -408,7 +364,7 @@ class Node:
         self.compaction.tick(now)
         self.divergence.tick(now)
         if self.rejoining is None:
-            self._watch(now)
+            self.leadership.watch(now)
         else:
             self.rejoining.tick(now)
 
@@ -417,17 +373,6 @@ class Node:
         being silent.
         """
         self.contacts.link(peer, refused)
-
-    def _watch(self, now: float) -> None:
-        """Revoke the logs that hold us up."""
-        for advice, log, needed in self.revocation.watch(self.reads.awaited, now):
-            if advice == Advice.ASK:
-                for peer in self.peers:
-                    self.outbox.send(peer, Barrier(0, needed))
-            elif advice == Advice.REVOKE:
-                self.leadership.revoke(self.leadership.proposer(log), needed, now)
-            elif log in self.proposers and log != self.me and self.proposers[log].preparing:
-                self.proposers[log].step_down()
 
     # ------------------------------------------------------------------------------ disks that were lost
 

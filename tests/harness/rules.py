@@ -168,7 +168,7 @@ RULES: dict[str, Rule] = {
     "N22: a candidate out of contact gives up": rule(
         stories.test_a_candidate_that_hears_nobody_gives_up,
         (
-            "protocol.node",
+            "protocol.leadership",
             "                self.proposers[log].step_down()\n",
             "                pass\n",
         ),

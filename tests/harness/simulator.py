@@ -881,8 +881,8 @@ class Machine:
             for log, a in core.acceptors.items()
         }
         core.start(self.clock())
-        self.identities[core.life] = core.identify(Identity("", "", self.node, 0, 0))
-        self.lives.add(core.life)
+        self.identities[core.incarnations.life] = core.identify(Identity("", "", self.node, 0, 0))
+        self.lives.add(core.incarnations.life)
         self.checked = dict.fromkeys(simulation.nodes, 0)
         simulation.oracle.begins(self.node)
         self.core = core
@@ -1156,8 +1156,8 @@ class Network:
             simulation.fail(f"node {sender} answers {call} with {message} to {to}")
         link = self.links[sender, to]
         core, machine = simulation.machines[sender].core, simulation.machines[to]
-        incarnation = core.incarnation if core.rejoining is None else 0
-        ends = ((incarnation, core.life), machine.disks, machine.life if kind is Rejoined else 0)
+        incarnation = core.incarnations.incarnation if core.rejoining is None else 0
+        ends = ((incarnation, core.incarnations.life), machine.disks, machine.life if kind is Rejoined else 0)
         pause = random.expovariate(1 / link.delay)
         if not simulation.faulty:
             simulation.at(simulation.now + pause, self._deliver, sender, to, message, link.epoch, ends)

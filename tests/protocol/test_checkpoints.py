@@ -128,7 +128,7 @@ def test_a_segment_begins_with_all_that_must_not_be_forgotten() -> None:
     assert again.learner.position == (20, 2)
     assert again.learner.next() == (30, 2)
     assert again.clock == made.lamport.reserving
-    assert again.life >> LIFE_BITS == (made.life >> LIFE_BITS) + 1
+    assert again.incarnations.life >> LIFE_BITS == (made.incarnations.life >> LIFE_BITS) + 1
     assert again.incarnations.lives == made.incarnations.lives
     assert again.own.highest >= made.own.highest
 
@@ -212,11 +212,11 @@ def test_a_segment_does_not_begin_with_what_is_still_to_be_journaled() -> None:
 
 def test_each_start_is_another_life() -> None:
     made = started(Record(life=6 << LIFE_BITS | 99))
-    assert made.life >> LIFE_BITS == 7
+    assert made.incarnations.life >> LIFE_BITS == 7
     made = fresh()
     made.start(1.0)
-    assert [record.life for record in made.drain(1.0).journal if record.life] == [made.life]
-    assert made.life >> LIFE_BITS == 1
+    assert [record.life for record in made.drain(1.0).journal if record.life] == [made.incarnations.life]
+    assert made.incarnations.life >> LIFE_BITS == 1
 
 
 def test_what_was_noted_of_a_peer_is_replayed() -> None:
