@@ -110,8 +110,9 @@ class Leadership:
             self.stand(proposer.log, needed, now)
 
     def lose(self, proposer: Proposer, promised: int, now: float) -> None:
-        """Step down. The owner tries again at once, unless it was skipped often: then it may be it that is
-        slow.
+        """Step down.
+
+        The owner tries again at once, unless it was skipped often: then it may be it that is slow.
         """
         led = proposer.leading
         proposer.step_down(promised)
@@ -141,8 +142,9 @@ class Leadership:
         return start, acceptor.from_slot(start, chosen) + proposer.entries
 
     def is_back(self, peer: int) -> None:
-        """A silent peer speaks again: what it lacks is sent soon, and its silence says nothing about round
-        trips.
+        """Send soon what a peer lacks that speaks again after a long silence.
+
+        Its silence says nothing about round trips.
         """
         self.round_trips.forget(peer)
         for proposer in self.proposers.values():

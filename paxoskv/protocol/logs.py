@@ -235,8 +235,9 @@ class Logs:
         return self.own_fact() if log == self.me else self.learner.fact(log)
 
     def own_fact(self) -> Fact:
-        """The fact about our own log. The owner of an established ballot makes its frontier from its clock
-        (R3, R4).
+        """The fact about our own log.
+
+        The owner of an established ballot makes its frontier from its clock (R3, R4).
         """
         learner = self.learner
         if self.own.established:
@@ -293,9 +294,7 @@ class Logs:
             self.gossip.tell_all = True
 
     def check_leader(self, log: int, now: float) -> None:
-        """A leader or candidate whose log's `promised` rises above its ballot has lost the log at that
-        moment.
-        """
+        """Step down where our own acceptor has promised a higher ballot: the log is lost at that moment."""
         proposer = self.proposers.get(log)
         promised = self.acceptors[log].promised
         if proposer is not None and (proposer.leading or proposer.preparing) and promised > proposer.ballot:

@@ -51,8 +51,7 @@ WHILE_REJOINING: Final = frozenset(
 
 
 class Node:
-    """One node: an Acceptor for every log, a Proposer for its own and for those that it revokes, and a
-    Learner.
+    """One node: an Acceptor for every log, Proposers, a Learner, and the parts.
 
     The caller owns time (seconds, any origin, never going back) and the random source, and obeys the loop in
     the module's docstring. After construction: replay() every journaled record, then start().
@@ -72,8 +71,7 @@ class Node:
         self.nodes = nodes = sorted(members)
         self.peers = peers = [node for node in nodes if node != me]
         self.quorum = quorum = len(nodes) // 2 + 1
-        at = nodes.index(me)
-        ring = nodes[at:] + nodes[:at]  # from us on
+        ring = nodes[nodes.index(me) :] + nodes[: nodes.index(me)]  # from us on
         self.outbox = outbox = Outbox()
         self.lamport = clock = Clock(outbox)
         self.acceptors = acceptors = {log: Acceptor(log, outbox.journal) for log in nodes}
@@ -99,8 +97,8 @@ class Node:
         )  # fmt: skip
         self.faults = Faults(failures or Failures(), random)
         self.logs = Logs(
-            ring, self.leadership, learner, clock, self.persistence, contacts, self.faults, self.voters, trips,
-            self.witness, self.gossip, self.revocation, self.catch_up, outbox,
+            ring, self.leadership, learner, clock, self.persistence, contacts, self.faults, self.voters,
+            trips, self.witness, self.gossip, self.revocation, self.catch_up, outbox,
         )  # fmt: skip
         self.incarnations = Incarnations(peers, incarnation, outbox, random)
         self.rejoining: Rejoining | None = None
@@ -134,9 +132,7 @@ class Node:
             self.acceptors[of.log].replay(record)
 
     def start(self, now: float) -> None:
-        """Begin a life: the clock where the reservation ends, the applied commands once more, our own log
-        prepared.
-        """
+        """Begin a life: apply once more what was applied, and stand for our own log."""
         if self.rejoining is None:
             self.incarnations.found(self.persistence.recovered(), self.lamport.reserved)
         self.incarnations.begin_life()
@@ -160,11 +156,11 @@ class Node:
         return not self.outbox.records
 
     def state(self, pending: Sequence[Record] = ()) -> list[Record]:
-        """All that must not be forgotten, for the first frame of a new segment (N13): it takes the place of
-        all segments before it, together with a checkpoint made of them. Only while drained.
+        """All that must not be forgotten, for the first frame of a new segment (N13). Only while drained.
 
-        Entries that were executed when the frame before was written are in that checkpoint. `pending` are
-        records that were handed out but not written yet: all but `installed` are superseded.
+        It takes the place of all segments before it, together with a checkpoint made of them. Entries that
+        were executed when the frame before was written are in that checkpoint. `pending` are records that
+        were handed out but not written yet: all but `installed` are superseded.
         """
         assert self.drained, "what is journaled later must not be repeated"
         records = [record for record in pending if record.installed is not None]
@@ -177,10 +173,10 @@ class Node:
         return self.learner.cut(self.lamport.time)
 
     def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
-        """Merge a checkpoint: our own before replay() (then no `now` and no number), or that of another node,
-        which was stored as this number. True: its state must take the place of the store's.
+        """Merge a checkpoint. True: its state must take the place of the store's.
 
-        Nothing goes back by it.
+        It is our own, before replay() (then without `now` and number), or that of another node, which was
+        stored as this number. Nothing goes back by it.
         """
         if number:
             self.persistence.journal_notes(number)
@@ -213,9 +209,7 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        """Whether commands are taken: we lead our own log. (Clients of another node are told to try the next
-        one.)
-        """
+        """Whether commands are taken: we lead our own log."""
         return self.own.established
 
     @property
@@ -233,16 +227,12 @@ class Node:
         return self.commands.has_room
 
     def propose(self, payload: bytes, token: Any) -> None:
-        """Put one entry of commands into our log; `token` comes back when it is applied. Only while ready and
-        has_room.
-        """
+        """Put commands into our log; `token` comes back with them. Only while ready and has_room."""
         assert self.own.established and payload, "the caller looks first"
         self.reads.proposed(self.commands.propose(payload, token))
 
     def read(self, token: Any) -> None:
-        """A linearizable read: `token` comes back when the store may be read. The round starts after it
-        arrived (N17).
-        """
+        """A linearizable read: `token` comes back when the store may be read."""
         self.reads.ask(token)
 
     def forget_reads(self, tokens: Collection[Any]) -> None:
@@ -317,18 +307,18 @@ class Node:
 
         `more`: commands wait that will be proposed soon, and reads for their entry.
         """
-        self.commands.end_turn()
-        self.logs.send_accepts(now)
-        own = self.logs.own_fact()
+        self.commands.end_turn()  # first, for what is proposed again leaves with this turn's Accepts
+        self.logs.send_accepts(now)  # our own acceptor takes them here, so that its records join this frame
+        own = self.logs.own_fact()  # it may move our own frontier, for which commands wait to be applied
         if self.learner.moved:
             self._apply()
-        self.reads.end_turn(now, more and self.own.established)
-        self.gossip.end_turn(own, now)
+        self.reads.end_turn(now, more and self.own.established)  # all frontiers of this turn are known
+        self.gossip.end_turn(own, now)  # whoever an Accept has told needs no gossip
         if self.catch_up.fetching:
             self.catch_up.send(now)
-        urgent = self.outbox.is_urgent(now)
+        urgent = self.outbox.is_urgent(now)  # before the message to ourselves, for which nobody waits
         if self.outbox.records:
-            self.persistence.end_turn(now)
+            self.persistence.end_turn(now)  # last, when it is known which logs the records are about
         return self.outbox.drain(urgent)
 
     def _apply(self) -> None:
@@ -369,16 +359,15 @@ class Node:
             self.rejoining.tick(now)
 
     def link(self, peer: int, refused: bool) -> None:
-        """The transport reports whether a peer refuses connections (nothing listens there), as opposed to
-        being silent.
-        """
+        """The transport reports whether a peer refuses connections; it may be silent all the same."""
         self.contacts.link(peer, refused)
 
     # ------------------------------------------------------------------------------ disks that were lost
 
     def noted(self, peer: int) -> tuple[int, int]:
-        """The highest (incarnation, life) of a peer that was heard of. Messages of a lower incarnation must
-        not be handed in: what that disk had promised is forgotten.
+        """The highest (incarnation, life) of a peer that was heard of.
+
+        Messages of a lower incarnation must not be handed in: what that disk had promised is forgotten.
         """
         return self.incarnations.lives[peer]
 
@@ -392,8 +381,7 @@ class Node:
         return self.incarnations.identify(identity, self.joined)
 
     def greet(self, identity: Identity) -> str | None:
-        """A process says that it is this peer, started with this disk: why nobody may listen to it; None if
-        one may. (Incarnation 0 is rejoining, and says nothing that counts.)
+        """Say why nobody may listen to a process that claims to be this peer; None if one may.
 
         A copy of an older state, which has forgotten votes, shows itself by its number, or by what its start
         has found: less than what an earlier start had let us know to be durable (N25).
