@@ -60,6 +60,7 @@ from heapq import merge
 from random import Random
 from typing import Any, Final, NamedTuple
 
+from paxoskv.protocol.core import Core, Report
 from paxoskv.wire.codec import (
     Accept,
     Accepted,
@@ -72,6 +73,7 @@ from paxoskv.wire.codec import (
     Held,
     Learn,
     LogBallot,
+    LogStatus,
     Noted,
     Position,
     Prepare,
@@ -740,7 +742,7 @@ class Round:
     asked: Collection[int] = ()
 
 
-class Node:
+class Node(Core):
     """One node: an Acceptor for every log, a Proposer for its own and for those that it revokes, and a
     Learner.
 
@@ -1046,6 +1048,10 @@ class Node:
     def in_flight(self) -> int:
         """Entries of ours that are not applied yet."""
         return len(self.pending)
+
+    @property
+    def gathers(self) -> bool:
+        return True
 
     @property
     def has_room(self) -> bool:
@@ -1927,6 +1933,32 @@ class Node:
         self.lives[peer] = (incarnation, life)
         self._journal(Record(noted=Noted(peer, incarnation, life)))
 
+    def heard_at(self, peer: int) -> float:
+        return self.heard[peer]
+
+    def hears(self, since: float) -> int:
+        return 1 + sum(at >= since for at in self.heard.values())
+
+    def report(self) -> Report:
+        logs = [
+            LogStatus(
+                log=log,
+                leader=node_of(acceptor.promised),
+                promised=acceptor.promised,
+                accepted=acceptor.accepted,
+                length=acceptor.length,
+                chosen=acceptor.chosen,
+                executed=self.learner.executed[log],
+                frontier=self.learner.frontier[log],
+            )
+            for log, acceptor in self.acceptors.items()
+        ]
+        leads = frozenset(log for log, proposer in self.proposers.items() if proposer.leading)
+        waits = self.rejoining.waits(self.incarnation, self.quorum) if self.rejoining else None
+        return Report(
+            self.clock, self.incarnation, self.life, self.in_flight, self.revocations, leads, logs, waits
+        )
+
     def greet(self, peer: int, incarnation: int, life: int) -> str | None:
         """A process says that it is this peer, started with this disk: why nobody may listen to it; None if
         one may. (Incarnation 0 is rejoining, and says nothing that counts.)
@@ -2103,6 +2135,21 @@ class Rejoining:
         """Whether all have answered, and a quorum has told its state."""
         everybody = all(len(answers) == len(self.logs) for answers in self.answers.values())
         return everybody and sum(self.tells(peer) for peer in self.answers) >= quorum
+
+    def waits(self, incarnation: int, quorum: int) -> str:
+        """Say what is waited for. `incarnation`: the one that the node has taken; 0: none yet."""
+        silent, empty = [], []
+        for peer, answers in self.answers.items():
+            if len(answers) < len(self.logs) if incarnation else peer not in self.noted:
+                silent.append(str(peer))
+            elif any(answer.rejoining for answer in answers.values()):
+                empty.append(str(peer))
+        if not silent and len(self.answers) - len(empty) >= quorum:
+            return "all other nodes have answered: catching up"
+        waits = [f"no answer yet from {', '.join(silent)}"] if silent else []
+        waits += [f"rejoining as well: {', '.join(empty)}"] if empty else []
+        rule = f"all {len(self.answers)} other nodes must answer, {quorum} of them with their data"
+        return f"{rule}; {'; '.join(waits)}"
 
     def of_log(self, log: int) -> list[Rejoined]:
         return [answers[log] for peer, answers in self.answers.items() if self.tells(peer)]

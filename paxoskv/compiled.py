@@ -18,6 +18,8 @@ MODULES = (
     "paxoskv/wire/codec.py",
     "paxoskv/wire/connection.py",
     "paxoskv/multipaxos.py",
+    "paxoskv/protocol/core.py",
+    "paxoskv/protocol/single.py",
     "paxoskv/state/store.py",
     "paxoskv/storage/journal.py",
     "paxoskv/node/replica.py",

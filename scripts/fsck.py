@@ -24,9 +24,10 @@ from random import Random
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from paxoskv.multipaxos import Node, node_of
-from paxoskv.node.replica import Single
+from paxoskv.protocol.core import Core
+from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
-from paxoskv.storage.checkpoint import Core, checkpoint_path, cut_of, load, replay
+from paxoskv.storage.checkpoint import checkpoint_path, cut_of, load, replay
 from paxoskv.storage.journal import (
     FIRST,
     Damaged,

@@ -267,6 +267,7 @@ class Machine:
             self._write,
             self._answer,
             self.files,
+            self.files.wanted,
         )
         self.replica.turn()
 

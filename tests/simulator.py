@@ -761,7 +761,6 @@ class Machine:
         self.core = core
         self.introduced = False
         self.replica = Replica(core, self.store, self.clock, self.send, self.write, self.answer, self.files)
-        self.files.wanted = self.replica.roll
         self.tick_at = 0.0
         self.turning = False
         if self.journal.leans:

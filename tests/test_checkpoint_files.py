@@ -18,7 +18,8 @@ from pickledb import PickleDB
 
 from paxoskv.multipaxos import Cut, Node
 from paxoskv.node import server
-from paxoskv.node.replica import Replica, Single
+from paxoskv.node.replica import Replica
+from paxoskv.protocol.single import Single
 from paxoskv.state.store import RESERVED_KEY, Store
 from paxoskv.storage.checkpoint import (
     CHUNK_BYTES,

@@ -76,11 +76,20 @@ OWN = {
     "wire.connection": {"wire.codec"},
     "config": set(),
     "compiled": set(),
-    "multipaxos": {"wire.codec"},
+    "multipaxos": {"wire.codec", "protocol.core"},
+    "protocol.core": {"wire.codec"},
+    "protocol.single": {"wire.codec", "multipaxos", "protocol.core"},
     "state.store": {"wire.codec"},
     "storage.journal": {"wire.codec"},
-    "storage.checkpoint": {"wire.codec", "storage.journal", "multipaxos", "node.replica", "state.store"},
-    "node.replica": {"wire.codec", "multipaxos", "state.store"},
+    "storage.checkpoint": {
+        "wire.codec",
+        "storage.journal",
+        "multipaxos",
+        "protocol.core",
+        "protocol.single",
+        "state.store",
+    },
+    "node.replica": {"wire.codec", "multipaxos", "protocol.core", "state.store"},
     "node.metrics": set(),
     "node.server": {
         "storage.checkpoint",
@@ -90,6 +99,8 @@ OWN = {
         "node.metrics",
         "multipaxos",
         "node.replica",
+        "protocol.core",
+        "protocol.single",
         "wire.connection",
         "state.store",
     },
@@ -125,7 +136,7 @@ IMPURE = {
     "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile",
     "threading", "time", "uuid",
 }  # fmt: skip
-PURE = ("multipaxos", "node.replica")
+PURE = ("multipaxos", "protocol.core", "protocol.single", "node.replica")
 
 
 def path_of(module: str) -> Path:
@@ -133,9 +144,19 @@ def path_of(module: str) -> Path:
 
 
 def imported(path: Path) -> set[str]:
-    """What is imported anywhere in the file: our own modules without "paxoskv.", of others the first name."""
+    """What is imported anywhere in the file: our own modules without "paxoskv.", of others the first name.
+
+    What is imported for types only is not imported when the module runs.
+    """
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    typed = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in (node for node in ast.walk(tree) if id(node) not in typed):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -40,7 +40,9 @@ from paxoskv.kvstore import ttypes
 from paxoskv.multipaxos import Cut, Diverged, Failures, Message, Node, node_of
 from paxoskv.node.metrics import Collector, Counts, Histogram
 from paxoskv.node.metrics import Page as MetricsPage
-from paxoskv.node.replica import Replica, Single
+from paxoskv.node.replica import Replica
+from paxoskv.protocol.core import Core
+from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store, invalid
 from paxoskv.storage.checkpoint import Checkpoints, Maker, recover
 from paxoskv.storage.journal import (
@@ -360,7 +362,7 @@ class Server:
     def __init__(
         self,
         identity: Identity,
-        core: Node | Single,
+        core: Core,
         store: Store,
         journal: Journal,
         peers: dict[int, configuration.Member],
@@ -379,7 +381,14 @@ class Server:
         self.writer = Writer(journal, self.loop, self._durable, self.counts.fsync)
         checkpoints.later = self._later
         self.replica = Replica(
-            core, store, time.monotonic, self._send, self._write, self._answer, checkpoints
+            core,
+            store,
+            time.monotonic,
+            self._send,
+            self._write,
+            self._answer,
+            checkpoints,
+            lambda: self.checkpointer.wanted(),
         )
         self.flusher = Flusher()
         self.connections: dict[Connection, None] = {}  # that others made, oldest first
@@ -395,7 +404,6 @@ class Server:
         self.logs = frozenset({identity.node, *peers})
         self.links = {peer: self._link(peer, member, connect_tls) for peer, member in peers.items()}
         self.checkpointer = Checkpointer(self, checkpoints, checkpoint_mb)
-        checkpoints.wanted = self.checkpointer.wanted
         self.greeted: set[int] = set()  # peers that our link may be used to
         self.complaints: dict[tuple[str, object], tuple[object, float]] = {}  # reason, and when last heard
         self.hung_up = 0  # connections, since the last sweep
@@ -1082,7 +1090,7 @@ class Server:
                 cluster=self.identity.cluster,
                 version=VERSION,
                 ready=self._state() == "serving",
-                clock=core.clock,
+                clock=core.report().clock,
                 applied=Position(*store.position),
                 keys=store.size(),
                 digest=store.digest() if arguments[0] else None,
@@ -1145,7 +1153,7 @@ class Server:
         core, replica = self.core, self.replica
         return {
             "ready": float(self._state() == "serving"),
-            "clock": core.clock,
+            "clock": core.report().clock,
             "keys": self.store.size(),
             "connected_peers": len(self.greeted),
             "connections": len(self.connections),
@@ -1323,7 +1331,7 @@ class Checkpointer:
             self.server._answer(token, NotDone("this node is stopping", False))
 
 
-def _waits(core: Node | Single) -> str | None:
+def _waits(core: Core) -> str | None:
     """What this node's rejoin waits for, in words; None if it is not rejoining."""
     if not isinstance(core, Node) or core.rejoining is None:
         return None
@@ -1398,7 +1406,7 @@ def open_journal(directory: Path, identity: Identity, init: bool, fsync: bool) -
     return journal
 
 
-def recovered(journal: Journal, directory: Path, core: Node | Single, store: Store) -> Checkpoints:
+def recovered(journal: Journal, directory: Path, core: Core, store: Store) -> Checkpoints:
     """Bring core and store to where the last life ended."""
     began = time.monotonic()
     count = recover(journal, directory, core, store)

@@ -1,4 +1,4 @@
 """What is durable: the journal, the data directory, checkpoints.
 
-May import: state, multipaxos, wire.
+May import: state, protocol, multipaxos, wire.
 """

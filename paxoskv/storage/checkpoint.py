@@ -47,12 +47,13 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
-from paxoskv.multipaxos import Covered, Cut, Node, Ready
-from paxoskv.node.replica import Single
+from paxoskv.multipaxos import Covered, Cut, Node
+from paxoskv.protocol.core import Core
+from paxoskv.protocol.single import Single
 from paxoskv.state.store import RESERVED_KEY, Store
 from paxoskv.storage.journal import (
     MANIFEST,
@@ -88,17 +89,6 @@ INCOMING = "incoming"
 PROGRAM = [sys.executable, "-P", "-m", "paxoskv.storage.checkpoint"]  # what makes one, beside the node
 EXIT_FAILED, EXIT_FULL = 1, 3  # exit codes of the process
 OURS = re.compile(r"checkpoint-([0-9]{10})\.(json|sum)(\.new)?(\.tmp)?")
-
-
-class Core(Protocol):
-    """What recovery needs of multipaxos.Node or replica.Single."""
-
-    def replay(self, record: Record) -> None: ...
-    def install(self, cut: Cut) -> bool: ...
-    def checkpointed(self, cut: Cut) -> None: ...
-    def cut(self) -> Cut: ...
-    def start(self, now: float) -> None: ...
-    def drain(self, now: float) -> Ready: ...
 
 
 # ----------------------------------------------------------------------------------------- a state, as a file
@@ -487,7 +477,6 @@ class Checkpoints:
         self.journal = journal
         self.later = later
         self.files = files or Files()
-        self.wanted: Callable[[], None] = lambda: None  # see replica.Checkpoints: the embedding's answer
         self.received: set[int] = set()  # taken in this life: perhaps not journaled yet
         self.making: int | None = None
         names = self.files.names(directory)
