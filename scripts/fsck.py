@@ -35,7 +35,10 @@ from paxoskv.storage.journal import (
     JournalError,
     Manifest,
     Unreadable,
+    check_mark,
+    check_owner,
     load_manifest,
+    load_mark,
     read_frame,
     read_identity,
     read_segment,
@@ -68,6 +71,7 @@ class Reader:
 
     def __init__(self, files: Files, directory: Path, manifest: Manifest | None) -> None:
         self.files = files
+        self.directory = directory
         self.journal = directory / "journal"
         self.first, self.number = (manifest.segment, manifest.frame) if manifest else (1, 1)
         self.start = self.number
@@ -79,13 +83,17 @@ class Reader:
     def frames(self) -> Iterator[list[Record]]:
         """All records; Damaged where a start would say so."""
         suspect: tuple[Path, int] | None = None
+        stop = self.journal, 0  # where the last frame ends
+        mark = load_mark(self.files, self.directory)
         for number in segment_numbers(self.files, self.journal, self.first):
             self.segments += 1
             segment, data = read_segment(self.files, self.journal, number)
             path = segment_path(self.journal, number)
             found = scan(data, segment, self.number)
-            if found.frames:
+            check_owner(mark, self.directory, segment)
+            if found.frames or number == self.first:
                 suspect = None
+                stop = path, found.stop
             if found.end > found.stop:
                 suspect = suspect or (path, found.stop)
             if found.stray is not None:
@@ -97,6 +105,7 @@ class Reader:
                 yield read_frame(path, data, start, end, self.number)
                 self.number += 1
                 self.bytes += end - start
+        check_mark(mark, self.directory, self.number - 1, stop, suspect)
         if suspect:
             self.torn = f"{suspect[0]}: offset {suspect[1]}: a torn frame, which the next start cuts"
 

@@ -8,7 +8,8 @@ changes that one sector (or name, or file size) has seen since the last sync, an
 
     disk = Disk()
     journal = Journal(Path("node"), files=disk)
-    disk.crash_after(3)         # the fourth operation from here on raises Crash, half done
+    disk.crash_after(3)         # the fourth operation from here on raises Crash, half done: what lies in one
+                                # sector is written whole or not at all
     disk.fail_next("fdatasync") # the next one raises OSError, and takes its pages for clean nevertheless
     disk.power_cut(some(random.Random(7)))
 """
@@ -233,7 +234,7 @@ class Disk(Files):
         try:
             self._begin("pwrite")
         except (Crash, OSError):
-            content.write(data[: len(data) // 2], offset)
+            content.write(data[: max((offset + len(data) - 1) // SECTOR * SECTOR - offset, 0)], offset)
             raise
         content.write(data, offset)
 

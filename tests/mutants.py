@@ -836,7 +836,11 @@ MUTANTS = [
     met(
         "a frame is not synced",
         "default 1",
-        ("storage.journal", "        if self._sync:\n            self._files.fdatasync(handle)\n", ""),
+        (
+            "storage.journal",
+            "            self._files.fdatasync(handle)\n            self._set_mark()\n",
+            "            self._set_mark()\n",
+        ),
     ),
     told(
         "a torn tail is not cut",
@@ -846,6 +850,45 @@ MUTANTS = [
             "        for segment, found in cuts:\n            self._cut(segment, found)\n",
             "",
         ),
+    ),
+    # -- the mark of what was durable
+    told(
+        "N24: a damaged last frame is taken for a torn one, whatever the mark says",
+        "test_journal.test_a_frame_that_was_durable_and_cannot_be_read_is_damage_though_it_is_the_last",
+        ("storage.journal", "    if mark is not None and mark.number > last:\n", "    if False:\n"),
+    ),
+    told(
+        "N24: the mark stays where recovery has put it",
+        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_when_the_node_was_idle_or_has_stopped",
+        (
+            "storage.journal",
+            "            self._files.fdatasync(handle)\n            self._set_mark()\n",
+            "            self._files.fdatasync(handle)\n",
+        ),
+    ),
+    told(
+        "N24: the mark names a frame before it is durable",
+        "test_crash_states.test_no_state_that_a_power_cut_can_leave_loses_anything_acknowledged",
+        (
+            "storage.journal",
+            "            self._files.fdatasync(handle)\n            self._set_mark()\n",
+            "            self._set_mark()\n            self._files.fdatasync(handle)\n",
+        ),
+    ),
+    told(
+        "N24: the mark is never made durable",
+        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_when_the_node_was_idle_or_has_stopped",
+        ("storage.journal", "        self._sync_mark()\n", ""),
+    ),
+    told(
+        "N24: a torn tail is cut though the mark is missing",
+        "test_journal.test_without_a_mark_a_clean_journal_gets_one_and_a_torn_tail_is_damage",
+        ("storage.journal", "    if mark is None and torn:\n", "    if False:\n"),
+    ),
+    told(
+        "N24: the mark of another directory is believed",
+        "test_journal.test_a_mark_of_another_directory_or_none_that_can_be_read_is_damage",
+        ("storage.journal", "mark.segment == segment.number and mark.check != segment.check", "False"),
     ),
 ]
 

@@ -263,11 +263,15 @@ PROFILES: dict[str, Profile] = {
 
 
 class SlowDisk(Disk):
-    """A disk on which the sync of a frame takes its time: write() returns at once, complete() comes later."""
+    """A disk on which the sync of a frame takes its time: write() returns at once, complete() comes later.
+
+    What is written after that sync was asked for (the journal's mark) is written when it is complete.
+    """
 
     def __init__(self, salt: Random) -> None:
         super().__init__(salt)
         self.late: list[Content] = []
+        self.behind: list[tuple[int, bytes, int]] = []  # writes that wait for it
         self.slow = False
         self._made: set[int] = set()
 
@@ -282,11 +286,20 @@ class SlowDisk(Disk):
         else:
             super().fdatasync(handle)
 
+    def pwrite(self, handle: int, data: bytes, offset: int) -> None:
+        if self.slow and self.late and handle not in self._made:
+            self.behind.append((handle, data, offset))
+        else:
+            super().pwrite(handle, data, offset)
+
     def complete(self) -> None:
         """The frame is durable."""
         for content in self.late:
             content.sync()
         self.late.clear()
+        for write in self.behind:
+            super().pwrite(*write)
+        self.behind.clear()
 
 
 # ------------------------------------------------------------------------------------------- oracle
@@ -816,6 +829,7 @@ class Machine:
         self.paused = False
         self.stalled.clear()
         self.disk.late.clear()
+        self.disk.behind.clear()
         self.disk.slow = False
         self.disk.power_cut(random.choice([lost, kept, some(random)]))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from processes import PROJECT, RealCluster, finish
 
 from paxoskv.storage.checkpoint import restore
-from paxoskv.storage.journal import segment_path
+from paxoskv.storage.journal import FIRST, segment_path
 from paxoskv.wire.codec import Identity
 
 BACKUP, RESTORE = PROJECT / "scripts" / "backup.sh", PROJECT / "scripts" / "restore.sh"
@@ -111,6 +111,13 @@ def test_fsck_says_what_a_directory_holds_and_what_is_wrong_with_it(tmp_path: Pa
     code, said = fsck(other)
     assert code == 1 and f"DAMAGED: {path}: offset" in said and "--rejoin" in said, said
     assert path.read_bytes() == data
+    other = shutil.copytree(directories[1], tmp_path / "another")
+    path = max(path for path in (other / "journal").iterdir() if len(path.read_bytes().rstrip(b"\0")) > FIRST)
+    data = bytearray(path.read_bytes())
+    data[len(data.rstrip(b"\0")) - 1] ^= 1
+    path.write_bytes(data)
+    code, said = fsck(other)
+    assert code == 1 and f"DAMAGED: {path}: offset" in said and "synced says that frame" in said, said
     code, said = fsck(tmp_path)
     assert code == 2 and said.count("\n") == 1
 

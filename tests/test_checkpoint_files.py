@@ -144,7 +144,7 @@ def content(files: Files, directory: Path = NODE, nodes: Sequence[int] = ()) -> 
 
 
 def names(files: Files, directory: Path = NODE) -> set[str]:
-    return set(files.names(directory)) - {"lock", "identity.json", "journal"}
+    return set(files.names(directory)) - {"lock", "identity.json", "journal", "synced"}
 
 
 # -------------------------------------------------------------------------------------------- the common case

@@ -5,6 +5,9 @@ One run is recorded on the simulated disk. After each of its operations the powe
 synced then the disk has: nothing; everything; each beginning of what was written, sector by sector; all but
 one sector; one sector alone; each set of the names that were changed, whatever their order was. Each state is
 recovered. It must hold what had been acknowledged by then, and nothing that was never asked for.
+
+And after each operation the process is killed, so that the disk has everything, and a bit of the last frame
+flips: what was acknowledged must be there, or the damage be told.
 """
 
 import itertools
@@ -21,7 +24,7 @@ from test_checkpoint_files import NODE, Server
 from paxoskv.multipaxos import Cut
 from paxoskv.state.store import RESERVED_KEY
 from paxoskv.storage.checkpoint import bookkeeping, cut_of
-from paxoskv.storage.journal import Journal
+from paxoskv.storage.journal import FIRST, Damaged, Journal, read_frame_header, read_segment_header
 from paxoskv.wire.codec import Record
 
 SEGMENT = 8 * 1024  # bytes: several frames of several sectors
@@ -38,7 +41,7 @@ class Recording(Disk):
         self.acknowledged = -1  # the data directory is not there yet
         self.asked = 0
         self.states = 0
-        self.checked = 0
+        self.noticed = 0
 
     def _begin(self, operation: str) -> None:
         self.look()  # before each operation is after the one before
@@ -49,6 +52,11 @@ class Recording(Disk):
             for disk in crashes(self._root):
                 self.states += 1
                 check(disk, self.acknowledged, self.asked, thoroughly=self.states % 97 == 0)
+            if spoiled := after_kill_and_damage(self._root):
+                try:
+                    check(spoiled, self.acknowledged, self.asked, thoroughly=False)
+                except Damaged:
+                    self.noticed += 1
 
 
 def check(disk: Disk, acknowledged: int, asked: int, thoroughly: bool) -> None:
@@ -173,6 +181,25 @@ def after_cut(root: Folder, sectors: frozenset[Any], names: frozenset[Any]) -> D
     return disk
 
 
+def after_kill_and_damage(root: Folder) -> Disk | None:
+    """A disk that has everything, but one bit of the last frame flipped; None if there is no frame."""
+    sectors = frozenset((path, at) for path, content in pending_files(root, ()) for at in written(content))
+    names = frozenset(
+        (path, i) for path, folder in pending_folders(root, ()) for i in range(len(folder.pending))
+    )
+    disk = after_cut(root, sectors, names)
+    for name in sorted(disk.names(NODE / "journal"), reverse=True):
+        content = disk.content(NODE / "journal" / name)
+        segment = read_segment_header(bytes(content))
+        at, last = FIRST, 0
+        while segment and (header := read_frame_header(bytes(content), at, segment)):
+            at, last = header[1], at
+        if last:
+            content[(last + at) // 2] ^= 1
+            return disk
+    return None
+
+
 @pytest.mark.slow
 def test_no_state_that_a_power_cut_can_leave_loses_anything_acknowledged():
     disk = Recording()
@@ -225,6 +252,7 @@ def test_no_state_that_a_power_cut_can_leave_loses_anything_acknowledged():
     print(f"{disk.states} states after {disk.operations} operations")
     assert server.content() == expected(disk.asked)
     assert disk.states >= ENOUGH
+    assert disk.noticed >= disk.asked
 
 
 def failed(reason: str) -> None:

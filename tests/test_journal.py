@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,17 +24,21 @@ from paxoskv.storage import journal as journal_module
 from paxoskv.storage.journal import (
     FIRST,
     OVERHEAD,
+    SYNCED,
     Damaged,
     Files,
     Full,
     Journal,
     JournalError,
     Locked,
+    Mark,
     Segment,
     find_stray,
     frame,
+    mark_bytes,
     read_frame_header,
     read_identity,
+    read_mark,
     read_segment,
     read_segment_header,
     scan,
@@ -98,6 +103,13 @@ def layout(directory: Path) -> list[tuple[Path, int, int]]:
     for path in segments(directory):
         frames += [(path, start, end) for start, end in frames_of(path, len(frames) + 1)]
     return frames
+
+
+def set_mark(directory: Path, number: int) -> None:
+    """Let the mark name this frame, as if the write of the next one had not returned."""
+    segment = read_segment_header(layout(directory)[max(number, 1) - 1][0].read_bytes())
+    assert segment is not None
+    overwrite(directory / SYNCED, mark_bytes(Mark(number, segment.number, segment.check)))
 
 
 # ---------------------------------------------------------------------------------------- segments and frames
@@ -378,26 +390,32 @@ def outcome(directory: Path) -> tuple[list[list[Record]], Damaged | None]:
     return frames, None
 
 
-def test_every_flipped_byte_is_harmless_or_cut_as_a_torn_tail_or_named_as_damage(tmp_path: Path):
+@pytest.mark.parametrize("acknowledged", [True, False], ids=["the mark names all", "but the last"])
+def test_every_flipped_byte_is_harmless_or_cut_as_a_torn_tail_or_named_as_damage(
+    tmp_path: Path, acknowledged: bool
+):
     frames = small_journal(tmp_path / "data")
     where = layout(tmp_path / "data")
+    set_mark(tmp_path / "data", len(frames) - (not acknowledged))
+    mark = (tmp_path / "data" / SYNCED).read_bytes()
     for path in segments(tmp_path / "data"):
         original = path.read_bytes()
         for offset in range(len(original)):
             changed = bytearray(original)
             changed[offset] ^= 0xFF
             overwrite(path, changed)
+            overwrite(tmp_path / "data" / SYNCED, mark)
             got, damage = outcome(tmp_path / "data")
             hit = next((n for n, (p, s, e) in enumerate(where) if p == path and s <= offset < e), None)
             if offset < FIRST:
                 assert damage is not None and (damage.path, damage.offset) == (path, 0)
             elif hit is None:
                 assert (got, damage) == (frames, None)
-            elif hit == len(frames) - 1:
+            elif hit == len(frames) - 1 and not acknowledged:
                 assert (got, damage) == (frames[:-1], None)
             else:
                 assert damage is not None and (damage.path, damage.offset) == where[hit][:2]
-                assert str(damage).startswith(f"{path}: offset {where[hit][1]}: frame {hit + 1} is damaged")
+                assert str(damage).startswith(f"{path}: offset {where[hit][1]}: frame {hit + 1} ")
                 assert got == frames[: len(got)]
             overwrite(path, original)
     assert outcome(tmp_path / "data") == (frames, None)
@@ -414,8 +432,19 @@ def test_every_length_to_which_the_journal_is_cut_off_with_zeros_behind_gives_a_
             1 for path, _, end in where if path != last or len(original[:end].rstrip(b"\0")) <= length
         )
         # A frame ends in zeros (Thrift's stop bytes), so it may be whole a little before its end.
+        overwrite(last, original)
+        set_mark(tmp_path / "data", whole)
+        mark = (tmp_path / "data" / SYNCED).read_bytes()
+        overwrite(last, original[:length].ljust(len(original), b"\0"))
         got, damage = outcome(tmp_path / "data")
         assert (got, damage) == (frames[:whole], None)
+        if whole < len(frames):
+            overwrite(last, original)
+            set_mark(tmp_path / "data", whole + 1)
+            assert mark != (tmp_path / "data" / SYNCED).read_bytes()
+            overwrite(last, original[:length].ljust(len(original), b"\0"))
+            got, damage = outcome(tmp_path / "data")
+            assert damage is not None and damage.path in segments(tmp_path / "data")[1:3]
 
 
 def test_a_segment_cut_off_before_the_last_is_damage_wherever_it_loses_a_frame(tmp_path: Path):
@@ -502,6 +531,7 @@ def test_damage_changes_nothing_on_the_disk(tmp_path: Path):
 
 def test_a_damaged_frame_before_a_torn_one_is_damage_and_not_a_longer_torn_tail(tmp_path: Path):
     make(tmp_path / "data", [held(b"acknowledged"), held(b"torn" * 20)])
+    set_mark(tmp_path / "data", 0)  # which a power cut leaves behind
     (path, start, _), (_, _, torn_end) = layout(tmp_path / "data")
     data = bytearray(path.read_bytes())
     data[start + OVERHEAD] ^= 1
@@ -514,6 +544,7 @@ def test_a_damaged_frame_before_a_torn_one_is_damage_and_not_a_longer_torn_tail(
 def test_a_torn_tail_is_reported_overwritten_with_zeros_and_written_over(tmp_path: Path):
     frames = numbered(3)
     make(tmp_path / "data", frames)
+    set_mark(tmp_path / "data", 2)
     path, start, _ = layout(tmp_path / "data")[-1]
     data = bytearray(path.read_bytes())
     data[start + 40] ^= 1
@@ -533,6 +564,7 @@ def test_a_torn_first_frame_of_a_new_segment_is_cut_and_the_journal_goes_on(tmp_
     for byte in (0, 13, 27, OVERHEAD + 200):  # in its header and in its body
         directory = tmp_path / str(byte)
         make(directory, frames)
+        set_mark(directory, 2)
         path, start, _ = layout(directory)[-1]
         assert (path.name, start) == ("0000000002.segment", FIRST)
         data = bytearray(path.read_bytes())
@@ -564,6 +596,152 @@ def test_a_segment_that_was_not_finished_is_removed(tmp_path: Path):
         assert not unfinished.exists()
         journal.write(held(b"b" * 900))
     assert recovered(tmp_path / "data") == [held(b"a" * 100), held(b"b" * 900)]
+
+
+# -------------------------------------------------------------------------------- the mark of what is durable
+
+
+def test_a_mark_is_read_back_and_every_changed_bit_and_length_is_noticed():
+    data = mark_bytes(Mark(7, 3, 0xDEADBEEF))
+    assert read_mark(data) == Mark(7, 3, 0xDEADBEEF)
+    for bit in range(len(data) * 8):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        assert read_mark(bytes(changed)) is None
+    assert all(read_mark(data[:length]) is None for length in range(len(data)))
+    assert read_mark(data + b"\0") is None
+
+
+def test_a_frame_that_was_durable_and_cannot_be_read_is_damage_though_it_is_the_last(tmp_path: Path):
+    """Whatever became of it: flipped, zeroed, or lost with its segment."""
+    frames = [held(b"a" * 300), held(b"b" * 300), held(b"c" * 600)]
+
+    def reason(spoil: Callable[[Path, int, int], None]) -> str:
+        directory = tmp_path / str(len(list(tmp_path.iterdir())))
+        make(directory, frames)
+        path, start, end = layout(directory)[-1]
+        spoil(path, start, end)
+        before = {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+        for _ in range(2):  # it is not forgotten by being told
+            with pytest.raises(Damaged, match="says that frame 3 was durable") as error:
+                recovered(directory)
+        assert before == {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+        return str(error.value)
+
+    def flip(path: Path, start: int, end: int) -> None:
+        data = bytearray(path.read_bytes())
+        data[start + OVERHEAD + 5] ^= 1
+        overwrite(path, data)
+
+    def zero(path: Path, start: int, end: int) -> None:
+        data = bytearray(path.read_bytes())
+        data[start:end] = bytes(end - start)
+        overwrite(path, data)
+
+    def remove(path: Path, start: int, end: int) -> None:
+        for segment in segments(path.parent.parent)[1:]:
+            segment.unlink()
+
+    assert f"0000000002.segment: offset {FIRST}: frame 3 cannot be read" in reason(flip)
+    assert "0000000001.segment: offset" in reason(zero)
+    assert "0000000001.segment: offset" in reason(remove)
+
+
+def test_a_copy_that_was_made_of_a_running_node_with_a_later_mark_is_damage(tmp_path: Path):
+    make(tmp_path / "data", numbered(3))
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    with opened(tmp_path / "data") as (journal, _):
+        journal.write(held(b"x"))
+    shutil.copy(tmp_path / "data" / SYNCED, tmp_path / "copy")
+    with pytest.raises(Damaged, match="or this is a copy made while the node was running"):
+        recovered(tmp_path / "copy")
+
+
+def test_a_mark_of_another_directory_or_none_that_can_be_read_is_damage(tmp_path: Path):
+    for name in ("data", "other"):
+        make(tmp_path / name, numbered(3))
+    other = (tmp_path / "other" / SYNCED).read_bytes()
+    path = tmp_path / "data" / SYNCED
+    flipped = other[:-1] + bytes([other[-1] ^ 1])
+    for content, reason in ((other, "another directory"), (b"", "no mark"), (flipped, "no mark")):
+        path.write_bytes(content)
+        with pytest.raises(Damaged, match=reason) as error:
+            recovered(tmp_path / "data")
+        assert error.value.path == path
+
+
+def test_without_a_mark_a_clean_journal_gets_one_and_a_torn_tail_is_damage(tmp_path: Path):
+    make(tmp_path / "data", numbered(3))
+    (tmp_path / "data" / SYNCED).unlink()
+    assert recovered(tmp_path / "data") == numbered(3)
+    mark = read_mark((tmp_path / "data" / SYNCED).read_bytes())
+    assert mark is not None and mark.number == 3
+    path, start, _ = layout(tmp_path / "data")[-1]
+    (tmp_path / "data" / SYNCED).unlink()
+    data = bytearray(path.read_bytes())
+    data[start + 40] ^= 1
+    overwrite(path, data)
+    with pytest.raises(
+        Damaged, match=r"frame 3 was never durable, or is damaged: .*synced, which would tell"
+    ):
+        recovered(tmp_path / "data")
+
+
+def spoil_last(disk: Disk) -> None:
+    """Flip a bit of the last frame on the disk."""
+    path = segment_path(NODE / "journal", 1)
+    data = disk.read(path)
+    segment = read_segment_header(data)
+    assert segment is not None
+    disk.content(path)[scan(data, segment, 1).frames[-1][1] - 5] ^= 1
+
+
+def test_the_mark_survives_a_kill_and_a_power_cut_when_the_node_was_idle_or_has_stopped():
+    for idle, stopped, cut in ((0, 0, 0), (1, 0, 1), (0, 1, 1)):
+        disk, journal = failing_journal(numbered(2))
+        journal.write(held(b"x"))
+        for _ in range(2 * idle):
+            journal.maintain()
+        if stopped:
+            journal.close()
+        if cut:
+            disk.power_cut(lost)
+        else:
+            disk.kill()
+        spoil_last(disk)
+        with pytest.raises(Damaged, match="says that frame 3 was durable"):
+            recovered(NODE, disk)
+
+
+def test_after_a_power_cut_under_load_a_damaged_last_frame_is_taken_for_torn():
+    """What cannot be promised: the mark was not durable yet, and nothing else tells the two apart."""
+    disk, journal = failing_journal(numbered(2))
+    journal.write(held(b"x"))
+    journal.maintain()  # saw that something was written since its last look
+    disk.power_cut(lost)
+    spoil_last(disk)
+    assert recovered(NODE, disk) == numbered(2)
+
+
+def test_the_mark_is_not_made_durable_while_frames_are_written():
+    disk, journal = failing_journal([])
+    for number in range(5):
+        journal.write(held(b"x", number))
+        before = disk.operations
+        journal.maintain()
+        assert disk.operations == before
+    journal.maintain()
+    assert disk.operations == before + 1
+
+
+def test_a_mark_that_cannot_be_made_durable_ends_the_journal():
+    disk, journal = failing_journal([])
+    journal.write(held(b"x"))
+    journal.maintain()
+    disk.fail_next("fdatasync")
+    journal.maintain()
+    with pytest.raises(OSError, match="Input/output"):
+        journal.maintain()
 
 
 # ------------------------------------------------------------------------------ the data directory's identity
@@ -915,8 +1093,9 @@ def test_every_crash_point_of_a_segment_roll_loses_nothing_and_invents_nothing()
     with opened(NODE, whole) as (journal, _):
         for records in frames:
             journal.write(records)
+        operations = whole.operations - before
     for choose in (lost, kept, some(random.Random(3)), some(random.Random(4))):
-        for crash in range(whole.operations - before):
+        for crash in range(operations):
             disk = Disk()
             make(NODE, [], disk)
             written = 0
@@ -1171,6 +1350,7 @@ def test_no_flipped_byte_of_a_journal_of_64_kib_is_accepted_in_silence():
         changed[at] ^= 0x41
     for at in (FIRST, last - 1, last, frames[-1][1]):  # and what the journal says to it
         disk.content(path)[at] ^= 0x41
+        disk.content(NODE / SYNCED)[:] = mark_bytes(Mark(58, 1, segment.check))
         if at < last:
             with pytest.raises(Damaged, match="is damaged, for a later one"), opened(NODE, disk):
                 pass

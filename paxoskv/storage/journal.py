@@ -4,12 +4,14 @@
       lock                            flock: one process at a time
       identity.json                   who the node is; made by --init, last of all
       manifest.json                   which checkpoint (see checkpoint.py) the journal stands on; absent: none
+      synced                          the mark: which frame was durable when it was last written
       journal/0000000001.segment      frames, oldest first
       journal/0000000002.segment      the next segment, made ahead of need: a header, then zeros
       journal/0000000003.segment.new  not finished: removed by the next start
 
     segment:  magic 8 | segment number 8 | size of the file 8 | salt 8 | check 4 | frame | frame ... | zeros
     frame:    length of body 4 | running number 8 | segment number 8 | CRC-32 of body 4 | check 4 | body
+    mark:     magic 8 | running number of a frame 8 | segment number 8 | the segment's check 4 | check 4
 
 Integers are big-endian. A body is an encoded struct Frame: the records of one turn of the event loop. A
 segment's check is the CRC-32 of its header. A frame's check is that of its header, continued from the
@@ -23,10 +25,18 @@ gets one of its own size.
 
 Torn or damaged. A frame is written only after the fdatasync of the one before has returned. So a power cut
 can spoil the last frame and no other: what does not read as a frame, with no later frame behind it, is a
-torn tail and is cut (overwritten with zeros, durably, before anything is written). A frame's header behind
-it, even if that frame's body is itself torn, proves that more was durable once: that is damage, and never
-cut. The header has a check of its own for this reason. A file that is shorter than it was made is damage as
-well.
+torn tail and is cut (overwritten with zeros, durably, before anything is written). Two things prove that a
+frame which cannot be read was durable once, and so may have been acknowledged. That is damage, and never cut:
+
+    a frame's header behind it, even if that frame's body is itself torn (the header has its own check)
+    the mark, which names it or a later one
+
+The mark is overwritten in place after each fdatasync and before write() returns. It survives the end of the
+process at once, in the page cache. It becomes durable when the node is idle, see maintain(), or when the
+kernel writes it; it is never durable before the frame that it names. So what a power cut leaves of it is a
+lower bound, and the last frame before a power cut under load is as good as without it: a torn tail there and
+a damaged sector there look the same. The mark bears the check of its segment: one of another directory is
+noticed. A file that is shorter than it was made is damage as well.
 
 The manifest names the segment and the frame, the first one in it, from which the journal is replayed on top
 of its checkpoint. Segments before that one are not looked at: they are deleted, but only when the manifest is
@@ -74,6 +84,7 @@ SEGMENT_BYTES: Final = 16 << 20  # a new segment is rare, and made in well under
 ZEROS: Final = bytes(1 << 20)  # synced piece by piece, so that no frame's fdatasync waits for a whole segment
 
 MANIFEST: Final = "manifest.json"
+SYNCED: Final = "synced"
 MAGIC: Final = b"journal1"  # the last character is the version of the format
 SEGMENT: Final = struct.Struct(">8sQQ8s")
 HEADER: Final = struct.Struct(">IQQI")
@@ -82,6 +93,8 @@ FIRST: Final = SEGMENT.size + CHECK.size  # where a segment's first frame begins
 OVERHEAD: Final = HEADER.size + CHECK.size  # bytes of a frame before its body
 SEGMENT_NUMBER: Final = struct.Struct(">Q")
 SEGMENT_NUMBER_AT: Final = 12  # its offset in HEADER
+MARK: Final = struct.Struct(">8sQQI")
+MARK_MAGIC: Final = b"synced_1"
 
 FORMAT: Final = 1  # of identity.json and manifest.json
 NEVER: Final = sys.maxsize
@@ -232,6 +245,29 @@ def read_records(data: bytes, start: int, end: int) -> list[Record]:
     if any(record.count(None) != len(record) - 1 for record in records):
         raise Malformed("Frame: a record without exactly one field that is known here")
     return records
+
+
+class Mark(NamedTuple):
+    """How far the journal was durable: up to this frame, 0: none, which is in this segment."""
+
+    number: int
+    segment: int
+    check: int  # of the segment
+
+
+def mark_bytes(mark: Mark) -> bytes:
+    """The content of the file `synced`. It lies in one sector, so no power cut can tear it."""
+    content = MARK.pack(MARK_MAGIC, *mark)
+    return content + CHECK.pack(zlib.crc32(content))
+
+
+def read_mark(data: bytes) -> Mark | None:
+    """The mark in the content of `synced`; None if it is none of this version."""
+    if len(data) != MARK.size + CHECK.size:
+        return None
+    magic, *fields = MARK.unpack_from(data)
+    (check,) = CHECK.unpack_from(data, MARK.size)
+    return Mark(*fields) if magic == MARK_MAGIC and check == zlib.crc32(data[: MARK.size]) else None
 
 
 # --------------------------------------------------------------------------------------------------- identity
@@ -553,6 +589,46 @@ def read_segment(files: Files, journal: Path, number: int) -> tuple[Segment, byt
     return segment, data
 
 
+def load_mark(files: Files, directory: Path) -> Mark | None:
+    """The mark of a data directory; None if it is missing. Damaged if it cannot be read."""
+    path = directory / SYNCED
+    if not files.exists(path):
+        return None
+    mark = read_mark(files.read(path))
+    if mark is None:
+        raise Damaged(path, 0, "is no mark of this version, or its check does not match: it was changed")
+    return mark
+
+
+def check_owner(mark: Mark | None, directory: Path, segment: Segment) -> None:
+    """Damaged if the mark names this segment, but of another directory."""
+    if mark is not None and mark.segment == segment.number and mark.check != segment.check:
+        reason = f"names segment {segment.number} of another directory: it was not written by this journal"
+        raise Damaged(directory / SYNCED, 0, reason)
+
+
+def check_mark(
+    mark: Mark | None, directory: Path, last: int, stop: tuple[Path, int], torn: tuple[Path, int] | None
+) -> None:
+    """Compare the mark with what a journal holds. Damaged if a frame that was durable cannot be read.
+
+    last: the number of its last valid frame. stop: the file and offset where that ends. torn: where something
+    that is no frame follows, if anything does.
+    """
+    if mark is None and torn:
+        reason = (
+            f"frame {last + 1} was never durable, or is damaged: {directory / SYNCED}, which would tell, is "
+            "missing (data of a version that made no such file: start it once with that version)"
+        )
+        raise Damaged(*torn, reason)
+    if mark is not None and mark.number > last:
+        reason = (
+            f"frame {last + 1} cannot be read, but {directory / SYNCED} says that frame {mark.number} was "
+            "durable: it is damaged, or this is a copy made while the node was running"
+        )
+        raise Damaged(*(torn or stop), reason)
+
+
 def read_frame(path: Path, data: bytes, start: int, end: int, number: int) -> list[Record]:
     """The records of a valid frame. Unreadable if another version of this program must have written it."""
     try:
@@ -640,7 +716,8 @@ class Journal:
             files.sync_directory(directory.parent)  # also if somebody else has just made the directory
             journal = directory / "journal"
             files.make_directory(journal)  # of two processes that make one data directory, one fails here
-            make_segment(files, journal, 1, segment_bytes)
+            segment = make_segment(files, journal, 1, segment_bytes)
+            make_file(files, directory / SYNCED, iter([mark_bytes(Mark(0, segment.number, segment.check))]))
             files.sync_directory(directory)  # an identity must never be there without its journal
             make_file(files, directory / "identity.json", iter([identity_json(identity).encode()]))
         except OSError as error:
@@ -661,6 +738,7 @@ class Journal:
         and nothing is durable; for measurements only.
         """
         self._files = files or Files()
+        self._directory = directory
         self._journal = directory / "journal"
         self._segment_bytes = segment_bytes
         self._sync = sync
@@ -672,6 +750,10 @@ class Journal:
         self.torn: str | None = None  # what recovery cut, and where; one line
         self._ready = False  # recovered, not closed, and no write has failed
         self._handle: int | None = None  # of the segment that is written to
+        self._mark_handle: int | None = None
+        self._mark_seen = 0  # the frame that the mark named when maintain() looked last
+        self._mark_synced = 0  # the frame that the durable mark names, at least
+        self._syncing: Future[None] | None = None  # the mark is being made durable
         self._segment = Segment(0, 0, 0)
         self._offset = 0  # in it, of the next frame
         self._number = 1  # of the next frame
@@ -730,12 +812,14 @@ class Journal:
         files = self._files
         first, self._number = (self.manifest.segment, self.manifest.frame) if self.manifest else (1, 1)
         numbers = self._find_segments(first)
+        mark = load_mark(files, self._directory)
         suspect: tuple[Path, int] | None = None  # where something that is no frame follows the last valid one
         cuts: list[tuple[Segment, Scan]] = []
         for number in numbers:
             segment, data = read_segment(files, self._journal, number)
             path = segment_path(self._journal, number)
             found = scan(data, segment, self._number)
+            check_owner(mark, self._directory, segment)
             if found.frames:
                 suspect = None
                 cuts = []
@@ -756,12 +840,25 @@ class Journal:
             if found.frames:
                 self._write_again(path, data, *found.frames[-1])
             yield from self._hand_out(path, data, found.frames)
+        stop = segment_path(self._journal, self._segment.number), self._offset
+        check_mark(mark, self._directory, self._number - 1, stop, suspect)
         for segment, found in cuts:
             self._cut(segment, found)
         self._newest = numbers[-1]
         self._handle = files.open(segment_path(self._journal, self._segment.number))
         self._make_at = NEVER if self._spares else self._segment.size // 2
+        self._open_mark(mark)
         self._ready = True
+
+    def _open_mark(self, mark: Mark | None) -> None:
+        """What was recovered is durable now: say so."""
+        path = self._directory / SYNCED
+        now = Mark(self._number - 1, self._segment.number, self._segment.check)
+        if mark is None:  # data of an earlier version
+            make_file(self._files, path, iter([mark_bytes(now)]))
+        self._mark_handle = self._files.open(path)
+        if mark != now:
+            self._files.pwrite(self._mark_handle, mark_bytes(now), 0)
 
     def _find_segments(self, first: int) -> list[int]:
         """The numbers of the segments that are needed, in order; what was not finished is removed."""
@@ -843,6 +940,7 @@ class Journal:
         self._files.pwrite(handle, frame(body, self._number, self._segment), self._offset)
         if self._sync:
             self._files.fdatasync(handle)
+            self._set_mark()
         if new_segment:
             self.rolled = (self._segment.number, self._number)
             self._before_roll = self._total
@@ -855,6 +953,13 @@ class Journal:
             self._make_next()
         self._ready = True
         self._poll()
+
+    def _set_mark(self) -> None:
+        """Frame `_number` is durable: what comes back now may be acknowledged."""
+        handle = self._mark_handle
+        assert handle is not None, "ready without the mark"
+        mark = Mark(self._number, self._segment.number, self._segment.check)
+        self._files.pwrite(handle, mark_bytes(mark), 0)
 
     def checkpointed(self, manifest: Manifest) -> None:
         """A checkpoint of everything before the frame `rolled` is durable, and so is its manifest."""
@@ -874,15 +979,28 @@ class Journal:
             self._make_next()
 
     def maintain(self) -> None:
-        """Take what was made in the background; where the disk was full, try again. Does not block.
+        """Take what was made in the background; where the disk was full, try again; where nothing has been
+        written since the last call, begin to make the mark durable. Does not block.
 
         OSError is final, as in write().
         """
+        self._sync_mark()
         if self._making is not None and self._making.done():
             with contextlib.suppress(Full):
                 self._take_spare()
         elif self.full and self._making is None and self._ready:
             self._make_next()
+
+    def _sync_mark(self) -> None:
+        if self._syncing is not None and self._syncing.done():
+            syncing, self._syncing = self._syncing, None
+            syncing.result()
+        handle, last = self._mark_handle, self._number - 1
+        idle = self._ready and self._sync and last == self._mark_seen
+        if idle and last != self._mark_synced and self._syncing is None and handle is not None:
+            self._mark_synced = last
+            self._syncing = self._files.background(partial(self._files.fdatasync, handle))
+        self._mark_seen = last
 
     def _poll(self) -> None:
         """Take what was made in the background, or notice that there was no room for it: while what is under
@@ -973,10 +1091,15 @@ class Journal:
             making, self._making = self._making, None
             with contextlib.suppress(OSError):  # what it left behind is removed by the next start
                 making.result()
-        for handle in (self._handle, self._lock):
+        with contextlib.suppress(OSError):  # without it the mark is as after a crash
+            if self._syncing:
+                self._syncing.result()
+            if self._mark_handle is not None and self._sync:
+                self._files.fdatasync(self._mark_handle)
+        for handle in (self._handle, self._mark_handle, self._lock):
             if handle is not None:
                 self._files.close(handle)
-        self._handle = self._lock = None
+        self._handle = self._mark_handle = self._lock = None
 
 
 # --------------------------------------------------------------------------------------------------- a repair
@@ -1050,7 +1173,7 @@ def discard_replacement(directory: Path, files: Files | None = None) -> None:
     new = replacement_path(directory)
     if not files.exists(new):
         return
-    for name in ("identity.json", "identity.json.new"):
+    for name in ("identity.json", "identity.json.new", SYNCED, SYNCED + ".new"):
         if files.exists(new / name):
             files.remove(new / name)
     files.sync_directory(new)
