@@ -25,7 +25,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 from paxoskv import multipaxos  # noqa: E402
-from paxoskv.node import server  # noqa: E402
+from paxoskv.node import calls, checkpointing, opening, peers  # noqa: E402
+from paxoskv.node import main as program  # noqa: E402
 from paxoskv.storage import checkpoint, journal  # noqa: E402
 from paxoskv.wire import connection  # noqa: E402
 from paxoskv.wire.codec import Identity  # noqa: E402
@@ -161,33 +162,38 @@ class Flusher(connection.Flusher):
                 super().flush_all()
 
 
-class Server(server.Server):
-    """With points around messages to peers and answers to clients' commands; they leave with the flush."""
+class Peers(peers.Peers):
+    """With points around messages to peers; they leave with the flush."""
 
-    def _send(self, peer: int, message: Any, call: Any) -> None:
+    def send(self, peer: int, message: Any, call: Any) -> None:
         with around("send"):
-            super()._send(peer, message, call)
+            super().send(peer, message, call)
 
-    def _answer(self, token: Any, value: Any) -> None:
+
+class Answers(calls.Answers):
+    """With points around answers to clients' commands; they leave with the flush."""
+
+    def answer(self, token: Any, value: Any) -> None:
         if callable(token) or token.method.name not in ("put", "get", "delete"):
-            super()._answer(token, value)
+            super().answer(token, value)
         else:
             with around("answer"):
-                super()._answer(token, value)
+                super().answer(token, value)
 
 
 def main() -> int:
     """What server.py does, or what checkpoint.py does where a node has started this to make a checkpoint."""
-    replaced: Any = (journal, checkpoint, server)
+    replaced: Any = (journal, checkpoint, opening, program)
     for module in replaced[:2]:
         module.Files = Files
     if in_child:
         return checkpoint.main()
     checkpoint.PROGRAM[1:] = [__file__]  # that is the program which a node starts to make a checkpoint
-    replaced[2].CHECKPOINT_AGAIN = 1.0
-    replaced[2].Journal, replaced[2].Node = Journal, Node
-    replaced[2].Flusher, replaced[2].Server = Flusher, Server
-    return server.main()
+    checkpointing.CHECKPOINT_AGAIN = 1.0  # type: ignore[misc]
+    replaced[2].Journal = Journal
+    for kind in (Node, Flusher, Peers, Answers):
+        setattr(replaced[3], kind.__name__, kind)
+    return program.main()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from processes import RealCluster, eventually, finish
 
-from paxoskv.node.server import EXIT_STALE, EXIT_USAGE
+from paxoskv.node.eventlog import EXIT_STALE, EXIT_USAGE
 from paxoskv.wire.codec import Identity, Refused
 from paxoskv.wire.connection import METHODS, header
 

@@ -17,7 +17,8 @@ import pytest
 from disk import Chooser, Crash, Disk, kept, lost, some
 from processes import PROJECT, Process, RealCluster, eventually
 
-from paxoskv.node.server import EXIT_USAGE, REPAIR
+from paxoskv.node.eventlog import EXIT_USAGE
+from paxoskv.node.main import REPAIR
 from paxoskv.storage.checkpoint import checkpoint_path
 from paxoskv.storage.journal import (
     FIRST,
