@@ -1,6 +1,6 @@
 """The busiest modules in machine code: optional, and the plain text stays the one that is read and tested.
 
-scripts/compile.py translates them with mypyc from this very text, unchanged, into build/compiled/DIGEST. A
+tools/compile.py translates them with mypyc from this very text, unchanged, into build/compiled/DIGEST. A
 program that calls use() before it imports them gets those; if a module has changed since, or was never
 compiled, it gets the plain ones, and does the same more slowly. MULTIPAXOS_PLAIN=1 in the environment asks
 for the plain ones.
@@ -39,8 +39,8 @@ MODULES = (
     "paxoskv/client/operations.py",
 )
 MAKING = (
-    "scripts/compile.py",
-    "scripts/make_codec.py",
+    "tools/compile.py",
+    "tools/make_codec.py",
     "gen-py/kvstore/ttypes.py",
     "gen-py/kvstore/KeyValue.py",
 )

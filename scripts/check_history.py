@@ -1,7 +1,8 @@
 #!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
 """Judge recorded histories: check_history.py FILE...
 
-A history is what `client.py run --history FILE` writes; tests/linearizability.py has the format and method.
+A history is what `client.py run --history FILE` writes; the format and the method are
+those of tests/harness/linearizability.py.
 
 Exit status: 0 all are linearizable; 1 one is not (a timeline shows why); 2 a file is malformed or unreadable;
 3 the search grew too large to decide. With several files the gravest counts: 2, then 1, then 3.
@@ -12,9 +13,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from linearizability import Malformed, Operation, Undecided, check, load
+from tests.harness.linearizability import Malformed, Operation, Undecided, check, load
 
 LINEARIZABLE, VIOLATION, MALFORMED, UNDECIDED = range(4)
 GRAVITY = (LINEARIZABLE, UNDECIDED, VIOLATION, MALFORMED)

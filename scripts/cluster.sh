@@ -45,12 +45,13 @@ done
 
 # The file is read and checked by the same code as the nodes': first the data directory, then the ids.
 if ! settings=$(PYTHONPATH=$project "$python" -c '
-import sys, cluster
+import sys
+from paxoskv import config
 try:
-    settings = cluster.load(sys.argv[1])
-except cluster.ClusterError as error:
+    settings = config.load(sys.argv[1])
+except config.ClusterError as error:
     sys.exit(f"cluster.sh: {error}")
-print(cluster.data_directory(None, settings, sys.argv[1]), settings.data, settings.digest, *[node.id for node in settings.nodes], sep="\n")' "$file"); then
+print(config.data_directory(None, settings, sys.argv[1]), settings.data, settings.digest, *[node.id for node in settings.nodes], sep="\n")' "$file"); then
     exit 2
 fi
 mapfile -t lines <<<"$settings"

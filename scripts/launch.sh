@@ -7,4 +7,4 @@ if [ ! -x "$python" ]; then
     "$project/scripts/setup.sh"
     python=$project/.venv/bin/python
 fi
-exec "$python" "$project/scripts/launch.py" "$@"
+exec "$python" "$project/deploy/launch.py" "$@"

@@ -52,6 +52,6 @@ sys.exit(sys.version_info < (3, 11) or not os.path.exists(header))'
 fi
 
 # With their bytecode, programs start in half the time. Python writes it by itself, unless PYTHONDONTWRITEBYTECODE is set.
-"$project/.venv/bin/python" -m compileall -q "$project"/*.py "$project"/{gen-py,paxoskv,scripts} >/dev/null || true
+"$project/.venv/bin/python" -m compileall -q "$project"/*.py "$project"/{gen-py,paxoskv,scripts,deploy} >/dev/null || true
 
-if [ -n "$fast" ]; then "$project/.venv/bin/python" "$project/scripts/compile.py"; fi
+if [ -n "$fast" ]; then "$project/.venv/bin/python" "$project/tools/compile.py"; fi

@@ -8,7 +8,7 @@
 
 The first 50 seeds are run twice, the second time in another process with other hashes, and must give the same
 events.
-tests/simulator.py says what is simulated and what is checked.
+tests/harness/simulator.py says what is simulated and what is checked.
 
 A run that breaks a rule is shrunk: to a shorter time with faults, fewer clients, and fewer kinds of faults,
 as long as some rule is still broken. The last messages of what remains are printed, and who held what.
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
 from paxoskv import compiled  # noqa: E402
 
@@ -47,7 +47,8 @@ from rich.progress import (  # noqa: E402
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from simulator import PROFILES, Profile, Report, Simulation, Violation  # noqa: E402
+
+from tests.harness.simulator import PROFILES, Profile, Report, Simulation, Violation  # noqa: E402
 
 TWICE = 50  # seeds that are run a second time
 SHRINKING = 120.0  # seconds for which a failure is made smaller, about
@@ -234,15 +235,13 @@ def shrink(failed: Result, nodes: int | None, settings: dict[str, Any]) -> tuple
 def differing(tally: Tally, nodes: int | None, settings: dict[str, Any]) -> list[str]:
     """The first runs once more in a process with other hashes: those whose events differ."""
     code = (
-        f"import sys; sys.path[:0] = {sys.path[:2]!r}\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from simulate import run_one\n"
+        "from scripts.simulate import run_one\n"
         f"for seed, profile in {list(tally.hashes)!r}:\n"
         f"    print(run_one(seed, profile, {nodes!r}, {settings!r}).report.trace_hash)\n"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     output = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     ).stdout
     again = [int(line) for line in output.split()]
     return [

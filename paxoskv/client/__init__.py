@@ -1,4 +1,4 @@
 """The client library and its command line.
 
-May import: config and wire; neither node nor storage nor the protocol.
+May import: config, wire.
 """

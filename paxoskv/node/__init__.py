@@ -1,4 +1,4 @@
 """A running node: sockets, clock, signals, threads, and the loop that drives the protocol.
 
-May import: everything except client.
+May import: config, kvstore, multipaxos, protocol, state, storage, wire.
 """

@@ -1,4 +1,4 @@
-"""What is durable: the journal, the data directory, checkpoints.
+"""What is durable: the journal, the data directory, checkpoints, and recovery from them.
 
-May import: state, protocol, multipaxos, wire.
+May import: multipaxos, protocol, state, wire.
 """

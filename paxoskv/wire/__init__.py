@@ -1,4 +1,4 @@
 """Messages and bytes: the structs of kvstore.thrift, their encoding, the methods, and connections.
 
-May import: the generated code, and nothing else of this project.
+May import: kvstore.
 """

@@ -6,7 +6,7 @@ Everything else imports the structs from here.
     decode(type, bytes)   -> struct, or Malformed
 
 The work is done by Thrift's C extension; where the modules are compiled, for most structs by a codec that is
-made for them (scripts/make_codec.py): the same bytes, in a third of the time. Without the C extension this
+made for them (tools/make_codec.py): the same bytes, in a third of the time. Without the C extension this
 module refuses to load, for the pure Python protocol is thirty times slower and checks less.
 """
 
@@ -116,7 +116,7 @@ __all__ = [
     "named_tuple",
 ]
 
-# The same in machine code: scripts/compile.py makes it. (It needs librt, which may be gone since.)
+# The same in machine code: tools/compile.py makes it. (It needs librt, which may be gone since.)
 codec: Any = None
 if not __file__.endswith(".py"):
     with contextlib.suppress(ImportError, ValueError):

@@ -1,0 +1,508 @@
+"""One host's part of scripts/launch.sh: sent over ssh as it is, and run there by whatever Python is found.
+
+It needs nothing but the standard library and Linux's /proc. On stdin come, after this text, one line of JSON
+(the task) and the bytes that the task takes; on stdout goes one line of JSON, the report. What goes wrong in
+general stands in the report as "error"; what concerns one node stands in its own report as "problem". Both
+are one line that says what is wrong and what to do.
+
+On the host, in the directory that cluster.json names:
+
+    server.py ...        the copy of the project, with cluster.json
+    .venv                its Python packages, unless the Python named in cluster.json has them
+    data/node-N          the data directories (or wherever "data" says)
+    run/node-N.log       what the servers say
+    run/pushed.json      which files were copied, and their checksum
+    run/lock             held while anything is changed
+"""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+FREE = 320 << 20  # bytes: .venv takes 80 MiB, a new journal two segments of 64 MiB
+READY_S = 60.0  # within which a node that was started takes commands
+STOP_S = 15.0  # within which a node that was told to stop ends; it gives its clients' requests 3 s
+ENDS_S = 5.0  # within which a server ends that cannot use its settings
+POLL_S = 0.05
+SHOWN = 300  # characters of other programs' messages that are passed on
+LOCK_S = 120.0  # for which another launch is waited for
+
+Task = dict[str, Any]
+Report = dict[str, Any]
+
+
+class Failure(Exception):
+    """One line: what is wrong with this host, and what to do."""
+
+
+def place(task: Task) -> Path:
+    """The project's directory; a relative one lies in the user's home."""
+    return Path.home() / Path(task["directory"]).expanduser()
+
+
+def data_of(task: Task, node: int) -> Path:
+    return place(task) / Path(task["data"]).expanduser() / f"node-{node}"
+
+
+def log_of(task: Task, node: int) -> Path:
+    return place(task) / "run" / f"node-{node}.log"
+
+
+# ----------------------------------------------------------------------------------------------- processes
+
+
+def processes(task: Task, node: int) -> list[tuple[int, bool]]:
+    """(process id, whether it is the supervisor) of this node's server and supervisor.
+
+    Found by what they are, not by a number in a file: such a number may be somebody else's after a reboot.
+    Children that a server has forked are not counted.
+    """
+    found: dict[int, tuple[int, bool]] = {}
+    where = os.path.realpath(place(task))
+    for entry in os.scandir("/proc"):
+        with contextlib.suppress(OSError):
+            if not entry.name.isdecimal():
+                continue
+            words = Path(entry.path, "cmdline").read_bytes().decode(errors="replace").split("\0")
+            program = os.path.basename(words[1]) if len(words) > 1 else ""
+            if program not in ("server.py", "supervise.py") or f"--id {node} " not in " ".join(words) + " ":
+                continue
+            if os.path.realpath(os.path.join(entry.path, "cwd")) != where:
+                continue
+            parent = int(Path(entry.path, "stat").read_text().rpartition(")")[2].split()[1])
+            found[int(entry.name)] = (parent, program == "supervise.py")
+    return [
+        (pid, supervisor)
+        for pid, (parent, supervisor) in found.items()
+        if parent not in found or found[parent][1] != supervisor
+    ]
+
+
+def end(task: Task, node: int) -> Report:
+    """Stop a node: politely, then, after STOP_S, by force. What is acknowledged is on disk either way."""
+    running = processes(task, node)
+    if not running:
+        return {"did": "did not run"}
+    # The supervisor passes it on; told both, it could take the server's end for a crash.
+    told = [pid for pid, supervisor in running if supervisor] or [pid for pid, _ in running]
+    for pid, _ in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    for pid in told:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_S
+    while processes(task, node):
+        if time.monotonic() > deadline:
+            for pid, _ in sorted(processes(task, node), key=lambda one: not one[1]):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return {"did": f"did not stop within {STOP_S:g} s and was killed"}
+        time.sleep(POLL_S)
+    return {"did": "stopped"}
+
+
+# ---------------------------------------------------------------------------------------------------- look
+
+
+def look(task: Task, _: BinaryIO) -> Report:
+    """What there is on this host. With "make", the directory is made and the room on the disk checked."""
+    if task.get("make"):
+        check_directory(place(task))
+    nodes = {str(node["id"]): look_at(task, node) for node in task["nodes"]}
+    return {"nodes": nodes, "pushed": pushed(task).get("check")}
+
+
+def check_directory(directory: Path) -> None:
+    try:
+        (directory / "run").mkdir(parents=True, exist_ok=True)
+        probe = directory / "run" / f".probe-{os.getpid()}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        what = (error.strerror or str(error)).lower()
+        raise Failure(f"{directory}: {what}: make it writable for {user()}, or name another") from None
+    free = shutil.disk_usage(directory).free
+    if free < FREE:
+        raise Failure(
+            f"disk full: {free >> 20} MiB are free at {directory}, {FREE >> 20} are needed: make room"
+        )
+
+
+def user() -> str:
+    return os.environ.get("USER") or os.environ.get("LOGNAME") or f"user {os.getuid()}"
+
+
+def look_at(task: Task, node: Report) -> Report:
+    running = processes(task, node["id"])
+    found: Report = {
+        "pid": next((pid for pid, supervisor in running if not supervisor), None),
+        "supervised": any(supervisor for _, supervisor in running),
+        "data": data_of(task, node["id"]).exists(),
+    }
+    problem = whose(task, node["id"]) if found["data"] else None
+    if problem is None and not running:
+        problem = port_problem(node)
+    return {**found, "problem": problem} if problem else found
+
+
+def whose(task: Task, node: int) -> str | None:
+    """What is wrong with a data directory: that it belongs to another cluster or node."""
+    directory = data_of(task, node)
+    try:
+        identity = json.loads((directory / "identity.json").read_text())
+        names = [identity[field] for field in ("cluster", "digest", "node")]
+    except FileNotFoundError:
+        return f"{directory} is the rest of a start that failed and holds no data: remove it, then try again"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{directory}/identity.json cannot be read ({error}): scripts/fsck.py tells more"
+    cluster, digest, owner = names
+    if cluster != task["cluster"]:
+        return (
+            f"{directory} holds the data of another cluster, {cluster!r}, not of {task['cluster']!r}: "
+            "name another directory in cluster.json, or move it away"
+        )
+    if owner != node:
+        return f"{directory} holds the data of node {owner}: move it to that node's host"
+    if digest != task["digest"]:
+        return (
+            f"{directory} was made by a cluster.json with other nodes: use that one (ids, hosts and ports "
+            "cannot change)"
+        )
+    return None
+
+
+def port_problem(node: Report) -> str | None:
+    """Why the node could not listen at its address."""
+    host, port = node["host"], node["port"]
+    try:
+        with socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, reuse_port=False
+        ):
+            return None
+    except OSError as error:
+        what = (error.strerror or str(error)).lower()
+        if "in use" in what:
+            taken = f"port {port} of {host} is taken by another program"
+            return f"{taken}: end it (ss -ltnp shows it), or change port"
+        if "cannot assign" in what:
+            return f"{host} is no address of this host: correct host in cluster.json"
+        return f"{host}:{port}: {what}: correct host and port in cluster.json"
+
+
+# ---------------------------------------------------------------------------------------------------- push
+
+
+def pushed(task: Task) -> Report:
+    """What was copied last."""
+    with contextlib.suppress(OSError, ValueError):
+        value = json.loads((place(task) / "run" / "pushed.json").read_text())
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def push(task: Task, payload: BinaryIO) -> Report:
+    """Put the project's files in their places, each at once, and remove those that are no more."""
+    directory = place(task)
+    before = pushed(task).get("files", [])
+    files: list[str] = []
+    try:
+        with tarfile.open(fileobj=io.BytesIO(payload.read()), mode="r:") as archive:
+            for member in archive:
+                target = directory / member.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                new = target.with_name(target.name + ".new")
+                source = archive.extractfile(member)
+                assert source is not None, f"{member.name} is no file"
+                new.write_bytes(source.read())
+                new.chmod(member.mode)
+                new.replace(target)
+                files.append(member.name)
+        for name in set(before) - set(files):
+            (directory / name).unlink(missing_ok=True)
+        record = json.dumps({"check": task["check"], "files": files})
+        (directory / "run" / "pushed.json").write_text(record)
+    except OSError as error:
+        raise Failure(disk_line(directory, error.strerror or str(error))) from None
+    return {"did": "copied"}
+
+
+def disk_line(directory: Path, what: str) -> str:
+    if "no space" in what.lower():
+        return f"disk full: {directory}: make room on that disk"
+    return f"{directory}: {what.lower()}"
+
+
+# ----------------------------------------------------------------------------------------- Python packages
+
+# Exits with 0 if this Python has what requirements.txt names, in those versions.
+HAS_PACKAGES = """
+import sys
+from importlib.metadata import PackageNotFoundError, version
+try:
+    for line in open("requirements.txt"):
+        name, _, wanted = line.strip().partition("==")
+        if name and version(name) != wanted: sys.exit(1)
+    from thrift.protocol import fastbinary
+except (PackageNotFoundError, ImportError):
+    sys.exit(1)
+"""
+
+
+def python_of(task: Task) -> str:
+    """The Python that runs the servers: cluster.json's, if it has the packages, else that of .venv."""
+    named = shutil.which(os.path.expanduser(task["python"])) or task["python"]
+    if subprocess.run([named, "-c", HAS_PACKAGES], cwd=place(task), check=False).returncode == 0:
+        return named
+    return str(place(task) / ".venv" / "bin" / "python")
+
+
+def packages(task: Task) -> None:
+    """Make .venv, unless the Python named in cluster.json has all packages already."""
+    directory = place(task)
+    python = python_of(task)
+    if not python.startswith(str(directory)):
+        return
+    environment = {
+        **os.environ,
+        "PYTHON": os.path.expanduser(task["python"]),
+        "PIP_NO_COMPILE": "1",  # what is used is compiled when it is used
+        "LC_ALL": "C",
+    }
+    if (directory / "wheels").is_dir():
+        environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(directory / "wheels")}
+    done = subprocess.run(
+        [directory / "scripts" / "setup.sh"], cwd=directory, env=environment, check=False,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace",
+    )  # fmt: skip
+    if done.returncode:
+        if "no space" in done.stdout.lower():
+            raise Failure(disk_line(directory, "no space"))
+        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        wrong = [line for line in lines if line.startswith(("ERROR", "setup.sh:"))] or lines or ["no reason"]
+        offline = "without a package index: scripts/launch.sh up --wheels DIR"
+        raise Failure(f"its Python packages: {wrong[-1][:SHOWN]} ({offline})")
+
+
+# --------------------------------------------------------------------------------------------------- start
+
+
+# Runs in the project's directory and prints one line when the node takes commands or the time is over.
+AWAIT_READY = """
+import json, sys, time
+sys.path[:0] = ["."]
+from paxoskv import Client, ClientError, load
+node, seconds = int(sys.argv[1]), float(sys.argv[2])
+state = {}
+with Client(load("cluster.json"), timeout=2) as client:
+    while not state.get("ready") and seconds > 0:
+        began = time.monotonic()
+        try:
+            status = client.status(node)
+            state = {"ready": status.ready, "connected": list(status.connected)}
+        except ClientError:
+            pass
+        time.sleep(0.1)
+        seconds -= time.monotonic() - began
+print(json.dumps(state))
+"""
+
+
+def prepare(task: Task, payload: BinaryIO) -> Report:
+    """Take the project's files, if they are sent along, then make the Python environment."""
+    if "check" in task:
+        push(task, payload)
+    packages(task)
+    return {"nodes": {str(node["id"]): {} for node in task["nodes"]}}
+
+
+def start(task: Task, _: BinaryIO) -> Report:
+    """Start the nodes asked for, unless they run, and wait until they take commands."""
+    python = python_of(task)
+    began = [(node, begin(task, node, python)) for node in task["nodes"]]
+    return {"nodes": {str(node["id"]): await_ready(task, node, python, child) for node, child in began}}
+
+
+def ready(task: Task, _: BinaryIO) -> Report:
+    """Wait until the nodes, which run, take commands."""
+    python = python_of(task)
+
+    def one(node: Report) -> Report:
+        if not processes(task, node["id"]):
+            return {"problem": f"node {node['id']} does not run"}
+        return await_ready(task, node, python, None)
+
+    return {"nodes": {str(node["id"]): one(node) for node in task["nodes"]}}
+
+
+def begin(task: Task, node: Report, python: str) -> "subprocess.Popen[bytes] | None":
+    """Start one server that outlives this session, unless it runs."""
+    if processes(task, node["id"]):
+        return None
+    data = str(Path(task["data"]).expanduser())
+    words = ["server.py", "--id", str(node["id"]), "--cluster", "cluster.json", "--data", data]
+    words += [node["how"]] if node.get("how") else []
+    command = [python, "deploy/supervise.py", *words] if task.get("restart") else [python, *words]
+    with log_of(task, node["id"]).open("ab") as output:
+        node["offset"] = output.tell()
+        return subprocess.Popen(
+            command, cwd=place(task), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def await_ready(task: Task, node: Report, python: str, child: "subprocess.Popen[bytes] | None") -> Report:
+    """Until it takes commands, or has ended, or its time is over."""
+    command = [python, "-c", AWAIT_READY, str(node["id"]), str(READY_S)]
+    waiter = subprocess.Popen(
+        command, cwd=place(task), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while waiter.poll() is None:
+        if child is not None and child.poll() is not None:
+            waiter.kill()
+            waiter.wait()
+            return {"problem": ended(task, node, child.returncode)}
+        time.sleep(POLL_S)
+    output, errors = waiter.communicate()
+    if waiter.returncode:
+        if (
+            child is not None
+        ):  # what keeps us from asking may end the server as well: its own words are better
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return {"problem": ended(task, node, child.wait(ENDS_S))}
+        lines = errors.decode(errors="replace").splitlines() or ["no reason"]
+        return {"problem": f"runs, but nobody can ask it: {lines[-1][:SHOWN]}"}
+    state = json.loads(output)
+    if not state.get("ready"):
+        return {"problem": not_ready(node, state, log_of(task, node["id"]))}
+    pid = next((pid for pid, supervisor in processes(task, node["id"]) if not supervisor), None)
+    return {"did": "runs already" if child is None else "started", "pid": pid}
+
+
+def ended(task: Task, node: Report, code: int) -> str:
+    """Why a server ended that had just been started: its own last line."""
+    with log_of(task, node["id"]).open("rb") as log:
+        log.seek(node["offset"])
+        lines = log.read().decode(errors="replace").splitlines()
+    last = next((line for line in reversed(lines) if line.strip()), "it said nothing")[:SHOWN]
+    if "no space" in last.lower():
+        return f"disk full: {last}: make room"
+    if "in use" in last.lower():
+        return f"port {node['port']} is taken by another program: {last}"
+    return f"ended at once (exit code {code}): {last}"
+
+
+def not_ready(node: Report, state: Report, log: Path) -> str:
+    if not state:
+        return f"runs, but does not answer at {node['host']}:{node['port']} after {READY_S:g} s: see {log}"
+    peers = ", ".join(map(str, state.get("connected") or [])) or "no other node"
+    return (
+        f"runs, but takes no commands after {READY_S:g} s: connected to {peers}; a majority is needed: "
+        f"are the others up, and can they reach {node['host']}:{node['port']}?"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- rest
+
+
+def stop(task: Task, _: BinaryIO) -> Report:
+    return {"nodes": {str(node["id"]): end(task, node["id"]) for node in task["nodes"]}}
+
+
+def logs(task: Task, stdin: BinaryIO) -> None:
+    """Print the ends of the logs, each line after its node; to follow them, until stdin is closed."""
+    offsets: dict[int, int] = {}
+    while True:
+        for node in [node["id"] for node in task["nodes"]]:
+            for line in lines_of(log_of(task, node), node, offsets, task["lines"]):
+                print(f"node {node} | {line}")
+        sys.stdout.flush()
+        if not task["follow"]:
+            return
+        if select.select([stdin], [], [], 0.3)[0] and not stdin.read(1):
+            return
+
+
+def lines_of(path: Path, node: int, offsets: dict[int, int], last: int) -> Iterator[str]:
+    """Whole lines that are new; at first the last so many."""
+    if not path.exists():
+        if node not in offsets:
+            offsets[node] = 0
+            yield f"({path} is not there yet)"
+        return
+    with path.open("rb") as file:
+        first = node not in offsets
+        size = file.seek(0, os.SEEK_END)
+        file.seek(offsets[node] if not first and offsets[node] <= size else 0)
+        lines = file.read().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            file.seek(-len(lines.pop()), os.SEEK_CUR)
+        offsets[node] = file.tell()
+    yield from (line.decode(errors="replace").rstrip() for line in (lines[-last:] if first else lines))
+
+
+@contextlib.contextmanager
+def locked(task: Task) -> Iterator[None]:
+    """Two launches at once would start what the other stops."""
+    directory = place(task) / "run"
+    if not directory.is_dir():
+        yield
+        return
+    with (directory / "lock").open("w") as file:
+        deadline = time.monotonic() + LOCK_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Failure(
+                        "another launch has been at work here for two minutes: wait for it"
+                    ) from None
+                time.sleep(POLL_S)
+        os.set_inheritable(file.fileno(), False)
+        yield
+
+
+ACTIONS: dict[str, Callable[[Task, BinaryIO], Report]] = {
+    "look": look,
+    "push": push,
+    "prepare": prepare,
+    "start": start,
+    "ready": ready,
+    "stop": stop,
+}
+
+
+def main() -> None:
+    stdin = sys.stdin.buffer
+    task = json.loads(stdin.readline())
+    if task["action"] == "logs":
+        with contextlib.suppress(BrokenPipeError):
+            logs(task, stdin)
+        return
+    try:
+        with locked(task) if task["action"] != "look" else contextlib.nullcontext():
+            report = ACTIONS[task["action"]](task, stdin)
+    except Failure as failure:
+        report = {"error": str(failure)}
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The client library, its command line, and cluster.json."""

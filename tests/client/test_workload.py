@@ -1,0 +1,491 @@
+"""Files of operations: reading them, running them in processes of their own, and what is written about it."""
+
+import csv
+import json
+import multiprocessing
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paxoskv.client import cli as command_line
+from paxoskv.client import workload
+from paxoskv.client.workload import Done, Row, Run
+from paxoskv.wire.codec import MAX_KEY_BYTES, MAX_VALUE_BYTES, NotDone
+from scripts import make_workload
+from tests.harness.fake_node import DO_AND_CLOSE, IGNORE, FakeCluster
+from tests.harness.linearizability import check, load
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# -------------------------------------------------------------------------------------------------- the file
+
+
+def rows(text: str | bytes) -> list[Row]:
+    """The rows of a file without malformed ones."""
+    found, malformed = workload.parse(text.encode() if isinstance(text, str) else text)
+    assert malformed == []
+    return found
+
+
+def test_the_three_kinds_of_rows_are_read_and_a_value_is_kept_for_puts_only() -> None:
+    assert rows("PUT,k,v\nGET,k\nGET,k,v\nDELETE,k\nDELETE,k,v\n") == [
+        Row("PUT", "k", "v"),
+        Row("GET", "k", ""),
+        Row("GET", "k", ""),
+        Row("DELETE", "k", ""),
+        Row("DELETE", "k", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "put,k,v\nGet,k",
+        "\ufeffPUT,k,v\nGET,k\n",
+        "PUT,k,v\r\nGET,k\r\n",
+        "PUT,k,v\rGET,k\r",
+        "\n\nPUT,k,v\n\r\n   \nGET,k\n\n",
+        '# put, "k\nPUT,k,v\n  # and then, "\nGET,k\n#',
+        "verb,key,value\nPUT,k,v\nGET,k\n",
+        'PUT,"k","v"\n"GET",k\n',
+        " PUT ,k,v\nget ,k\n",
+    ],
+)
+def test_variations_of_form_make_no_difference(text: str) -> None:
+    assert rows(text) == [Row("PUT", "k", "v"), Row("GET", "k", "")]
+
+
+def test_quoted_fields_hold_anything() -> None:
+    assert rows('PUT,"a,b","line 1\r\n# line 2\n\n""x"" "\nPUT," ","" \n'.replace('"" \n', '""\n')) == [
+        Row("PUT", "a,b", 'line 1\r\n# line 2\n\n"x" '),
+        Row("PUT", " ", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("FROB,k,v", "unknown verb 'FROB'"),
+        (",k,v", "unknown verb"),
+        ("verb,key,value", "unknown verb"),  # only the first row may be a header
+        ("PUT", "without a key"),
+        ("GET,", "without a key"),
+        ("DELETE", "without a key"),
+        ("PUT,k", "without a value"),
+        ("PUT,k,v,w", "4 fields"),
+        ("GET,k,v,w", "4 fields"),
+        (b"PUT,k,\xff\xfe", "not UTF-8"),
+        (b"GET,k,\xc3", "not UTF-8"),
+        ("PUT," + "k" * (MAX_KEY_BYTES + 1) + ",v", "a key of 4,097 bytes"),
+        ("GET," + "ü" * (MAX_KEY_BYTES // 2 + 1), "a key of 4,098 bytes"),
+        ("PUT,k," + "v" * (MAX_VALUE_BYTES + 1), "a value of 524,289 bytes"),
+        ('PUT,k,"v"w', "not CSV"),
+    ],
+)
+def test_a_malformed_row_is_told_with_its_line_and_the_rest_is_read(row: str | bytes, reason: str) -> None:
+    data = row if isinstance(row, bytes) else row.encode()
+    found, malformed = workload.parse(b'# one\nPUT,a,"1\n2"\n' + data + b"\nGET,a\n")
+    assert [line for line, _ in malformed] == [4]
+    assert reason in malformed[0].reason
+    assert found == [Row("PUT", "a", "1\n2"), Row("GET", "a", "")]
+
+
+def test_a_quote_that_is_never_closed_is_told_where_it_begins() -> None:
+    found, malformed = workload.parse(b'PUT,a,1\nPUT,b,"2\nPUT,c,3\n')
+    assert found == [Row("PUT", "a", "1")]
+    assert [line for line, _ in malformed] == [2]
+
+
+def test_keys_and_values_of_exactly_the_limit_are_fine() -> None:
+    assert len(rows("PUT," + "k" * MAX_KEY_BYTES + "," + "v" * MAX_VALUE_BYTES)) == 1
+
+
+@pytest.mark.parametrize(("count", "processes"), [(150, 2), (7, 3), (2, 5), (1, 1), (9, 256)])
+def test_parts_are_contiguous_and_even_and_none_is_empty(count: int, processes: int) -> None:
+    everything = [Row("GET", str(i), "") for i in range(count)]
+    parts = workload.parts(everything, processes)
+    assert [row for _, part in parts for row in part] == everything
+    assert all(everything[start] == part[0] for start, part in parts)
+    sizes = [len(part) for _, part in parts]
+    assert len(sizes) == min(count, processes)
+    assert max(sizes) - min(sizes) <= 1
+
+
+# ----------------------------------------------------------------------------------------------- the results
+
+
+def done(outcome: str, seconds: float, verb: str = "PUT") -> Done:
+    start = 1_000_000_000
+    end = start + round(seconds * 1e9)
+    return Done(0, 0, 0, Row(verb, "k", "v"), "1", start, end, outcome, 1, None)
+
+
+def test_percentiles_are_by_nearest_rank() -> None:
+    statistics = workload.latency([i / 100 for i in range(100, 0, -1)])
+    assert statistics == pytest.approx(
+        {"mean_s": 0.505, "stddev_s": 0.290115, "p50_s": 0.5, "p95_s": 0.95, "p99_s": 0.99, "max_s": 1.0},
+        rel=1e-4,
+    )
+    assert workload.latency([2.0])["stddev_s"] == 0.0
+    assert set(workload.latency([]).values()) == {None}
+
+
+def test_failures_are_counted_but_are_no_part_of_latencies_or_throughput() -> None:
+    result = Run([done("ok", 1), done("not_found", 3, "GET"), done("failed", 10), done("unknown", 10)])
+    totals = workload.summary(result, malformed=5)
+    assert [totals[name] for name in ("operations", "ok", "not_found", "failed", "unknown", "malformed")] == [
+        4, 1, 1, 1, 1, 5,
+    ]  # fmt: skip
+    assert (totals["seconds"], totals["throughput_ops_s"]) == (10.0, 0.2)
+    assert totals["latency"]["max_s"] == 3.0
+    assert totals["verbs"]["PUT"]["latency"]["max_s"] == 1.0
+    assert totals["verbs"]["DELETE"]["latency"]["mean_s"] is None
+    assert "4 operations, 1 failed, 1 unknown, 5 malformed" in workload.table(totals)
+
+
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [
+        (Run([done("ok", 1), done("not_found", 1)]), 0),
+        (Run([done("ok", 1), done("failed", 1)]), 1),
+        (Run([done("failed", 1), done("unknown", 1)]), 4),
+        (Run([done("unknown", 1)], dead=["process 0"]), 1),
+        (Run(unreachable="refused"), 3),
+        (Run([done("unknown", 1)], interrupted=True), 130),
+    ],
+)
+def test_the_exit_code_tells_the_worst(result: Run, code: int) -> None:
+    assert workload.exit_code(result) == code
+
+
+# ------------------------------------------------------------------------------------------------------ runs
+
+
+@pytest.fixture
+def fakes(tmp_path: Path) -> Iterator[FakeCluster]:
+    cluster = FakeCluster(tmp_path)
+    yield cluster
+    cluster.close()
+
+
+class Shell:
+    """Runs `client.py run` on a file, in this process."""
+
+    def __init__(self, fakes: FakeCluster, directory: Path, captured: Callable[[], Any]) -> None:
+        self.directory, self.captured = directory, captured
+        self.file, self.cluster = directory / "w.csv", directory / "cluster.json"
+        self.out, self.history = directory / "out" / "here", directory / "history.jsonl"
+        nodes = [{"id": node.number, "host": "127.0.0.1", "port": node.port} for node in fakes.nodes]
+        self.cluster.write_text(json.dumps({"name": "fake", "nodes": nodes}))
+
+    def words(self, *options: str) -> list[str]:
+        return ["run", str(self.file), "--cluster", str(self.cluster), "--out", str(self.out),
+                "--history", str(self.history), *options]  # fmt: skip
+
+    def run(self, text: str | bytes, *options: str) -> tuple[int, str, str]:
+        self.file.write_bytes(text.encode() if isinstance(text, str) else text)
+        code = command_line.main(self.words(*options))
+        captured = self.captured()
+        return code, captured.out, captured.err
+
+    def operations(self) -> list[dict[str, str]]:
+        with (self.out / "operations.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def summary(self) -> Any:
+        return json.loads((self.out / "summary.json").read_text())
+
+
+@pytest.fixture
+def shell(fakes: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(fakes, tmp_path, capsys.readouterr)
+
+
+MIXED = (
+    "".join(f"PUT,k{i % 7},v{i}\nGET,k{i % 5}\n" for i in range(60)) + "DELETE,k0\nDELETE,absent\nGET,k0\n"
+)
+
+
+@pytest.mark.parametrize("in_flight", [1, 8])
+def test_a_run_does_every_row_and_records_it(shell: Shell, fakes: FakeCluster, in_flight: int) -> None:
+    code, out, err = shell.run(MIXED, "--processes", "3", "--in-flight", str(in_flight))
+    assert (code, err) == (0, "")
+    assert "123 operations, 0 failed" in out
+    records = shell.operations()
+    assert [record["index"] for record in records] == [str(i) for i in range(123)]
+    assert [(r["verb"], r["key"]) for r in records] == [(row.verb, row.key) for row in rows(MIXED)]
+    assert {record["process"] for record in records} == {"0", "1", "2"}
+    assert {record["node"] for record in records} == {"1", "2", "3"}
+    assert {record["attempts"] for record in records} == {"1"}
+    assert {record["outcome"] for record in records} == {"ok", "not_found"}
+    now = time.time_ns()
+    assert all(
+        abs(now - int(record["start_ns"])) < 600e9 and float(record["latency_s"]) > 0 for record in records
+    )
+    totals = shell.summary()
+    assert (totals["operations"], totals["failed"], totals["unknown"]) == (123, 0, 0)
+    assert totals["ok"] + totals["not_found"] == 123
+    assert sum(totals["verbs"][verb]["operations"] for verb in workload.VERBS) == 123
+    assert totals["throughput_ops_s"] == pytest.approx(123 / totals["seconds"])
+    history = load(shell.history)
+    assert len(history) == 123
+    assert check(history) is None
+    assert fakes.calls().count("open_session") == 3
+
+
+def test_each_process_keeps_the_order_of_its_rows_and_begins_at_another_node(
+    shell: Shell, fakes: FakeCluster
+) -> None:
+    text = "".join(f"PUT,a,{i}\n" for i in range(30)) + "".join(f"PUT,b,{i}\n" for i in range(30))
+    assert shell.run(text)[0] == 0
+    assert fakes.content == {"a": "29", "b": "29"}
+    records = shell.operations()
+    # The session is opened first, at the process's own node.
+    assert [record["node"] for record in records[:4]] == ["2", "3", "1", "2"]
+    assert [record["node"] for record in records[30:34]] == ["3", "1", "2", "3"]
+    starts = [int(record["start_ns"]) for record in records]
+    assert starts[:30] == sorted(starts[:30]) and starts[30:] == sorted(starts[30:])
+
+
+def test_a_process_that_is_done_stays_until_all_are(fakes: FakeCluster) -> None:
+    """Its end would take a processor away from those that are still measured."""
+    part = workload._Part(0, 0, rows("GET,k\n"), workload.Settings(fakes.cluster), workload._Board(1))
+    ours, theirs = multiprocessing.Pipe()
+    ended, early = threading.Event(), []
+
+    def parent() -> None:
+        ours.recv()
+        ours.send("go")
+        assert isinstance(ours.recv(), workload._Last)
+        early.append(ended.wait(0.5))
+        ours.close()
+
+    interrupts = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=parent)
+    thread.start()
+    try:
+        workload._work(part, theirs)
+    finally:
+        ended.set()
+        signal.signal(signal.SIGINT, interrupts)
+        thread.join()
+    assert early == [False]
+
+
+def test_faults_of_single_nodes_fail_no_operation_and_repeats_are_counted(
+    shell: Shell, fakes: FakeCluster
+) -> None:
+    for node in fakes.nodes:
+        node.script.extend([None] * 9 + [NotDone("busy", False), None, None, DO_AND_CLOSE])
+    assert shell.run(MIXED)[0] == 0
+    assert sum(int(record["attempts"]) for record in shell.operations()) == 123 + 6
+    assert check(load(shell.history)) is None
+
+
+def test_a_refused_operation_is_failed_and_the_rest_goes_on(shell: Shell, fakes: FakeCluster) -> None:
+    fakes.nodes[1].script.extend([None, NotDone("no such luck", True)])
+    code, out, err = shell.run("PUT,a,1\nPUT,b,2\nPUT,c,3\nPUT,d,4\nPUT,e,5\n", "--processes", "1")
+    assert code == 1
+    assert "no such luck" in err
+    assert "5 operations, 1 failed, 0 unknown" in out
+    assert [record["outcome"] for record in shell.operations()].count("failed") == 1
+    assert len(load(shell.history)) == 5
+
+
+def test_an_operation_without_an_answer_is_unknown(shell: Shell, fakes: FakeCluster) -> None:
+    for node in fakes.nodes[1:]:
+        node.always = IGNORE
+    fakes.nodes[0].script.append(None)  # opens the session
+    fakes.nodes[0].always = IGNORE
+    code, _, err = shell.run("PUT,a,1\nGET,a\n", "--processes", "1", "--timeout", "0.3")
+    assert code == 4
+    assert [record["outcome"] for record in shell.operations()] == ["unknown", "failed"]
+    assert shell.summary()["latency"]["max_s"] is None
+    written = [json.loads(line) for line in shell.history.read_text().splitlines()]
+    assert [line["return_ns"] is None for line in written] == [True, False]
+    assert "outcome unknown" in err
+
+
+def test_malformed_rows_are_told_counted_and_skipped(shell: Shell, fakes: FakeCluster) -> None:
+    code, out, err = shell.run("PUT,a,1\nFROB,x\nPUT,b\nPUT,c,3\n")
+    assert code == 0
+    assert [line.split(": ")[0] for line in err.splitlines()] == [f"{shell.file}:2", f"{shell.file}:3"]
+    assert "2 operations, 0 failed, 0 unknown, 2 malformed" in out
+    assert fakes.content == {"a": "1", "c": "3"}
+
+
+def test_with_strict_a_malformed_row_means_that_nothing_is_sent(shell: Shell, fakes: FakeCluster) -> None:
+    code, out, err = shell.run("PUT,a,1\nFROB,x\n", "--strict")
+    assert (code, out) == (2, "")
+    assert f"{shell.file}:2: unknown verb" in err and "nothing was sent" in err
+    assert fakes.calls() == []
+    assert not shell.out.exists()
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "\ufeff"])
+def test_a_file_without_operations_is_told_in_one_line(shell: Shell, fakes: FakeCluster, text: str) -> None:
+    code, out, err = shell.run(text)
+    assert (code, out, err) == (2, "", f"client.py: {shell.file}: no operations in it\n")
+    assert fakes.calls() == []
+
+
+def test_results_that_cannot_be_written_are_told_before_anything_is_sent(
+    shell: Shell, fakes: FakeCluster
+) -> None:
+    (shell.directory / "out").write_text("a file, where a directory should be")
+    code, _, err = shell.run("PUT,a,1\n")
+    assert code == 2
+    assert "operations.csv" in err
+    assert fakes.calls() == []
+
+
+def test_without_any_node_a_run_exits_with_3(shell: Shell, fakes: FakeCluster) -> None:
+    fakes.close()
+    code, out, err = shell.run("PUT,a,1\n", "-o", "json")
+    assert code == 3
+    assert json.loads(out)["error"] == "unreachable"
+    assert "node 3" in err
+
+
+def test_nodes_that_all_vanish_before_anything_is_done_are_told_as_unreachable(
+    shell: Shell, fakes: FakeCluster
+) -> None:
+    def vanish() -> None:
+        for node in reversed(fakes.nodes):  # the one that was asked at last: nobody is left to be asked next
+            node.stop()
+
+    fakes.nodes[0].script.append(vanish)  # the process has connected and opens its session
+    code, out, _ = shell.run("PUT,a,1\n", "--processes", "1", "--timeout", "0.3")
+    # Was the last of the nodes still there when the PUT left? Then nobody knows what became of it.
+    assert (code, "1 operations, 1 failed" in out) in [(3, True), (4, False)]
+
+
+def test_json_for_machines_is_the_summary(shell: Shell) -> None:
+    code, out, _ = shell.run("PUT,a,1\n", "-o", "json")
+    assert code == 0
+    assert json.loads(out) == shell.summary()
+
+
+@pytest.mark.parametrize("in_flight", ["1", "4"])
+def test_a_process_that_dies_is_told_and_its_rows_are_accounted_for(
+    shell: Shell, fakes: FakeCluster, in_flight: str
+) -> None:
+    def die() -> str:
+        for process in multiprocessing.active_children():
+            os.kill(process.pid or 0, signal.SIGKILL)
+        return IGNORE
+
+    fakes.nodes[1].script.extend([None, None, die])
+    text = "".join(f"PUT,k{i},v\n" for i in range(40))
+    code, _, err = shell.run(text, "--processes", "1", "--in-flight", in_flight)
+    assert code == 1
+    assert "process 0 ended before its work was done (exit code -9)" in err
+    outcomes = [record["outcome"] for record in shell.operations()]
+    assert len(outcomes) == 40
+    assert 1 <= outcomes.count("unknown") <= int(in_flight)
+    assert outcomes.count("ok") >= 1
+    assert outcomes[-1] == "failed"
+    assert len(load(shell.history)) == outcomes.count("ok") + outcomes.count("unknown")
+
+
+def test_ctrl_c_stops_the_run_and_what_was_done_is_written(shell: Shell, fakes: FakeCluster) -> None:
+    for node in fakes.nodes:
+        node.script.extend([None] * 8)
+        node.always = IGNORE
+    shell.file.write_text("".join(f"PUT,k{i},v\n" for i in range(200)))
+    words = [sys.executable, str(ROOT / "client.py"), *shell.words("--timeout", "0.5")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(fakes.calls()) > 24)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "(interrupted)" in out
+    outcomes = [record["outcome"] for record in shell.operations()]
+    assert outcomes.count("ok") == 22  # 24 calls, two of which opened sessions
+    assert len(outcomes) < 200
+    assert shell.summary()["interrupted"] is True
+
+
+def test_the_progress_bar_is_drawn_on_a_terminal_and_nowhere_else(shell: Shell) -> None:
+    shell.file.write_text(MIXED)
+    ours, theirs = pty.openpty()
+    words = [sys.executable, str(ROOT / "client.py"), *shell.words()]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"}
+    )
+    os.close(theirs)
+    drawn = b""
+    try:
+        while part := os.read(ours, 65536):
+            drawn += part
+    except OSError:  # the terminal's other side is closed
+        pass
+    finally:
+        os.close(ours)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert b"operations" in drawn
+    assert b"\x1b" not in out
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Poll until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
+
+
+# --------------------------------------------------------------------------------------- making of workloads
+
+
+@pytest.mark.parametrize(("count", "puts", "deletes"), [(150, 80, 10), (450, 240, 30), (15000, 8000, 1000)])
+def test_workloads_have_the_proportions_of_the_original(count: int, puts: int, deletes: int) -> None:
+    verbs = [verb for verb, _, _ in make_workload.workload(count, seed=3)]
+    assert (verbs.count("PUT"), verbs.count("DELETE"), len(verbs)) == (puts, deletes, count)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 150, 1500])
+def test_rows_name_keys_that_were_put_before_with_the_value_put_last(count: int) -> None:
+    values: dict[str, str] = {}
+    for verb, key, value in make_workload.workload(count, seed=count):
+        if verb == "PUT":
+            values[key] = value
+        assert values[key] == value
+
+
+def test_the_same_seed_gives_the_same_file_and_another_one_another(tmp_path: Path) -> None:
+    def make(seed: int) -> str:
+        assert make_workload.main(["--rows", "20", "--seed", str(seed), "-o", str(tmp_path / "w.csv")]) == 0
+        return (tmp_path / "w.csv").read_text()
+
+    assert make(1) == make(1) != make(2)
+
+
+def test_the_projects_own_workload_is_what_the_script_makes_and_is_well_formed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert make_workload.main([]) == 0
+    data = (ROOT / "workload.csv").read_bytes()
+    assert capsys.readouterr().out.encode() == data
+    found, malformed = workload.parse(data)
+    assert (len(found), malformed) == (150, [])
+
+
+def test_a_workload_that_cannot_be_written_or_has_no_rows_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make_workload.main(["-o", str(tmp_path / "no" / "w.csv")]) == 2
+    assert "w.csv" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        make_workload.main(["--rows", "0"])
+    assert caught.value.code == 2

@@ -1,0 +1,1115 @@
+#!/usr/bin/env python3
+"""Deliberate bugs. Each must be caught, by a story or by the simulator: otherwise the tests are too weak.
+
+    tests/harness/mutants.py                         every mutant: a table of what caught it
+    tests/harness/mutants.py NAME ... --jobs 2       those whose names contain one of these texts
+    tests/harness/mutants.py --write docs/mutants.md the table as a page, too
+
+A mutant is a small change to the source of one or two modules. It runs in a process of its own, which finds
+the changed copies in place of the modules; nothing else is replaced. Caught means that the story named with
+it fails, or that a simulation does. Of those that the simulator catches, the seed that does it is noted
+below, and tried first. If it does so no longer, because something else in the code has changed, other seeds
+are tried, for SECONDS of one core at most; the table then shows the new one.
+
+The rules of tests/harness/rules.py, each taken away, are mutants too.
+
+Exit status: 0 all were caught; 1 some survived; 2 usage.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 60.0  # of one core, to find a seed
+PATIENCE = 40.0  # simulated seconds in which a mutant must come to rest; without a bug, half of them suffice
+
+Change = tuple[str, str, str]  # module, text, replacement
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`story` ("module.function") fails with the changes, or a simulation does: `seen` (profile, seed) at the
+    latest check, else some seed of `profiles`.
+    """
+
+    name: str
+    changes: tuple[Change, ...]
+    story: str | None = None
+    seen: tuple[str, int] | None = None
+    profiles: tuple[str, ...] = ()
+
+
+def told(name: str, story: str, *changes: Change) -> Mutant:
+    """A mutant that a story catches."""
+    return Mutant(name, changes, story=story)
+
+
+def met(name: str, run: str, *changes: Change) -> Mutant:
+    """A mutant that the simulator meets. `run`: the profile and the seed that do it."""
+    profile, _, seed = run.partition(" ")
+    others = tuple(other for other in ("default", "lossy", "slow-disks") if other != profile)
+    return Mutant(name, changes, seen=(profile, int(seed)), profiles=(profile, *others))
+
+
+CORE = "multipaxos"
+
+MUTANTS = [
+    # -- one log: promises and votes
+    met(
+        "a quorum of votes is one node short",
+        "default 1",
+        (CORE, "    ordered = sorted(lengths)\n", "    quorum -= 1\n    ordered = sorted(lengths)\n"),
+    ),
+    met(
+        "a quorum of promises is one node short",
+        "default 9",
+        (CORE, "if len(self.promises) < self.quorum:", "if len(self.promises) < self.quorum - 1:"),
+    ),
+    met(
+        "votes are counted, not the nodes that cast them",
+        "default 1",
+        (
+            CORE,
+            "            self.lengths[sender] = min(message.length, self.end)\n",
+            "            self.lengths[sender] = min(message.length, self.end)\n"
+            "        if message.vote == Vote.TAKEN:\n"
+            "            self.lengths[-len(self.lengths)] = min(message.length, self.end)\n",
+        ),
+    ),
+    met(
+        "promises are counted, not the nodes that gave them",
+        "lossy 29",
+        (CORE, "self.promises[sender] = message", "self.promises[len(self.promises)] = message"),
+    ),
+    met(
+        "the lower ballot's log is adopted",
+        "slow-disks 1",
+        (
+            CORE,
+            "return max(promises, key=lambda promise: (promise",
+            "return min(promises, key=lambda promise: (promise",
+        ),
+    ),
+    met(
+        "the shortest log of the highest ballot is adopted",
+        "slow-disks 1",
+        (CORE, "(promise.accepted, len(promise.entries))", "(promise.accepted, -len(promise.entries))"),
+    ),
+    # Safe: who has promised a higher ballot accepts at none below it, and so no quorum does. A waste of time.
+    told(
+        "a lower ballot is promised, too",
+        "test_acceptor.test_a_promise_is_given_unless_a_higher_ballot_has_it",
+        (
+            CORE,
+            "        if message.ballot < self.promised:\n            return self._promise",
+            "        if False:\n            return self._promise",
+        ),
+    ),
+    met(
+        "a promise does not keep from voting at a lower ballot",
+        "lossy 1",
+        (
+            CORE,
+            "        if message.ballot < self.promised:\n            return Vote",
+            "        if False:\n            return Vote",
+        ),
+    ),
+    met(
+        "a promise is not journaled",
+        "default 1",
+        (CORE, "            self.journal(Record(promised=LogBallot(self.log, message.ballot)))\n", ""),
+    ),
+    met(
+        "votes leave while what they say gathers in the next frame",
+        "lossy 1",
+        (
+            "node.replica",
+            "                elif self.after and not self.records:",
+            "                elif self.after:",
+        ),
+    ),
+    met(
+        "a vote that can wait says what is not durable",
+        "default 1",
+        (
+            CORE,
+            "length = durable if lazy else acceptor.length",
+            "length = acceptor.length",
+        ),
+    ),
+    met(
+        "a vote that can wait takes the length of an older ballot's log",
+        "lossy 1",
+        (
+            CORE,
+            "lazy = self.me in message.lazy and ballot == message.ballot",
+            "lazy = self.me in message.lazy",
+        ),
+    ),
+    told(
+        "an installed checkpoint does not count as durable",
+        "test_checkpoints.test_what_a_checkpoint_covers_is_durable_with_it",
+        (CORE, "                logs.update(self.nodes)\n", "                pass\n"),
+    ),
+    told(
+        "what a slow disk has not written is sent again and again",
+        "test_proposer.test_a_peer_that_holds_no_more_than_before_is_sent_it_less_and_less_often",
+        (CORE, "        elif message.length > self.lengths.get(sender, -1):  # else", "        else:  # "),
+    ),
+    met(
+        "accepted entries are not journaled",
+        "default 1",
+        (CORE, "        self.journal(Record(held=Held(self.log, ballot, start, entries)))\n", ""),
+    ),
+    met(
+        "a candidate's ballot is not journaled",
+        "default 1",
+        (
+            CORE,
+            "self._journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))",
+            "proposer.prepare(acceptor.chosen, acceptor.promised, wanted)",
+        ),
+    ),
+    met(
+        "N13: a restart forgets promises",
+        "slow-disks 5",
+        (CORE, "self.promised = max(self.promised, record.promised.ballot)", "pass"),
+    ),
+    met(
+        "a candidate takes the same ballot again",
+        "default 1",
+        (
+            CORE,
+            "ballot_of(round_of(self.highest) + 1, self.me)",
+            "ballot_of(max(1, round_of(self.highest)), self.me)",
+        ),
+    ),
+    met(
+        "two nodes share a ballot",
+        "slow-disks 2",
+        (
+            CORE,
+            "self.ballot = self.highest = ballot_of(round_of(self.highest) + 1, self.me)",
+            "self.ballot = self.highest = ballot_of(round_of(self.highest) + 1, 1)",
+        ),
+    ),
+    met(
+        "votes of an older ballot are kept",
+        "slow-disks 1",
+        (
+            CORE,
+            "        self.promises.clear()\n        self.lengths.clear()\n",
+            "        self.promises.clear()\n",
+        ),
+        (CORE, "        self.lengths.clear()\n        self.prepares = 0\n", "        self.prepares = 0\n"),
+    ),
+    told(
+        "promises to an older ballot are counted",
+        "test_more_scenarios.test_a_promise_to_an_earlier_ballot_of_the_same_candidate_does_not_count",
+        (CORE, "or message.ballot != self.ballot or message.from_slot", "or message.from_slot"),
+        (CORE, "not proposer.preparing or message.ballot != proposer.ballot:", "not proposer.preparing:"),
+    ),
+    met(
+        "a deposed leader goes on",
+        "default 1",
+        (CORE, "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
+        (
+            CORE,
+            "        if message.promised > proposer.ballot:\n"
+            "            self._lose(proposer, message.promised, now)\n        elif message.ballot",
+            "        if message.ballot",
+        ),
+        (CORE, "proposer.leading and evidence > proposer.ballot", "False"),
+    ),
+    met(
+        "a new ballot's sync keeps the old log's end",
+        "slow-disks 22",
+        (
+            CORE,
+            "self._hold(message.ballot, self.chosen, message.entries[self.chosen - message.start :])",
+            "self._hold(message.ballot, self.chosen, [*message.entries[self.chosen - message.start :],"
+            " *self.entries[message.start + len(message.entries) - self.base :]])",
+        ),
+    ),
+    told(
+        "installed entries keep the old log's end",
+        "test_acceptor.test_what_is_installed_drops_what_a_later_ballot_did_not_keep",
+        (
+            CORE,
+            "self._hold(evidence, self.chosen, entries[self.chosen - start :])",
+            "self._hold(evidence, self.chosen, [*entries[self.chosen - "
+            "start :], *self.entries[end - self.base :]])",
+        ),
+    ),
+    met(
+        "installed entries leave the accepted ballot as it was",
+        "lossy 1",
+        (
+            CORE,
+            "self._hold(evidence, self.chosen, entries[self.chosen - start :])",
+            "self._hold(self.accepted, self.chosen, entries[self.chosen - start :])",
+        ),
+    ),
+    met(
+        "unchosen entries are handed to those that fetch",
+        "lossy 1",
+        (
+            CORE,
+            "        if acceptor.base <= message.from_slot < acceptor.chosen:",
+            "        if acceptor.base <= message.from_slot < acceptor.length:",
+        ),
+        (
+            CORE,
+            "acceptor.from_slot(message.from_slot, acceptor.chosen):\n                entries",
+            "acceptor.from_slot(message.from_slot):\n                entries",
+        ),
+    ),
+    met(
+        "the evidence of an older length stands for a new one",
+        "default 1",
+        (
+            CORE,
+            "self.chosen[log], self.evidence[log] = chosen, evidence",
+            "self.chosen[log], self.evidence[log] = chosen, self.evidence[log] or evidence",
+        ),
+    ),
+    told(
+        "an entry given up looks like one never accepted",
+        "test_acceptor.test_an_entry_given_up_does_not_look_like_one_never_accepted",
+        (CORE, "if message.from_slot < self.base or self", "if self"),
+    ),
+    told(
+        "an entry given up is handed to those that fetch",
+        "test_more_scenarios.test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it",
+        (
+            CORE,
+            "if acceptor.base <= message.from_slot < acceptor.chosen:",
+            "if message.from_slot < acceptor.chosen:",
+        ),
+    ),
+    told(
+        "a leader sends entries that it has given up",
+        "test_more_scenarios.test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it",
+        (CORE, "start < max(acceptor.base, chosen - UNCHOSEN_ENTRIES)", "start < chosen - UNCHOSEN_ENTRIES"),
+    ),
+    told(
+        "what is not chosen is given up",
+        "test_acceptor.test_only_executed_entries_are_given_up_and_only_once",
+        (CORE, '        assert below <= self.chosen, "only chosen entries can be given up"\n', ""),
+    ),
+    told(
+        "an Accept that was lost is not sent again",
+        "test_more_scenarios.test_an_accept_that_was_lost_is_sent_again",
+        (
+            CORE,
+            "late = now - courier.at >= min(RESEND_AFTER * (1 << courier.silent), RESEND_AT_MOST)",
+            "late = False",
+        ),
+    ),
+    told(
+        "a Prepare that was lost is not sent again",
+        "test_more_scenarios.test_a_prepare_that_was_lost_is_sent_again",
+        (
+            CORE,
+            "if proposer.preparing and now - proposer.prepared_at >=",
+            "if False and now - proposer.prepared_at >=",
+        ),
+    ),
+    told(
+        "a fetch that was lost is not sent again",
+        "test_more_scenarios.test_a_fetch_that_was_lost_goes_to_another_node",
+        (
+            CORE,
+            "self.fetching[log] = (now + FETCH_AGAIN, self._another(whom))",
+            'self.fetching[log] = (float("inf"), whom)',
+        ),
+    ),
+    told(
+        "a read's question that was lost is not sent again",
+        "test_more_scenarios.test_a_reads_question_that_was_lost_is_sent_again",
+        (CORE, "if self.round is not None and now - self.round.at >= RESEND_AFTER:", "if False:"),
+    ),
+    # -- checkpoints
+    told(
+        "an entry is given up before a frame has noted it as executed",
+        "test_checkpoints.test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it",
+        (CORE, "min([self.passed[log], *(", "min([self.learner.executed[log], *("),
+    ),
+    told(
+        "a node says that it holds what a restart would forget",
+        "test_checkpoints.test_a_node_says_that_it_holds_what_it_would_know_to_be_chosen_after_a_restart",
+        (
+            CORE,
+            "            self.durable[log] = (ballot, length)\n        self.stable = self.noting\n",
+            "            self.durable[log] = (ballot, length)\n"
+            "        self.stable = [acceptor.chosen for acceptor in self.acceptors.values()]\n",
+        ),
+    ),
+    told(
+        "who lacks nothing of a log waits for a checkpoint of it all the same",
+        "test_checkpoints.test_who_has_given_up_more_than_its_checkpoint_has_makes_a_new_one",
+        (CORE, "acceptor.base > max(self.covered[log], held)", "acceptor.base > self.covered[log]"),
+    ),
+    told(
+        "an entry that a checkpoint covers is taken for an empty one",
+        "test_acceptor.test_an_entry_that_a_checkpoint_covers_does_not_look_like_one_never_accepted",
+        (CORE, "if message.from_slot < self.base or self", "if self"),
+    ),
+    told(
+        "a checkpoint is installed without raising accepted to its evidence",
+        "test_acceptor.test_a_checkpoint_brings_an_acceptor_nowhere_back_and_no_wrong_entry",
+        (
+            CORE,
+            "        self.accepted = max(self.accepted, evidence)\n        self.promised",
+            "        self.promised",
+        ),
+    ),
+    told(
+        "positions are not merged: a checkpoint's are taken",
+        "test_learner.test_positions_merge_log_by_log",
+        (CORE, "self.executed[log] = max(self.executed[log], executed)", "self.executed[log] = executed"),
+    ),
+    told(
+        "a checkpoint does not know the timestamp of a skip that was given up",
+        "test_learner.test_a_skip_that_was_given_up_still_counts",
+        (CORE, "            self.floor = self.entries[below - self.base - 1].timestamp\n", ""),
+    ),
+    told(
+        "an older checkpoint replaces what is applied",
+        "test_learner.test_a_checkpoint_takes_the_place_of_what_is_applied_only_if_it_lies_beyond",
+        (CORE, "if cut.position <= self.position:", "if False:"),
+    ),
+    told(
+        "sessions are forgotten by a checkpoint",
+        "test_checkpoints.test_a_node_recovers_from_its_own_checkpoint_and_the_journal_behind_it",
+        ("state.store", "        self._sessions = sessions\n", "        self._sessions = OrderedDict()\n"),
+    ),
+    told(
+        "N13: a segment begins without promises",
+        "test_checkpoints.test_a_segment_begins_with_all_that_must_not_be_forgotten",
+        (CORE, "                Record(promised=LogBallot(log, acceptor.promised)),\n", ""),
+    ),
+    told(
+        "N13: a segment begins without the ballots that were stood with",
+        "test_checkpoints.test_a_candidates_ballot_outlives_the_segment_that_it_stands_in",
+        (CORE, "for log, p in self.proposers.items()]", "for log, p in {}.items()]"),
+    ),
+    told(
+        "a segment begins without what was applied since the last frame",
+        "test_checkpoints.test_a_segment_that_begins_with_an_installed_checkpoint_leaves_out_no_entry",
+        (CORE, "[*self._notes(), Record(installed=number)]", "[*self.notes(), Record(installed=number)]"),
+    ),
+    told(
+        "commands that a checkpoint covers are proposed again",
+        "test_checkpoints.test_commands_of_ours_that_a_checkpoint_covers_may_have_been_applied",
+        (CORE, "for t in self.pending if (t, self.me) <= cut.position]", "for t in self.pending if False]"),
+    ),
+    told(
+        "entries are given up before all nodes hold them",
+        "test_checkpoints.test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it",
+        (CORE, "*(held[index] for held in self.holding.values())", ""),
+    ),
+    told(
+        "a node that differs goes on",
+        "test_checkpoints.test_the_few_that_differ_stop_case",
+        (CORE, "if len(differ) >= self.quorum or", "if False or"),
+        (CORE, "(asked and late and len(differ) >= ours)", "False"),
+    ),
+    # -- disks that were lost
+    told(
+        "N3: a rejoining node asks a quorum, not all",
+        "test_rejoin.test_every_other_node_must_answer",
+        (CORE, "return everybody and sum(", "return sum("),
+    ),
+    told(
+        "a rejoining node trusts what it was told before all had noted it",
+        "test_rejoin.test_a_vote_of_a_lost_disk_that_was_counted_after_others_had_answered_is_not_lost",
+        (CORE, "            if rejoining.noted_by_all:", "            if True:"),
+    ),
+    told(
+        "a node that hears of one that is wrong, and of few others, stops",
+        "test_checkpoints.test_a_healthy_node_that_is_a_little_behind_is_not_stopped_by_one_that_is_wrong",
+        (CORE, "or (asked and late and", "or (late and"),
+    ),
+    told(
+        "rejoining nodes make up a state among themselves",
+        "test_rejoin.test_three_of_five_that_lost_their_disks_do_not_make_up_a_state",
+        (
+            CORE,
+            "return everybody and sum(self.tells(peer) for peer in self.answers) >= quorum",
+            "return everybody",
+        ),
+    ),
+    told(
+        "a rejoining node votes",
+        "test_rejoin.test_a_node_that_rejoins_has_no_part_in_anything_until_it_is_done",
+        (
+            CORE,
+            "self.handlers = HANDLERS if incarnation else HANDLERS_REJOINING",
+            "self.handlers = HANDLERS | HANDLERS_REJOINING",
+        ),
+    ),
+    told(
+        "promises of a lost disk are counted",
+        "test_rejoin.test_a_promise_of_the_lost_disk_does_not_count_once_its_successor_is_noted",
+        (CORE, "        self.promises.pop(peer, None)\n", ""),
+    ),
+    told(
+        "votes of a lost disk are counted",
+        "test_rejoin.test_a_vote_of_the_lost_disk_does_not_count_once_its_successor_is_noted",
+        (CORE, "        self.lengths.pop(peer, None)\n", ""),
+    ),
+    told(
+        "a rejoining node is not told what its leader has not voted for",
+        "test_rejoin.test_what_a_leader_proposed_and_has_not_voted_for_is_told",
+        (CORE, "accepted, entries = proposer.ballot, list(proposer.entries)", "pass"),
+    ),
+    told(
+        "a rejoining node is not told the ballots that a peer stood with",
+        "test_rejoin.test_a_peer_tells_the_highest_ballot_that_it_ever_stood_with",
+        (CORE, "promised = max(promised, proposer.highest)", "pass"),
+    ),
+    told(
+        "a rejoining node never learns that a higher incarnation is noted",
+        "test_rejoin.test_a_node_whose_incarnation_is_too_low_takes_a_higher_one_and_begins_anew",
+        (CORE, "        if message.noted > self.incarnation:", "        if False:"),
+    ),
+    told(
+        "the clock of a node that rejoined lies below what the lost one said",
+        "test_rejoin.test_the_clock_is_raised_to_the_highest_that_is_told",
+        (
+            CORE,
+            "        self._hear_clock(message.clock)\n        self._learn(message.fact, now, sender)\n\n"
+            "    def _take_incarnation",
+            "\n    def _take_incarnation",
+        ),
+    ),
+    told(
+        "an older start of a disk is listened to",
+        "test_rejoin.test_yesterdays_backup_is_refused",
+        (CORE, "(incarnation == disk and older)", "False"),
+    ),
+    told(
+        "an older disk is listened to",
+        "test_rejoin.test_a_copy_of_a_disk_that_was_replaced_is_refused",
+        (CORE, "if incarnation and (incarnation < disk or ", "if incarnation and ("),
+    ),
+    # -- five logs, one order
+    met(
+        "R1: a revoker puts a command of its own into the log that it finishes",
+        "default 2",
+        (
+            CORE,
+            '        proposer.append(Entry(self.highest, b""))\n',
+            '        theirs = next(iter(self.pending.values()), (b"", None))[0]\n'
+            "        proposer.append(Entry(self.highest, theirs))\n",
+        ),
+    ),
+    told(
+        "R2: an owner stamps an entry above its log, not above its clock",
+        "test_more_scenarios.test_the_first_command_of_a_life_lies_above_the_frontiers_of_the_last",
+        (
+            CORE,
+            "timestamp = max(self.clock, self._last_timestamp(self.own)) + 1",
+            "timestamp = self._last_timestamp(self.own) + 1",
+        ),
+    ),
+    met(
+        "R2: an owner stamps an entry above its log, not above what it has said of its clock",
+        "default 1",
+        (
+            CORE,
+            "timestamp = max(self.clock, self._last_timestamp(self.own)) + 1",
+            "last = (self.acceptors[self.me].entries + self.own.entries)[-1:]\n"
+            "        timestamp = max([entry.timestamp for entry in last], default=0) + 1",
+        ),
+    ),
+    met(
+        "R3: a reservation counts before it is durable",
+        "default 1",
+        (CORE, "frontier = min(self.clock, self.reserved)", "frontier = min(self.clock, self.reserving)"),
+    ),
+    met(
+        "R4: a candidate makes frontiers",
+        "default 1",
+        (CORE, "        if self.own.established:\n            first", "        if True:\n            first"),
+    ),
+    met(
+        "R5: a client is answered when its command is chosen",
+        "default 1",
+        (
+            "node.replica",
+            "            for applied in ready.apply:\n",
+            "            self._answer_early()\n            for applied in ready.apply:\n",
+        ),
+        (
+            "node.replica",
+            "    def _apply(self, applied: Applied) -> None:\n",
+            "    def _answer_early(self) -> None:\n"
+            "        chosen = self.core.learner.frontier[self.core.me]\n"
+            "        held = self.core.acceptors[self.core.me]\n"
+            "        for entry in held.entries[: held.chosen]:\n"
+            "            payload, token = self.core.pending.get(entry.timestamp, (None, None))\n"
+            "            if token and any(request in self.open for request in token):\n"
+            '                copy = Store("copy")\n'
+            "                copy.load_state(self.store.save_state())\n"
+            "                copy.position = (0, 0)\n"
+            "                results = copy.apply(entry.timestamp, self.core.me, payload)\n"
+            "                self._answer_all(token, results)\n\n"
+            "    def _answer_all(self, token: Any, results: Any) -> None:\n"
+            "        for request in token:\n"
+            "            count = len(request.commands)\n"
+            "            self._finish(request, results[:count] if request.batch else refusal(results[0]))\n"
+            "            del results[:count]\n\n"
+            "    def _apply(self, applied: Applied) -> None:\n",
+        ),
+    ),
+    told(
+        "R6: an answer to an Accept tells the frontier from before it",
+        "test_more_scenarios.test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too",
+        (
+            CORE,
+            "        last = command = 0\n",
+            "        before = self._own_fact()\n        last = command = 0\n",
+        ),
+        (CORE, "acceptor.promised, vote, length, own)", "acceptor.promised, vote, length, before)"),
+    ),
+    met(
+        "a frontier includes the first unchosen command",
+        "default 1",
+        (CORE, "frontier = min(frontier, first - 1)", "frontier = min(frontier, first)"),
+    ),
+    met(
+        "a frontier may lie one below what a command needs",
+        "default 1",
+        (CORE, "if frontier < timestamp - (log > owner):", "if frontier < timestamp - 1:"),
+    ),
+    told(
+        "a frontier must lie one above what a command needs",
+        "test_more_scenarios.test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too",
+        (CORE, "if frontier < timestamp - (log > owner):", "if frontier < timestamp + (log < owner):"),
+    ),
+    met(
+        "commands are applied in the order in which they are chosen",
+        "default 1",
+        (CORE, "if frontier < timestamp - (log > owner):", "if False:"),
+        (CORE, '            assert head > self.position, "commands are applied in order"\n', ""),
+        (
+            "state.store",
+            '        assert position > self.position, f"entry {position} applied after {self.position}"\n',
+            "",
+        ),
+    ),
+    told(
+        "a skip raises the clock of those that receive it",
+        "test_scenarios.test_a_skip_does_not_drag_the_clocks_along",
+        (CORE, "        self._raise_clock(command)  # R6\n", "        self._raise_clock(last)  # R6\n"),
+    ),
+    met(
+        "a clock begins at zero after a restart",
+        "default 1",
+        (
+            CORE,
+            "self.clock, self.reserving = max(self.clock, self.reserved), self.reserved\n",
+            "self.reserving = self.reserved\n",
+        ),
+    ),
+    told(
+        "a clock heard of raises nobody's",
+        "test_more_scenarios.test_nodes_with_nothing_to_do_follow_the_clocks_of_others",
+        (
+            CORE,
+            "        if clock <= max(self.clock, self.highest) + TOO_FAR:\n"
+            "            self._raise_clock(clock)\n",
+            "        pass\n",
+        ),
+    ),
+    told(
+        "nobody is told of a frontier that it waits for",
+        "test_more_scenarios.test_commands_of_all_nodes_at_once_are_answered_in_half_a_round_trip_more",
+        (CORE, "if self.broadcast or (told < own.frontier and told < self.awaited[peer]):", "if False:"),
+    ),
+    met(
+        "what was applied is applied again from one entry earlier after a restart",
+        "default 1",
+        (CORE, "if (e.timestamp, log) <= position", "if (e.timestamp, log) < position"),
+    ),
+    # -- proposals, reads and clients
+    told(
+        "commands are taken before the ballot is established",
+        "test_more_scenarios.test_no_command_is_taken_before_the_ballot_is_established",
+        (
+            CORE,
+            "        return self.own.established\n\n    @property\n    def joined",
+            "        return self.own.leading\n\n    @property\n    def joined",
+        ),
+        (CORE, "assert self.own.established and payload", "assert self.own.leading and payload"),
+    ),
+    met(
+        "what is chosen but not applied is proposed again",
+        "lossy 8",
+        (CORE, "for entry in [*unapplied, *self.own.entries]", "for entry in self.own.entries"),
+    ),
+    met(
+        "all that is pending is proposed again",
+        "lossy 8",
+        (
+            CORE,
+            "for timestamp in sorted(self.pending.keys() - present):",
+            "for timestamp in sorted(self.pending.keys()):",
+        ),
+    ),
+    told(
+        "nothing is proposed again",
+        "test_scenarios.test_an_owner_that_was_wrongly_revoked_proposes_again_what_its_log_lacks",
+        (CORE, "        if self.unsure and self.own.established:\n            self._propose_again()\n", ""),
+    ),
+    met(
+        "a read is answered from what this node has applied",
+        "default 1",
+        (
+            "node.replica",
+            "        self.core.read(read)\n",
+            "        del self.reading[read]\n        self.answer(token, question())\n",
+        ),
+    ),
+    told(
+        "a read trusts its own clock",
+        "test_more_scenarios.test_a_read_goes_by_the_highest_clock_of_those_that_it_asked",
+        (CORE, "timestamp = max(current.clocks.values())", "timestamp = current.clock"),
+    ),
+    told(
+        "a read's timestamp is the lowest clock of a quorum",
+        "test_more_scenarios.test_a_read_goes_by_the_highest_clock_of_those_that_it_asked",
+        (CORE, "timestamp = max(current.clocks.values())", "timestamp = min(current.clocks.values())"),
+    ),
+    told(
+        "an old round's answers are counted",
+        "test_more_scenarios.test_a_read_does_not_count_the_answers_to_an_earlier_round",
+        (CORE, "message.round == self.round.number:", "message.round:"),
+    ),
+    told(
+        "an earlier life's answers are counted",
+        "test_more_scenarios.test_a_read_does_not_count_the_answers_to_a_round_of_an_earlier_life",
+        (CORE, "self.rounds = random.getrandbits(48) << 12", "self.rounds = 0"),
+    ),
+    told(
+        "a read waits for the frontiers of others only",
+        "test_more_scenarios.test_a_read_waits_for_its_own_nodes_log_too",
+        (
+            CORE,
+            "        frontier = min(self.learner.frontier.values())\n",
+            "        frontier = min([f for log, f in "
+            "self.learner.frontier.items() if log != self.me], default=0)\n",
+        ),
+    ),
+    met(
+        "a read is answered before what it waits for is applied",
+        "lossy 3",
+        (
+            "node.replica",
+            "            for applied in ready.apply:\n",
+            "            while ready.reads:\n"
+            "                read = ready.reads.pop(0)\n"
+            "                del self.reading[read]\n"
+            "                self.answer(read.token, read.question())\n"
+            "            for applied in ready.apply:\n",
+        ),
+    ),
+    met(
+        "what may still be done is reported as not done",
+        "impatient 1",
+        (
+            "node.replica",
+            'self._finish(request, Unknown("no quorum has answered in time"))',
+            'self._finish(request, NotDone("no quorum has answered in time", False))',
+        ),
+    ),
+    met(
+        "votes and promises leave before their frame is durable",
+        "default 1",
+        (
+            "node.replica",
+            "        self.write(records, lambda: self._durable(after), new_segment)\n",
+            "        self.write(records, lambda: self._durable([]), new_segment)\n"
+            "        self._dispatch(after, self.clock())\n",
+        ),
+    ),
+    # -- sessions
+    met(
+        "sessions are decided when proposing",
+        "default 1",
+        (
+            "node.replica",
+            "                commands += request.commands\n",
+            "                commands += [\n"
+            "                    Command(c.verb, c.key, c.value, "
+            "c.expected, c.delta) for c in request.commands\n"
+            "                ]\n",
+        ),
+    ),
+    met(
+        "results are dropped as soon as a later command is applied",
+        "default 1",
+        ("state.store", "session.forget(request.first_incomplete)", "session.forget(request.sequence)"),
+    ),
+    met(
+        "a command whose result was dropped is applied again",
+        "default 1",
+        (
+            "state.store",
+            "        session.forget(request.first_incomplete)\n"
+            "        if request.sequence < session.first_incomplete:\n            return _FORGOTTEN\n",
+            "        session.forget(request.sequence)\n",
+        ),
+    ),
+    told(
+        "N7: an unknown session looks new",
+        "test_store.test_an_unknown_session_is_expired_never_new",
+        (
+            "state.store",
+            "                return _EXPIRED\n            self._sessions",
+            "                found = self._sessions[identity] = _Session(1, {})\n            self._sessions",
+        ),
+    ),
+    told(
+        "the session opened first makes room, not that used least recently",
+        "test_store.test_the_oldest_unused_session_makes_room_for_a_new_one",
+        ("state.store", "            self._sessions.move_to_end(identity)\n", ""),
+    ),
+    told(
+        "a session forgets first_incomplete when it is told a lower one",
+        "test_store.test_the_first_incomplete_sequence_never_falls",
+        (
+            "state.store",
+            "        if first_incomplete > kept_from:",
+            "        if first_incomplete != kept_from:",
+        ),
+    ),
+    # -- the state and the journal
+    met(
+        "compare-and-set does not compare",
+        "default 1",
+        ("state.store", "                if held != command.expected:\n", "                if False:\n"),
+    ),
+    told(
+        "a command of a batch does not see those before it",
+        "test_store.test_the_commands_of_an_entry_see_one_another_in_order",
+        (
+            "state.store",
+            "        results = [self._apply(command, index) for index, command in enumerate(commands)]",
+            "        found = [self._apply(command, index) for index, "
+            "command in reversed(list(enumerate(commands)))]\n"
+            "        return found[::-1]",
+        ),
+    ),
+    told(
+        "N14: a torn frame is taken for a whole one",
+        "test_journal.test_every_way_to_tear_a_frame_by_sectors_loses_only_that_frame",
+        (
+            "storage.journal",
+            "intact = end <= len(data) and zlib.crc32(view[offset + OVERHEAD : end]) == body_check",
+            "intact = end <= len(data)",
+        ),
+    ),
+    told(
+        "N14: frames behind a broken one are cut with it",
+        "test_journal.test_a_damaged_frame_before_a_torn_one_is_damage_and_not_a_longer_torn_tail",
+        (
+            "storage.journal",
+            "        if header and not (offset == start and header[0] == expected):\n"
+            "            return offset\n",
+            "",
+        ),
+    ),
+    met(
+        "a frame is not synced",
+        "default 1",
+        (
+            "storage.journal",
+            "            self._files.fdatasync(handle)\n            self._set_mark()\n",
+            "            self._set_mark()\n",
+        ),
+    ),
+    told(
+        "a torn tail is not cut",
+        "test_journal.test_a_torn_tail_is_reported_overwritten_with_zeros_and_written_over",
+        (
+            "storage.journal",
+            "        for segment, found in cuts:\n            self._cut(segment, found)\n",
+            "",
+        ),
+    ),
+    # -- the mark of what was durable
+    told(
+        "N24: a damaged last frame is taken for a torn one, whatever the mark says",
+        "test_journal.test_a_frame_that_was_durable_and_cannot_be_read_is_damage_though_it_is_the_last",
+        ("storage.journal", "    if mark is not None and mark.number > last:\n", "    if False:\n"),
+    ),
+    told(
+        "N24: the mark stays where recovery has put it",
+        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_when_the_node_was_idle_or_has_stopped",
+        (
+            "storage.journal",
+            "            self._files.fdatasync(handle)\n            self._set_mark()\n",
+            "            self._files.fdatasync(handle)\n",
+        ),
+    ),
+    told(
+        "N24: the mark names a frame before it is durable",
+        "test_crash_states.test_no_state_that_a_power_cut_can_leave_loses_anything_acknowledged",
+        (
+            "storage.journal",
+            "            self._files.fdatasync(handle)\n            self._set_mark()\n",
+            "            self._set_mark()\n            self._files.fdatasync(handle)\n",
+        ),
+    ),
+    told(
+        "N24: the mark is never made durable",
+        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_when_the_node_was_idle_or_has_stopped",
+        ("storage.journal", "        self._sync_mark()\n", ""),
+    ),
+    told(
+        "N24: a torn tail is cut though the mark is missing",
+        "test_journal.test_without_a_mark_a_clean_journal_gets_one_and_a_torn_tail_is_damage",
+        ("storage.journal", "    if mark is None and torn:\n", "    if False:\n"),
+    ),
+    told(
+        "N24: the mark of another directory is believed",
+        "test_journal.test_a_mark_of_another_directory_or_none_that_can_be_read_is_damage",
+        ("storage.journal", "mark.segment == segment.number and mark.check != segment.check", "False"),
+    ),
+]
+
+
+# ---------------------------------------------------------------------------- one mutant, in its own process
+
+
+class Catch(NamedTuple):
+    """What caught a mutant: a story, or a profile of the simulator with a seed."""
+
+    by: str
+    seed: int | None
+    seconds: float  # of a core
+    reason: str  # the first line of what failed
+
+
+def hear(story: str) -> str | None:
+    """Why the story fails; None if it does not."""
+    module_name, _, name = story.partition(".")
+    (path,) = ROOT.glob(f"tests/*/{module_name}.py")
+    module = importlib.import_module(f"tests.{path.parent.name}.{module_name}")
+    function = getattr(module, name)
+    if function.__code__.co_argcount or hasattr(function, "pytestmark"):
+        import pytest  # not above: most mutants do without, and it takes time
+
+        story = f"{path}::{name}"
+        return f"{name} fails" if pytest.main(["-qx", "-p", "no:cacheprovider", story]) == 1 else None
+    try:
+        function()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also what pytest.fail() raises, which is no Exception
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def simulate(profile: str, seed: int) -> str | None:
+    """Why the simulation fails; None if it does not."""
+    from tests.harness.simulator import PROFILES, Simulation, Violation
+
+    hasty = replace(PROFILES[profile], patience=PATIENCE)
+    try:
+        Simulation(seed, hasty).run()
+    except Violation as violation:
+        return str(violation).partition("\n")[0]
+    return None
+
+
+def attempt(
+    story: str | None, seen: tuple[str, int] | None, profiles: tuple[str, ...], search: bool
+) -> Catch | None:
+    """Try to catch the mutant whose modules this process has."""
+    began = time.process_time()
+
+    def seconds() -> float:
+        return time.process_time() - began
+
+    if story is not None:
+        reason = hear(story)
+        return Catch(story, None, seconds(), reason) if reason else None
+    if seen is not None and (reason := simulate(*seen)):
+        return Catch(*seen, seconds(), reason)
+    seed = 0
+    while search and seconds() < SECONDS:
+        seed += 1
+        for profile in profiles:
+            if (profile, seed) != seen and (reason := simulate(profile, seed)):
+                return Catch(profile, seed, seconds(), reason)
+    return None
+
+
+def attempt_here(task: str) -> None:
+    """The child's main(): `task` is JSON with the arguments of attempt(), and the directory of the changed
+    modules.
+    """
+    directory, changed, *arguments = json.loads(task)
+    sys.path.insert(0, str(ROOT))
+    for module in changed:
+        package, _, name = f"paxoskv.{module}".rpartition(".")
+        importlib.import_module(package).__path__.insert(0, directory)
+        origin = importlib.import_module(f"{package}.{name}").__file__
+        assert origin and Path(origin).parent == Path(directory), f"{origin} is not the changed {module}"
+    output, sys.stdout = sys.stdout, sys.stderr
+    print(json.dumps(attempt(*arguments)), file=output)
+
+
+def path_of(module: str) -> Path:
+    """Where the source of a module of the package is."""
+    return ROOT / "paxoskv" / f"{module.replace('.', '/')}.py"
+
+
+def source_of(mutant: Mutant) -> dict[str, str]:
+    """The changed source of each module. ValueError if a text is not there exactly once."""
+    sources: dict[str, str] = {}
+    for module, text, replacement in mutant.changes:
+        source = sources.get(module) or path_of(module).read_text()
+        if source.count(text) != 1:
+            raise ValueError(f"{mutant.name}: {module}.py has this {source.count(text)} times: {text!r}")
+        sources[module] = source.replace(text, replacement)
+    return sources
+
+
+def catch(mutant: Mutant, search: bool = True) -> Catch | None:
+    """Run a mutant in a process of its own; None if it survives.
+
+    search: try other seeds if that which is noted does not do it. RuntimeError if the process itself fails.
+    """
+    sources = source_of(mutant)
+    with tempfile.TemporaryDirectory() as directory:
+        for module, source in sources.items():
+            (Path(directory) / path_of(module).name).write_text(source)
+        task = [directory, list(sources), mutant.story, mutant.seen, mutant.profiles, search]
+        child = subprocess.run(
+            [sys.executable, __file__, "--attempt", json.dumps(task)],
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True,
+        )  # fmt: skip
+    if child.returncode:
+        raise RuntimeError(f"{mutant.name}: {child.stderr}")
+    found = json.loads(child.stdout)
+    return Catch(*found) if found else None
+
+
+# ---------------------------------------------------------------------------------------------- all of them
+
+
+def rules() -> list[Mutant]:
+    """The rules of tests/harness/rules.py, each taken away."""
+    from tests.harness.rules import RULES
+
+    return [
+        told(
+            f"without: {name}",
+            f"{rule.story.__module__.rpartition('.')[2]}.{rule.story.__name__}",
+            *((rule.module, *change) for change in rule.changes),
+        )
+        for name, rule in RULES.items()
+    ]
+
+
+def everything() -> list[Mutant]:
+    return [*rules(), *MUTANTS]
+
+
+def results(mutants: list[Mutant], jobs: int, tell: Callable[[Mutant, Catch | None], None]) -> Iterator[str]:
+    """Table rows: mutant, caught by, seed, seconds."""
+    with ThreadPoolExecutor(jobs) as pool:
+        for mutant, found in zip(mutants, pool.map(catch, mutants), strict=True):
+            tell(mutant, found)
+            by, seed, seconds = "**nothing**", None, 0.0
+            if found is not None:
+                by, seed, seconds, _ = found
+            kind = "story" if mutant.story else "simulator, profile"
+            by = by.partition(".test_")[2].replace("_", " ") if mutant.story and found else by
+            yield f"| {mutant.name} | {kind}: {by} | {'' if seed is None else seed} | {seconds:.1f} |"
+
+
+PAGE = """# Mutants: deliberate bugs, and what catches them
+
+Made by `tests/harness/mutants.py --write docs/mutants.md`; that file has the changes. A mutant is caught by
+a *story* (a test that scripts what gets lost, delayed or crashes) or by the *simulator*, with the profile and
+the seed shown. Seconds are those of one core, the start of the process not included.
+
+{count} mutants, {survivors} survivors.
+
+| mutant | caught by | seed | seconds |
+|---|---|---|---|
+{rows}
+
+## What surviving mutants have taught
+
+Each of these survived at first. For most a story was written (tests/protocol/test_more_scenarios.py). Some
+are harmless, for another rule does their work:
+
+- A read's timestamp may be taken from the node's own clock once a quorum has answered, for each answer
+  raises it. (Not here, as nothing catches it.)
+- An acceptor that also promises ballots below its promise accepts none of them, so that no quorum can: the
+  candidate learns one round trip later that it is too late. (Here, because a unit test sees it.)
+- The flag `sync`, and `chosen <= start + len(entries)` when one is taken: every Accept goes to the end of its
+  leader's log, and what is chosen is never replaced. (Not here.)
+- A torn tail that is not overwritten with zeros: the next frame lies over its header. (Here, likewise.)
+
+One told something about the simulator: in the profile `impatient` the clients gave up before the servers did,
+so that no operation ever ended by a server's "unknown". Now the servers are the first.
+
+Missing: N15, which only a real disk can show.
+"""
+
+
+def tell(mutant: Mutant, found: Catch | None) -> None:
+    if found is None:
+        print(f"SURVIVED  {mutant.name}", flush=True)
+        return
+    seed = "" if found.seed is None else f" {found.seed}"
+    moved = mutant.seen is not None and (found.by, found.seed) != mutant.seen
+    print(f"{found.seconds:5.1f} s  {mutant.name}  <- {found.by}{seed}{' (another seed)' if moved else ''}")
+    print(f"         {found.reason[:140]}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line says; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Deliberate bugs: each must be caught.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="part of a mutant's name (default: all)")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: 2)")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table as Markdown")
+    parser.add_argument("--attempt", help=argparse.SUPPRESS)
+    found = parser.parse_args(arguments)
+    if found.attempt:
+        attempt_here(found.attempt)
+        return 0
+    sys.path.insert(0, str(ROOT))
+    mutants = [m for m in everything() if not found.names or any(name in m.name for name in found.names)]
+    if not mutants:
+        parser.error("no mutant has such a name")
+    rows = list(results(mutants, found.jobs, tell))
+    survivors = sum("**nothing**" in row for row in rows)
+    if found.write:
+        found.write.parent.mkdir(exist_ok=True)
+        found.write.write_text(PAGE.format(count=len(rows), survivors=survivors, rows="\n".join(rows)))
+    print(f"{len(rows)} mutants, {survivors} survivors")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

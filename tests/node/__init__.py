@@ -1,0 +1,1 @@
+"""Nodes as processes: what they serve, survive and refuse."""

@@ -1,0 +1,1 @@
+"""The project as a whole: sources, documents, packaging, examples, compiled modules."""

@@ -1,0 +1,99 @@
+"""`pip install` of the project's directory brings one package, with the library, the client and a node."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.make_cluster import free_ports
+from tests.harness.processes import DEADLINE_S, PROJECT, RealCluster, die_with_parent, finish
+
+PROGRAM = """
+import asyncio
+import sys
+
+from paxoskv import AsyncClient, Client, Cluster, Command, Outcome, Verb, load
+
+cluster: Cluster = load(sys.argv[1])
+with Client(cluster, timeout=60) as client:
+    client.put("colour", "green")
+    assert client.compare_and_set("colour", "green", "blue") == (True, "blue")
+    assert client.increment("visits") == 1
+    assert client.execute([Command(Verb.GET, "colour")])[0].outcome == Outcome.OK
+
+
+async def main() -> None:
+    async with AsyncClient(cluster, timeout=60) as client:
+        await asyncio.gather(*(client.put(f"key{number}", "value") for number in range(10)))
+        assert [item.key async for item in client.scan("key")] == [f"key{number}" for number in range(10)]
+        assert await client.get("colour") == "blue"
+
+
+asyncio.run(main())
+print(sys.modules["paxoskv"].__file__)
+"""
+
+INSTALLED = """
+from importlib.metadata import files
+
+print(*(next(part for part in path.parts if part != "..") for path in files("paxoskv")))
+"""
+
+
+@pytest.mark.slow
+def test_an_installed_client_works_from_anywhere(tmp_path: Path) -> None:
+    source = tmp_path / "source"  # a copy: building leaves files behind
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "multipaxos.py"):
+        shutil.copy(PROJECT / name, source / name)
+    for name in ("gen-py", "paxoskv"):  # with the links in it, as they are
+        shutil.copytree(PROJECT / name, source / name, symlinks=True)
+    environment = tmp_path / "environment"
+    finish([sys.executable, "-m", "venv", environment]).check_returncode()
+    python = environment / "bin" / "python"
+    done = finish(
+        [python, "-m", "pip", "install", "--quiet", "--retries", "1", source], 4 * DEADLINE_S, cwd=tmp_path
+    )
+    if done.returncode and ("No matching distribution" in done.stderr or "onnection" in done.stderr):
+        pytest.skip(f"pip cannot get the packages: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "program.py").write_text(PROGRAM)
+    with RealCluster(tmp_path / "cluster", nodes=3) as cluster:
+        done = finish([python, "program.py", cluster.file], cwd=elsewhere)
+        assert done.returncode == 0, done.stderr
+        assert str(environment) in done.stdout, "it is the installed one that was used"
+        command = environment / "bin" / "paxoskv"
+        for words in (["get", "colour"], ["status"], ["health", "--timeout", "60"]):
+            done = finish([command, words[0], "--cluster", cluster.file, *words[1:]], cwd=elsewhere)
+            assert done.returncode == 0, done.stderr
+        shutil.copy(cluster.file, elsewhere / "cluster.json")
+        done = finish([command, "get", "colour"], cwd=elsewhere)
+        assert (done.returncode, done.stdout) == (0, "blue\n"), "cluster.json of the current directory"
+    done = finish([python, "-c", INSTALLED], cwd=elsewhere)
+    assert set(done.stdout.split()) == {"paxoskv", "paxoskv-0.1.0.dist-info", "bin"}, "no other name is taken"
+    (port,) = free_ports(1)
+    server = [environment / "bin" / "paxoskv-server", "--standalone", "--listen", f"127.0.0.1:{port}"]
+    single = ["--single", f"127.0.0.1:{port}", "--timeout", "60"]
+    with subprocess.Popen([*server, "--data", "data"], cwd=elsewhere, preexec_fn=die_with_parent) as node:
+        try:
+            for words in (["put", "colour", "red"], ["get", "colour"], ["checkpoint"]):
+                done = finish([command, words[0], *single, *words[1:]], cwd=elsewhere)
+                assert done.returncode == 0, done.stderr
+        finally:
+            node.kill()
+
+
+@pytest.mark.parametrize(
+    "program, others",
+    [("client.cli", ["node", "storage", "state", "protocol", "multipaxos"]), ("node.server", ["client"])],
+)
+def test_a_program_loads_no_module_of_the_other_side(program: str, others: list[str]) -> None:
+    code = f"import sys, paxoskv.{program}; print(*(name for name in sys.modules if name[:7] == 'paxoskv'))"
+    done = finish([sys.executable, "-c", code], cwd=PROJECT)
+    done.check_returncode()
+    loaded = {name.split(".")[1] for name in done.stdout.split() if "." in name}
+    assert not loaded & set(others)

@@ -1,0 +1,1 @@
+"""The protocol by itself: each role and each rule, and stories of lost messages and crashes."""

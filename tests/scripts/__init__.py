@@ -1,0 +1,1 @@
+"""The scripts as users call them."""

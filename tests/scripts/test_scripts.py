@@ -1,0 +1,413 @@
+"""The scripts as users call them: cluster control, the demonstration, and the tools beside them."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paxoskv.client.sync import Client
+from paxoskv.config import load
+from tests.harness.processes import (
+    CLIENT,
+    DEADLINE_S,
+    PROJECT,
+    SCRIPTS,
+    SERVER,
+    Load,
+    RealCluster,
+    cluster_file,
+    contended,
+    eventually,
+    finish,
+)
+
+CLUSTER = SCRIPTS / "cluster.sh"
+FAILOVER = PROJECT / "bench" / "experiments" / "failover.py"
+
+
+def processes_with(text: str | Path) -> list[int]:
+    """Ids of the processes whose command line holds this text."""
+    found = []
+    for directory in Path("/proc").iterdir():
+        with suppress(OSError):
+            if directory.name.isdecimal() and str(text).encode() in (directory / "cmdline").read_bytes():
+                found.append(int(directory.name))
+    return found
+
+
+def state(pid: int) -> str:
+    """R running, S sleeping, T stopped, ..."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+class Controlled:
+    """A cluster of three, driven by cluster.sh."""
+
+    def __init__(self, directory: Path) -> None:
+        self.file = cluster_file(directory, 3)
+        self.data = directory / "data"
+        self.settings = load(self.file)
+
+    def run(self, *words: str | int) -> Any:
+        """cluster.sh with these words: what it printed, and its exit code."""
+        environment = {**os.environ, "PYTHON": sys.executable}
+        return finish(
+            [CLUSTER, *words, "--cluster", self.file, "--data", self.data], 2 * DEADLINE_S, env=environment
+        )
+
+    def succeed(self, *words: str | int) -> str:
+        done = self.run(*words)
+        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}{self.logs()}"
+        return str(done.stdout)
+
+    def fail(self, code: int, *words: str | int) -> str:
+        """It ends with this code; what it said on stderr."""
+        done = self.run(*words)
+        assert done.returncode == code, f"{words}: {done.stdout}{done.stderr}{self.logs()}"
+        return str(done.stderr)
+
+    def logs(self) -> str:
+        return "".join(f"\n--- {path.name}\n{path.read_text()[-2000:]}" for path in self.data.glob("*.log"))
+
+    def pid(self, node: int) -> int:
+        return int((self.data / f"node-{node}.pid").read_text())
+
+    def client(self, timeout: float = DEADLINE_S) -> Client:
+        return Client(self.settings, timeout=timeout)
+
+
+@pytest.fixture
+def controlled(tmp_path: Path) -> Iterator[Controlled]:
+    cluster = Controlled(tmp_path)
+    yield cluster
+    for node in (1, 2, 3):
+        cluster.run("kill", node)
+    assert not processes_with(cluster.file)
+
+
+# ------------------------------------------------------------------------------------------------ cluster.sh
+
+
+@pytest.mark.slow
+def test_the_cluster_starts_answers_keeps_its_data_over_a_restart_and_stops(controlled: Controlled) -> None:
+    assert "3 nodes answer" in controlled.succeed("start")
+    with controlled.client() as client:
+        client.put("key", "value")
+    status = controlled.succeed("status")
+    assert len(re.findall(r"^node \d \(127\.0\.0\.1:\d+\) +serving ", status, re.MULTILINE)) == 3
+
+    first = [controlled.pid(node) for node in (1, 2, 3)]
+    assert controlled.succeed("start").count("runs already") == 3
+    assert [controlled.pid(node) for node in (1, 2, 3)] == first
+
+    assert "3 nodes answer" in controlled.succeed("restart")
+    assert not set(first) & {controlled.pid(node) for node in (1, 2, 3)}
+    with controlled.client() as client:
+        assert client.get("key") == "value"
+
+    controlled.succeed("stop")
+    assert not processes_with(controlled.file)
+    assert not list(controlled.data.glob("*.pid"))
+    controlled.succeed("stop")  # nothing to do is no error
+    assert controlled.run("status").returncode == 3
+
+
+@pytest.mark.slow
+def test_one_node_is_stopped_killed_started_paused_and_resumed(controlled: Controlled) -> None:
+    controlled.succeed("start")
+    with controlled.client() as client:
+        pid = controlled.pid(2)
+        controlled.succeed("kill", 2)
+        assert pid not in processes_with(controlled.file)
+        client.put("key", "without 2")
+        assert controlled.run("status").returncode == 1, "one of the nodes does not answer"
+        controlled.succeed("start", 2)
+        assert controlled.pid(2) != pid
+
+        controlled.succeed("stop", 3)
+        assert "event=stopped" in (controlled.data / "node-3.log").read_text()
+        client.put("key", "without 3")
+        controlled.succeed("start", 3)
+
+        pid = controlled.pid(1)
+        controlled.succeed("pause", 1)
+        eventually(lambda: state(pid) == "T", "node 1 is paused")
+        client.put("key", "without 1")
+        controlled.succeed("resume", 1)
+        eventually(lambda: state(pid) != "T", "node 1 goes on")
+        assert client.get("key", node=1) == "without 1"
+
+        pid = controlled.pid(1)
+        controlled.succeed("restart", 1)
+        assert controlled.pid(1) != pid
+        assert client.get("key", node=1) == "without 1"
+
+        controlled.succeed("pause", 1)
+        controlled.succeed("stop")  # a paused node too
+        assert not processes_with(controlled.file)
+
+
+@pytest.mark.slow
+def test_a_rolling_restart_renews_every_node_and_fails_no_operation(controlled: Controlled) -> None:
+    controlled.succeed("start")
+    before = {controlled.pid(node) for node in (1, 2, 3)}
+    csv = contended(controlled.file.parent / "load.csv", 3000, 30, seed=11)
+    with Load(["--cluster", controlled.file], csv) as load:
+        began = time.monotonic_ns()
+        assert controlled.succeed("rolling").count("is back") == 3
+        load.expect_success()
+    assert any(operation.call > began for operation in load.operations())
+    assert not before & {controlled.pid(node) for node in (1, 2, 3)}
+
+    controlled.succeed("kill", 2)
+    survivors = [controlled.pid(node) for node in (1, 3)]
+    assert "node 2 does not run; start it first" in controlled.fail(1, "rolling")
+    assert [controlled.pid(node) for node in (1, 3)] == survivors, "no majority was put at risk"
+
+
+@pytest.mark.slow
+def test_a_start_that_fails_tells_the_node_the_reason_and_the_end_of_its_log(controlled: Controlled) -> None:
+    member = controlled.settings.member(2)
+    with socket.create_server((member.host, member.port)):
+        told = controlled.fail(1, "start")
+        assert "node 2 did not come up" in told and "node-2.log" in told
+        assert f"{member.host}:{member.port}: address already in use" in told
+    assert "3 nodes answer" in controlled.succeed("start"), "the port is free now"
+    controlled.succeed("stop")
+
+
+@pytest.mark.slow
+def test_a_node_whose_data_is_gone_is_not_started_as_if_it_were_new(controlled: Controlled) -> None:
+    controlled.succeed("start")
+    controlled.succeed("stop")
+    (controlled.data / "node-2").rename(controlled.data / "gone")
+    for words in (("start",), ("start", 2)):
+        told = controlled.fail(1, *words)
+        assert "node 2 did not come up" in told and "--init" in told
+    assert not (controlled.data / "node-2").exists()
+    controlled.succeed("stop")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ((), 2, "usage:"),
+        (("fly",), 2, "unknown command fly"),
+        (("start", "9"), 2, "has no node 9"),
+        (("start", "1", "2"), 2, "usage:"),
+        (("start", "--force"), 2, "unknown option --force"),
+        (("kill",), 2, "kill needs a node's id"),
+        (("pause",), 2, "pause needs a node's id"),
+        (("resume",), 2, "resume needs a node's id"),
+        (("kill", "1"), 1, "node 1 does not run"),
+        (("pause", "1"), 1, "node 1 does not run"),
+        (("resume", "1"), 1, "node 1 does not run"),
+    ],
+)
+def test_misuse_is_told(tmp_path: Path, words: tuple[str, ...], code: int, told: str) -> None:
+    assert told in Controlled(tmp_path).fail(code, *words)
+
+
+def test_a_bad_cluster_file_is_told_before_anything_starts(tmp_path: Path) -> None:
+    controlled = Controlled(tmp_path)
+    document = json.loads(controlled.file.read_text())
+    document["nodes"][1]["port"] = 0
+    controlled.file.write_text(json.dumps(document))
+    told = controlled.fail(2, "start")
+    assert told.splitlines() == [
+        f"cluster.sh: {controlled.file}: nodes[1].port: 0 is not a port (1 to 65535)"
+    ]
+    assert not controlled.data.exists()
+
+
+def test_an_option_without_its_value_is_told() -> None:
+    done = finish([CLUSTER, "start", "--cluster"])
+    assert done.returncode == 2 and done.stderr == "cluster.sh: --cluster needs a value\n"
+
+
+def test_help_is_on_stdout() -> None:
+    done = finish([CLUSTER, "--help"])
+    assert done.returncode == 0 and "usage: scripts/cluster.sh" in done.stdout
+    for command in ("start", "stop", "status", "restart", "rolling", "kill ID", "pause ID", "resume ID"):
+        assert command in done.stdout
+
+
+def test_data_is_beside_the_clusters_file_wherever_a_command_is_given(tmp_path: Path) -> None:
+    file = cluster_file(tmp_path / "cluster", 3)
+    (tmp_path / "elsewhere").mkdir()
+    done = finish([CLUSTER, "stop", "--cluster", file], cwd=tmp_path / "elsewhere")
+    assert done.returncode == 0
+    assert done.stdout == f"no node runs whose data is in {file.parent / 'data'}\n"
+    done = finish([sys.executable, SERVER, "--id", "1", "--cluster", file], cwd=tmp_path / "elsewhere")
+    assert f"server.py: {file.parent}/data/node-1/identity.json: missing" in done.stderr
+    assert not list((tmp_path / "elsewhere").iterdir())
+    old = tmp_path / "elsewhere" / "data" / "node-1"
+    old.mkdir(parents=True)
+    (old / "identity.json").write_text(json.dumps({"digest": load(file).digest}))
+    done = finish([CLUSTER, "start", "--cluster", file], cwd=tmp_path / "elsewhere")
+    assert done.returncode == 2 and "data/node-1 is here, but" in done.stderr, "no second cluster beside it"
+    assert not (file.parent / "data").exists()
+    (old / "identity.json").write_text(json.dumps({"digest": "another cluster's"}))
+    done = finish([CLUSTER, "stop", "--cluster", file], cwd=tmp_path / "elsewhere")
+    assert done.returncode == 0, "that of another cluster is in nobody's way"
+
+
+# ------------------------------------------------------------------------------------------------------ demo
+
+
+@pytest.mark.slow
+def test_the_demonstration_does_150_operations_fails_none_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = finish([SCRIPTS / "demo.sh"], 4 * DEADLINE_S, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "150 operations, 0 failed, 0 unknown, 0 malformed" in done.stdout
+    assert len(re.findall(r"^node \d: .* SHA-256", done.stdout, re.MULTILINE)) == 5
+    assert "all stores are equal" in done.stdout
+    assert not processes_with(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_demonstration_that_fails_says_so_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    nothing = tmp_path / "nothing.csv"
+    nothing.write_text("")
+    environment = {**os.environ, "TMPDIR": str(run)}
+    done = finish([SCRIPTS / "demo.sh", nothing], 4 * DEADLINE_S, env=environment, cwd=run)
+    assert done.returncode == 2
+    assert "nothing.csv" in done.stderr
+    assert not processes_with(run)
+    assert not list(run.iterdir())
+    done = finish([SCRIPTS / "demo.sh", "no-such-file.csv"], env=environment, cwd=run)
+    assert (done.returncode, done.stdout) == (2, ""), "told before anything is started"
+    assert done.stderr == "demo.sh: no-such-file.csv: no such file\n"
+
+
+def test_setting_up_again_costs_nothing() -> None:
+    for words in ((), ("--dev",), ()):
+        finish([SCRIPTS / "setup.sh", *words], 4 * DEADLINE_S).check_returncode()
+    began = time.monotonic()
+    done = finish([SCRIPTS / "setup.sh"])
+    assert done.returncode == 0 and done.stdout == done.stderr == ""
+    assert time.monotonic() - began < 60
+
+
+# ------------------------------------------------------------------------------------------------ small tools
+
+
+@pytest.mark.parametrize(
+    "script",
+    sorted(
+        str(path.relative_to(PROJECT))
+        for directory in ("scripts", "bench", "bench/experiments", "deploy", "tools")
+        for path in (PROJECT / directory).glob("*.py")
+        if os.access(path, os.X_OK)
+    ),
+)
+def test_a_script_runs_as_it_is_without_the_environments_python_in_the_path(script: str) -> None:
+    done = finish([PROJECT / script, "--help"], env={"PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--nodes", "4"], "nodes: 4 is not an odd number of nodes"),
+        (["--set", "foo=3"], "foo: 3 is in no known field"),
+    ],
+)
+def test_a_cluster_that_nobody_would_read_is_not_made(words: list[str], told: str) -> None:
+    done = finish([sys.executable, SCRIPTS / "make_cluster.py", *words])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"make_cluster.py: {told}")
+
+
+@pytest.mark.slow
+def test_comparing_stores_tells_a_difference_and_a_node_that_does_not_answer(tmp_path: Path) -> None:
+    compare = [sys.executable, SCRIPTS / "compare_stores.py", "--within", "1", "--cluster"]
+    with RealCluster(tmp_path / "a", nodes=1) as a, RealCluster(tmp_path / "b", nodes=1) as b:
+        mixed = tmp_path / "mixed.json"
+        one, two = a.settings.nodes[0].port, b.settings.nodes[0].port
+
+        def write(host: str, third: int) -> None:
+            places = [("127.0.0.1", one), ("127.0.0.1", two), (host, third)]
+            nodes = [{"id": i, "host": h, "port": port} for i, (h, port) in enumerate(places, start=1)]
+            mixed.write_text(json.dumps({"name": "mixed", "nodes": nodes}))
+
+        write("127.0.0.1", load(cluster_file(tmp_path, 1)).nodes[0].port)
+        done = finish([*compare, mixed])
+        assert done.returncode == 3 and "node 3: no answer" in done.stdout
+
+        write("localhost", one)
+        assert finish([*compare, mixed]).returncode == 0, "two empty stores are equal"
+        with b.client() as client:
+            client.put("key", "value")
+        done = finish([*compare, mixed])
+        assert done.returncode == 1 and "THE STORES DIFFER" in done.stdout
+
+
+def test_a_made_cluster_file_has_free_ports_and_the_fields_asked_for(tmp_path: Path) -> None:
+    settings = load(cluster_file(tmp_path, 7, "seven", revoke_after_s=2, fsync=False))
+    assert settings.name == "seven" and len(settings.nodes) == 7
+    assert settings.revoke_after_s == 2 and settings.fsync is False
+    for member in settings.nodes:
+        socket.create_server((member.host, member.port)).close()
+
+
+def test_a_made_workload_is_the_same_for_the_same_seed_and_one_that_the_client_takes(tmp_path: Path) -> None:
+    make = [sys.executable, SCRIPTS / "make_workload.py", "--rows", "450"]
+    one, again = finish([*make, "--seed", "5"]).stdout, finish([*make, "--seed", "5"]).stdout
+    assert one == again != finish([*make, "--seed", "6"]).stdout
+    path = tmp_path / "load.csv"
+    path.write_text(one)
+    verbs = [line.split(",")[0] for line in one.splitlines()]
+    assert [verbs.count(verb) for verb in ("PUT", "GET", "DELETE")] == [240, 180, 30]
+    done = finish(
+        [sys.executable, CLIENT, "run", path, "--strict", "--timeout", "1", "--cluster",
+         cluster_file(tmp_path / "none", 1)]
+    )  # fmt: skip
+    assert done.returncode == 3 and "malformed" not in done.stderr, "taken, but no node is there"
+
+
+# ------------------------------------------------------------------------------------------------ failover.py
+
+
+@pytest.mark.slow
+def test_failover_measures_kills_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, FAILOVER, "--kills", "2", "--nodes", "3", "--dead", "0.1"]
+    done = finish(command, 2 * DEADLINE_S, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    first, silence, slowest = done.stdout.splitlines()
+    assert re.fullmatch(r"2 kills, 2 clients, [0-9,]+ operations, 0 failed", first)
+    figures = r"median [0-9.]+ s, p99 ([0-9.]+) s, longest \1 s"
+    assert re.fullmatch("longest gap without any answer: " + figures, silence)
+    assert re.fullmatch("longest operation: " + figures, slowest)
+    assert not processes_with(tmp_path) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_interrupted_failover_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, str(FAILOVER), "--nodes", "3", "--dead", "0.1"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
+        eventually(lambda: len(processes_with(tmp_path)) == 3, "the nodes are started")
+        child.terminate()
+        _, errors = child.communicate(timeout=DEADLINE_S)
+    assert "failover.py: interrupted" in errors
+    assert not processes_with(tmp_path) and not list(tmp_path.iterdir())
+
+
+def test_failover_needs_somebody_to_fail_over_to() -> None:
+    done = finish([sys.executable, FAILOVER, "--nodes", "1"])
+    assert done.returncode == 2 and "an odd number" in done.stderr

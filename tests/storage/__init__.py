@@ -1,0 +1,1 @@
+"""The journal, checkpoints and damage, on a disk that fails."""

@@ -1,0 +1,1 @@
+"""The structs, their bytes, and connections."""
