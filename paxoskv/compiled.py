@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
+PROTOCOL = PROJECT / "paxoskv" / "protocol"
 MODULES = (
     "paxoskv/wire/structs.py",
     "paxoskv/wire/codec.py",
     "paxoskv/wire/connection.py",
     "paxoskv/multipaxos.py",
-    "paxoskv/protocol/core.py",
-    "paxoskv/protocol/single.py",
+    *sorted(f"paxoskv/protocol/{part.name}" for part in PROTOCOL.glob("[!_]*.py")),
     "paxoskv/state/store.py",
     "paxoskv/storage/journal.py",
     "paxoskv/node/replica.py",

@@ -23,8 +23,9 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from paxoskv.multipaxos import Node, node_of
+from paxoskv.multipaxos import node_of
 from paxoskv.protocol.core import Core
+from paxoskv.protocol.node import Node
 from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import checkpoint_path, cut_of, load, replay

@@ -19,7 +19,6 @@ from typing import Final
 import uvloop
 
 from paxoskv import config as configuration
-from paxoskv.multipaxos import Failures, Node
 from paxoskv.node.calls import Answers
 from paxoskv.node.checkpointing import Checkpointing
 from paxoskv.node.connections import Connections, most_connections
@@ -36,6 +35,7 @@ from paxoskv.node.status import StatusReport
 from paxoskv.node.turns import Turns
 from paxoskv.node.writer import Writer
 from paxoskv.protocol.core import Core
+from paxoskv.protocol.node import Failures, Node
 from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import Checkpoints, Maker

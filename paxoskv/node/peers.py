@@ -8,11 +8,11 @@ from typing import Any, Final
 from thrift.Thrift import TApplicationException
 
 from paxoskv.config import Member
-from paxoskv.multipaxos import Message
 from paxoskv.node.calls import Call
 from paxoskv.node.eventlog import EXIT_STALE, end, log
 from paxoskv.node.metrics import Counts
 from paxoskv.protocol.core import Core
+from paxoskv.protocol.outbox import Message
 from paxoskv.wire.codec import (
     MAX_NODE_FRAME,
     Accept,

@@ -16,8 +16,9 @@ and how they come from one node to another, is decided here.
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from paxoskv.multipaxos import Applied, Cut, Message
+from paxoskv.multipaxos import Applied, Cut
 from paxoskv.protocol.core import Core
+from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store
 from paxoskv.wire.codec import (
     MAX_BATCH,

@@ -5,12 +5,11 @@ Core stands in this folder because Node derives from it, and the protocol import
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from paxoskv.wire.codec import LogStatus, Record
-
-if TYPE_CHECKING:  # Node, which derives from Core, stands in the same module as these
-    from paxoskv.multipaxos import Cut, Message, Ready
+from paxoskv.multipaxos import Cut
+from paxoskv.protocol.outbox import Message, Ready
+from paxoskv.wire.structs import LogStatus, Record
 
 
 class Report(NamedTuple):
@@ -81,7 +80,7 @@ class Core(ABC):
         """Recovery: take one journaled record; they come in the order in which they were written."""
 
     @abstractmethod
-    def install(self, cut: "Cut", now: float = 0.0, number: int = 0) -> bool:
+    def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
         """Merge a checkpoint; True: its state must take the place of the store's."""
 
     @abstractmethod
@@ -97,17 +96,17 @@ class Core(ABC):
         """Return what need not be durable soon, for the frame that is written next."""
 
     @abstractmethod
-    def cut(self) -> "Cut":
+    def cut(self) -> Cut:
         """Say where a checkpoint stands that holds what is applied now."""
 
     @abstractmethod
-    def checkpointed(self, cut: "Cut") -> None:
+    def checkpointed(self, cut: Cut) -> None:
         """Take note that a durable checkpoint of our own stands here."""
 
     # the loop
 
     @abstractmethod
-    def step(self, sender: int, message: "Message", now: float, call: Any = None) -> None:
+    def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
         """Take a message of a node, this one included."""
 
     @abstractmethod
@@ -127,7 +126,7 @@ class Core(ABC):
         """Give these reads up."""
 
     @abstractmethod
-    def drain(self, now: float, more: bool = False) -> "Ready":
+    def drain(self, now: float, more: bool = False) -> Ready:
         """Hand out what is to be done; `more`: whether commands wait for the next entry."""
 
     @abstractmethod

@@ -6,9 +6,10 @@ Single stands beside the other core, not with the server: the process that makes
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from paxoskv.multipaxos import Applied, Cut, Message, Ready
+from paxoskv.multipaxos import Applied, Cut
 from paxoskv.protocol.core import Core, Report
-from paxoskv.wire.codec import Entry, Held, Record
+from paxoskv.protocol.outbox import Message, Ready
+from paxoskv.wire.structs import Entry, Held, Record
 
 
 class Single(Core):

@@ -51,8 +51,9 @@ from typing import Any
 
 import orjson
 
-from paxoskv.multipaxos import Covered, Cut, Node
+from paxoskv.multipaxos import Covered, Cut
 from paxoskv.protocol.core import Core
+from paxoskv.protocol.node import Node
 from paxoskv.protocol.single import Single
 from paxoskv.state.store import RESERVED_KEY, Store
 from paxoskv.storage.journal import (

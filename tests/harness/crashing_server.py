@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT))
 
-from paxoskv import multipaxos  # noqa: E402
 from paxoskv.node import calls, checkpointing, opening, peers  # noqa: E402
 from paxoskv.node import main as program  # noqa: E402
+from paxoskv.protocol import node  # noqa: E402
 from paxoskv.storage import checkpoint, journal  # noqa: E402
 from paxoskv.wire import connection  # noqa: E402
 from paxoskv.wire.codec import Identity  # noqa: E402
@@ -145,7 +145,7 @@ class Journal(journal.Journal):
             super()._cut(segment, found)
 
 
-class Node(multipaxos.Node):
+class Node(node.Node):
     """With points around the merging of a checkpoint, a node's own or another's."""
 
     def install(self, *arguments: Any) -> bool:

@@ -143,7 +143,7 @@ MUTANTS = [
         "a vote that can wait says what is not durable",
         "default 1",
         (
-            CORE,
+            "protocol.node",
             "length = durable if lazy else acceptor.length",
             "length = acceptor.length",
         ),
@@ -152,7 +152,7 @@ MUTANTS = [
         "a vote that can wait takes the length of an older ballot's log",
         "lossy 1",
         (
-            CORE,
+            "protocol.node",
             "lazy = self.me in message.lazy and ballot == message.ballot",
             "lazy = self.me in message.lazy",
         ),
@@ -160,7 +160,7 @@ MUTANTS = [
     told(
         "an installed checkpoint does not count as durable",
         "test_checkpoints.test_what_a_checkpoint_covers_is_durable_with_it",
-        (CORE, "                logs.update(self.nodes)\n", "                pass\n"),
+        ("protocol.node", "                logs.update(self.nodes)\n", "                pass\n"),
     ),
     told(
         "what a slow disk has not written is sent again and again",
@@ -176,7 +176,7 @@ MUTANTS = [
         "a candidate's ballot is not journaled",
         "default 1",
         (
-            CORE,
+            "protocol.node",
             "self._journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))",
             "proposer.prepare(acceptor.chosen, acceptor.promised, wanted)",
         ),
@@ -218,19 +218,23 @@ MUTANTS = [
         "promises to an older ballot are counted",
         "test_more_scenarios.test_a_promise_to_an_earlier_ballot_of_the_same_candidate_does_not_count",
         (CORE, "or message.ballot != self.ballot or message.from_slot", "or message.from_slot"),
-        (CORE, "not proposer.preparing or message.ballot != proposer.ballot:", "not proposer.preparing:"),
+        (
+            "protocol.node",
+            "not proposer.preparing or message.ballot != proposer.ballot:",
+            "not proposer.preparing:",
+        ),
     ),
     met(
         "a deposed leader goes on",
         "default 1",
-        (CORE, "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
+        ("protocol.node", "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
         (
-            CORE,
+            "protocol.node",
             "        if message.promised > proposer.ballot:\n"
             "            self._lose(proposer, message.promised, now)\n        elif message.ballot",
             "        if message.ballot",
         ),
-        (CORE, "proposer.leading and evidence > proposer.ballot", "False"),
+        ("protocol.node", "proposer.leading and evidence > proposer.ballot", "False"),
     ),
     met(
         "a new ballot's sync keeps the old log's end",
@@ -265,12 +269,12 @@ MUTANTS = [
         "unchosen entries are handed to those that fetch",
         "lossy 1",
         (
-            CORE,
+            "protocol.node",
             "        if acceptor.base <= message.from_slot < acceptor.chosen:",
             "        if acceptor.base <= message.from_slot < acceptor.length:",
         ),
         (
-            CORE,
+            "protocol.node",
             "acceptor.from_slot(message.from_slot, acceptor.chosen):\n                entries",
             "acceptor.from_slot(message.from_slot):\n                entries",
         ),
@@ -293,7 +297,7 @@ MUTANTS = [
         "an entry given up is handed to those that fetch",
         "test_more_scenarios.test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it",
         (
-            CORE,
+            "protocol.node",
             "if acceptor.base <= message.from_slot < acceptor.chosen:",
             "if message.from_slot < acceptor.chosen:",
         ),
@@ -301,7 +305,11 @@ MUTANTS = [
     told(
         "a leader sends entries that it has given up",
         "test_more_scenarios.test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it",
-        (CORE, "start < max(acceptor.base, chosen - UNCHOSEN_ENTRIES)", "start < chosen - UNCHOSEN_ENTRIES"),
+        (
+            "protocol.node",
+            "start < max(acceptor.base, chosen - UNCHOSEN_ENTRIES)",
+            "start < chosen - UNCHOSEN_ENTRIES",
+        ),
     ),
     told(
         "what is not chosen is given up",
@@ -321,7 +329,7 @@ MUTANTS = [
         "a Prepare that was lost is not sent again",
         "test_more_scenarios.test_a_prepare_that_was_lost_is_sent_again",
         (
-            CORE,
+            "protocol.node",
             "if proposer.preparing and now - proposer.prepared_at >=",
             "if False and now - proposer.prepared_at >=",
         ),
@@ -330,7 +338,7 @@ MUTANTS = [
         "a fetch that was lost is not sent again",
         "test_more_scenarios.test_a_fetch_that_was_lost_goes_to_another_node",
         (
-            CORE,
+            "protocol.node",
             "self.fetching[log] = (now + FETCH_AGAIN, self._another(whom))",
             'self.fetching[log] = (float("inf"), whom)',
         ),
@@ -338,19 +346,19 @@ MUTANTS = [
     told(
         "a read's question that was lost is not sent again",
         "test_more_scenarios.test_a_reads_question_that_was_lost_is_sent_again",
-        (CORE, "if self.round is not None and now - self.round.at >= RESEND_AFTER:", "if False:"),
+        ("protocol.node", "if self.round is not None and now - self.round.at >= RESEND_AFTER:", "if False:"),
     ),
     # -- checkpoints
     told(
         "an entry is given up before a frame has noted it as executed",
         "test_checkpoints.test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it",
-        (CORE, "min([self.passed[log], *(", "min([self.learner.executed[log], *("),
+        ("protocol.node", "min([self.passed[log], *(", "min([self.learner.executed[log], *("),
     ),
     told(
         "a node says that it holds what a restart would forget",
         "test_checkpoints.test_a_node_says_that_it_holds_what_it_would_know_to_be_chosen_after_a_restart",
         (
-            CORE,
+            "protocol.node",
             "            self.durable[log] = (ballot, length)\n        self.stable = self.noting\n",
             "            self.durable[log] = (ballot, length)\n"
             "        self.stable = [acceptor.chosen for acceptor in self.acceptors.values()]\n",
@@ -359,7 +367,11 @@ MUTANTS = [
     told(
         "who lacks nothing of a log waits for a checkpoint of it all the same",
         "test_checkpoints.test_who_has_given_up_more_than_its_checkpoint_has_makes_a_new_one",
-        (CORE, "acceptor.base > max(self.covered[log], held)", "acceptor.base > self.covered[log]"),
+        (
+            "protocol.node",
+            "acceptor.base > max(self.covered[log], held)",
+            "acceptor.base > self.covered[log]",
+        ),
     ),
     told(
         "an entry that a checkpoint covers is taken for an empty one",
@@ -398,55 +410,63 @@ MUTANTS = [
     told(
         "N13: a segment begins without promises",
         "test_checkpoints.test_a_segment_begins_with_all_that_must_not_be_forgotten",
-        (CORE, "                Record(promised=LogBallot(log, acceptor.promised)),\n", ""),
+        ("protocol.node", "                Record(promised=LogBallot(log, acceptor.promised)),\n", ""),
     ),
     told(
         "N13: a segment begins without the ballots that were stood with",
         "test_checkpoints.test_a_candidates_ballot_outlives_the_segment_that_it_stands_in",
-        (CORE, "for log, p in self.proposers.items()]", "for log, p in {}.items()]"),
+        ("protocol.node", "for log, p in self.proposers.items()]", "for log, p in {}.items()]"),
     ),
     told(
         "a segment begins without what was applied since the last frame",
         "test_checkpoints.test_a_segment_that_begins_with_an_installed_checkpoint_leaves_out_no_entry",
-        (CORE, "[*self._notes(), Record(installed=number)]", "[*self.notes(), Record(installed=number)]"),
+        (
+            "protocol.node",
+            "[*self._notes(), Record(installed=number)]",
+            "[*self.notes(), Record(installed=number)]",
+        ),
     ),
     told(
         "commands that a checkpoint covers are proposed again",
         "test_checkpoints.test_commands_of_ours_that_a_checkpoint_covers_may_have_been_applied",
-        (CORE, "for t in self.pending if (t, self.me) <= cut.position]", "for t in self.pending if False]"),
+        (
+            "protocol.node",
+            "for t in self.pending if (t, self.me) <= cut.position]",
+            "for t in self.pending if False]",
+        ),
     ),
     told(
         "entries are given up before all nodes hold them",
         "test_checkpoints.test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it",
-        (CORE, "*(held[index] for held in self.holding.values())", ""),
+        ("protocol.node", "*(held[index] for held in self.holding.values())", ""),
     ),
     told(
         "a node that differs goes on",
         "test_checkpoints.test_the_few_that_differ_stop_case",
-        (CORE, "if len(differ) >= self.quorum or", "if False or"),
-        (CORE, "(asked and late and len(differ) >= ours)", "False"),
+        ("protocol.node", "if len(differ) >= self.quorum or", "if False or"),
+        ("protocol.node", "(asked and late and len(differ) >= ours)", "False"),
     ),
     # -- disks that were lost
     told(
         "N3: a rejoining node asks a quorum, not all",
         "test_rejoin.test_every_other_node_must_answer",
-        (CORE, "return everybody and sum(", "return sum("),
+        ("protocol.node", "return everybody and sum(", "return sum("),
     ),
     told(
         "a rejoining node trusts what it was told before all had noted it",
         "test_rejoin.test_a_vote_of_a_lost_disk_that_was_counted_after_others_had_answered_is_not_lost",
-        (CORE, "            if rejoining.noted_by_all:", "            if True:"),
+        ("protocol.node", "            if rejoining.noted_by_all:", "            if True:"),
     ),
     told(
         "a node that hears of one that is wrong, and of few others, stops",
         "test_checkpoints.test_a_healthy_node_that_is_a_little_behind_is_not_stopped_by_one_that_is_wrong",
-        (CORE, "or (asked and late and", "or (late and"),
+        ("protocol.node", "or (asked and late and", "or (late and"),
     ),
     told(
         "rejoining nodes make up a state among themselves",
         "test_rejoin.test_three_of_five_that_lost_their_disks_do_not_make_up_a_state",
         (
-            CORE,
+            "protocol.node",
             "return everybody and sum(self.tells(peer) for peer in self.answers) >= quorum",
             "return everybody",
         ),
@@ -455,7 +475,7 @@ MUTANTS = [
         "a rejoining node votes",
         "test_rejoin.test_a_node_that_rejoins_has_no_part_in_anything_until_it_is_done",
         (
-            CORE,
+            "protocol.node",
             "self.handlers = HANDLERS if incarnation else HANDLERS_REJOINING",
             "self.handlers = HANDLERS | HANDLERS_REJOINING",
         ),
@@ -473,23 +493,23 @@ MUTANTS = [
     told(
         "a rejoining node is not told what its leader has not voted for",
         "test_rejoin.test_what_a_leader_proposed_and_has_not_voted_for_is_told",
-        (CORE, "accepted, entries = proposer.ballot, list(proposer.entries)", "pass"),
+        ("protocol.node", "accepted, entries = proposer.ballot, list(proposer.entries)", "pass"),
     ),
     told(
         "a rejoining node is not told the ballots that a peer stood with",
         "test_rejoin.test_a_peer_tells_the_highest_ballot_that_it_ever_stood_with",
-        (CORE, "promised = max(promised, proposer.highest)", "pass"),
+        ("protocol.node", "promised = max(promised, proposer.highest)", "pass"),
     ),
     told(
         "a rejoining node never learns that a higher incarnation is noted",
         "test_rejoin.test_a_node_whose_incarnation_is_too_low_takes_a_higher_one_and_begins_anew",
-        (CORE, "        if message.noted > self.incarnation:", "        if False:"),
+        ("protocol.node", "        if message.noted > self.incarnation:", "        if False:"),
     ),
     told(
         "the clock of a node that rejoined lies below what the lost one said",
         "test_rejoin.test_the_clock_is_raised_to_the_highest_that_is_told",
         (
-            CORE,
+            "protocol.node",
             "        self._hear_clock(message.clock)\n        self._learn(message.fact, now, sender)\n\n"
             "    def _take_incarnation",
             "\n    def _take_incarnation",
@@ -498,19 +518,19 @@ MUTANTS = [
     told(
         "an older start of a disk is listened to",
         "test_rejoin.test_yesterdays_backup_is_refused",
-        (CORE, "(incarnation == disk and older)", "False"),
+        ("protocol.node", "(incarnation == disk and older)", "False"),
     ),
     told(
         "an older disk is listened to",
         "test_rejoin.test_a_copy_of_a_disk_that_was_replaced_is_refused",
-        (CORE, "if incarnation and (incarnation < disk or ", "if incarnation and ("),
+        ("protocol.node", "if incarnation and (incarnation < disk or ", "if incarnation and ("),
     ),
     # -- five logs, one order
     met(
         "R1: a revoker puts a command of its own into the log that it finishes",
         "default 2",
         (
-            CORE,
+            "protocol.node",
             '        proposer.append(Entry(self.highest, b""))\n',
             '        theirs = next(iter(self.pending.values()), (b"", None))[0]\n'
             "        proposer.append(Entry(self.highest, theirs))\n",
@@ -520,7 +540,7 @@ MUTANTS = [
         "R2: an owner stamps an entry above its log, not above its clock",
         "test_more_scenarios.test_the_first_command_of_a_life_lies_above_the_frontiers_of_the_last",
         (
-            CORE,
+            "protocol.node",
             "timestamp = max(self.clock, self._last_timestamp(self.own)) + 1",
             "timestamp = self._last_timestamp(self.own) + 1",
         ),
@@ -529,7 +549,7 @@ MUTANTS = [
         "R2: an owner stamps an entry above its log, not above what it has said of its clock",
         "default 1",
         (
-            CORE,
+            "protocol.node",
             "timestamp = max(self.clock, self._last_timestamp(self.own)) + 1",
             "last = (self.acceptors[self.me].entries + self.own.entries)[-1:]\n"
             "        timestamp = max([entry.timestamp for entry in last], default=0) + 1",
@@ -538,12 +558,20 @@ MUTANTS = [
     met(
         "R3: a reservation counts before it is durable",
         "default 1",
-        (CORE, "frontier = min(self.clock, self.reserved)", "frontier = min(self.clock, self.reserving)"),
+        (
+            "protocol.node",
+            "frontier = min(self.clock, self.reserved)",
+            "frontier = min(self.clock, self.reserving)",
+        ),
     ),
     met(
         "R4: a candidate makes frontiers",
         "default 1",
-        (CORE, "        if self.own.established:\n            first", "        if True:\n            first"),
+        (
+            "protocol.node",
+            "        if self.own.established:\n            first",
+            "        if True:\n            first",
+        ),
     ),
     met(
         "R5: a client is answered when its command is chosen",
@@ -579,16 +607,20 @@ MUTANTS = [
         "R6: an answer to an Accept tells the frontier from before it",
         "test_more_scenarios.test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too",
         (
-            CORE,
+            "protocol.node",
             "        last = command = 0\n",
             "        before = self._own_fact()\n        last = command = 0\n",
         ),
-        (CORE, "acceptor.promised, vote, length, own)", "acceptor.promised, vote, length, before)"),
+        (
+            "protocol.node",
+            "acceptor.promised, vote, length, own)",
+            "acceptor.promised, vote, length, before)",
+        ),
     ),
     met(
         "a frontier includes the first unchosen command",
         "default 1",
-        (CORE, "frontier = min(frontier, first - 1)", "frontier = min(frontier, first)"),
+        ("protocol.node", "frontier = min(frontier, first - 1)", "frontier = min(frontier, first)"),
     ),
     met(
         "a frontier may lie one below what a command needs",
@@ -614,13 +646,17 @@ MUTANTS = [
     told(
         "a skip raises the clock of those that receive it",
         "test_scenarios.test_a_skip_does_not_drag_the_clocks_along",
-        (CORE, "        self._raise_clock(command)  # R6\n", "        self._raise_clock(last)  # R6\n"),
+        (
+            "protocol.node",
+            "        self._raise_clock(command)  # R6\n",
+            "        self._raise_clock(last)  # R6\n",
+        ),
     ),
     met(
         "a clock begins at zero after a restart",
         "default 1",
         (
-            CORE,
+            "protocol.node",
             "self.clock, self.reserving = max(self.clock, self.reserved), self.reserved\n",
             "self.reserving = self.reserved\n",
         ),
@@ -629,7 +665,7 @@ MUTANTS = [
         "a clock heard of raises nobody's",
         "test_more_scenarios.test_nodes_with_nothing_to_do_follow_the_clocks_of_others",
         (
-            CORE,
+            "protocol.node",
             "        if clock <= max(self.clock, self.highest) + TOO_FAR:\n"
             "            self._raise_clock(clock)\n",
             "        pass\n",
@@ -638,7 +674,11 @@ MUTANTS = [
     told(
         "nobody is told of a frontier that it waits for",
         "test_more_scenarios.test_commands_of_all_nodes_at_once_are_answered_in_half_a_round_trip_more",
-        (CORE, "if self.broadcast or (told < own.frontier and told < self.awaited[peer]):", "if False:"),
+        (
+            "protocol.node",
+            "if self.broadcast or (told < own.frontier and told < self.awaited[peer]):",
+            "if False:",
+        ),
     ),
     met(
         "what was applied is applied again from one entry earlier after a restart",
@@ -650,22 +690,22 @@ MUTANTS = [
         "commands are taken before the ballot is established",
         "test_more_scenarios.test_no_command_is_taken_before_the_ballot_is_established",
         (
-            CORE,
+            "protocol.node",
             "        return self.own.established\n\n    @property\n    def joined",
             "        return self.own.leading\n\n    @property\n    def joined",
         ),
-        (CORE, "assert self.own.established and payload", "assert self.own.leading and payload"),
+        ("protocol.node", "assert self.own.established and payload", "assert self.own.leading and payload"),
     ),
     met(
         "what is chosen but not applied is proposed again",
         "lossy 8",
-        (CORE, "for entry in [*unapplied, *self.own.entries]", "for entry in self.own.entries"),
+        ("protocol.node", "for entry in [*unapplied, *self.own.entries]", "for entry in self.own.entries"),
     ),
     met(
         "all that is pending is proposed again",
         "lossy 8",
         (
-            CORE,
+            "protocol.node",
             "for timestamp in sorted(self.pending.keys() - present):",
             "for timestamp in sorted(self.pending.keys()):",
         ),
@@ -673,7 +713,11 @@ MUTANTS = [
     told(
         "nothing is proposed again",
         "test_scenarios.test_an_owner_that_was_wrongly_revoked_proposes_again_what_its_log_lacks",
-        (CORE, "        if self.unsure and self.own.established:\n            self._propose_again()\n", ""),
+        (
+            "protocol.node",
+            "        if self.unsure and self.own.established:\n            self._propose_again()\n",
+            "",
+        ),
     ),
     met(
         "a read is answered from what this node has applied",
@@ -687,28 +731,32 @@ MUTANTS = [
     told(
         "a read trusts its own clock",
         "test_more_scenarios.test_a_read_goes_by_the_highest_clock_of_those_that_it_asked",
-        (CORE, "timestamp = max(current.clocks.values())", "timestamp = current.clock"),
+        ("protocol.node", "timestamp = max(current.clocks.values())", "timestamp = current.clock"),
     ),
     told(
         "a read's timestamp is the lowest clock of a quorum",
         "test_more_scenarios.test_a_read_goes_by_the_highest_clock_of_those_that_it_asked",
-        (CORE, "timestamp = max(current.clocks.values())", "timestamp = min(current.clocks.values())"),
+        (
+            "protocol.node",
+            "timestamp = max(current.clocks.values())",
+            "timestamp = min(current.clocks.values())",
+        ),
     ),
     told(
         "an old round's answers are counted",
         "test_more_scenarios.test_a_read_does_not_count_the_answers_to_an_earlier_round",
-        (CORE, "message.round == self.round.number:", "message.round:"),
+        ("protocol.node", "message.round == self.round.number:", "message.round:"),
     ),
     told(
         "an earlier life's answers are counted",
         "test_more_scenarios.test_a_read_does_not_count_the_answers_to_a_round_of_an_earlier_life",
-        (CORE, "self.rounds = random.getrandbits(48) << 12", "self.rounds = 0"),
+        ("protocol.node", "self.rounds = random.getrandbits(48) << 12", "self.rounds = 0"),
     ),
     told(
         "a read waits for the frontiers of others only",
         "test_more_scenarios.test_a_read_waits_for_its_own_nodes_log_too",
         (
-            CORE,
+            "protocol.node",
             "        frontier = min(self.learner.frontier.values())\n",
             "        frontier = min([f for log, f in "
             "self.learner.frontier.items() if log != self.me], default=0)\n",
@@ -966,11 +1014,11 @@ def attempt_here(task: str) -> None:
     """
     directory, changed, *arguments = json.loads(task)
     sys.path.insert(0, str(ROOT))
+    for package in {f"paxoskv.{module}".rpartition(".")[0] for module in changed}:
+        importlib.import_module(package).__path__.insert(0, f"{directory}/{package}")
     for module in changed:
-        package, _, name = f"paxoskv.{module}".rpartition(".")
-        importlib.import_module(package).__path__.insert(0, directory)
-        origin = importlib.import_module(f"{package}.{name}").__file__
-        assert origin and Path(origin).parent == Path(directory), f"{origin} is not the changed {module}"
+        origin = importlib.import_module(f"paxoskv.{module}").__file__
+        assert origin and Path(directory) in Path(origin).parents, f"{origin} is not the changed {module}"
     output, sys.stdout = sys.stdout, sys.stderr
     print(json.dumps(attempt(*arguments)), file=output)
 
@@ -999,7 +1047,9 @@ def catch(mutant: Mutant, search: bool = True) -> Catch | None:
     sources = source_of(mutant)
     with tempfile.TemporaryDirectory() as directory:
         for module, source in sources.items():
-            (Path(directory) / path_of(module).name).write_text(source)
+            package, _, file = f"paxoskv.{module}".rpartition(".")
+            (Path(directory) / package).mkdir(exist_ok=True)
+            (Path(directory) / package / f"{file}.py").write_text(source)
         task = [directory, list(sources), mutant.story, mutant.seen, mutant.profiles, search]
         child = subprocess.run(
             [sys.executable, __file__, "--attempt", json.dumps(task)],
@@ -1022,7 +1072,7 @@ def rules() -> list[Mutant]:
         told(
             f"without: {name}",
             f"{rule.story.__module__.rpartition('.')[2]}.{rule.story.__name__}",
-            *((rule.module, *change) for change in rule.changes),
+            *rule.changes,
         )
         for name, rule in RULES.items()
     ]

@@ -24,8 +24,8 @@ from random import Random
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from paxoskv import multipaxos
 from paxoskv.node import replica
+from paxoskv.protocol import node as protocol
 from paxoskv.state import store
 from paxoskv.storage import checkpoint
 from paxoskv.wire.codec import (
@@ -246,7 +246,7 @@ class Machine:
         self.introduced = False  # whether this life is durable: no connection is made before
         cluster = self.cluster
         random = Random(f"{cluster.seed} {self.me} {self.life}")
-        self.core = multipaxos.Node(
+        self.core = protocol.Node(
             self.me,
             cluster.ids,
             random,
@@ -287,7 +287,7 @@ class Machine:
         elif self.running:
             try:
                 action()
-            except multipaxos.Diverged:
+            except protocol.Diverged:
                 if self.on_diverged is None:
                     raise
                 self.on_diverged(self.me)
@@ -345,7 +345,7 @@ class Machine:
 
     def make_checkpoint(self) -> None:
         """What the process does that makes checkpoints: recover the closed segments, save, let them go."""
-        core = multipaxos.Node(self.me, self.cluster.ids, Random(1))
+        core = protocol.Node(self.me, self.cluster.ids, Random(1))
         made = store.Store("unused")
         self.files.recover(core, made, self.files.frames())
         core.start(0.0)

@@ -24,8 +24,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from paxoskv.multipaxos import UNCHOSEN_ENTRIES, Cut, Failures, Message, Node
+from paxoskv.multipaxos import UNCHOSEN_ENTRIES, Cut
 from paxoskv.node.replica import Replica
+from paxoskv.protocol.node import Failures, Node
+from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store
 from paxoskv.storage import checkpoint
 from paxoskv.storage.journal import Journal, Manifest
@@ -1372,6 +1374,8 @@ class Report(NamedTuple):
 class Simulation:
     """One run. `faulty` says which phase it is in."""
 
+    machine = Machine
+
     def __init__(self, seed: int, profile: Profile = PROFILES["default"]) -> None:
         self.seed = seed
         self.profile = profile
@@ -1390,7 +1394,7 @@ class Simulation:
         self.history: list[Operation] = []
         self.oracle = Oracle(self.nodes, self.fail)
         self.network = Network(self)
-        self.machines = {node: Machine(self, node) for node in self.nodes}
+        self.machines = {node: self.machine(self, node) for node in self.nodes}
         self.clients = [Client(self, number) for number in range(profile.clients)]
         self.undo: list[Callable[[], None]] = []
         self.doomed: list[int] = self.random.sample(self.nodes, profile.dead)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from paxoskv.multipaxos import Node
 from paxoskv.node import eventlog
 from paxoskv.node.calls import Call
 from paxoskv.node.eventlog import EXIT_STALE
 from paxoskv.node.metrics import Counts
 from paxoskv.node.peers import BOTH_ALIVE, MAX_COMPLAINTS, RECENT, Complaints, Peers
+from paxoskv.protocol.node import Node
 from paxoskv.wire.codec import (
     MAX_NODE_FRAME,
     Accepted,

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from paxoskv.multipaxos import (
+from paxoskv.multipaxos import Covered, Cut, ballot_of
+from paxoskv.node.replica import GIVE_UP
+from paxoskv.protocol.node import (
     COMPACT_EVERY,
     DOUBT,
     KEEP_BYTES,
@@ -16,14 +18,10 @@ from paxoskv.multipaxos import (
     LIFE_BITS,
     RECENT,
     RESERVE,
-    Covered,
-    Cut,
     Node,
-    Ready,
     Synced,
-    ballot_of,
 )
-from paxoskv.node.replica import GIVE_UP
+from paxoskv.protocol.outbox import Ready
 from paxoskv.wire.codec import (
     Accept,
     Accepted,

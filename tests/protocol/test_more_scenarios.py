@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from paxoskv.multipaxos import LAZY, SLUGGISH, Failures
+from paxoskv.protocol.node import LAZY, SLUGGISH, Failures
 from paxoskv.wire.codec import (
     Accept,
     Accepted,

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from paxoskv.multipaxos import (
+from paxoskv.multipaxos import FETCH_BYTES, ballot_of
+from paxoskv.protocol.node import (
     FETCH_AFTER,
-    FETCH_BYTES,
     FETCH_ENTRIES,
     FETCH_PAUSE,
     LAZY,
@@ -16,10 +16,9 @@ from paxoskv.multipaxos import (
     TOO_MANY,
     Failures,
     Node,
-    Ready,
     Synced,
-    ballot_of,
 )
+from paxoskv.protocol.outbox import Ready
 from paxoskv.wire.codec import (
     Accept,
     Accepted,

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from paxoskv.multipaxos import LIFE_BITS, Covered, Cut, Failures, Node, ballot_of
+from paxoskv.multipaxos import Covered, Cut, ballot_of
+from paxoskv.protocol.node import LIFE_BITS, Failures, Node
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import state_of
 from paxoskv.wire.codec import (

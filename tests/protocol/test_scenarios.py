@@ -6,7 +6,8 @@ sees the story fail without it. Nodes 1 to 5; log 1 is owned by node 1; three ar
 
 from typing import Any
 
-from paxoskv.multipaxos import SKIP, Failures, node_of
+from paxoskv.multipaxos import node_of
+from paxoskv.protocol.node import SKIP, Failures
 from paxoskv.wire.codec import (
     Accept,
     Accepted,

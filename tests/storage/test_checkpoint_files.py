@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from pickledb import PickleDB
 
-from paxoskv.multipaxos import Cut, Node
+from paxoskv.multipaxos import Cut
 from paxoskv.node.replica import Replica
+from paxoskv.protocol.node import Node
 from paxoskv.protocol.single import Single
 from paxoskv.state.store import RESERVED_KEY, Store
 from paxoskv.storage.checkpoint import (
