@@ -271,9 +271,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--set", type=setting_of, action="append", default=[], dest="settings", metavar="NAME=VALUE",
         help=f"another value for one of {', '.join(SETTINGS)}",
     )  # fmt: skip
-    parser.add_argument(
-        "--golden", action="store_true", help="compare all runs with the recorded ones"
-    )
+    parser.add_argument("--golden", action="store_true", help="compare all runs with the recorded ones")
     parser.add_argument("--record", action="store_true", help="with --golden: write that file anew")
     found = parser.parse_args(arguments)
     if found.jobs < 1:

@@ -51,6 +51,8 @@ ASK_AT_MOST: Final = 1.0  # seconds: the longest such pause
 CHUNK_PAUSE: Final = 0.01  # seconds between two pieces: who shares our processor works meanwhile
 GIVE_UP: Final = 5.0  # seconds without any piece: then another node may have a checkpoint
 
+Key = tuple[int, int, int, int]  # which command of which session
+
 
 class Checkpoints(Protocol):
     """The files of checkpoints: those that this node hands out, and the one that it takes from another."""
@@ -90,7 +92,7 @@ class Request:
         self.batch = batch  # whether the answer is a list of results
         self.arrived = arrived
         self.proposed = False
-        self.key: tuple[int, int, int, int] | None = None  # (session, sequence) of a single command
+        self.key: Key | None = None  # (session, sequence) of a single command
 
 
 class Read:
@@ -254,9 +256,7 @@ class Replica:
         self.queue: list[Request] = []
         self.queued = 0  # commands in `queue`
         self.open: dict[Request, None] = {}  # proposed or queued, in order of arrival
-        self.joined: dict[
-            tuple[int, int, int, int], list[Request]
-        ] = {}  # repeats that wait for the first attempt
+        self.joined: dict[Key, list[Request]] = {}  # repeats that wait for the first attempt
         self.reading: dict[Read, None] = {}  # in order of arrival
         self.records: list[Record] = []  # for the next frame
         self.after: list[tuple[int, Message, Any]] = []  # messages that wait for it
@@ -368,12 +368,7 @@ class Replica:
             self.after += ready.send_after
             self.urgent = self.urgent or ready.urgent
             if not self.writing:
-                if (self.records and self.urgent) or (self.rolling and self.core.drained):
-                    self._write_frame()
-                elif self.after and not self.records:
-                    self.urgent = False
-                    after, self.after = self.after, []
-                    again |= self._dispatch(after, now)
+                again |= self._begin_frame(now)
             for applied in ready.apply:
                 self._apply(applied)
             for read in ready.reads:
@@ -406,6 +401,16 @@ class Replica:
             else:
                 self.send(to, message, call)
         return own
+
+    def _begin_frame(self, now: float) -> bool:
+        """Write what is urgent, or a state; what waits for no record leaves. True: as _dispatch()."""
+        if (self.records and self.urgent) or (self.rolling and self.core.drained):
+            self._write_frame()
+        elif self.after and not self.records:
+            self.urgent = False
+            after, self.after = self.after, []
+            return self._dispatch(after, now)
+        return False
 
     def _write_frame(self) -> None:
         """One frame at a time: the next is written when this one is durable, so that only the last can be

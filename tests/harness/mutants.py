@@ -135,8 +135,8 @@ MUTANTS = [
         "lossy 1",
         (
             "node.replica",
-            "                elif self.after and not self.records:",
-            "                elif self.after:",
+            "        elif self.after and not self.records:",
+            "        elif self.after:",
         ),
     ),
     met(
