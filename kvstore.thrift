@@ -508,6 +508,22 @@ struct Reading {
     3: list<Fact> facts
 } (python.immutable = "")
 
+/** What a start of a node has found on its disk of one log. */
+struct Recovered {
+    /** The log's owner. */
+    1: i32 log
+    /** The ballot below which it accepts nothing. */
+    2: i64 promised
+    /** The ballot of the entries that it holds, */
+    3: i64 accepted
+    /** how many they are, with all before them, */
+    4: i64 length
+    /** and how many of these it knows to be chosen. */
+    5: i64 chosen
+    /** The highest ballot with which it has stood for the log. */
+    6: i64 candidate
+} (python.immutable = "")
+
 /** Who a node is. */
 struct Identity {
     /** The cluster's name. */
@@ -520,6 +536,10 @@ struct Identity {
     4: i64 incarnation
     /** How often the node was started with this disk: a copy of an older state has a smaller one. */
     5: i64 life
+    /** What this start has found of each log: less than its peers were told is a copy of an older state. */
+    6: optional list<Recovered> recovered
+    /** Likewise of the clock: no frontier was made from it above this. */
+    7: optional i64 reserved
 } (python.immutable = "")
 
 /** What nodes say to one another. Answers may overtake one another. */

@@ -92,6 +92,19 @@ def node_of(ballot: int) -> int:
     return ballot & 255
 
 
+class Diverged(Exception):
+    """What a disk or a peer says contradicts what is chosen or applied here: this node must stop."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what + TWO_HISTORIES)
+
+
+TWO_HISTORIES: Final = (
+    ": there are two histories: a node was started with an old copy of its data, or a disk has lost what it "
+    'had said to be durable: see "Two histories" in docs/operations.md'
+)
+
+
 class Applied(NamedTuple):
     """An entry whose turn has come. `token` is what this node's propose() was given, else None."""
 
@@ -147,7 +160,11 @@ class Acceptor:
 
     @property
     def last_timestamp(self) -> int:
-        return self.entries[-1].timestamp if self.entries else self.floor
+        return self.timestamp_of(self.length)
+
+    def timestamp_of(self, length: int) -> int:
+        """The timestamp of the last of the first so many entries, which may have been given up."""
+        return self.entries[length - self.base - 1].timestamp if length > self.base else self.floor
 
     def from_slot(self, slot: int, end: int | None = None) -> list[Entry]:
         return self.entries[slot - self.base : None if end is None else end - self.base]
@@ -178,6 +195,7 @@ class Acceptor:
         if message.ballot > self.accepted:
             return self._take_sync(message)
         if message.start <= self.length:  # else there is a gap, and the vote says how much is held
+            self._check_same(message.start, message.entries, self.length)
             self._hold(message.ballot, self.length, message.entries[self.length - message.start :])
         return (
             Vote.TAKEN
@@ -187,6 +205,7 @@ class Acceptor:
         """A new ballot's log replaces ours from what is known to be chosen on."""
         if not message.sync or not message.start <= self.chosen <= message.start + len(message.entries):
             return Vote.NEEDS_SYNC
+        self._check_same(message.start, message.entries, self.chosen)
         self._hold(message.ballot, self.chosen, message.entries[self.chosen - message.start :])
         return Vote.TAKEN
 
@@ -205,6 +224,7 @@ class Acceptor:
         since the log of `evidence`, which a quorum took, contained all that could.
         """
         end = start + len(entries)
+        self._check_same(start, entries, self.chosen)
         if self.accepted >= evidence:
             if start <= self.length < end:
                 self._hold(self.accepted, self.length, entries[self.length - start :])
@@ -258,10 +278,24 @@ class Acceptor:
         self._replace(ballot, start, entries)
         self.journal(Record(held=Held(self.log, ballot, start, entries)))
 
+    def _check_same(self, start: int, entries: list[Entry], end: int) -> None:
+        """Diverged if entries from slot `start` on are not ours up to slot `end`, where they cannot differ:
+        of one ballot's log, or chosen.
+        """
+        for slot in range(max(start, self.base), min(start + len(entries), end)):
+            ours, theirs = self.entries[slot - self.base], entries[slot - start]
+            if ours != theirs:
+                raise Diverged(
+                    f"slot {slot} of log {self.log} holds the entry of {ours.timestamp} here, and that of "
+                    f"{theirs.timestamp} elsewhere"
+                )
+
     def _replace(self, ballot: int, start: int, entries: list[Entry]) -> None:
-        assert ballot >= self.accepted and self.chosen <= start <= self.length, (
-            "a log goes back, or has a gap"
-        )
+        if ballot < self.accepted or not self.chosen <= start <= self.length:
+            raise Diverged(
+                f"log {self.log} goes back, or has a gap: slot {start} of ballot {ballot} comes after slots "
+                f"{self.chosen} to {self.length} of {self.accepted}"
+            )
         self.accepted = ballot
         self.promised = max(self.promised, ballot)
         self.entries[start - self.base :] = entries
@@ -506,7 +540,7 @@ class Learner:
             self.held[log] = chosen
             self.passed(log)
             if chosen > acceptor.base:  # else a checkpoint has just covered them all
-                last = acceptor.entries[chosen - acceptor.base - 1].timestamp
+                last = acceptor.timestamp_of(chosen)
                 self.frontier[log] = max(self.frontier[log], last)
                 self.known[log] = max(self.known[log], last)
         if chosen >= self.chosen[log] and self.known[log] > self.frontier[log]:
@@ -543,7 +577,10 @@ class Learner:
             for log, frontier in self.frontier.items():
                 if frontier < timestamp - (log > owner):
                     return
-            assert head > self.position, "commands are applied in order"
+            if head <= self.position:
+                raise Diverged(
+                    f"command {timestamp} of log {owner} is chosen, after {self.position} was applied"
+                )
             acceptor = self.acceptors[owner]
             payload = acceptor.entries[self.executed[owner] - acceptor.base].payload
             self.executed[owner] += 1
@@ -589,12 +626,7 @@ class Learner:
         logs = {}
         for log, acceptor in self.acceptors.items():
             executed = self.executed[log]
-            last = (
-                acceptor.entries[executed - acceptor.base - 1].timestamp
-                if executed > acceptor.base
-                else acceptor.floor
-            )
-            logs[log] = Covered(executed, acceptor.evidence, last)
+            logs[log] = Covered(executed, acceptor.evidence, acceptor.timestamp_of(executed))
         return Cut(self.position, logs, clock)
 
     def recover(self, position: tuple[int, int]) -> Iterator[tuple[int, int, bytes]]:
@@ -602,6 +634,7 @@ class Learner:
         those that an installed checkpoint has.
         """
         logs = []
+        covered = self.position  # by an installed checkpoint
         for log, acceptor in self.acceptors.items():
             self.learn(log, acceptor.chosen, acceptor.evidence, 0)
             entries = [
@@ -614,8 +647,11 @@ class Learner:
             logs.append([(e.timestamp, log, e.payload) for e in entries if e.payload])
             self.passed(log)
             if acceptor.chosen > acceptor.base:
-                last = acceptor.entries[acceptor.chosen - acceptor.base - 1].timestamp
+                last = acceptor.timestamp_of(acceptor.chosen)
                 self.frontier[log] = self.known[log] = max(self.known[log], last)
         self.position = max(self.position, position)
         self.moved = True
-        yield from merge(*logs)
+        for timestamp, owner, payload in merge(*logs):
+            if (timestamp, owner) <= covered:
+                raise Diverged(f"command {timestamp} of log {owner} is not in the checkpoint of {covered}")
+            yield timestamp, owner, payload

@@ -268,7 +268,7 @@ class Progress:
 
 def manifest(options: argparse.Namespace, peers: Sequence[str]) -> dict[str, Any]:
     """What the numbers depend on."""
-    plain = os.environ.get("MULTIPAXOS_PLAIN") or not compiled.directory().exists()
+    interpreted = os.environ.get("PAXOSKV_INTERPRETED") or not compiled.directory().exists()
     found: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "processor": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
@@ -278,7 +278,7 @@ def manifest(options: argparse.Namespace, peers: Sequence[str]) -> dict[str, Any
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in ("thrift", "pickledb", "uvloop")},
-        "nodes": "plain text" if plain else "compiled",
+        "nodes": "interpreted" if interpreted else "compiled",
         "revision": _output("git", "rev-parse", "HEAD"),
         "dirty": bool(_output("git", "status", "--porcelain")),
         "settings": {

@@ -5,7 +5,7 @@
     scripts/simulate.py --seeds 1-100000 --minutes 60 --jobs 2
     scripts/simulate.py --seeds 17-17 --profile lossy      one run again
     scripts/simulate.py --seeds 17-17 --profile lossy --set seconds=0.5 --set clients=1
-    scripts/simulate.py --golden [--record]                see tests/harness/golden.py
+    scripts/simulate.py --golden [--record]                do nodes do what they did? (see golden.py)
 
 The first 50 seeds are run twice, the second time in another process with other hashes, and must give the same
 events.
@@ -38,7 +38,6 @@ from paxoskv import compiled  # noqa: E402
 
 # The core's are the same events in two thirds of the time; from the rest is derived, as text.
 compiled.use(("paxoskv", "paxoskv.wire", "paxoskv.protocol"))
-
 
 from rich.console import Console  # noqa: E402
 from rich.progress import (  # noqa: E402
@@ -271,7 +270,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--set", type=setting_of, action="append", default=[], dest="settings", metavar="NAME=VALUE",
         help=f"another value for one of {', '.join(SETTINGS)}",
     )  # fmt: skip
-    parser.add_argument("--golden", action="store_true", help="compare all runs with the recorded ones")
+    parser.add_argument(
+        "--golden", action="store_true", help="compare all runs with tests/harness/golden.txt"
+    )
     parser.add_argument("--record", action="store_true", help="with --golden: write that file anew")
     found = parser.parse_args(arguments)
     if found.jobs < 1:

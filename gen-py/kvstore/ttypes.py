@@ -4132,6 +4132,159 @@ class Reading(object):
         return not (self == other)
 
 
+class Recovered(object):
+    """
+    What a start of a node has found on its disk of one log.
+
+    Attributes:
+     - log: The log's owner.
+     - promised: The ballot below which it accepts nothing.
+     - accepted: The ballot of the entries that it holds,
+     - length: how many they are, with all before them,
+     - chosen: and how many of these it knows to be chosen.
+     - candidate: The highest ballot with which it has stood for the log.
+
+    """
+
+    __slots__ = (
+        'log',
+        'promised',
+        'accepted',
+        'length',
+        'chosen',
+        'candidate',
+    )
+
+
+    def __init__(self, log=None, promised=None, accepted=None, length=None, chosen=None, candidate=None,):
+        super(Recovered, self).__setattr__('log', log)
+        super(Recovered, self).__setattr__('promised', promised)
+        super(Recovered, self).__setattr__('accepted', accepted)
+        super(Recovered, self).__setattr__('length', length)
+        super(Recovered, self).__setattr__('chosen', chosen)
+        super(Recovered, self).__setattr__('candidate', candidate)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.log, self.promised, self.accepted, self.length, self.chosen, self.candidate, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        log = None
+        promised = None
+        accepted = None
+        length = None
+        chosen = None
+        candidate = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I32:
+                    log = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I64:
+                    promised = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.I64:
+                    accepted = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.I64:
+                    length = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.I64:
+                    chosen = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 6:
+                if ftype == TType.I64:
+                    candidate = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            log=log,
+            promised=promised,
+            accepted=accepted,
+            length=length,
+            chosen=chosen,
+            candidate=candidate,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Recovered')
+        if self.log is not None:
+            oprot.writeFieldBegin('log', TType.I32, 1)
+            oprot.writeI32(self.log)
+            oprot.writeFieldEnd()
+        if self.promised is not None:
+            oprot.writeFieldBegin('promised', TType.I64, 2)
+            oprot.writeI64(self.promised)
+            oprot.writeFieldEnd()
+        if self.accepted is not None:
+            oprot.writeFieldBegin('accepted', TType.I64, 3)
+            oprot.writeI64(self.accepted)
+            oprot.writeFieldEnd()
+        if self.length is not None:
+            oprot.writeFieldBegin('length', TType.I64, 4)
+            oprot.writeI64(self.length)
+            oprot.writeFieldEnd()
+        if self.chosen is not None:
+            oprot.writeFieldBegin('chosen', TType.I64, 5)
+            oprot.writeI64(self.chosen)
+            oprot.writeFieldEnd()
+        if self.candidate is not None:
+            oprot.writeFieldBegin('candidate', TType.I64, 6)
+            oprot.writeI64(self.candidate)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
 class Identity(object):
     """
     Who a node is.
@@ -4142,6 +4295,8 @@ class Identity(object):
      - node: The node's id.
      - incarnation: Which disk: raised by a rejoin.
      - life: How often the node was started with this disk: a copy of an older state has a smaller one.
+     - recovered: What this start has found of each log: less than its peers were told is a copy of an older state.
+     - reserved: Likewise of the clock: no frontier was made from it above this.
 
     """
 
@@ -4151,15 +4306,19 @@ class Identity(object):
         'node',
         'incarnation',
         'life',
+        'recovered',
+        'reserved',
     )
 
 
-    def __init__(self, cluster=None, digest=None, node=None, incarnation=None, life=None,):
+    def __init__(self, cluster=None, digest=None, node=None, incarnation=None, life=None, recovered=None, reserved=None,):
         super(Identity, self).__setattr__('cluster', cluster)
         super(Identity, self).__setattr__('digest', digest)
         super(Identity, self).__setattr__('node', node)
         super(Identity, self).__setattr__('incarnation', incarnation)
         super(Identity, self).__setattr__('life', life)
+        super(Identity, self).__setattr__('recovered', recovered)
+        super(Identity, self).__setattr__('reserved', reserved)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -4168,7 +4327,7 @@ class Identity(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, self.life, ))
+        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, self.life, self.recovered, self.reserved, ))
 
     @classmethod
     def read(cls, iprot):
@@ -4180,6 +4339,8 @@ class Identity(object):
         node = None
         incarnation = None
         life = None
+        recovered = None
+        reserved = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -4209,6 +4370,21 @@ class Identity(object):
                     life = iprot.readI64()
                 else:
                     iprot.skip(ftype)
+            elif fid == 6:
+                if ftype == TType.LIST:
+                    recovered = []
+                    (_etype103, _size100) = iprot.readListBegin()
+                    for _i104 in range(_size100):
+                        _elem105 = Recovered.read(iprot)
+                        recovered.append(_elem105)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 7:
+                if ftype == TType.I64:
+                    reserved = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -4219,6 +4395,8 @@ class Identity(object):
             node=node,
             incarnation=incarnation,
             life=life,
+            recovered=recovered,
+            reserved=reserved,
         )
 
     def write(self, oprot):
@@ -4245,6 +4423,17 @@ class Identity(object):
         if self.life is not None:
             oprot.writeFieldBegin('life', TType.I64, 5)
             oprot.writeI64(self.life)
+            oprot.writeFieldEnd()
+        if self.recovered is not None:
+            oprot.writeFieldBegin('recovered', TType.LIST, 6)
+            oprot.writeListBegin(TType.STRUCT, len(self.recovered))
+            for iter106 in self.recovered:
+                iter106.write(oprot)
+            oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.reserved is not None:
+            oprot.writeFieldBegin('reserved', TType.I64, 7)
+            oprot.writeI64(self.reserved)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -4434,10 +4623,10 @@ class Held(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype103, _size100) = iprot.readListBegin()
-                    for _i104 in range(_size100):
-                        _elem105 = Entry.read(iprot)
-                        entries.append(_elem105)
+                    (_etype110, _size107) = iprot.readListBegin()
+                    for _i111 in range(_size107):
+                        _elem112 = Entry.read(iprot)
+                        entries.append(_elem112)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4472,8 +4661,8 @@ class Held(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter106 in self.entries:
-                iter106.write(oprot)
+            for iter113 in self.entries:
+                iter113.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -4985,10 +5174,10 @@ class Frame(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     records = []
-                    (_etype110, _size107) = iprot.readListBegin()
-                    for _i111 in range(_size107):
-                        _elem112 = Record.read(iprot)
-                        records.append(_elem112)
+                    (_etype117, _size114) = iprot.readListBegin()
+                    for _i118 in range(_size114):
+                        _elem119 = Record.read(iprot)
+                        records.append(_elem119)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -5008,8 +5197,8 @@ class Frame(object):
         if self.records is not None:
             oprot.writeFieldBegin('records', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.records))
-            for iter113 in self.records:
-                iter113.write(oprot)
+            for iter120 in self.records:
+                iter120.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -5282,6 +5471,16 @@ Reading.thrift_spec = (
     (2, TType.I64, 'clock', None, None, ),  # 2
     (3, TType.LIST, 'facts', (TType.STRUCT, [Fact, None], False), None, ),  # 3
 )
+all_structs.append(Recovered)
+Recovered.thrift_spec = (
+    None,  # 0
+    (1, TType.I32, 'log', None, None, ),  # 1
+    (2, TType.I64, 'promised', None, None, ),  # 2
+    (3, TType.I64, 'accepted', None, None, ),  # 3
+    (4, TType.I64, 'length', None, None, ),  # 4
+    (5, TType.I64, 'chosen', None, None, ),  # 5
+    (6, TType.I64, 'candidate', None, None, ),  # 6
+)
 all_structs.append(Identity)
 Identity.thrift_spec = (
     None,  # 0
@@ -5290,6 +5489,8 @@ Identity.thrift_spec = (
     (3, TType.I32, 'node', None, None, ),  # 3
     (4, TType.I64, 'incarnation', None, None, ),  # 4
     (5, TType.I64, 'life', None, None, ),  # 5
+    (6, TType.LIST, 'recovered', (TType.STRUCT, [Recovered, None], False), None, ),  # 6
+    (7, TType.I64, 'reserved', None, None, ),  # 7
 )
 all_structs.append(LogBallot)
 LogBallot.thrift_spec = (

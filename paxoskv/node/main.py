@@ -35,7 +35,8 @@ from paxoskv.node.status import StatusReport
 from paxoskv.node.turns import Turns
 from paxoskv.node.writer import Writer
 from paxoskv.protocol.core import Core
-from paxoskv.protocol.node import Failures, Node
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.node import Node
 from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import Checkpoints, Maker

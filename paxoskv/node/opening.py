@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from paxoskv.multipaxos import Diverged
 from paxoskv.node.eventlog import Usage, log
 from paxoskv.protocol.core import Core
 from paxoskv.state.store import Store
@@ -51,7 +52,10 @@ def recovered(journal: Journal, directory: Path, core: Core, store: Store) -> No
     number = journal.manifest.checkpoint.number if journal.manifest else 0
     seconds = round(time.monotonic() - began, 3)
     log("recovered", checkpoint=number, records=count, bytes=journal.bytes, seconds=seconds)
-    core.start(asyncio.get_running_loop().time())
+    try:
+        core.start(asyncio.get_running_loop().time())
+    except Diverged as error:
+        raise Damaged(directory / "journal", 0, f"contradicts itself: {error}") from error
 
 
 def repaired(journal: Journal, directory: Path, damage: Damaged, fsync: bool) -> Journal:

@@ -144,9 +144,8 @@ class Peers:
             link.stale(now)
 
     def who(self) -> Identity:
-        """Who we are: with a rejoin the incarnation rises, with each start the life."""
-        report = self.core.report()
-        return self.identity._replace(incarnation=report.incarnation, life=report.life)
+        """Who we are."""
+        return self.core.identify(self.identity)
 
     # ------------------------------------------------------------------------------------------ what is sent
 
@@ -255,7 +254,7 @@ class Peers:
         for other, theirs in self.processes.items():
             if alive and other is not connection and theirs[0] == node and theirs[1][1] != identity.life:
                 return f"node {node}: {ANOTHER} is alive, at {other.peer}"
-        reason = self.core.greet(node, *who)
+        reason = self.core.greet(identity)
         if reason is None:
             self.processes[connection] = (node, who)
             self._close_older(node)

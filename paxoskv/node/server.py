@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from paxoskv.multipaxos import Diverged
 from paxoskv.node.checkpointing import Checkpointing
 from paxoskv.node.eventlog import EXIT_BUG, Usage, end, log
 from paxoskv.node.health import Health
@@ -24,7 +25,6 @@ from paxoskv.node.replica import Replica
 from paxoskv.node.status import VERSION, StatusReport
 from paxoskv.node.turns import TICK_BUSY, Turns
 from paxoskv.node.writer import Writer
-from paxoskv.protocol.node import Diverged
 from paxoskv.wire.codec import MAX_CLIENT_FRAME
 from paxoskv.wire.connection import Connection, Flusher, listen
 

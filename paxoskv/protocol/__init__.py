@@ -2,5 +2,6 @@
 
 No part does I/O, looks at a clock or draws chance of its own. What is to be sent, journaled, applied or
 answered goes into one Outbox. node.Node is the frame that joins the parts.
+
 May import: multipaxos, wire.
 """

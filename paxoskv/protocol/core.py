@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from paxoskv.multipaxos import Cut
 from paxoskv.protocol.outbox import Message, Ready
-from paxoskv.wire.structs import LogStatus, Record
+from paxoskv.wire.structs import Identity, LogStatus, Record
 
 
 class Report(NamedTuple):
@@ -136,8 +136,12 @@ class Core(ABC):
     # peers
 
     @abstractmethod
-    def greet(self, peer: int, incarnation: int, life: int) -> str | None:
-        """Say why nobody may listen to this process, which says that it is this peer; None if one may."""
+    def identify(self, identity: Identity) -> Identity:
+        """Complete what this node says to others of itself."""
+
+    @abstractmethod
+    def greet(self, identity: Identity) -> str | None:
+        """Say why nobody may listen to this process, which says who it is; None if one may."""
 
     @abstractmethod
     def noted(self, peer: int) -> tuple[int, int]:

@@ -11,29 +11,33 @@ from paxoskv.multipaxos import (
     RESEND_AFTER,
     UNCHOSEN_ENTRIES,
     Acceptor,
-    Applied,
     Cut,
     Learner,
     Proposer,
     node_of,
     round_of,
 )
+from paxoskv.protocol.catch_up import FETCH_ENTRIES, CatchUp
+from paxoskv.protocol.clock import Clock
+from paxoskv.protocol.compaction import Compaction
 from paxoskv.protocol.core import Core, Report
-from paxoskv.protocol.outbox import Message, Ready
+from paxoskv.protocol.divergence import Divergence
+from paxoskv.protocol.faults import Failures, Faults
+from paxoskv.protocol.incarnations import Incarnations
+from paxoskv.protocol.outbox import Message, Outbox, Ready
+from paxoskv.protocol.persistence import Persisted, Persistence
+from paxoskv.protocol.witness import Witness
 from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
-    Chosen,
     Entry,
     Fact,
     Fetch,
     Fetched,
-    Held,
+    Identity,
     Learn,
-    LogBallot,
     LogStatus,
-    Noted,
     Position,
     Prepare,
     Promise,
@@ -45,50 +49,15 @@ from paxoskv.wire.structs import (
     Vote,
 )
 
-LAZY: Final = 0.01  # seconds that a vote which nobody waits for may wait for others, to share their fsync
 LATE: Final = 0.005  # seconds: a vote that takes longer, and four times the usual, is late
 SLUGGISH: Final = 1.0  # seconds for which nobody counts on a node that has kept others waiting
 GOSSIP_NEWS: Final = 0.02  # seconds: news that no other message has brought to a peer by then is gossiped
 GOSSIP_IDLE: Final = 0.1  # seconds: and of nothing new this often
 ASK_AFTER: Final = 0.02  # seconds: whoever waits for a frontier this long asks everybody for it
-FETCH_AFTER: Final = 0.02  # seconds: entries known by hearsay to be chosen may still be on their way
-FETCH_AGAIN: Final = 0.1  # seconds: a fetch unanswered goes to another node
 TURN: Final = 0.05  # seconds between two candidates' turns to revoke a node
 REFUSED_AFTER: Final = 0.05  # seconds: enough to wait for a node that refuses connections
-RESERVE: Final = 1 << 20  # timestamps: how far ahead of the clock a reservation lies
-SKIP: Final = 1 << 32  # timestamps: how far ahead of everything known a skip lies
-TOO_FAR: Final = 1 << 56  # timestamps: no sane node is so far ahead, even if we missed 16 million skips
 TOO_MANY: Final = 1 << 40  # rounds: likewise
 STALE_PROBE: Final = 5.0  # seconds: the answer to a measured Accept is not waited for any longer
-FETCH_ENTRIES: Final = 44  # at most in one: a millisecond or two of work, in which nobody else is served
-FETCH_PAUSE: Final = 0.003  # seconds between two Fetches: who shares a processor with us works meanwhile
-COMPACT_EVERY: Final = 1.0  # seconds between two looks for entries that nobody needs any more
-KEEP_BYTES: Final = 64 << 20  # of one log, for nodes that lag; further behind, they take a checkpoint
-KEEP_OVERHEAD: Final = 64  # bytes that an entry costs besides its payload, about
-LIFE_BITS: Final = 20  # of a life's number are chance: starts of a disk's two copies never have the same
-RECENT: Final = 2048  # applied entries whose hashes are remembered, at least: gossip is not older
-DOUBT: Final = 1.0  # seconds in which all nodes have said what they have applied
-
-
-class Diverged(Exception):
-    """This node has applied something else than others, or is one of as many as have not: it must stop."""
-
-
-class Synced(NamedTuple):
-    """A node's message to itself, behind the records of one drain: they are durable now."""
-
-    number: int
-    reservation: int
-    held: Sequence[tuple[int, int, int]]  # (log, ballot, length) of the logs that they are about
-
-
-@dataclass(frozen=True, slots=True)
-class Failures:
-    """Acceptors that fail on purpose, as in the original experiment."""
-
-    probability: float = 0.0  # of one message to be lost
-    silence: float = 0.0  # seconds that a period of silence lasts
-    every: float = 0.0  # seconds from the start of one such period to the next, on average; 0: never
 
 
 @dataclass(slots=True)
@@ -147,22 +116,28 @@ class Node(Core):
         self.quorum = len(self.nodes) // 2 + 1
         self.random = random
         self.revoke_after = revoke_after
-        self.failures = failures or Failures()
+        self.outbox = Outbox()
+        self.faults = Faults(failures or Failures(), random)
+        self.incarnations = Incarnations(self.peers, incarnation, self.outbox, random)
+        self.divergence = Divergence(self.nodes, self.quorum)
+        self.witness = Witness(self.peers, self.nodes)
 
-        self.clock = 0
-        self.reserved = 0  # durable: no frontier made from the clock exceeds it
-        self.reserving = 0  # journaled, perhaps not yet durable
-        self.highest = 0  # the largest timestamp of any entry seen, skips included
+        self.lamport = Clock(self.outbox)
         self.newest = list(self.peers)  # who sent the last command entry first
         at = self.nodes.index(me)
         self.ring = self.nodes[at:] + self.nodes[:at]  # from us on
         self.voters = self.ring  # who is to vote at once for what we sent last
         self.sluggish: dict[int, float] = {}  # who has kept our entries waiting: avoided until when
         self.urged = 0  # up to which slot of our log all have been asked to vote at once
-        self.acceptors = {log: Acceptor(log, self._journal) for log in self.nodes}
+        self.acceptors = {log: Acceptor(log, self.outbox.journal) for log in self.nodes}
         self.learner = Learner(self.acceptors)
+        self.catch_up = CatchUp(self.peers, self.acceptors, self.learner, self.outbox, random)
         self.own = Proposer(me, me, self.nodes)
         self.proposers = {me: self.own}
+        self.persistence = Persistence(
+            me, self.acceptors, self.proposers, self.learner, self.lamport, self.outbox
+        )
+        self.compaction = Compaction(self.peers, self.acceptors, self.learner, self.persistence.logs)
 
         self.pending: dict[int, tuple[bytes, Any]] = {}  # by timestamp: own commands not yet applied
         self.backlog: deque[tuple[bytes, Any]] = deque()  # own commands to be proposed again
@@ -180,13 +155,8 @@ class Node(Core):
         self.round_trips: dict[int, tuple[float, float]] = {}  # by peer: seconds, and when measured
         self.probes: dict[int, Probe] = {}  # by peer
         self.waiting: dict[int, Wait] = {}
-        self.fetching: dict[int, tuple[float, int]] = {}  # by log: when to ask (again), whom
-        self.fetch_at = 0.0  # not earlier
-        self.skip_needed: set[int] = set()
         self.retake_at: float | None = None
         self.losses: deque[float] = deque()
-        self.silent_until = 0.0
-        self.silent_next: float | None = None
 
         self.awaited = dict.fromkeys(self.peers, 0)  # by peer: the timestamp that it is known to wait for
         self.told = dict.fromkeys(self.peers, (0, 0))  # by peer: (chosen, frontier) of our own log as it left
@@ -197,49 +167,11 @@ class Node(Core):
         self.shown: Fact | None = None  # our own fact as it was when _tell_waiting looked
         self.broadcast = False
 
-        self.journaled = 0  # drains that had records
-        self.journaled_at = 0.0
-        self.synced = 0
-        self.durable = dict.fromkeys(self.nodes, (0, 0))  # by log: (ballot, length) that a restart would find
-        self.lazy = 0  # records of this turn that nobody waits for
-        self.lazy_at: float | None = None  # since when such records wait for a frame
-        self.urgent = False  # whether they have waited long enough
-        self.saved = dict.fromkeys(self.nodes, 0)  # by log: the chosen length that notes() last journaled
-        self.passed = dict.fromkeys(self.nodes, 0)  # by log: how much was executed at the last frame
-        self.saved_position = (0, 0)
-        self.replayed = (0, 0)  # up to where the journal says that we had applied
         self.revocations = 0
 
-        self.covered = dict.fromkeys(self.nodes, 0)  # by log: how much of it our own checkpoint has
-        self.noting = [0] * len(self.nodes)  # by log: how much is chosen, as the last frame notes it
-        self.stable = self.noting  # the same, of the last frame that is durable: a restart would know it
-        self.measured = dict.fromkeys(self.nodes, (0, 0))  # by log: up to which slot, bytes held up to there
-        self.holding = {peer: [0] * len(self.nodes) for peer in self.peers}  # theirs, as they said
-        self.compact_at = 0.0
-        self.keep_bytes = KEEP_BYTES
-        self.catch_up: int | None = None
-        self.lost: list[Any] = []
-        self.applied = (0, 0), 0  # the last entry that the store has, and its hash there
-        self.hashes: dict[tuple[int, int], int] = {}  # at each of the last entries applied
-        self.hashes_before: dict[tuple[int, int], int] = {}  # and at RECENT before them
-        self.doubt: float | None = None  # since when a peer's hash is not ours
-        self.doubted = (0, 0)  # the first entry where it is not
-        self.agrees: dict[int, bool] = {}  # by peer: whether its hash is ours, at that entry or later
-
-        self.incarnation = incarnation  # which disk; 0: a new one in place of one that was lost
         assert incarnation or self.peers, "there is nobody who knows what this node has forgotten"
         self.rejoining = None if incarnation else Rejoining(self.peers, self.nodes)
         self.handlers = HANDLERS if incarnation else HANDLERS_REJOINING
-        self.life = 0  # which start of this disk; grows
-        self.lives: dict[int, tuple[int, int]] = dict.fromkeys(
-            self.peers, (0, 0)
-        )  # by peer, the highest seen
-
-        self._records: list[Record] = []
-        self._send: list[tuple[int, Message, Any]] = []
-        self._after: list[tuple[int, Message, Any]] = []
-        self._apply: list[Applied] = []
-        self._answer: list[Any] = []
 
     # ------------------------------------------------------------------------------- starting, and what lasts
 
@@ -249,18 +181,14 @@ class Node(Core):
         The caller resolves `installed` itself, by install(): it has the checkpoint.
         """
         if record.reservation is not None:
-            self.reserved = max(self.reserved, record.reservation)
+            self.lamport.persisted(record.reservation)
         elif record.applied:
-            self.replayed = (record.applied.timestamp, record.applied.owner)
+            self.persistence.replayed_position = (record.applied.timestamp, record.applied.owner)
         elif record.candidate:
             proposer = self._proposer(record.candidate.log)
             proposer.highest = max(proposer.highest, record.candidate.ballot)
-        elif record.noted:
-            self.lives[record.noted.node] = (record.noted.incarnation, record.noted.life)
-        elif record.life is not None:
-            self.life = record.life
-        elif record.incarnation is not None:
-            self.incarnation = record.incarnation
+        elif record.noted or record.life is not None or record.incarnation is not None:
+            self.incarnations.replay(record)
         elif record.rejoined:
             self._join()
         else:
@@ -272,49 +200,27 @@ class Node(Core):
         """Begin a life: the clock where the reservation ends, the applied commands once more, our own log
         prepared.
         """
-        self.life = (self.life >> LIFE_BITS) + 1 << LIFE_BITS | self.random.getrandbits(LIFE_BITS)
-        self._journal(Record(life=self.life))
-        self.clock, self.reserving = max(self.clock, self.reserved), self.reserved
-        for timestamp, owner, payload in self.learner.recover(max(self.replayed, self.learner.position)):
-            self._apply.append(Applied(timestamp, owner, payload, None))
+        if self.rejoining is None:
+            self.incarnations.found(self.persistence.recovered(), self.lamport.reserved)
+        self.incarnations.begin_life()
+        self.lamport.begin_life()
+        self.persistence.begin_life()
         for acceptor in self.acceptors.values():
-            self.highest = max(self.highest, acceptor.last_timestamp)
-        self._save()
-        self.passed.update(self.learner.executed)
-        self.durable = {log: (acceptor.accepted, acceptor.length) for log, acceptor in self.acceptors.items()}
-        self._reserve()
+            self.lamport.see(acceptor.last_timestamp, 0)
+        self.lamport.reserve()
         if self.rejoining is None:
             self.retake_at = now
 
     def notes(self) -> list[Record]:
         """What need not be durable soon, for the frame written next: how much is chosen, and applied."""
-        self.passed.update(self.learner.executed)
-        records = self._notes()
-        self.noting = list(self.saved.values())
-        return records
-
-    def _notes(self) -> list[Record]:
-        records = []
-        for log, acceptor in self.acceptors.items():
-            if acceptor.chosen > self.saved[log]:
-                records.append(Record(chosen=Chosen(log, acceptor.chosen, acceptor.evidence)))
-        if self.learner.position > self.saved_position:
-            records.append(Record(applied=Position(*self.learner.position)))
-        self._save()
-        return records
-
-    def _save(self) -> None:
-        """What is chosen and applied now is in the journal, or joins its next frame."""
-        for log, acceptor in self.acceptors.items():
-            self.saved[log] = acceptor.chosen
-        self.saved_position = self.learner.position
+        return self.persistence.notes()
 
     # -------------------------------------------------------------------------------------------- checkpoints
 
     @property
     def drained(self) -> bool:
         """Whether all records have been handed out: then state() holds nothing that they do not."""
-        return not self._records
+        return not self.outbox.records
 
     def state(self, pending: Sequence[Record] = ()) -> list[Record]:
         """All that must not be forgotten, for the first frame of a new segment (N13): it takes the place of
@@ -325,94 +231,65 @@ class Node(Core):
         """
         assert self.drained, "what is journaled later must not be repeated"
         records = [record for record in pending if record.installed is not None]
-        records += [Record(life=self.life), Record(reservation=self.reserving)]
-        if self.incarnation > 1:  # taken by a rejoin
-            records.append(Record(incarnation=self.incarnation))
-            if self.rejoining is None or self.rejoining.number:
-                records.append(Record(rejoined=True))
-        records += [Record(noted=Noted(peer, *lives)) for peer, lives in self.lives.items() if any(lives)]
-        for log, acceptor in self.acceptors.items():
-            start = max(acceptor.base, self.passed[log])
-            records += [
-                Record(held=Held(log, acceptor.accepted, start, acceptor.from_slot(start))),
-                Record(promised=LogBallot(log, acceptor.promised)),
-                Record(chosen=Chosen(log, acceptor.chosen, acceptor.evidence)),
-            ]
-        records += [Record(candidate=LogBallot(log, p.highest)) for log, p in self.proposers.items()]
-        records.append(Record(applied=Position(*self.learner.position)))
-        self._save()
-        self.noting = list(self.saved.values())
-        self.passed.update(self.learner.executed)
-        return records
+        records += [Record(life=self.life), Record(reservation=self.lamport.reserving)]
+        records += self.incarnations.state(self.rejoining is None or self.rejoining.turn > 0)
+        return records + self.persistence.state()
 
     def cut(self) -> Cut:
         """Where a checkpoint stands that holds what is applied now."""
-        return self.learner.cut(self.clock)
+        return self.learner.cut(self.lamport.time)
 
     def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
         """Merge a checkpoint: our own before replay() (then no `now` and no number), or that of another node,
         which was stored as this number. True: its state must take the place of the store's.
 
-        Nothing goes back by it. What was noted before comes first in the journal: replaying it after the
-        checkpoint would find other entries held.
+        Nothing goes back by it.
         """
         if number:
-            self._records += [*self._notes(), Record(installed=number)]
+            self.persistence.journal_notes(number)
         newer = self.learner.install(cut)
-        self.clock = max(self.clock, cut.clock)
+        self.lamport.install(cut.clock)
         for log, covered in cut.logs.items():
-            self.highest = max(self.highest, covered.last)
+            self.lamport.see(covered.last, 0)
             self._check_leader(log, now)
             self._check_evidence(log, covered.evidence, now)
             self._settle(log, now, self.me)
         if number:
-            self._reserve()
+            self.lamport.reserve()
         if newer:
             for timestamp in [t for t in self.pending if (t, self.me) <= cut.position]:
-                self.lost.append(self.pending.pop(timestamp)[1])
+                self.outbox.lost.append(self.pending.pop(timestamp)[1])
             self._end_rides()
         return newer
 
+    def hashed(self, position: tuple[int, int], rolling: int) -> None:
+        """The store has applied the entry at this position, or a checkpoint up to there; this is its hash."""
+        self.divergence.hashed(position, rolling)
+
     def checkpointed(self, cut: Cut) -> None:
         """A durable checkpoint of our own covers this: its entries may be given up, by the next tick()."""
-        for log, covered in cut.logs.items():
-            self.covered[log] = covered.executed
-        self.compact_at = 0.0
+        self.compaction.checkpointed(cut)
 
     def overtook(self, peer: int) -> bool:
-        """Whether entries that the peer lacks were given up, and no checkpoint of ours has them.
-
-        (Where it lacks nothing, we go on giving up entries: no checkpoint would ever have them all.)
-        """
-        return any(
-            acceptor.base > max(self.covered[log], held)
-            for (log, acceptor), held in zip(self.acceptors.items(), self.holding[peer], strict=True)
-        )
-
-    def _compact(self, now: float) -> None:
-        """Give up entries that all nodes hold, durably; and if there are too many, what our checkpoint has.
-
-        Never what no frame has noted as executed: a checkpoint of all segments so far might lack it, and the
-        next segment begins with what is kept.
-        """
-        self.compact_at = now + COMPACT_EVERY
-        for index, log in enumerate(self.nodes):
-            acceptor = self.acceptors[log]
-            covered = max(acceptor.base, min(self.covered[log], self.learner.executed[log]))
-            everywhere = min([self.passed[log], *(held[index] for held in self.holding.values())])
-            measured, size = self.measured[log]
-            if measured < acceptor.base:  # a checkpoint has covered it meanwhile
-                measured, size = acceptor.base, 0
-            size += sum(len(entry.payload) + KEEP_OVERHEAD for entry in acceptor.from_slot(measured, covered))
-            below = acceptor.base
-            while below < covered and (below < everywhere or size > self.keep_bytes):
-                size -= len(acceptor.entries[below - acceptor.base].payload) + KEEP_OVERHEAD
-                below += 1
-            below = max(below, everywhere)
-            self.measured[log] = (max(measured, covered, below), size)
-            acceptor.drop(below)
+        """Whether entries that the peer lacks were given up, and no checkpoint of ours has them."""
+        return self.compaction.overtook(peer)
 
     # -------------------------------------------------------------------------------------- what clients want
+
+    @property
+    def clock(self) -> int:
+        """Where the Lamport clock stands."""
+        return self.lamport.time
+
+    @property
+    def incarnation(self) -> int:
+        """Which disk this node runs on."""
+        return self.incarnations.incarnation
+
+    @property
+    def life(self) -> int:
+        """Which start of the disk this is."""
+        return self.incarnations.life
 
     @property
     def ready(self) -> bool:
@@ -490,32 +367,32 @@ class Node(Core):
             last = max(last, entry.timestamp)
             if entry.payload:
                 command = last
-        if last > max(self.clock, self.highest) + TOO_FAR or self._is_absurd(message.log, message.ballot):
+        if self.lamport.is_absurd(last) or self._is_absurd(message.log, message.ballot):
             return
-        self.highest = max(self.highest, last)
-        self._raise_clock(command)  # R6
+        self.lamport.see(last, command)  # R6
         if sender != self.me:
+            self.witness.stood(sender, message.log, message.ballot)
             self.awaited[sender] = max(self.awaited[sender], command)
             if command and sender != self.newest[0]:
                 self.newest.remove(sender)
                 self.newest.insert(0, sender)
         acceptor = self.acceptors[message.log]
-        before = len(self._records)
-        vote = Vote.WITHHELD if self._acceptor_fails(now) else acceptor.on_accept(message)
-        ballot, durable = self.durable[message.log]
-        lazy = self.me in message.lazy and ballot == message.ballot
+        before = len(self.outbox.records)
+        vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
+        progress = self.persistence.logs[message.log]
+        lazy = self.me in message.lazy and progress.durable_ballot == message.ballot
         if lazy:
-            self.lazy += len(self._records) - before
+            self.outbox.defer_from(before)
         self._check_leader(message.log, now)
         self._learn(message.fact, now, sender)
         self._settle(message.log, now, sender)
         length = 0
         if vote == Vote.TAKEN:
-            length = durable if lazy else acceptor.length
+            length = progress.durable_length if lazy else acceptor.length
         own = self._own_fact()
         answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
         if vote == Vote.TAKEN and not lazy:
-            self._after.append((sender, answer, call))
+            self.outbox.send_after(sender, answer, call)
             if sender != self.me:
                 self.telling[sender] = (own.chosen, own.frontier)
         else:
@@ -526,6 +403,8 @@ class Node(Core):
             self._measure(sender, message, now)
             self._learn(message.fact, now, sender)
         proposer = self.proposers.get(message.log)
+        if proposer is not None and message.vote == Vote.TAKEN and message.ballot <= proposer.highest:
+            self.witness.voted(sender, message.log, message.ballot, message.length)
         if proposer is None or not proposer.leading or self._is_absurd(message.log, message.promised):
             return
         if message.promised > proposer.ballot:
@@ -544,31 +423,36 @@ class Node(Core):
         acceptor = self.acceptors[message.log]
         if self._is_absurd(message.log, message.ballot):
             return
+        self.witness.stood(sender, message.log, message.ballot)
         if message.wanted and self.fact(message.log).frontier >= message.wanted:
             fact = self.fact(message.log)
             ballots = (acceptor.promised, acceptor.accepted)
             covered = Promise(
                 message.log, message.ballot, message.from_slot, Verdict.COVERED, *ballots, [], fact,
             )  # fmt: skip
-            self._send.append((sender, covered, call))
+            self.outbox.send(sender, covered, call)
             return
-        if self._acceptor_fails(now):
+        if self.faults.fails(now):
             return
         before = acceptor.promised
         promise = acceptor.on_prepare(message, self.fact(message.log))
         if promise.verdict != Verdict.PROMISED:
-            self._send.append((sender, promise, call))
+            self.outbox.send(sender, promise, call)
             return
         self._check_leader(message.log, now)
         if message.ballot > before and message.log in self.waiting:
             self.waiting[message.log].since = now  # let that candidate have its time, once per ballot (N22)
-        self._after.append((sender, promise, call))
+        self.outbox.send_after(sender, promise, call)
 
     def _on_promise(self, sender: int, message: Promise, now: float, call: Any) -> None:
         if message.fact.log == message.log:
             self._learn(message.fact, now, sender)
         proposer = self.proposers.get(message.log)
-        if proposer is None or not proposer.preparing or message.ballot != proposer.ballot:
+        if proposer is None:
+            return
+        if message.verdict == Verdict.PROMISED and message.ballot <= proposer.highest:
+            self.witness.promised(sender, message.log, message.ballot)
+        if not proposer.preparing or message.ballot != proposer.ballot:
             return
         if self._is_absurd(message.log, message.promised):
             return
@@ -580,75 +464,50 @@ class Node(Core):
             self._lead(proposer)
 
     def _on_learn(self, sender: int, message: Learn, now: float, call: Any) -> None:
-        self._hear_clock(message.clock)
-        if len(message.held) == len(self.nodes):
-            self.holding[sender] = message.held
-        ours = self.hashes.get(message.applied, self.hashes_before.get(message.applied))
-        if ours is not None:
-            self._compare(sender, message.applied, ours == message.hash, now)
+        self.lamport.hear(message.clock)
+        self.compaction.holds(sender, message.held)
+        self.divergence.compare(sender, message.applied, message.hash, now)
+        self.divergence.look_what_is_missing(sender, message, self.compaction.held(sender), now)
         for fact in message.facts:
             self._learn(fact, now, sender)
 
     def _on_fetch(self, sender: int, message: Fetch, now: float, call: Any) -> None:
-        acceptor = self.acceptors[message.log]
-        entries: list[Entry] = []
-        if acceptor.base <= message.from_slot < acceptor.chosen:
-            size = 0
-            for entry in acceptor.from_slot(message.from_slot, acceptor.chosen):
-                entries.append(entry)
-                size += len(entry.payload) + 32
-                if size >= FETCH_BYTES or len(entries) == FETCH_ENTRIES:
-                    break
-        self._send.append(
-            (sender, Fetched(message.log, message.from_slot, entries, acceptor.evidence, acceptor.base), call)
-        )
+        self.catch_up.on_fetch(sender, message, call)
 
     def _on_fetched(self, sender: int, message: Fetched, now: float, call: Any) -> None:
-        if message.log not in self.fetching:
-            return
-        if not message.entries:
-            if message.base > self._fetch(message.log).from_slot:
-                self.catch_up = sender
-            self.fetching[message.log] = (now + FETCH_AFTER, self._another(sender))
+        if not self.catch_up.on_fetched(sender, message, now):
             return
         for entry in message.entries:
-            if entry.timestamp > max(self.clock, self.highest) + TOO_FAR:
+            if self.lamport.is_absurd(entry.timestamp):
                 return
-            self.highest = max(self.highest, entry.timestamp)
-            if entry.payload:
-                self._raise_clock(entry.timestamp)
-        del self.fetching[message.log]
-        before = len(self._records)
+            self.lamport.see_entry(entry)
+        self.catch_up.installing(message.log)
+        before = len(self.outbox.records)
         self._install(message.log, message.from_slot, message.entries, message.evidence, now, sender)
-        self.lazy += len(self._records) - before  # others hold them: nobody waits until we do
-        if message.log in self.fetching:
-            self.fetching[message.log] = (now, sender)  # there is more where these came from
+        self.outbox.defer_from(before)  # others hold them: nobody waits until we do
+        self.catch_up.installed(message.log, sender, now)
 
     def _on_barrier(self, sender: int, message: Barrier, now: float, call: Any) -> None:
-        self._hear_clock(message.clock)
-        self.awaited[sender] = max(self.awaited[sender], min(message.clock, self.clock))
+        self.lamport.hear(message.clock)
+        self.awaited[sender] = max(self.awaited[sender], min(message.clock, self.lamport.time))
         own = self._own_fact()
         others = [
             self.learner.fact(log)
             for log in self.nodes
             if log != self.me and (self.learner.known[log] >= message.clock or not message.round)
         ]
-        self._tell(sender, Reading(message.round, self.clock, [own, *others]), own, call)
+        self._tell(sender, Reading(message.round, self.lamport.time, [own, *others]), own, call)
 
     def _on_reading(self, sender: int, message: Reading, now: float, call: Any) -> None:
-        self._hear_clock(message.clock)
+        self.lamport.hear(message.clock)
         for fact in message.facts:
             self._learn(fact, now, sender)
         if self.round is not None and message.round == self.round.number:
             self.round.clocks[sender] = message.clock
             self._date_reads()
 
-    def _on_synced(self, sender: int, message: Synced, now: float, call: Any) -> None:
-        self.synced = max(self.synced, message.number)
-        self.reserved = max(self.reserved, message.reservation)
-        for log, ballot, length in message.held:
-            self.durable[log] = (ballot, length)
-        self.stable = self.noting
+    def _on_persisted(self, sender: int, message: Persisted, now: float, call: Any) -> None:
+        self.persistence.on_persisted(message)
 
     # ---------------------------------------------------------------------------------------- leading one log
 
@@ -661,19 +520,18 @@ class Node(Core):
         """Become candidate for a log. Our ballot must be durable before anybody hears of it (N21)."""
         proposer = self._proposer(log)
         acceptor = self.acceptors[log]
-        self._journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))
+        self.outbox.journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))
         self._send_prepare(proposer, now)
 
     def _send_prepare(self, proposer: Proposer, now: float) -> None:
         message = proposer.message(now)
-        self._after += [(node, message, None) for node in self.nodes]
+        for node in self.nodes:
+            self.outbox.send_after(node, message)
 
     def _lead(self, proposer: Proposer) -> None:
         """A quorum has promised: finish what was adopted; in another's log, add a skip."""
         for entry in proposer.entries:
-            self.highest = max(self.highest, entry.timestamp)
-            if entry.payload:
-                self._raise_clock(entry.timestamp)
+            self.lamport.see_entry(entry)
         if proposer is not self.own:
             self._skip(proposer)
             return
@@ -697,16 +555,13 @@ class Node(Core):
 
     def _append(self, payload: bytes) -> int:
         """A command into our own log (R1, R2); returns its timestamp."""
-        timestamp = max(self.clock, self._last_timestamp(self.own)) + 1
-        self.highest = max(self.highest, timestamp)
-        self._raise_clock(timestamp)
+        timestamp = self.lamport.stamp(self._last_timestamp(self.own))
         self.own.append(Entry(timestamp, payload))
         return timestamp
 
     def _skip(self, proposer: Proposer) -> None:
         """A no-op far ahead of everything, so that the log's frontier is out of everyone's way."""
-        self.highest = max(self.clock, self.highest, self._last_timestamp(proposer)) + SKIP
-        proposer.append(Entry(self.highest, b""))
+        proposer.append(Entry(self.lamport.stamp_skip(self._last_timestamp(proposer)), b""))
         self.revocations += 1
 
     def _last_timestamp(self, proposer: Proposer) -> int:
@@ -776,7 +631,7 @@ class Node(Core):
         learner = self.learner
         if self.own.established:
             first = self.own.first_unchosen_command()
-            frontier = min(self.clock, self.reserved)
+            frontier = self.lamport.frontier_limit()
             if first is not None:
                 frontier = min(frontier, first - 1)
             if frontier > learner.known[self.me]:
@@ -792,9 +647,11 @@ class Node(Core):
         older = fact.chosen <= known.chosen and fact.frontier <= known.frontier
         if older and fact.evidence <= known.evidence:
             return
-        if fact.frontier > max(self.clock, self.highest) + TOO_FAR or self._is_absurd(log, fact.evidence):
+        if self.lamport.is_absurd(fact.frontier) or self._is_absurd(log, fact.evidence):
             return
         if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
+            if sender == log:
+                self.witness.claimed(sender, fact)
             probe = self.probes.get(log)
             if probe is not None and 0 < probe.frontier <= fact.frontier:
                 self._measured(log, probe.at, now)
@@ -802,9 +659,7 @@ class Node(Core):
             self._settle(log, now, sender)
 
     def _settle(self, log: int, now: float, sender: int) -> None:
-        """Advance over what is held; fetch what is not, at once if the log's leader says so: it had sent it
-        before.
-        """
+        """Advance over what is held; fetch what is not."""
         if self.learner.settle(log):
             proposer = self.proposers.get(log)
             chosen = self.acceptors[log].chosen
@@ -813,9 +668,8 @@ class Node(Core):
             elif proposer is not None and proposer.preparing:
                 proposer.catch_up(chosen)
                 self._send_prepare(proposer, now)
-        if self.acceptors[log].chosen < self.learner.chosen[log] and log not in self.fetching:
-            hearsay = sender != node_of(self.learner.evidence[log])
-            self.fetching[log] = (now + FETCH_AFTER if hearsay else now, sender)
+        if self.acceptors[log].chosen < self.learner.chosen[log]:
+            self.catch_up.lacking(log, sender, now)
 
     def _is_absurd(self, log: int, ballot: int) -> bool:
         """Whether a ballot is so far above all of ours that only a broken node can have sent it."""
@@ -830,84 +684,16 @@ class Node(Core):
         self._check_leader(log, now)
         self._settle(log, now, sender)
 
-    def _send_fetches(self, now: float) -> None:
-        for log, (at, whom) in list(self.fetching.items()):
-            if self.acceptors[log].chosen >= self.learner.chosen[log]:
-                del self.fetching[log]
-            elif now >= max(at, self.fetch_at) and self.peers:
-                self._send.append((whom, self._fetch(log), None))
-                self.fetch_at = now + FETCH_PAUSE
-                self.fetching[log] = (now + FETCH_AGAIN, self._another(whom))
-
     @property
     def fetch_due(self) -> float | None:
         """When the next Fetch is to leave, for which a turn must be made; None: nothing is fetched."""
-        if not self.fetching:
-            return None
-        return max(self.fetch_at, min(at for at, _ in self.fetching.values()))
-
-    def _fetch(self, log: int) -> Fetch:
-        acceptor = self.acceptors[log]
-        sure = acceptor.length if acceptor.accepted >= self.learner.evidence[log] else acceptor.chosen
-        return Fetch(log, sure)
-
-    def _another(self, node: int) -> int:
-        return self.random.choice([peer for peer in self.peers if peer != node] or self.peers)
-
-    # ------------------------------------------------------------------------------ do all apply the same?
-
-    def hashed(self, position: tuple[int, int], rolling: int) -> None:
-        """The store has applied the entry at this position, or a checkpoint up to there; this is its hash."""
-        self.applied = position, rolling
-        self.hashes[position] = rolling
-        if len(self.hashes) == RECENT:
-            self.hashes, self.hashes_before = {}, self.hashes
-
-    def _compare(self, peer: int, position: tuple[int, int], same: bool, now: float) -> None:
-        if not same and self.doubt is None:
-            self.doubt, self.doubted = now, position
-        if self.doubt is not None and position >= self.doubted:
-            self.agrees[peer] = same
-
-    def _look_who_differs(self, now: float) -> None:
-        """Diverged if most differ from us, or if after a while as many do as agree: nobody knows then who is
-        right, and none may go on in silence.
-        """
-        differ = [peer for peer, same in self.agrees.items() if not same]
-        ours = 1 + sum(self.agrees.values())
-        asked = len(self.agrees) + 1 >= self.quorum  # else it may be the only one that differs whom we hear
-        late = now - (self.doubt or 0.0) >= DOUBT
-        if len(differ) >= self.quorum or (asked and late and len(differ) >= ours):
-            position, rolling = self.applied
-            raise Diverged(
-                f"at {position} with hash {rolling:08x}: nodes {differ} have applied something else"
-            )
-        if not differ:
-            self.doubt = None
-            self.agrees.clear()
+        return self.catch_up.due
 
     # ---------------------------------------------------------------------------------------- clock and reads
 
-    def _raise_clock(self, timestamp: int) -> None:
-        if timestamp > self.clock:
-            self.clock = timestamp
-            self._reserve()
-
-    def _hear_clock(self, clock: int) -> None:
-        if clock <= max(self.clock, self.highest) + TOO_FAR:
-            self._raise_clock(clock)
-
-    def _reserve(self) -> None:
-        """Renew the reservation when half of it is used; the frame of a vote so holds one at or above the
-        entry.
-        """
-        if self.clock > self.reserving - RESERVE // 2:
-            self.reserving = self.clock + RESERVE
-            self._journal(Record(reservation=self.reserving))
-
     def _start_round(self, now: float) -> None:
         self.rounds += 1
-        self.round = Round(self.rounds, self.clock, self.reads, now, {self.me: self.clock})
+        self.round = Round(self.rounds, self.lamport.time, self.reads, now, {self.me: self.lamport.time})
         self.reads = []
         self.round.asked = self._whom_to_ask(now)
         self._send_barriers(self.round.asked)
@@ -924,8 +710,9 @@ class Node(Core):
 
     def _send_barriers(self, peers: Iterable[int]) -> None:
         assert self.round is not None
-        message = Barrier(self.round.number, self.clock)
-        self._send += [(peer, message, None) for peer in peers]
+        message = Barrier(self.round.number, self.lamport.time)
+        for peer in peers:
+            self.outbox.send(peer, message)
 
     def _date_reads(self) -> None:
         """With a quorum's clocks the reads of the round have their timestamp; whoever is behind it is told
@@ -940,7 +727,7 @@ class Node(Core):
         for peer in self.peers:
             told = peer in current.asked and timestamp <= current.clock
             if not told and self.learner.frontier[peer] < timestamp:
-                self._send.append((peer, message, None))
+                self.outbox.send(peer, message)
         self.round = None
 
     def _look_at_held_reads(self, now: float) -> None:
@@ -959,20 +746,22 @@ class Node(Core):
     def _answer_reads(self) -> None:
         frontier = min(self.learner.frontier.values())
         while self.dated and self.dated[0][0] <= frontier:
-            self._answer += self.dated.popleft()[1]
+            self.outbox.to_answer += self.dated.popleft()[1]
 
     # ----------------------------------------------------------------------------- who is told what, and when
 
     def _tell(self, peer: int, message: Message, own: Fact, call: Any = None) -> None:
         """Send a message that carries our own fact."""
-        self._send.append((peer, message, call))
+        self.outbox.send(peer, message, call)
         if peer != self.me:
             self.told[peer] = self.telling[peer] = (own.chosen, own.frontier)
 
     def _gossip(self, peer: int, own: Fact, now: float) -> None:
         facts = [own] + [self.learner.fact(log) for log in self.nodes if log != self.me]
-        position, rolling = self.applied
-        message = Learn(self.clock, facts, self.stable, Position(*position), rolling)
+        applied = Position(*self.divergence.position)
+        message = Learn(
+            self.lamport.time, facts, self.persistence.chosen_durable, applied, self.divergence.rolling
+        )
         if message != self.gossip:
             self.gossip = message  # the same object for all peers: the caller encodes it once
         self._tell(peer, self.gossip, own)
@@ -1020,7 +809,7 @@ class Node(Core):
         if message.log == self.me:
             self._tell(node, message, message.fact)
         else:
-            self._send.append((node, message, None))
+            self.outbox.send(node, message)
 
     def _choose_voters(self, now: float) -> None:
         """A quorum is to vote at once, us included; the others' votes can wait, and share an fsync. A node
@@ -1098,9 +887,9 @@ class Node(Core):
             self.learner.moved = False
             for timestamp, owner, payload in self.learner.apply():
                 _, token = self.pending.pop(timestamp, (None, None)) if owner == self.me else (None, None)
-                self._apply.append(Applied(timestamp, owner, payload, token))
+                self.outbox.apply(timestamp, owner, payload, token)
                 if owner == self.me and timestamp in self.riding:
-                    self._answer += self.riding.pop(timestamp)
+                    self.outbox.to_answer += self.riding.pop(timestamp)
         if self.reads and self.round is None and not (more and self.own.established):
             self._start_round(now)
         if self.dated:
@@ -1108,58 +897,30 @@ class Node(Core):
         if own is not self.shown or self.broadcast:
             self.shown = own
             self._tell_waiting(own, now)
-        if self.fetching:
-            self._send_fetches(now)
-        urgent = self.urgent or bool(self._after) or len(self._records) > self.lazy
-        if self._records:
-            self._note_journaled(now)
-        if urgent:
-            self.lazy_at = None
-        ready = Ready(
-            self._send,
-            self._records,
-            self._after,
-            self._apply,
-            self._answer,
-            self.lost,
-            self.catch_up,
-            urgent,
-        )
-        self.urgent, self.lazy = False, 0
-        self._send, self._records, self._after, self._apply, self._answer = [], [], [], [], []
-        self.lost, self.catch_up = [], None
-        return ready
-
-    def _note_journaled(self, now: float) -> None:
-        """Have us told when the records of this turn are durable."""
-        self.journaled += 1
-        self.journaled_at = now
-        if self.lazy_at is None:
-            self.lazy_at = now
-        logs: set[int] = set()
-        for record in self._records:
-            if record.held is not None:
-                logs.add(record.held.log)
-            elif record.installed is not None:
-                logs.update(self.nodes)
-        held = [(log, self.acceptors[log].accepted, self.acceptors[log].length) for log in sorted(logs)]
-        self._after.append((self.me, Synced(self.journaled, self.reserving, held), None))
+        if self.catch_up.fetching:
+            self.catch_up.send(now)
+        urgent = self.outbox.is_urgent(now)
+        if self.outbox.records:
+            self.persistence.end_turn(now)
+        return self.outbox.drain(urgent)
 
     # --------------------------------------------------------------------------------------------------- time
 
     @property
     def busy(self) -> bool:
         """Whether tick() wants to be called every few milliseconds, not every GOSSIP_IDLE seconds."""
-        waiting = self.pending or self.reads or self.dated or self.round or self.fetching or self.waiting
+        waiting = (
+            self.pending or self.reads or self.dated or self.round or self.catch_up.fetching or self.waiting
+        )
         return bool(waiting or self.news_at or self.learner.heads) or (
-            self.retake_at is not None or self.journaled > self.synced or self.rejoining is not None
+            self.retake_at is not None or self.persistence.waits or self.rejoining is not None
         )
 
     def tick(self, now: float) -> None:
         """Time has passed: repeat what was lost, gossip, and look for nodes that hold us up."""
         own = self._own_fact()
         # Votes that wait for a slow disk have told nobody anything yet.
-        slow = self.journaled > self.synced and now - self.journaled_at >= GOSSIP_NEWS / 2
+        slow = self.persistence.waits and now - self.persistence.journaled_at >= GOSSIP_NEWS / 2
         for peer in self.peers:
             if (self.told if slow else self.telling)[peer] != (own.chosen, own.frontier):
                 self.news_at.setdefault(peer, now)
@@ -1172,8 +933,8 @@ class Node(Core):
             self.round.at = now
             self._send_barriers(peer for peer in self.peers if peer not in self.round.clocks)
         self._look_at_held_reads(now)
-        if self.lazy_at is not None and now - self.lazy_at >= LAZY:
-            self.urgent = True
+        self.outbox.tick(now)
+        self.persistence.tick(now)
         if self.own.established:
             self._urge_late(now)
         for proposer in self.proposers.values():
@@ -1183,10 +944,8 @@ class Node(Core):
         idle = not self.own.preparing and not self.own.leading
         if idle and self.retake_at is not None and now >= self.retake_at:
             self._stand(self.me, 0, now)
-        if now >= self.compact_at:
-            self._compact(now)
-        if self.doubt is not None:
-            self._look_who_differs(now)
+        self.compaction.tick(now)
+        self.divergence.tick(now)
         if self.rejoining is None:
             self._watch(now)
         else:
@@ -1232,7 +991,8 @@ class Node(Core):
     def _lose_patience(self, log: int, needed: int, wait: Wait, now: float) -> None:
         if now - wait.asked >= min(ASK_AFTER * (1 << wait.asks), self.patience(now) / 4):
             wait.asked, wait.asks = now, min(wait.asks + 1, 3)
-            self._send += [(peer, Barrier(0, needed), None) for peer in self.peers]
+            for peer in self.peers:
+                self.outbox.send(peer, Barrier(0, needed))
         if log == self.me:
             return  # we lead it, or take it back when it is time
         slot = max(TURN, 2 * self._round_trip(now))
@@ -1284,36 +1044,22 @@ class Node(Core):
         self.round_trips[peer] = (max(now - since, before * 0.5 ** (now - when)), now)
         del self.probes[peer]
 
-    def _acceptor_fails(self, now: float) -> bool:
-        """Whether this message to the acceptor counts as lost, on purpose."""
-        failures = self.failures
-        if failures.every:
-            if self.silent_next is None:
-                self.silent_next = now + self.random.expovariate(1 / failures.every)
-            if now >= self.silent_next:
-                self.silent_until = now + failures.silence
-                self.silent_next = now + self.random.expovariate(1 / failures.every)
-            if now < self.silent_until:
-                return True
-        return failures.probability > 0 and self.random.random() < failures.probability
-
-    def _journal(self, record: Record) -> None:
-        self._records.append(record)
-
     # ------------------------------------------------------------------------------ disks that were lost
 
     def noted(self, peer: int) -> tuple[int, int]:
         """The highest (incarnation, life) of a peer that was heard of. Messages of a lower incarnation must
         not be handed in: what that disk had promised is forgotten.
         """
-        return self.lives[peer]
+        return self.incarnations.lives[peer]
 
     def note(self, peer: int, incarnation: int, life: int) -> None:
         """Remember, durably, which disk and which start of it a peer has."""
-        if incarnation > self.lives[peer][0]:
+        if self.incarnations.note(peer, incarnation, life):
             self._forget(peer)
-        self.lives[peer] = (incarnation, life)
-        self._journal(Record(noted=Noted(peer, incarnation, life)))
+
+    def identify(self, identity: Identity) -> Identity:
+        """What this node says to others of itself."""
+        return self.incarnations.identify(identity)
 
     def heard_at(self, peer: int) -> float:
         return self.heard[peer]
@@ -1341,40 +1087,42 @@ class Node(Core):
             self.clock, self.incarnation, self.life, self.in_flight, self.revocations, leads, logs, waits
         )
 
-    def greet(self, peer: int, incarnation: int, life: int) -> str | None:
+    def greet(self, identity: Identity) -> str | None:
         """A process says that it is this peer, started with this disk: why nobody may listen to it; None if
         one may. (Incarnation 0 is rejoining, and says nothing that counts.)
 
-        An older disk, or an earlier start of the same one, is a copy that was put back: it has forgotten
-        votes. So it is if there was another start with the same count.
+        A copy of an older state, which has forgotten votes, shows itself by its number, or by what its start
+        has found: less than what an earlier start had let us know to be durable (N25).
         """
-        disk, last = self.lives[peer]
-        older = life >> LIFE_BITS <= last >> LIFE_BITS and life != last
-        if incarnation and (incarnation < disk or (incarnation == disk and older)):
-            return (
-                f"node {peer} is a stale copy: incarnation {incarnation}, start {life >> LIFE_BITS}, but "
-                f"{disk} and {last >> LIFE_BITS} were seen: remove its data and start it with --rejoin"
-            )
-        if incarnation and (incarnation, life) != (disk, last):
+        peer, incarnation, life = identity.node, identity.incarnation, identity.life
+        if not incarnation or (incarnation, life) == self.noted(peer):
+            return None
+        refusal = self.incarnations.refusal(peer, incarnation, life)
+        if refusal is None and incarnation == self.noted(peer)[0]:
+            lost = self.witness.missing(identity, self.compaction.held(peer), self.acceptors[peer])
+            if lost is not None:
+                refusal = f"node {peer} is a stale copy: {lost}: remove its data and start it with --rejoin"
+        if refusal is None:
             self.note(peer, incarnation, life)
-        return None
+        return refusal
 
     def _forget(self, peer: int) -> None:
         """A peer has lost its disk: drop what the old one has said."""
+        self.witness.forget(peer)
         for proposer in self.proposers.values():
             proposer.forget(peer)
         if self.round is not None:
             self.round.clocks.pop(peer, None)
         self.probes.pop(peer, None)
         self.told[peer] = self.telling[peer] = (0, 0)
-        self.holding[peer] = [0] * len(self.nodes)
+        self.compaction.forget(peer)
 
     def _on_rejoin(self, sender: int, message: Rejoin, now: float, call: Any) -> None:
         """A peer has lost its disk. Once its new incarnation is noted, no quorum counts the old one here;
         what we tell it then is all that it may have had a part in. If a higher one is noted, it is told only
         that.
         """
-        if message.incarnation > self.lives[sender][0]:
+        if message.incarnation > self.incarnations.lives[sender][0]:
             self.note(sender, message.incarnation, 0)
         acceptor, proposer = self.acceptors[message.log], self.proposers.get(message.log)
         promised, accepted = acceptor.promised, acceptor.accepted
@@ -1383,54 +1131,53 @@ class Node(Core):
             promised = max(promised, proposer.highest)
             if proposer.leading:
                 accepted, entries = proposer.ballot, list(proposer.entries)
-        noted = self.lives[sender][0]
+        noted = self.incarnations.lives[sender][0]
         mute = self.rejoining is not None or message.incarnation < noted
         if mute:
             promised, accepted, entries = 0, 0, []
         answer = Rejoined(
             message.log, message.incarnation, noted, mute,
-            promised, accepted, acceptor.chosen, entries, self.fact(message.log), self.clock,
+            promised, accepted, acceptor.chosen, entries, self.fact(message.log), self.lamport.time,
         )  # fmt: skip
-        self._after.append((sender, answer, call))
+        self.outbox.send_after(sender, answer, call)
 
     def _rejoin(self, rejoining: "Rejoining", now: float) -> None:
         """Ask again who has not answered; when all have, join."""
-        if not rejoining.number and self.incarnation and rejoining.complete(self.quorum):
+        if not rejoining.turn and self.incarnation and rejoining.complete(self.quorum):
             if rejoining.noted_by_all:
                 self._rejoin_logs(rejoining)
             else:  # (the new number tells the second answers from late first ones)
                 rejoining.ask_again(noted_by_all=True)
-                self._take_incarnation(self.incarnation + 1)
+                self.incarnations.take(self.incarnation + 1)
         if now - rejoining.asked_at < RESEND_AFTER:
             return
         rejoining.asked_at = now
         if not self.incarnation:
-            self._send += [(p, Rejoin(self.me, 0), None) for p in self.peers if p not in rejoining.noted]
+            for peer in self.peers:
+                if peer not in rejoining.noted:
+                    self.outbox.send(peer, Rejoin(self.me, 0))
         else:
-            self._after += [(p, Rejoin(log, self.incarnation), None) for p, log in rejoining.missing()]
+            for peer, log in rejoining.missing():
+                self.outbox.send_after(peer, Rejoin(log, self.incarnation))
 
     def _on_rejoined(self, sender: int, message: Rejoined, now: float, call: Any) -> None:
         rejoining = self.rejoining
         assert rejoining is not None, "nobody else listens to these"
-        if message.incarnation != self.incarnation or rejoining.number:
+        if message.incarnation != self.incarnation or rejoining.turn:
             return
         if not self.incarnation:
             rejoining.noted[sender] = message.noted
             if len(rejoining.noted) == len(self.peers):
-                self._take_incarnation(max(2, 1 + max(rejoining.noted.values())))
+                self.incarnations.take(max(2, 1 + max(rejoining.noted.values())))
                 rejoining.asked_at = float("-inf")
             return
         if message.noted > self.incarnation:
             rejoining.ask_again(noted_by_all=False)
-            self._take_incarnation(message.noted + 1)
+            self.incarnations.take(message.noted + 1)
             return
         rejoining.answers[sender][message.log] = message
-        self._hear_clock(message.clock)
+        self.lamport.hear(message.clock)
         self._learn(message.fact, now, sender)
-
-    def _take_incarnation(self, incarnation: int) -> None:
-        self.incarnation = incarnation
-        self._journal(Record(incarnation=incarnation))
 
     def _rejoin_logs(self, rejoining: "Rejoining") -> None:
         """All have answered: take over what they say of all logs, in one durable step. Not before we hold
@@ -1445,16 +1192,14 @@ class Node(Core):
             promised = max(answer.promised for answer in answers)
             acceptor.rejoin(promised, best.accepted, best.entries[acceptor.chosen - best.start :])
             for entry in acceptor.from_slot(acceptor.chosen):
-                self.highest = max(self.highest, entry.timestamp)
-                if entry.payload:
-                    self._raise_clock(entry.timestamp)
-        self._raise_clock(self.learner.known[self.me])
-        self._journal(Record(rejoined=True))
-        rejoining.number = self.journaled + 1
+                self.lamport.see_entry(entry)
+        self.lamport.raise_to(self.learner.known[self.me])
+        self.outbox.journal(Record(rejoined=True))
+        rejoining.turn = self.persistence.turn + 1
 
-    def _on_synced_rejoining(self, sender: int, message: Synced, now: float, call: Any) -> None:
-        self._on_synced(sender, message, now, call)
-        if self.rejoining is not None and 0 < self.rejoining.number <= message.number:
+    def _on_persisted_rejoining(self, sender: int, message: Persisted, now: float, call: Any) -> None:
+        self.persistence.on_persisted(message)
+        if self.rejoining is not None and 0 < self.rejoining.turn <= message.turn:
             self._join()
             self.retake_at = now
 
@@ -1482,7 +1227,7 @@ class Rejoining:
         self.answers: dict[int, dict[int, Rejoined]] = {peer: {} for peer in peers}  # by log
         self.asked_at = float("-inf")
         self.noted_by_all = False  # whether the answers were given after every node had noted us
-        self.number = 0  # of the drain with the records that end it
+        self.turn = 0  # with the records that end it
 
     def ask_again(self, noted_by_all: bool) -> None:
         """Ask everybody with a higher incarnation.
@@ -1549,7 +1294,7 @@ HANDLERS: Final[dict[type, Handler]] = {
     Prepare: Node._on_prepare,
     Promise: Node._on_promise,
     Rejoin: Node._on_rejoin,
-    Synced: Node._on_synced,
+    Persisted: Node._on_persisted,
 }
 HANDLERS_REJOINING: Final[dict[type, Handler]] = {
     Learn: Node._on_learn,
@@ -1557,5 +1302,5 @@ HANDLERS_REJOINING: Final[dict[type, Handler]] = {
     Fetched: Node._on_fetched,
     Rejoin: Node._on_rejoin,
     Rejoined: Node._on_rejoined,
-    Synced: Node._on_synced_rejoining,
+    Persisted: Node._on_persisted_rejoining,
 }

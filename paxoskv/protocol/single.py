@@ -9,7 +9,7 @@ from typing import Any
 from paxoskv.multipaxos import Applied, Cut
 from paxoskv.protocol.core import Core, Report
 from paxoskv.protocol.outbox import Message, Ready
-from paxoskv.wire.structs import Entry, Held, Record
+from paxoskv.wire.structs import Entry, Held, Identity, Record
 
 
 class Single(Core):
@@ -113,7 +113,10 @@ class Single(Core):
     def hashed(self, position: tuple[int, int], rolling: int) -> None:
         """There is nobody to compare it with."""
 
-    def greet(self, peer: int, incarnation: int, life: int) -> str | None:
+    def identify(self, identity: Identity) -> Identity:
+        return identity
+
+    def greet(self, identity: Identity) -> str | None:
         return "this server has no peers"
 
     def noted(self, peer: int) -> tuple[int, int]:

@@ -51,7 +51,7 @@ from typing import Any
 
 import orjson
 
-from paxoskv.multipaxos import Covered, Cut
+from paxoskv.multipaxos import Covered, Cut, Diverged
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.node import Node
 from paxoskv.protocol.single import Single
@@ -229,7 +229,10 @@ def recover(journal: Journal, directory: Path, core: Core, store: Store, files: 
     Returns how many records were replayed. Damaged: what was durable cannot be read, and nothing was removed.
     """
     files = files or Files()
-    count = replay(core, store, files, directory, journal.manifest, journal.recover())
+    try:
+        count = replay(core, store, files, directory, journal.manifest, journal.recover())
+    except Diverged as error:
+        raise Damaged(directory / "journal", 0, f"contradicts itself: {error}") from error
     discard(files, [directory / INCOMING, *old_files(files, directory, journal)])
     return count
 
@@ -270,6 +273,7 @@ def install(core: Core, store: Store, state: dict[str, Any]) -> None:
     """Merge a checkpoint; its state replaces the store's if it stands further on."""
     if core.install(cut_of(state)):
         store.load_state(state)
+        core.hashed(store.position, store.hash)
 
 
 def old_files(files: Files, directory: Path, journal: Journal, keep: Iterable[int] = ()) -> list[Path]:
@@ -478,6 +482,7 @@ class Checkpoints:
         self.journal = journal
         self.later = later
         self.files = files or Files()
+        self.wanted: Callable[[], None] = lambda: None  # see replica.Checkpoints: the embedding's answer
         self.received: set[int] = set()  # taken in this life: perhaps not journaled yet
         self.making: int | None = None
         names = self.files.names(directory)

@@ -222,12 +222,23 @@ class Reading(NamedTuple):
     facts: list[Fact]
 
 
+class Recovered(NamedTuple):
+    log: int
+    promised: int
+    accepted: int
+    length: int
+    chosen: int
+    candidate: int
+
+
 class Identity(NamedTuple):
     cluster: str
     digest: str
     node: int
     incarnation: int
     life: int
+    recovered: list[Recovered] | None = None
+    reserved: int | None = None
 
 
 class LogBallot(NamedTuple):

@@ -9,8 +9,8 @@ and takes its node along. Without CRASH_AT it is a server like any other, with s
 everything that happens once in a segment happens soon, and one that tries again soon to make a checkpoint.
 
 Nothing of this is in the node's own modules: there is no variable that could end a node in earnest, and
-nothing is asked on the way of a request. The price is that the plain modules run here, never the compiled
-ones, whose classes cannot be derived from.
+nothing is asked on the way of a request. The price is that the interpreted modules run here, never the
+compiled ones, whose classes cannot be derived from.
 """
 
 import contextlib

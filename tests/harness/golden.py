@@ -9,7 +9,7 @@ that it journals, the answers that it gives, its turns, and the hash of what it 
 as they are encoded, never the name of a class or an attribute or a text for people. So it does not depend on
 what the code is called, on PYTHONHASHSEED, or on whether the core is compiled.
 
-golden.txt has a line for every 20 seeds of a profile, with four hexadecimal digits for each seed.
+tests/harness/golden.txt has a line for every 20 seeds of a profile, four hexadecimal digits for each seed.
 """
 
 from collections.abc import Callable, Sequence

@@ -144,7 +144,7 @@ MUTANTS = [
         "default 1",
         (
             "protocol.node",
-            "length = durable if lazy else acceptor.length",
+            "length = progress.durable_length if lazy else acceptor.length",
             "length = acceptor.length",
         ),
     ),
@@ -153,14 +153,14 @@ MUTANTS = [
         "lossy 1",
         (
             "protocol.node",
-            "lazy = self.me in message.lazy and ballot == message.ballot",
+            "lazy = self.me in message.lazy and progress.durable_ballot == message.ballot",
             "lazy = self.me in message.lazy",
         ),
     ),
     told(
         "an installed checkpoint does not count as durable",
         "test_checkpoints.test_what_a_checkpoint_covers_is_durable_with_it",
-        ("protocol.node", "                logs.update(self.nodes)\n", "                pass\n"),
+        ("protocol.persistence", "                logs.update(self.logs)\n", "                pass\n"),
     ),
     told(
         "what a slow disk has not written is sent again and again",
@@ -177,7 +177,7 @@ MUTANTS = [
         "default 1",
         (
             "protocol.node",
-            "self._journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))",
+            "self.outbox.journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))",
             "proposer.prepare(acceptor.chosen, acceptor.promised, wanted)",
         ),
     ),
@@ -269,12 +269,12 @@ MUTANTS = [
         "unchosen entries are handed to those that fetch",
         "lossy 1",
         (
-            "protocol.node",
+            "protocol.catch_up",
             "        if acceptor.base <= message.from_slot < acceptor.chosen:",
             "        if acceptor.base <= message.from_slot < acceptor.length:",
         ),
         (
-            "protocol.node",
+            "protocol.catch_up",
             "acceptor.from_slot(message.from_slot, acceptor.chosen):\n                entries",
             "acceptor.from_slot(message.from_slot):\n                entries",
         ),
@@ -297,7 +297,7 @@ MUTANTS = [
         "an entry given up is handed to those that fetch",
         "test_more_scenarios.test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it",
         (
-            "protocol.node",
+            "protocol.catch_up",
             "if acceptor.base <= message.from_slot < acceptor.chosen:",
             "if message.from_slot < acceptor.chosen:",
         ),
@@ -338,7 +338,7 @@ MUTANTS = [
         "a fetch that was lost is not sent again",
         "test_more_scenarios.test_a_fetch_that_was_lost_goes_to_another_node",
         (
-            "protocol.node",
+            "protocol.catch_up",
             "self.fetching[log] = (now + FETCH_AGAIN, self._another(whom))",
             'self.fetching[log] = (float("inf"), whom)',
         ),
@@ -352,25 +352,28 @@ MUTANTS = [
     told(
         "an entry is given up before a frame has noted it as executed",
         "test_checkpoints.test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it",
-        ("protocol.node", "min([self.passed[log], *(", "min([self.learner.executed[log], *("),
+        (
+            "protocol.compaction",
+            "min([noted, *(",
+            "min([self.learner.executed[log], *(",
+        ),
     ),
     told(
         "a node says that it holds what a restart would forget",
         "test_checkpoints.test_a_node_says_that_it_holds_what_it_would_know_to_be_chosen_after_a_restart",
         (
-            "protocol.node",
-            "            self.durable[log] = (ballot, length)\n        self.stable = self.noting\n",
-            "            self.durable[log] = (ballot, length)\n"
-            "        self.stable = [acceptor.chosen for acceptor in self.acceptors.values()]\n",
+            "protocol.persistence",
+            "        self.chosen_durable = self.chosen_in_frame\n",
+            "        self.chosen_durable = [acceptor.chosen for acceptor in self.acceptors.values()]\n",
         ),
     ),
     told(
         "who lacks nothing of a log waits for a checkpoint of it all the same",
         "test_checkpoints.test_who_has_given_up_more_than_its_checkpoint_has_makes_a_new_one",
         (
-            "protocol.node",
-            "acceptor.base > max(self.covered[log], held)",
-            "acceptor.base > self.covered[log]",
+            "protocol.compaction",
+            "acceptor.base > max(self.checkpointed_to[log], held)",
+            "acceptor.base > self.checkpointed_to[log]",
         ),
     ),
     told(
@@ -410,18 +413,18 @@ MUTANTS = [
     told(
         "N13: a segment begins without promises",
         "test_checkpoints.test_a_segment_begins_with_all_that_must_not_be_forgotten",
-        ("protocol.node", "                Record(promised=LogBallot(log, acceptor.promised)),\n", ""),
+        ("protocol.persistence", "                Record(promised=LogBallot(log, acceptor.promised)),\n", ""),
     ),
     told(
         "N13: a segment begins without the ballots that were stood with",
         "test_checkpoints.test_a_candidates_ballot_outlives_the_segment_that_it_stands_in",
-        ("protocol.node", "for log, p in self.proposers.items()]", "for log, p in {}.items()]"),
+        ("protocol.persistence", "for log, p in self.proposers.items()]", "for log, p in {}.items()]"),
     ),
     told(
         "a segment begins without what was applied since the last frame",
         "test_checkpoints.test_a_segment_that_begins_with_an_installed_checkpoint_leaves_out_no_entry",
         (
-            "protocol.node",
+            "protocol.persistence",
             "[*self._notes(), Record(installed=number)]",
             "[*self.notes(), Record(installed=number)]",
         ),
@@ -438,13 +441,13 @@ MUTANTS = [
     told(
         "entries are given up before all nodes hold them",
         "test_checkpoints.test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it",
-        ("protocol.node", "*(held[index] for held in self.holding.values())", ""),
+        ("protocol.compaction", "*(held[index] for held in self.held_by.values())", ""),
     ),
     told(
         "a node that differs goes on",
         "test_checkpoints.test_the_few_that_differ_stop_case",
-        ("protocol.node", "if len(differ) >= self.quorum or", "if False or"),
-        ("protocol.node", "(asked and late and len(differ) >= ours)", "False"),
+        ("protocol.divergence", "if len(differ) >= self.quorum or", "if False or"),
+        ("protocol.divergence", "(asked and late and len(differ) >= ours)", "False"),
     ),
     # -- disks that were lost
     told(
@@ -460,7 +463,7 @@ MUTANTS = [
     told(
         "a node that hears of one that is wrong, and of few others, stops",
         "test_checkpoints.test_a_healthy_node_that_is_a_little_behind_is_not_stopped_by_one_that_is_wrong",
-        ("protocol.node", "or (asked and late and", "or (late and"),
+        ("protocol.divergence", "or (asked and late and", "or (late and"),
     ),
     told(
         "rejoining nodes make up a state among themselves",
@@ -510,20 +513,20 @@ MUTANTS = [
         "test_rejoin.test_the_clock_is_raised_to_the_highest_that_is_told",
         (
             "protocol.node",
-            "        self._hear_clock(message.clock)\n        self._learn(message.fact, now, sender)\n\n"
-            "    def _take_incarnation",
-            "\n    def _take_incarnation",
+            "        self.lamport.hear(message.clock)\n        self._learn(message.fact, now, sender)\n\n"
+            "    def _rejoin_logs",
+            "\n    def _rejoin_logs",
         ),
     ),
     told(
         "an older start of a disk is listened to",
         "test_rejoin.test_yesterdays_backup_is_refused",
-        ("protocol.node", "(incarnation == disk and older)", "False"),
+        ("protocol.incarnations", "(incarnation == disk and older)", "False"),
     ),
     told(
         "an older disk is listened to",
         "test_rejoin.test_a_copy_of_a_disk_that_was_replaced_is_refused",
-        ("protocol.node", "if incarnation and (incarnation < disk or ", "if incarnation and ("),
+        ("protocol.incarnations", "if incarnation and (incarnation < disk or ", "if incarnation and ("),
     ),
     # -- five logs, one order
     met(
@@ -531,37 +534,43 @@ MUTANTS = [
         "default 2",
         (
             "protocol.node",
-            '        proposer.append(Entry(self.highest, b""))\n',
+            '        proposer.append(Entry(self.lamport.stamp_skip(self._last_timestamp(proposer)), b""))\n',
             '        theirs = next(iter(self.pending.values()), (b"", None))[0]\n'
-            "        proposer.append(Entry(self.highest, theirs))\n",
+            "        skip = self.lamport.stamp_skip(self._last_timestamp(proposer))\n"
+            "        proposer.append(Entry(skip, theirs))\n",
         ),
     ),
     told(
         "R2: an owner stamps an entry above its log, not above its clock",
         "test_more_scenarios.test_the_first_command_of_a_life_lies_above_the_frontiers_of_the_last",
         (
-            "protocol.node",
-            "timestamp = max(self.clock, self._last_timestamp(self.own)) + 1",
-            "timestamp = self._last_timestamp(self.own) + 1",
+            "protocol.clock",
+            "timestamp = max(self.time, last) + 1",
+            "timestamp = last + 1",
         ),
     ),
     met(
         "R2: an owner stamps an entry above its log, not above what it has said of its clock",
         "default 1",
         (
+            "protocol.clock",
+            "timestamp = max(self.time, last) + 1",
+            "timestamp = last + 1",
+        ),
+        (
             "protocol.node",
-            "timestamp = max(self.clock, self._last_timestamp(self.own)) + 1",
+            "timestamp = self.lamport.stamp(self._last_timestamp(self.own))",
             "last = (self.acceptors[self.me].entries + self.own.entries)[-1:]\n"
-            "        timestamp = max([entry.timestamp for entry in last], default=0) + 1",
+            "        timestamp = self.lamport.stamp(max([entry.timestamp for entry in last], default=0))",
         ),
     ),
     met(
         "R3: a reservation counts before it is durable",
         "default 1",
         (
-            "protocol.node",
-            "frontier = min(self.clock, self.reserved)",
-            "frontier = min(self.clock, self.reserving)",
+            "protocol.clock",
+            "return min(self.time, self.reserved)",
+            "return min(self.time, self.reserving)",
         ),
     ),
     met(
@@ -636,7 +645,7 @@ MUTANTS = [
         "commands are applied in the order in which they are chosen",
         "default 1",
         (CORE, "if frontier < timestamp - (log > owner):", "if False:"),
-        (CORE, '            assert head > self.position, "commands are applied in order"\n', ""),
+        (CORE, "if head <= self.position:", "if False:"),
         (
             "state.store",
             '        assert position > self.position, f"entry {position} applied after {self.position}"\n',
@@ -648,16 +657,16 @@ MUTANTS = [
         "test_scenarios.test_a_skip_does_not_drag_the_clocks_along",
         (
             "protocol.node",
-            "        self._raise_clock(command)  # R6\n",
-            "        self._raise_clock(last)  # R6\n",
+            "self.lamport.see(last, command)  # R6",
+            "self.lamport.see(last, last)",
         ),
     ),
     met(
         "a clock begins at zero after a restart",
         "default 1",
         (
-            "protocol.node",
-            "self.clock, self.reserving = max(self.clock, self.reserved), self.reserved\n",
+            "protocol.clock",
+            "self.time, self.reserving = max(self.time, self.reserved), self.reserved\n",
             "self.reserving = self.reserved\n",
         ),
     ),
@@ -665,9 +674,8 @@ MUTANTS = [
         "a clock heard of raises nobody's",
         "test_more_scenarios.test_nodes_with_nothing_to_do_follow_the_clocks_of_others",
         (
-            "protocol.node",
-            "        if clock <= max(self.clock, self.highest) + TOO_FAR:\n"
-            "            self._raise_clock(clock)\n",
+            "protocol.clock",
+            "        if not self.is_absurd(time):\n            self.raise_to(time)\n",
             "        pass\n",
         ),
     ),
@@ -899,6 +907,109 @@ MUTANTS = [
             "",
         ),
     ),
+    # -- disks that have forgotten something
+    told(
+        "N25: promises that were heard are forgotten",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            "protocol.node",
+            "            self.witness.promised(sender, message.log, message.ballot)\n",
+            "            pass\n",
+        ),
+    ),
+    told(
+        "N25: votes that were heard are forgotten",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            "protocol.node",
+            "            self.witness.voted(sender, message.log, message.ballot, message.length)\n",
+            "            pass\n",
+        ),
+    ),
+    told(
+        "N25: only the length of a log is compared",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            "protocol.witness",
+            "        if (found.accepted, found.length) < (ballot, length):\n",
+            "        if found.length < length:\n",
+        ),
+    ),
+    told(
+        "N25: ballots that others stood with are forgotten",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            "protocol.witness",
+            "if node_of(ballot) == peer and peer in self.candidates and ballot > self.candidates[peer][log]:",
+            "if False:",
+        ),
+    ),
+    told(
+        "N25: frontiers that were made are forgotten",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            "protocol.witness",
+            "        if peer in self.claims and fact.frontier > self.claims[peer][0]:\n",
+            "        if False:\n",
+        ),
+    ),
+    told(
+        "N25: what a peer had said to hold is not compared",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        ("protocol.witness", "        if found.chosen < chosen:\n", "        if False:\n"),
+    ),
+    told(
+        "N25: a start that was refused is noted",
+        "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
+        (
+            "protocol.node",
+            "            if lost is not None:\n",
+            "            if lost is not None:\n                self.note(peer, incarnation, life)\n",
+        ),
+    ),
+    told(
+        "N25: what a life has found is compared again later",
+        "test_forgotten.test_what_a_life_has_found_is_asked_once_for_it_has_voted_since",
+        (
+            "protocol.node",
+            "if not incarnation or (incarnation, life) == self.noted(peer):",
+            "if not incarnation:",
+        ),
+    ),
+    told(
+        "N25: what a lost disk had said is held against the new one",
+        "test_forgotten.test_a_new_disk_is_not_held_to_what_the_lost_one_had_said",
+        ("protocol.node", "        self.witness.forget(peer)\n", ""),
+    ),
+    told(
+        "N25: a node that rejoins tells what it found",
+        "test_forgotten.test_a_start_that_rejoins_says_nothing_of_what_it_found",
+        (
+            "protocol.node",
+            "        if self.rejoining is None:\n            self.incarnations.found",
+            "        if True:\n            self.incarnations.found",
+        ),
+    ),
+    told(
+        "N25: a peer that stays short of what we applied goes unnoticed",
+        "test_forgotten.test_two_histories_are_found_out_when_the_others_return",
+        ("protocol.divergence", "        if now - since >= DOUBT:\n", "        if False:\n"),
+    ),
+    told(
+        "N25: a sync with another chosen entry is accepted",
+        "test_forgotten.test_another_entry_where_one_is_chosen_is_a_contradiction",
+        (CORE, "        self._check_same(message.start, message.entries, self.chosen)\n", ""),
+    ),
+    told(
+        "N25: another entry at the same ballot is accepted",
+        "test_forgotten.test_another_entry_where_one_is_chosen_is_a_contradiction",
+        (CORE, "            self._check_same(message.start, message.entries, self.length)\n", ""),
+    ),
+    told(
+        "N25: another fetched entry is accepted",
+        "test_forgotten.test_another_entry_where_one_is_chosen_is_a_contradiction",
+        (CORE, "        self._check_same(start, entries, self.chosen)\n", ""),
+    ),
     # -- the mark of what was durable
     told(
         "N24: a damaged last frame is taken for a torn one, whatever the mark says",
@@ -907,7 +1018,7 @@ MUTANTS = [
     ),
     told(
         "N24: the mark stays where recovery has put it",
-        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_when_the_node_was_idle_or_has_stopped",
+        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_once_the_node_was_idle_or_stopped",
         (
             "storage.journal",
             "            self._files.fdatasync(handle)\n            self._set_mark()\n",
@@ -925,7 +1036,7 @@ MUTANTS = [
     ),
     told(
         "N24: the mark is never made durable",
-        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_when_the_node_was_idle_or_has_stopped",
+        "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_once_the_node_was_idle_or_stopped",
         ("storage.journal", "        self._sync_mark()\n", ""),
     ),
     told(
@@ -1015,10 +1126,10 @@ def attempt_here(task: str) -> None:
     directory, changed, *arguments = json.loads(task)
     sys.path.insert(0, str(ROOT))
     for package in {f"paxoskv.{module}".rpartition(".")[0] for module in changed}:
-        importlib.import_module(package).__path__.insert(0, f"{directory}/{package}")
+        importlib.import_module(package).__path__.insert(0, str(Path(directory, *package.split("."))))
     for module in changed:
         origin = importlib.import_module(f"paxoskv.{module}").__file__
-        assert origin and Path(directory) in Path(origin).parents, f"{origin} is not the changed {module}"
+        assert origin and Path(origin).is_relative_to(directory), f"{origin} is not the changed {module}"
     output, sys.stdout = sys.stdout, sys.stderr
     print(json.dumps(attempt(*arguments)), file=output)
 
@@ -1047,9 +1158,9 @@ def catch(mutant: Mutant, search: bool = True) -> Catch | None:
     sources = source_of(mutant)
     with tempfile.TemporaryDirectory() as directory:
         for module, source in sources.items():
-            package, _, file = f"paxoskv.{module}".rpartition(".")
-            (Path(directory) / package).mkdir(exist_ok=True)
-            (Path(directory) / package / f"{file}.py").write_text(source)
+            path = Path(directory) / path_of(module).relative_to(ROOT)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source)
         task = [directory, list(sources), mutant.story, mutant.seen, mutant.profiles, search]
         child = subprocess.run(
             [sys.executable, __file__, "--attempt", json.dumps(task)],

@@ -16,6 +16,7 @@ import pytest
 
 from tests.harness import scenario
 from tests.protocol import test_acceptor as acceptors
+from tests.protocol import test_forgotten as forgotten
 from tests.protocol import test_more_scenarios as more_stories
 from tests.protocol import test_node as nodes
 from tests.protocol import test_scenarios as stories
@@ -52,7 +53,7 @@ RULES: dict[str, Rule] = {
             "chosen, evidence, known = self.chosen[log], self.acceptors[log].accepted, self.known[log]",
         ),
         (
-            "protocol.node",
+            "protocol.catch_up",
             "Fetched(message.log, message.from_slot, entries, acceptor.evidence, acceptor.base)",
             "Fetched(message.log, message.from_slot, entries, acceptor.accepted, acceptor.base)",
         ),
@@ -63,7 +64,7 @@ RULES: dict[str, Rule] = {
     ),
     "N5, R3: a frontier never exceeds a durable reservation": rule(
         stories.test_no_frontier_comes_from_a_clock_that_a_restart_would_forget,
-        ("protocol.node", "frontier = min(self.clock, self.reserved)", "frontier = self.clock"),
+        ("protocol.clock", "return min(self.time, self.reserved)", "return self.time"),
     ),
     "N6: below first_incomplete nothing is applied": rule(
         stories.test_a_command_whose_result_was_given_up_is_not_applied_again,
@@ -126,7 +127,7 @@ RULES: dict[str, Rule] = {
         (
             "protocol.node",
             "        if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):\n",
-            "        self._raise_clock(fact.frontier)\n"
+            "        self.lamport.raise_to(fact.frontier)\n"
             "        if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):\n",
         ),
     ),
@@ -152,8 +153,8 @@ RULES: dict[str, Rule] = {
         stories.test_a_ballot_is_durable_before_anybody_hears_of_it,
         (
             "protocol.node",
-            "self._after += [(node, message, None) for node in self.nodes]",
-            "self._send += [(n, message, None) for n in self.nodes]",
+            "            self.outbox.send_after(node, message)",
+            "            self.outbox.send(node, message)",
         ),
     ),
     "N22: a repeated Prepare restarts nobody's wait": rule(
@@ -188,14 +189,14 @@ RULES: dict[str, Rule] = {
     "R2: an entry is stamped above all that its log holds": rule(
         stories.test_a_late_joiner_fetches_what_it_has_missed_and_takes_its_log_back,
         (
-            "protocol.node",
-            "timestamp = max(self.clock, self._last_timestamp(self.own)) + 1",
-            "timestamp = self.clock + 1",
+            "protocol.clock",
+            "timestamp = max(self.time, last) + 1",
+            "timestamp = self.time + 1",
         ),
     ),
     "R6: who receives an entry raises its clock before it answers": rule(
         stories.test_a_command_costs_one_round_trip_and_one_fsync,
-        ("protocol.node", "self._raise_clock(command)  # R6", "pass"),
+        ("protocol.node", "self.lamport.see(last, command)  # R6", "self.lamport.see(last, 0)"),
     ),
     "a frontier lies below the first unchosen command": rule(
         stories.test_commands_of_all_nodes_at_once_are_applied_in_one_order,
@@ -225,16 +226,16 @@ RULES: dict[str, Rule] = {
         stories.test_a_vote_leaves_only_when_it_is_durable,
         (
             "protocol.node",
-            "            self._after.append((sender, answer, call))",
-            "            self._send.append((sender, answer, call))",
+            "            self.outbox.send_after(sender, answer, call)\n            if sender",
+            "            self.outbox.send(sender, answer, call)\n            if sender",
         ),
     ),
     "a promise leaves when it is durable": rule(
         stories.test_a_promise_leaves_only_when_it_is_durable,
         (
             "protocol.node",
-            "self._after.append((sender, promise, call))",
-            "self._send.append((sender, promise, call))",
+            "self.outbox.send_after(sender, promise, call)",
+            "self.outbox.send(sender, promise, call)",
         ),
     ),
     "a candidate's ballot does not depend on its acceptor": rule(
@@ -289,9 +290,9 @@ RULES: dict[str, Rule] = {
     "a skip lies above all that is known of any log": rule(
         stories.test_a_second_skip_lies_above_the_first,
         (
-            "protocol.node",
-            "max(self.clock, self.highest, self._last_timestamp(proposer)) + SKIP",
-            "self.clock + SKIP",
+            "protocol.clock",
+            "max(self.time, self.highest, last) + SKIP",
+            "self.time + SKIP",
         ),
     ),
     "a skip that runs out is renewed": rule(
@@ -304,13 +305,17 @@ RULES: dict[str, Rule] = {
     ),
     "a vote that can wait says only what is durable": rule(
         more_stories.test_a_vote_that_can_wait_says_only_what_is_durable,
-        ("protocol.node", "length = durable if lazy else acceptor.length", "length = acceptor.length"),
+        (
+            "protocol.node",
+            "length = progress.durable_length if lazy else acceptor.length",
+            "length = acceptor.length",
+        ),
     ),
     "a vote that can wait counts for the ballot whose log is durable": rule(
         more_stories.test_a_vote_that_can_wait_does_not_take_an_older_ballots_entries_for_the_newer_ones,
         (
             "protocol.node",
-            "lazy = self.me in message.lazy and ballot == message.ballot",
+            "lazy = self.me in message.lazy and progress.durable_ballot == message.ballot",
             "lazy = self.me in message.lazy",
         ),
     ),
@@ -340,11 +345,23 @@ RULES: dict[str, Rule] = {
     ),
     "an acceptor that fails on purpose withholds its vote": rule(
         stories.test_acceptors_that_fail_on_purpose_cost_time_and_nothing_else,
-        ("protocol.node", "Vote.WITHHELD if self._acceptor_fails(now) else ", ""),
+        ("protocol.node", "Vote.WITHHELD if self.faults.fails(now) else ", ""),
     ),
     "an owner revoked often waits before it takes its log back": rule(
         nodes.test_an_owner_that_is_revoked_again_and_again_waits_longer_each_time,
         ("protocol.node", "pause = 0.0 if len(self.losses) < 3 else", "pause = 0.0 if True else"),
+    ),
+    "N25: who has found less than its peers were told is refused": rule(
+        forgotten.test_a_copy_of_a_running_nodes_data_that_is_put_back_is_refused,
+        (
+            "protocol.node",
+            "if refusal is None and incarnation == self.noted(peer)[0]:",
+            "if False:",
+        ),
+    ),
+    "N25: who restarts knows what it had applied": rule(
+        forgotten.test_two_histories_are_found_out_when_the_others_return,
+        ("protocol.persistence", "if idle and self.learner.position > self.noted_position:", "if False:"),
     ),
 }
 
@@ -377,7 +394,9 @@ def removed(name: str) -> Iterator[None]:
         if "state.store" in changed:
             patch.setattr(scenario, "store", changed["state.store"])
         patch.setattr(scenario, "protocol", importlib.import_module("paxoskv.protocol.node"))
-        patch.setattr(acceptors, "Acceptor", importlib.import_module("paxoskv.multipaxos").Acceptor)
+        multipaxos = importlib.import_module("paxoskv.multipaxos")
+        patch.setattr(scenario, "Diverged", multipaxos.Diverged)
+        patch.setattr(acceptors, "Acceptor", multipaxos.Acceptor)
         patch.setattr(nodes, "Node", scenario.protocol.Node)
         yield
 

@@ -24,6 +24,7 @@ from random import Random
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from paxoskv.multipaxos import Diverged
 from paxoskv.node import replica
 from paxoskv.protocol import node as protocol
 from paxoskv.state import store
@@ -35,6 +36,7 @@ from paxoskv.wire.codec import (
     Command,
     Entry,
     Frame,
+    Identity,
     Learn,
     Outcome,
     Position,
@@ -60,7 +62,7 @@ class Envelope(NamedTuple):
     sender: int
     to: int
     message: Any
-    who: tuple[int, int] | None = None  # incarnation and life of the sender, as its connection has said
+    who: Identity | None = None  # of the sender, as its connection has said
     disk: int = 0  # the receiver's, by number: a connection belongs to two processes
 
 
@@ -234,6 +236,7 @@ class Machine:
         self.checkpoint_takes = FSYNC  # seconds
         self.making_life = 0  # the life in which a checkpoint is being made
         self.on_diverged: Callable[[int], Any] | None = None  # told of the node when it stops
+        self.diverged: str | None = None  # why it did
         self.unsynced: deque[tuple[bytes, Callable[[], None], bool]] = deque()
         self.auto_sync = True
         self.fsync = FSYNC
@@ -287,7 +290,8 @@ class Machine:
         elif self.running:
             try:
                 action()
-            except protocol.Diverged:
+            except Diverged as error:
+                self.diverged = str(error)
                 if self.on_diverged is None:
                     raise
                 self.on_diverged(self.me)
@@ -299,7 +303,7 @@ class Machine:
         """What the shell decides when a peer says who it is."""
         if envelope.who is None or isinstance(envelope.message, Rejoin):
             return False
-        reason = self.core.greet(envelope.sender, *envelope.who)
+        reason = self.core.greet(envelope.who)
         if reason is not None:
             self.refused[envelope.sender] = reason
         return reason is not None
@@ -327,7 +331,7 @@ class Machine:
                 self.later(self.checkpoint_takes, self.make_checkpoint)
 
     def _send(self, to: int, message: Any, call: Any) -> None:
-        who = (self.core.incarnation, self.core.life)
+        who = self.core.identify(Identity("", "", self.me, 0, 0))
         disk = self.cluster.machines[to].disk
         if not self.introduced:
             return
@@ -402,6 +406,7 @@ class Cluster:
         self.cuts: set[frozenset[int]] = set()
         self.order: list[tuple[int, int]] = []  # what has been applied anywhere, in order
         self.slots: dict[tuple[int, int], Entry] = {}  # what has been chosen, by log and slot
+        self.two_histories = False  # whether the script has made some, which the nodes are to find out
         self.machines = {node: Machine(self, node) for node in self.ids}
         running = self.ids if start is None else sorted(start)
         for node in running:
@@ -623,6 +628,8 @@ class Cluster:
 
     def check_order(self, machine: Machine) -> None:
         """All nodes apply the same entries in the same order."""
+        if self.two_histories:
+            return
         at = len(machine.applied) - 1
         if at == len(self.order):
             self.order.append(machine.applied[at])
@@ -630,7 +637,7 @@ class Cluster:
 
     def check_slots(self, machine: Machine) -> None:
         """No slot is chosen with two values, and timestamps increase along a log."""
-        for log, acceptor in machine.core.acceptors.items():
+        for log, acceptor in machine.core.acceptors.items() if not self.two_histories else ():
             for slot in range(max(machine.checked[log], acceptor.base), acceptor.chosen):
                 entry = acceptor.entries[slot - acceptor.base]
                 first = self.slots.setdefault((log, slot), entry)

@@ -19,6 +19,7 @@ import heapq
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -26,11 +27,12 @@ from typing import Any, NamedTuple
 
 from paxoskv.multipaxos import UNCHOSEN_ENTRIES, Cut
 from paxoskv.node.replica import Replica
-from paxoskv.protocol.node import Failures, Node
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.node import Node
 from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store
 from paxoskv.storage import checkpoint
-from paxoskv.storage.journal import Journal, Manifest
+from paxoskv.storage.journal import FIRST, Damaged, Journal, Manifest, read_frame_header, read_segment_header
 from paxoskv.wire.codec import (
     Accept,
     Accepted,
@@ -92,6 +94,10 @@ class Violation(AssertionError):
     """A rule was broken. The text has the seed, what broke, and the last events."""
 
 
+class Unavoidable(Exception):
+    """A disk has forgotten what nobody who could be asked knew: from here on nothing can be promised."""
+
+
 NO_FAILURES = Failures()
 
 
@@ -128,6 +134,8 @@ class Profile:
     checkpoints: float = 0.0  # that each node begins, per second
     keep: int = 2000  # bytes of a log that are kept for nodes that lag
     wipes: float = 0.0  # of restarts find a new disk
+    flips: float = 0.0  # of restarts find a flipped bit in the last frame
+    snapshots: float = 0.0  # of restarts find an older copy of the disk, made while the node ran
     failures: Failures = NO_FAILURES
     batching: float = 0.3  # of messages wait for others before the turn
     clocks: float = 2.0  # rates of clocks lie between 1 / this and this
@@ -253,6 +261,27 @@ PROFILES: dict[str, Profile] = {
             fault_rate=5,
             outage=0.3,
         ),
+        Profile(name="flipped", flips=0.4, checkpoints=1, crashes=12, fault_rate=5, outage=0.3),
+        Profile(name="put-back", snapshots=0.4, checkpoints=1, crashes=12, fault_rate=5, outage=0.3),
+        Profile(
+            name="forgetful-lossy",
+            flips=0.2,
+            snapshots=0.3,
+            wipes=0.1,
+            loss=0.2,
+            duplicates=0.2,
+            late_duplicates=0.05,
+            checkpoints=2,
+            keep=200,
+            revoke_after=0.05,
+            fifo=0.0,
+            crashes=12,
+            fault_rate=8,
+            outage=0.2,
+        ),
+        Profile(
+            name="forgetful-three", nodes=3, flips=0.3, snapshots=0.3, crashes=12, fault_rate=5, outage=0.3
+        ),
         Profile(name="one", nodes=1, seconds=4),
         Profile(name="three", nodes=3),
         Profile(name="seven", nodes=7, seconds=2),
@@ -302,6 +331,24 @@ class SlowDisk(Disk):
             super().pwrite(*write)
         self.behind.clear()
 
+    def copied(self) -> "SlowDisk":
+        """What a copy of all files now would hold."""
+        copy = deepcopy(self)
+        copy.power_cut(kept)
+        return copy
+
+    def last_frame(self) -> tuple[Content, int, int] | None:
+        """The file with the journal's last whole frame, and where it begins and ends; None: there is none."""
+        for name in sorted(self.names(DIRECTORY / "journal"), reverse=True):
+            content = self._file(DIRECTORY / "journal" / name)
+            data = bytes(content.cached)
+            segment, start, end = read_segment_header(data), FIRST, FIRST
+            while segment is not None and (header := read_frame_header(data, end, segment)):
+                start, end = end, header[1]
+            if end > FIRST:
+                return content, start, end
+        return None
+
 
 # ------------------------------------------------------------------------------------------- oracle
 
@@ -318,6 +365,33 @@ class Held:
         self.entries: list[Entry] = []
         self.chosen = 0  # so many does the node know to be chosen
         self.agreed = 0  # so many of the entries were found to be those that are chosen
+
+
+class Told:
+    """What a node's process was told by one peer of what is durable there, by log."""
+
+    __slots__ = ("promised", "stood", "voted")
+
+    def __init__(self, logs: Iterable[int]) -> None:
+        self.promised = dict.fromkeys(logs, 0)
+        self.voted = dict.fromkeys(logs, (0, 0))
+        self.stood = dict.fromkeys(logs, 0)
+
+    def hears(self, message: Message, sender: int) -> None:
+        kind = message.__class__
+        if kind is Promise and message.verdict == Verdict.PROMISED:
+            self.promised[message.log] = max(self.promised[message.log], message.ballot)
+        elif kind is Accepted and message.vote == Vote.TAKEN:
+            self.voted[message.log] = max(self.voted[message.log], (message.ballot, message.length))
+        elif (kind is Prepare or kind is Accept) and message.ballot & 255 == sender:
+            self.stood[message.log] = max(self.stood[message.log], message.ballot)
+
+    def knows_better(self, found: dict[int, tuple[int, int, int, int]]) -> bool:
+        """Whether a start that has found this (by log: promised, accepted, length, stood with) lacks any."""
+        return any(
+            promised < self.promised[log] or (accepted, length) < self.voted[log] or stood < self.stood[log]
+            for log, (promised, accepted, length, stood) in found.items()
+        )
 
 
 class Truth:
@@ -361,6 +435,7 @@ class Oracle:
         self.submitted: Counter[tuple[int, int, int, int]] = Counter()  # likewise: how often to any node
         self.appeared: Counter[tuple[int, int, int, int]] = Counter()  # likewise: how often in the order
         self.skips = 0
+        self.told = {node: {peer: Told(self.nodes) for peer in self.nodes} for node in self.nodes}
 
     # -- what is durable
 
@@ -407,6 +482,8 @@ class Oracle:
 
     def forgets(self, node: int) -> None:
         """Its disk is lost: what was chosen by its votes stays so; they count for nothing else."""
+        for told in self.told.values():
+            told[node] = Told(self.nodes)
         self.held[node] = {log: Held() for log in self.nodes}
         self.reserved[node] = 0
         self.applied_to[node] = (0, 0)
@@ -528,6 +605,7 @@ class Oracle:
         """A new life: nothing is remembered but what is durable, the clock's reservation included."""
         self.frontiers[node] = 0
         self.clocks[node] = self.reserved[node]
+        self.told[node] = {peer: Told(self.nodes) for peer in self.nodes}
 
     def sends(self, node: int, message: Message) -> None:
         """A message says nothing that is not durable, and no fact that is not true."""
@@ -731,6 +809,10 @@ class Machine:
         self.turning = False
         self.sweep_at = 0.0
         self.checked: dict[int, int] = {}
+        self.copy: tuple[int, SlowDisk, int] | None = (
+            None  # of the disk: which, as it was, frames durable then
+        )
+        self.identities: dict[int, Identity] = {}  # by life: what it says to others of itself
 
     def new_disk(self) -> None:
         """The first one is made with the cluster; a later one is to rejoin."""
@@ -740,28 +822,46 @@ class Machine:
         identity = Identity("simulated", "", self.node, self.incarnation, 0)
         Journal.create(DIRECTORY, identity, SEGMENT_BYTES, self.disk)
         self.frames = 0  # durable
+        self.spoiled = False  # whether what it holds was changed behind the node's back
+        self.forgetful = False  # whether it has lost what was durable
+        self.lives: set[int] = set()  # with this disk
         self.lost = self.disks > 1  # whether it has forgotten what others may rely on
 
     def clock(self) -> float:
         return self.offset + self.rate * self.simulation.now
 
     def start(self) -> None:
-        """A new process: recover the journal, then run."""
+        """A new process: recover the journal, then run. On a damaged disk it does not: it gets a new one."""
+        try:
+            self._start()
+        except Damaged:
+            if not (self.spoiled or self.forgetful):
+                raise
+            self.simulation.replace(self, "damaged")
+            self._start()
+
+    def _start(self) -> None:
         simulation, profile = self.simulation, self.simulation.profile
         self.life += 1
         self.offset = simulation.random.uniform(0, 1000)
         failures = profile.failures if simulation.faulty else Failures()
         random = Random(f"{simulation.seed} node {self.node} life {self.life}")
         core = Node(self.node, simulation.nodes, random, profile.revoke_after, failures, self.incarnation)
-        core.keep_bytes = profile.keep
+        core.compaction.keep_bytes = profile.keep
         self.journal = Journal(DIRECTORY, SEGMENT_BYTES, files=self.disk)
         frames = list(self.journal.recover())
         first = self.journal.manifest.frame if self.journal.manifest else 1
-        if first - 1 + len(frames) < self.frames:
-            simulation.fail(f"node {self.node} recovers {first - 1 + len(frames)} frames of {self.frames}")
-        for records in frames[max(0, self.frames + 1 - first) :]:
-            simulation.oracle.durable(self.node, records, self._cut)
-        self.frames = first - 1 + len(frames)
+        count = first - 1 + len(frames)
+        if count < self.frames and not (self.spoiled or self.forgetful):
+            simulation.fail(f"node {self.node} recovers {count} frames of {self.frames}")
+        self.forgetful = self.forgetful or count < self.frames
+        if self.forgetful and not self._has_joined(frames):  # it will rejoin, as with a new disk
+            raise Damaged(DIRECTORY, 0, "it had not joined")
+        self.spoiled = False
+        if not self.forgetful:
+            for records in frames[max(0, self.frames + 1 - first) :]:
+                simulation.oracle.durable(self.node, records, self._cut)
+            self.frames = count
         self.store = WatchedStore(self.node, simulation.oracle)
         checkpoint.replay(core, self.store, self.disk, DIRECTORY, self.journal.manifest, frames)
         checkpoint.discard(
@@ -769,17 +869,32 @@ class Machine:
             [DIRECTORY / checkpoint.INCOMING, *checkpoint.old_files(self.disk, DIRECTORY, self.journal)],
         )
         self.files = checkpoint.Checkpoints(DIRECTORY, self.journal, self._later, self.disk, CHUNK_BYTES)
+        self.recovered = {
+            log: (
+                a.promised,
+                a.accepted,
+                a.length,
+                core.proposers[log].highest if log in core.proposers else 0,
+            )
+            for log, a in core.acceptors.items()
+        }
         core.start(self.clock())
+        self.identities[core.life] = core.identify(Identity("", "", self.node, 0, 0))
+        self.lives.add(core.life)
         self.checked = dict.fromkeys(simulation.nodes, 0)
         simulation.oracle.begins(self.node)
         self.core = core
-        self.introduced = False
+        self.introduced = self.acquainted = False
         self.replica = Replica(core, self.store, self.clock, self.send, self.write, self.answer, self.files)
         self.tick_at = 0.0
         self.turning = False
         if self.journal.leans:
             self.replica.roll()
         self.turn()
+
+    def _has_joined(self, frames: list[list[Record]]) -> bool:
+        records = [record for records in frames for record in records]
+        return self.incarnation > 0 or any(record.rejoined for record in records)
 
     def _cut(self, number: int) -> Cut:
         return checkpoint.cut_of(checkpoint.load_installed(self.disk, DIRECTORY, number))
@@ -848,7 +963,7 @@ class Machine:
     def send(self, to: int, message: Message, call: Any) -> None:
         simulation = self.simulation
         simulation.oracle.sends(self.node, message)
-        if self.introduced:
+        if self.acquainted:
             simulation.network.send(self.node, to, message, call)
 
     def write(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
@@ -872,6 +987,9 @@ class Machine:
         self.disk.complete()
         self.frames += 1
         self.introduced = True
+        if not self.acquainted and not self.simulation.introduce(self):
+            return
+        self.acquainted = True
         self.simulation.oracle.durable(self.node, records, self._cut)
         if any(record.rejoined for record in records):
             self.simulation.faults["rejoined"] += self.lost
@@ -911,13 +1029,17 @@ class Machine:
         (Late messages of earlier lives with the same disk are handed in, as is said of Network._deliver.)
         """
         noted = self.core.noted(sender)
+        other = self.simulation.machines[sender]
         if message.__class__ is not Rejoin and who[0]:
             if who[0] < noted[0]:
                 self.simulation.faults["refused"] += 1
                 return
-            reason = self.core.greet(sender, *who) if who > noted else None
-            if reason is not None:
-                self.simulation.fail(f"node {self.node} refuses: {reason}")
+            if who > noted:
+                reason = self.core.greet(other.identities[who[1]]._replace(incarnation=who[0]))
+                if reason is not None:
+                    self.simulation.fail(f"node {self.node} refuses: {reason}")
+        if who[1] in other.lives:
+            self.simulation.oracle.told[self.node][sender].hears(message, sender)
         if message.__class__ is Promise and message.verdict == Verdict.BEHIND:
             self.simulation.faults["behind"] += 1
         self.replica.step(sender, message, call)
@@ -953,7 +1075,8 @@ class Machine:
     def _after_turn(self) -> None:
         core = self.core
         simulation = self.simulation
-        simulation.oracle.believes(self.node, core, self.checked)
+        if self.acquainted or not self.forgetful:
+            simulation.oracle.believes(self.node, core, self.checked)
         now = simulation.now
         at = now + (TICK_BUSY if core.busy else TICK_IDLE) / self.rate
         if at < self.tick_at - TICK_BUSY or now >= self.tick_at:
@@ -972,6 +1095,10 @@ class Machine:
         now = simulation.now
         if now >= self.sweep_at:
             self.sweep_at = now + SWEEP
+            if not self.disk.late:
+                self.journal.maintain()
+                if simulation.random.random() < simulation.profile.snapshots:
+                    self.copy = self.disks, self.disk.copied(), self.frames
             self.replica.expire(self.clock() - simulation.profile.request_timeout * self.rate)
             if simulation.random.random() < simulation.profile.checkpoints * SWEEP:
                 self.replica.roll()
@@ -1074,6 +1201,8 @@ class Network:
         machine = simulation.machines[to]
         if link.blocked or link.epoch != epoch or machine.replica is None:
             return
+        if machine.forgetful and not machine.acquainted:
+            return  # it has no connections before it has said who it is
         who, disk, life = ends
         if disk != machine.disks or (life and life != machine.life):
             return
@@ -1382,6 +1511,7 @@ class Simulation:
         self.random = Random(f"{seed} {profile.name}")
         self.nodes = list(range(1, profile.nodes + 1))
         self.now = 0.0
+        self.began = 0.0  # when the phase without faults did
         self.faulty = True
         self.queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self.scheduled = 0
@@ -1428,15 +1558,18 @@ class Simulation:
         self.now = max(self.now, until)
 
     def run(self) -> Report:
-        """The whole run. Violation if a rule is broken."""
+        """The whole run, or up to where nothing can be promised. Violation if a rule is broken."""
         try:
-            return self._run()
+            self._run()
         except Violation:
             raise
+        except Unavoidable:
+            self.faults["unavoidable"] += 1
         except Exception as error:
             raise Violation(self._story(f"{type(error).__name__}: {error}")) from error
+        return self._report()
 
-    def _run(self) -> Report:
+    def _run(self) -> None:
         for machine in self.machines.values():
             machine.rate = self.random.choice([1.0, 1 / self.profile.clocks, self.profile.clocks])
             machine.start()
@@ -1445,11 +1578,13 @@ class Simulation:
         self.at(self.random.expovariate(self.profile.fault_rate), self._fault)
         self.run_until(self.profile.seconds)
         self._calm()
-        began = self.now
+        self.began = self.now
         self.run_until(self.now + self.profile.patience, self._at_rest)
         if not self._at_rest():
             self.fail(f"no rest within {self.profile.patience} s: {self._unrest()}")
         self._judge()
+
+    def _report(self) -> Report:
         oracle = self.oracle
         applied = tuple((timestamp, owner, len(payload)) for timestamp, owner, payload in oracle.applied)
         self.trace_hash = hash((self.trace_hash, applied, self.random.random()))
@@ -1458,7 +1593,13 @@ class Simulation:
             "given up": self.given_up, "applied": len(oracle.applied), "skips": oracle.skips, **self.faults,
         }  # fmt: skip
         return Report(
-            self.seed, self.profile.name, self.events, self.trace_hash, self.now, self.now - began, counts
+            self.seed,
+            self.profile.name,
+            self.events,
+            self.trace_hash,
+            self.now,
+            self.now - self.began,
+            counts,
         )
 
     def fail(self, reason: str) -> None:
@@ -1501,7 +1642,9 @@ class Simulation:
             for log, a in core.acceptors.items()
         )
         paused = "paused " if machine.paused else ""
-        return f"{paused}clock {core.clock} reserved {core.reserved} head {core.learner.next()} {logs}"
+        return (
+            f"{paused}clock {core.clock} reserved {core.lamport.reserved} head {core.learner.next()} {logs}"
+        )
 
     # -- faults
 
@@ -1548,6 +1691,10 @@ class Simulation:
         if machine.replica is None:
             if self.profile.wipes and self.random.random() < self.profile.wipes:
                 self._wipe(machine)
+            elif self.profile.flips and self.random.random() < self.profile.flips:
+                self._flip(machine)
+            elif self.profile.snapshots and self.random.random() < self.profile.snapshots:
+                self._put_back(machine)
             self.note("restart", machine.node)
             machine.start()
             for other in self.machines.values():
@@ -1556,14 +1703,77 @@ class Simulation:
                 elif other is not machine:
                     other.core.link(machine.node, False)
 
+    def _may_lose(self, machine: Machine) -> bool:
+        """Whether its disk may be lost: not if a quorum could then have forgotten what it knew together."""
+        others = [other for other in self.machines.values() if other is not machine]
+        lost = sum(other.lost or other.spoiled or other.forgetful for other in others)
+        return self.faulty and lost + 1 <= len(self.nodes) - self.oracle.quorum
+
     def _wipe(self, machine: Machine) -> None:
-        """A new disk, unless a quorum could then have forgotten what it knew together."""
-        lost = sum(other.lost for other in self.machines.values() if other is not machine)
-        if self.faulty and lost + 1 <= len(self.nodes) - self.oracle.quorum:
-            self.note("wipe", machine.node)
-            self.faults["wiped"] += 1
-            machine.new_disk()
-            self.oracle.forgets(machine.node)
+        if self._may_lose(machine):
+            self.replace(machine, "wiped")
+
+    def replace(self, machine: Machine, why: str) -> None:
+        """A new disk."""
+        self.note(why, machine.node)
+        self.faults[why] += 1
+        machine.new_disk()
+        self.oracle.forgets(machine.node)
+
+    def _flip(self, machine: Machine) -> None:
+        """Flip a bit of the last frame on the disk, whoever knows of it."""
+        frame = machine.disk.last_frame()
+        if frame is not None and self._may_lose(machine):
+            content, start, end = frame
+            at, bit = self.random.randrange(start, end), 1 << self.random.randrange(8)
+            content.cached[at] ^= bit
+            content.durable[at] ^= bit
+            machine.spoiled = True
+            self.note("flip", machine.node)
+            self.faults["flipped"] += 1
+
+    def _put_back(self, machine: Machine) -> None:
+        """The copy that was made of the disk takes its place."""
+        if machine.copy is not None and machine.copy[0] == machine.disks and self._may_lose(machine):
+            machine.disk = machine.copy[1].copied()
+            machine.spoiled = True
+            self.note("put back", machine.node)
+            self.faults["put back"] += machine.copy[2] < machine.frames
+
+    def introduce(self, machine: Machine) -> bool:
+        """A process says who it is to everybody whom it reaches, before anything else.
+
+        False: somebody refuses it, and it has ended. Whether it was to be refused, the oracle says by what
+        each of them was told in its life. Unavoidable: nobody knew who could be asked.
+        """
+        links = self.network.links
+        asked = [
+            other
+            for other in self.alive()
+            if other is not machine
+            and not other.paused
+            and (other.acquainted or not other.forgetful)
+            and not links[machine.node, other.node].blocked
+            and not links[other.node, machine.node].blocked
+        ]
+        identity = machine.core.identify(Identity("", "", machine.node, 0, 0))
+        reasons = [reason for other in asked if (reason := other.core.greet(identity)) is not None]
+        if reasons:
+            if not machine.forgetful:
+                self.fail(f"refused, but nothing is lost: {reasons}")
+            self.note("refused", machine.node)
+            self.crash(machine)
+            self.replace(machine, "refused copies")
+            return False
+        for other in asked:
+            other._wake()
+        if machine.forgetful:
+            told = self.oracle.told
+            better = [o.node for o in asked if told[o.node][machine.node].knows_better(machine.recovered)]
+            if better:
+                self.fail(f"node {machine.node} has forgotten what nodes {better} were told, and may vote")
+            raise Unavoidable
+        return True
 
     def _tell_refused(self, node: int, refused: bool) -> None:
         for other in self.machines.values():
@@ -1647,8 +1857,7 @@ class Simulation:
                 machine.crash()
                 self._tell_refused(machine.node, True)
             elif machine.replica is not None:
-                machine.core.failures = Failures()
-                machine.core.silent_until = 0.0
+                machine.core.faults.end()
         for link in self.network.links.values():
             link.delay = self.profile.delay
         if self.profile.broken:

@@ -25,15 +25,15 @@ def test_compiled_modules_belong_to_one_text(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "path", list(sys.path))
     for package in map(importlib.import_module, compiled.PACKAGES):
         monkeypatch.setattr(package, "__path__", list(package.__path__))
-    monkeypatch.delenv("MULTIPAXOS_PLAIN", raising=False)
+    monkeypatch.delenv("PAXOSKV_INTERPRETED", raising=False)
     assert not compiled.use()
     before = compiled.directory()
     before.mkdir(parents=True)
     assert compiled.use()
     assert importlib.import_module("paxoskv.wire").__path__[0] == str(before / "paxoskv" / "wire")
-    monkeypatch.setenv("MULTIPAXOS_PLAIN", "1")
+    monkeypatch.setenv("PAXOSKV_INTERPRETED", "1")
     assert not compiled.use()
-    monkeypatch.delenv("MULTIPAXOS_PLAIN")
+    monkeypatch.delenv("PAXOSKV_INTERPRETED")
     for name in compiled.SOURCES:
         text = tmp_path / name
         text.write_text(text.read_text() + "\n")
@@ -41,12 +41,12 @@ def test_compiled_modules_belong_to_one_text(tmp_path: Path, monkeypatch: pytest
 
 
 def both(code: str) -> list[list[str]]:
-    """What the code prints with plain modules and with compiled ones: its first word, and the rest."""
+    """What the code prints with interpreted modules and with compiled ones: its first word, and the rest."""
     answers = []
-    for plain in ("1", ""):
+    for interpreted in ("1", ""):
         environment = {
             **os.environ,
-            "MULTIPAXOS_PLAIN": plain,
+            "PAXOSKV_INTERPRETED": interpreted,
             "PYTHONPATH": str(ROOT),
         }
         done = subprocess.run(
@@ -60,7 +60,7 @@ def both(code: str) -> list[list[str]]:
 @built
 @pytest.mark.slow
 def test_the_compiled_core_does_the_same_event_for_event() -> None:
-    # (The simulator derives classes from those of store and journal, which only the plain ones allow.)
+    # (The simulator derives classes from those of store and journal, which only the interpreted ones allow.)
     code = (
         "from paxoskv import compiled; compiled.use(('paxoskv', 'paxoskv.wire', 'paxoskv.protocol'))\n"
         "from paxoskv import multipaxos; from tests.harness.simulator import PROFILES, Simulation\n"

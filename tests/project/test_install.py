@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.make_cluster import free_ports
-from tests.harness.processes import DEADLINE_S, PROJECT, RealCluster, die_with_parent, finish
+from tests.harness.processes import DEADLINE_S, PROJECT, RealCluster, die_with_parent, eventually, finish
 
 PROGRAM = """
 import asyncio
@@ -80,7 +80,9 @@ def test_an_installed_client_works_from_anywhere(tmp_path: Path) -> None:
     single = ["--single", f"127.0.0.1:{port}", "--timeout", "60"]
     with subprocess.Popen([*server, "--data", "data"], cwd=elsewhere, preexec_fn=die_with_parent) as node:
         try:
-            for words in (["put", "colour", "red"], ["get", "colour"], ["checkpoint"]):
+            put = [command, "put", *single, "colour", "red"]
+            eventually(lambda: finish(put, cwd=elsewhere).returncode == 0, "it serves")
+            for words in (["get", "colour"], ["checkpoint"]):
                 done = finish([command, words[0], *single, *words[1:]], cwd=elsewhere)
                 assert done.returncode == 0, done.stderr
         finally:

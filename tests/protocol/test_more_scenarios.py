@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from paxoskv.protocol.node import LAZY, SLUGGISH, Failures
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.node import SLUGGISH
+from paxoskv.protocol.outbox import DEFER_AT_MOST
 from paxoskv.wire.codec import (
     Accept,
     Accepted,
@@ -421,7 +423,7 @@ def test_a_command_makes_only_a_quorum_fsync_at_once(nodes: int, quorum: set[int
     assert {
         node for node, old, new in zip(cluster.ids, before, frames(cluster), strict=True) if new > old
     } == quorum
-    cluster.run(3 * LAZY)
+    cluster.run(3 * DEFER_AT_MOST)
     assert all(new > old for old, new in zip(before, frames(cluster), strict=True)), "the others soon do"
     cluster.assert_equal()
 
@@ -434,7 +436,7 @@ def test_votes_that_can_wait_share_a_frame() -> None:
     for _ in range(3):
         put_within(cluster, 1, 1)
     assert len(cluster[5].durable) == before
-    cluster.run(3 * LAZY)
+    cluster.run(3 * DEFER_AT_MOST)
     assert len(cluster[5].durable) == before + 1
     assert cluster.core(5).acceptors[1].length == 3
 
@@ -479,7 +481,7 @@ def test_when_one_of_the_voters_dies_the_others_are_asked_at_once() -> None:
         put_within(cluster, 1, 1)
     assert cluster.core(1).voters == [1, 2, 3]
     cluster.hold_disk(2)
-    put_within(cluster, 1, LAZY * 3)
+    put_within(cluster, 1, DEFER_AT_MOST * 3)
     put_within(cluster, 1, 2 * DELAY + FSYNC + 1e-9)
     assert cluster.core(1).voters == [1, 3, 4], "2 is not counted on for a while"
     cluster.sync(2)
@@ -491,14 +493,14 @@ def test_when_one_of_the_voters_dies_the_others_are_asked_at_once() -> None:
 
 def test_a_voter_whose_acceptor_fails_on_purpose_is_replaced_at_once() -> None:
     cluster = Cluster()
-    cluster.core(2).failures = Failures(probability=1.0)
+    cluster.core(2).faults.failures = Failures(probability=1.0)
     put_within(cluster, 1, 4 * DELAY + 2 * FSYNC)
     assert 2 not in cluster.core(1).voters or cluster.core(1).sluggish[2] > cluster.now
 
 
 def test_a_node_that_does_not_vote_for_its_own_entries_asks_one_more() -> None:
     cluster = Cluster()
-    cluster.core(1).failures = Failures(probability=1.0)
+    cluster.core(1).faults.failures = Failures(probability=1.0)
     put_within(cluster, 1, 1)
     put_within(cluster, 1, 2 * DELAY + FSYNC + 1e-9)
     assert cluster.core(1).voters == [2, 3, 4]
@@ -534,7 +536,7 @@ def test_a_promise_says_what_is_held_but_not_durable_only_when_it_is() -> None:
 
 @pytest.mark.parametrize("phase", range(5))
 def test_a_voter_with_a_slow_disk_is_not_waited_for_again_and_again(phase: int) -> None:
-    """It is quicker than LAZY, and still much slower than the others. Its vote may come between two ticks."""
+    """It is quicker than DEFER_AT_MOST, but slower than the others. Its vote may come between two ticks."""
     cluster = Cluster()
     put_within(cluster, 1, 1)
     cluster[2].fsync = 7 * FSYNC

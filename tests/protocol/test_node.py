@@ -6,19 +6,12 @@ from typing import Any
 import pytest
 
 from paxoskv.multipaxos import FETCH_BYTES, ballot_of
-from paxoskv.protocol.node import (
-    FETCH_AFTER,
-    FETCH_ENTRIES,
-    FETCH_PAUSE,
-    LAZY,
-    RESERVE,
-    TOO_FAR,
-    TOO_MANY,
-    Failures,
-    Node,
-    Synced,
-)
-from paxoskv.protocol.outbox import Ready
+from paxoskv.protocol.catch_up import FETCH_AFTER, FETCH_ENTRIES, FETCH_PAUSE
+from paxoskv.protocol.clock import RESERVE, TOO_FAR
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.node import TOO_MANY, Node
+from paxoskv.protocol.outbox import DEFER_AT_MOST, Ready
+from paxoskv.protocol.persistence import Persisted
 from paxoskv.wire.codec import (
     Accept,
     Accepted,
@@ -126,12 +119,12 @@ def test_what_need_not_be_durable_soon_is_noted_once() -> None:
 
 def test_the_reservation_is_renewed_when_half_of_it_is_used() -> None:
     made = node(records=(Record(reservation=500),))
-    assert made.reserving == 500 + RESERVE
-    assert made.reserved == 500
-    made.step(1, Synced(1, 500 + RESERVE, []), 1.0)
-    assert made.reserved == 500 + RESERVE
-    made.step(1, Synced(0, 1, []), 1.0)
-    assert made.reserved == 500 + RESERVE
+    assert made.lamport.reserving == 500 + RESERVE
+    assert made.lamport.reserved == 500
+    made.step(1, Persisted(1, 500 + RESERVE, []), 1.0)
+    assert made.lamport.reserved == 500 + RESERVE
+    made.step(1, Persisted(0, 1, []), 1.0)
+    assert made.lamport.reserved == 500 + RESERVE
     assert tell(made, 2, Learn(500 + RESERVE // 2, [], [], POSITION, 0)).journal == []
     ready = tell(made, 2, Learn(501 + RESERVE // 2, [], [], POSITION, 0))
     assert [record.reservation for record in ready.journal] == [501 + RESERVE // 2 + RESERVE]
@@ -162,7 +155,7 @@ def test_what_lies_too_far_ahead_or_was_never_asked_for_changes_nothing(message:
     made = node()
     tell(made, 2, message)
     assert made.clock <= 1
-    assert made.highest == 0
+    assert made.lamport.highest == 0
     assert all(acceptor.length == acceptor.promised == 0 for acceptor in made.acceptors.values())
     assert [made.learner.fact(log) for log in (1, 2, 3)] == [Fact(log, 0, 0, 0) for log in (1, 2, 3)]
 
@@ -186,8 +179,8 @@ def test_nobody_waits_until_fetched_entries_are_journaled() -> None:
         Held(2, ballot_of(1, 2), 1, [Entry(RESERVE + 1, b"y")])
     ]
     assert not ready.urgent
-    made.tick(1.0 + LAZY)
-    assert made.drain(1.0 + LAZY).urgent
+    made.tick(1.0 + DEFER_AT_MOST)
+    assert made.drain(1.0 + DEFER_AT_MOST).urgent
 
 
 def test_a_candidate_does_not_follow_into_absurd_ballots() -> None:
@@ -370,8 +363,8 @@ def test_a_revoker_that_cannot_finish_its_skip_adds_no_second_one() -> None:
 
 def test_an_acceptor_is_silent_for_periods() -> None:
     made = node()
-    made.failures = Failures(silence=1.0, every=4.0)
-    fails = [made._acceptor_fails(1.0 + step / 10) for step in range(40_000)]
+    made.faults.failures = Failures(silence=1.0, every=4.0)
+    fails = [made.faults.fails(1.0 + step / 10) for step in range(40_000)]
     periods = [step for step in range(1, len(fails)) if fails[step] and not fails[step - 1]]
     assert 500 < len(periods) < 1200
     share = sum(fails) / len(fails)

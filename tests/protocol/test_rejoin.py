@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from paxoskv.multipaxos import Covered, Cut, ballot_of
-from paxoskv.protocol.node import LIFE_BITS, Failures, Node
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.incarnations import LIFE_BITS
+from paxoskv.protocol.node import Node
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import state_of
 from paxoskv.wire.codec import (
@@ -20,6 +22,7 @@ from paxoskv.wire.codec import (
     Command,
     Entry,
     Fact,
+    Identity,
     Learn,
     NotDone,
     Noted,
@@ -99,7 +102,10 @@ def test_a_node_that_lost_its_disk_comes_back_while_others_go_on_giving_up_what_
     cluster.run(3)
     some_commands(cluster, 50, (1,))
     cluster.run(3)
-    assert all(cluster.core(node).acceptors[1].base > cluster.core(node).covered[1] for node in (2, 3, 4, 5))
+    assert all(
+        cluster.core(node).acceptors[1].base > cluster.core(node).compaction.checkpointed_to[1]
+        for node in (2, 3, 4, 5)
+    )
     cluster.wipe(1)
     for number in range(200):  # the clients have gone to node 2, whose log was empty
         if number == 60:
@@ -211,7 +217,7 @@ def test_a_vote_of_the_lost_disk_does_not_count_once_its_successor_is_noted() ->
 
 def test_what_a_leader_proposed_and_has_not_voted_for_is_told() -> None:
     cluster = Cluster()
-    cluster.core(1).failures = Failures(probability=1.0)
+    cluster.core(1).faults.failures = Failures(probability=1.0)
     cluster.drop(Accept, sender={1}, to={2, 3, 4})
     cluster.put(1, "x", "1")
     cluster.run(0.01)
@@ -220,7 +226,7 @@ def test_what_a_leader_proposed_and_has_not_voted_for_is_told() -> None:
     cluster.restart(5)
     cluster.run_until(lambda: joined(cluster, 5), within_s=2)
     assert cluster.core(5).acceptors[1].length == 1
-    cluster.core(1).failures = Failures()
+    cluster.core(1).faults.failures = Failures()
     cluster.heal()
     cluster.assert_equal()
 
@@ -357,7 +363,7 @@ def test_a_segment_that_begins_with_the_end_of_a_rejoin_holds_it() -> None:
         lambda: (machine.core.note(1, *machine.core.noted(1)), machine.replica.turn())
     )  # being written
     gate.release()
-    cluster.run_until(lambda: machine.core.rejoining.number > 0, within_s=1)
+    cluster.run_until(lambda: machine.core.rejoining.turn > 0, within_s=1)
     assert any(record.rejoined for record in machine.replica.records)
     assert not joined(cluster, 5), "not before that is durable"
     machine.replica.roll()
@@ -425,7 +431,7 @@ def test_a_skip_that_is_taken_over_raises_no_clock() -> None:
                 tell(made, peer, Rejoined(*ours, False, 256, 256, 0, entries, Fact(log, 0, 0, 0), 7))
         made.tick(float(incarnation))
     assert made.acceptors[3].length == 2
-    assert (made.clock, made.highest) == (50, 10**6)
+    assert (made.clock, made.lamport.highest) == (50, 10**6)
 
 
 def test_a_peer_that_lost_its_disk_is_noted_and_forgotten() -> None:
@@ -521,17 +527,20 @@ def test_which_processes_may_speak_for_a_node() -> None:
     def life(count: int, chance: int = 0) -> int:
         return count << LIFE_BITS | chance
 
+    def greet(node: int, incarnation: int, start: int) -> str | None:
+        return made.greet(Identity("", "", node, incarnation, start))
+
     made = started()
-    assert made.greet(2, 1, life(3, 7)) is None
+    assert greet(2, 1, life(3, 7)) is None
     assert made.noted(2) == (1, life(3, 7))
-    assert made.greet(2, 1, life(3, 7)) is None, "the same process"
+    assert greet(2, 1, life(3, 7)) is None, "the same process"
     for incarnation, start in ((1, life(2, 9)), (1, life(3, 6)), (1, life(3, 8))):
-        assert made.greet(2, incarnation, start) is not None
-    assert made.greet(2, 0, life(1)) is None, "it is rejoining"
+        assert greet(2, incarnation, start) is not None
+    assert greet(2, 0, life(1)) is None, "it is rejoining"
     assert made.noted(2) == (1, life(3, 7))
-    assert made.greet(2, 1, life(4)) is None
-    assert made.greet(2, 2, life(1)) is None, "another disk"
-    assert made.greet(2, 1, life(9)) is not None
+    assert greet(2, 1, life(4)) is None
+    assert greet(2, 2, life(1)) is None, "another disk"
+    assert greet(2, 1, life(9)) is not None
     noted = [record.noted for record in made.drain(1.0).journal if record.noted]
     assert noted == [Noted(2, 1, life(3, 7)), Noted(2, 1, life(4)), Noted(2, 2, life(1))]
 
@@ -539,9 +548,9 @@ def test_which_processes_may_speak_for_a_node() -> None:
 def test_gossip_of_a_disk_that_was_lost_tells_what_is_held_no_more() -> None:
     made = started()
     tell(made, 2, Learn(0, [], [4, 4, 4], Position(0, 0), 0))
-    assert made.holding[2] == [4, 4, 4]
+    assert made.compaction.held_by[2] == [4, 4, 4]
     made.note(2, 2, 0)
-    assert made.holding[2] == [0, 0, 0]
+    assert made.compaction.held_by[2] == [0, 0, 0]
 
 
 # ------------------------------------------------------------------------- everybody is asked a second time
@@ -580,7 +589,7 @@ def test_a_vote_of_a_lost_disk_that_was_counted_after_others_had_answered_is_not
 def test_a_vote_of_a_lost_disk_counted_by_a_leader_without_a_vote_of_its_own_is_not_lost() -> None:
     """Its acceptor fails on purpose, and it crashes before it has journaled that the entry is chosen."""
     cluster = Cluster()
-    cluster.core(1).failures = Failures(probability=1.0)
+    cluster.core(1).faults.failures = Failures(probability=1.0)
     only_five = cluster.drop(Accept, sender={1}, to={2, 3, 4}, where=lambda message: bool(message.entries))
     answer = cluster.put(1, "x", "W")
     cluster.run_until(lambda: cluster.core(1).own.lengths[5] == 1, within_s=0.1)

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,17 @@ def test_faults_of_every_kind_really_happen() -> None:
         "skips",
     ):
         assert any(report.counts.get(fault) for report in reports), fault
+
+
+def test_disks_forget_and_are_found_out_and_it_is_said_where_nobody_could_know() -> None:
+    profiles = [name for name, profile in PROFILES.items() if profile.flips or profile.snapshots]
+    counts: Counter[str] = Counter()
+    for seed in range(1, 9):
+        for name in profiles:
+            counts.update(Simulation(seed, PROFILES[name]).run().counts)
+    for fault in ("flipped", "damaged", "put back", "refused copies", "rejoined", "unavoidable"):
+        assert counts[fault], fault
+    assert counts["refused copies"] + counts["damaged"] > counts["unavoidable"]
 
 
 def test_a_seed_gives_the_same_events_whatever_the_hashes_are() -> None:

@@ -696,7 +696,7 @@ def spoil_last(disk: Disk) -> None:
     disk.content(path)[scan(data, segment, 1).frames[-1][1] - 5] ^= 1
 
 
-def test_the_mark_survives_a_kill_and_a_power_cut_when_the_node_was_idle_or_has_stopped():
+def test_the_mark_survives_a_kill_and_a_power_cut_once_the_node_was_idle_or_stopped():
     for idle, stopped, cut in ((0, 0, 0), (1, 0, 1), (0, 1, 1)):
         disk, journal = failing_journal(numbered(2))
         journal.write(held(b"x"))
