@@ -687,7 +687,7 @@ from paxoskv.node import main
 if sys.argv[1] == "yes":
     main.give_large_blocks_back()
 for _ in range(2):
-    block = bytes(2 * main.LARGE_BLOCK)  # the second is where the first was, if glibc has kept that
+    block = bytes(16 * main.LARGE_BLOCK)  # the second is where the first was, if glibc has kept that
     at = id(block)
     mapped = [line.split() for line in open("/proc/self/maps")]
     del block
