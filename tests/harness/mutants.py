@@ -1049,6 +1049,42 @@ MUTANTS = [
         "test_journal.test_a_mark_of_another_directory_or_none_that_can_be_read_is_damage",
         ("storage.journal", "mark.segment == segment.number and mark.check != segment.check", "False"),
     ),
+    # -- the parts of the server
+    told(
+        "who asks for a checkpoint is answered with one of before",
+        "test_checkpointing.test_who_asks_while_one_is_being_made_waits_for_the_next",
+        (
+            "node.checkpointing",
+            "        self.making, self.rolling = self.rolling, []\n",
+            "        self.making, self.rolling, self.asking = [*self.rolling, *self.asking], [], []\n",
+        ),
+    ),
+    told(
+        "a state that is still being written is forgotten when a checkpoint is made",
+        "test_checkpointing."
+        "test_a_state_that_is_still_being_written_when_the_checkpoint_is_made_is_waited_for",
+        ("node.checkpointing", "State.ROLLING if self.writing else State.IDLE", "State.IDLE"),
+    ),
+    told(
+        "requests leave before the peer has said who it is",
+        "test_peers.test_a_link_carries_requests_only_after_the_peer_has_said_who_it_is",
+        ("node.peers", "        elif peer in self.greeted:", "        elif peer in self.links:"),
+    ),
+    told(
+        "a second process with the id of one that is alive is listened to",
+        "test_peers.test_of_two_processes_with_one_id_the_newer_is_refused_while_the_older_is_heard_of",
+        ("node.peers", "if alive and other is not connection", "if False and other is not connection"),
+    ),
+    told(
+        "a lost disk's connections stay",
+        "test_peers.test_a_process_that_rejoins_keeps_its_connection_and_those_of_its_lost_disk_are_closed",
+        ("node.peers", "if peer == node and who[0] != kept and who < noted:", "if False:"),
+    ),
+    told(
+        "a node that hears of no majority takes commands",
+        "test_health.test_without_a_majority_requests_are_refused_until_one_is_heard_of_again",
+        ("node.health", "        return self.refuses_reads()\n", "        return None\n"),
+    ),
 ]
 
 
