@@ -516,6 +516,13 @@ class Learner:
             fact = self.facts[log] = Fact(log, chosen, evidence, known)
         return fact
 
+    def last_timestamp(self, proposer: Proposer) -> int:
+        """The timestamp of a leader's last entry, or above what is known of its log."""
+        if proposer.entries:
+            return proposer.entries[-1].timestamp
+        held = self.acceptors[proposer.log].entries[-1:]
+        return max(self.known[proposer.log], *[entry.timestamp for entry in held], 0)
+
     def learn(self, log: int, chosen: int, evidence: int, frontier: int) -> bool:
         """Merge a fact; True if it said anything new. (chosen, evidence) is one pair, the frontier goes by
         itself.

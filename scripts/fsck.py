@@ -3,16 +3,21 @@
 
     .venv/bin/python scripts/fsck.py data/node-1
     .venv/bin/python scripts/fsck.py --all data/node-1 data/node-2 data/node-3
+    .venv/bin/python scripts/fsck.py data/node-1 --export FILE.gz
 
 The nodes must not be running. With --all the directories are compared as well: where two nodes know the same
 slot of a log to be chosen, they must hold the same entry; and where both have applied a command, all that
 they had applied up to there must have the same rolling hash. So entries that a checkpoint has swallowed are
 compared, too.
 
+With --export, what the node had applied is written to a file as backup.sh would: restore.sh makes a new
+cluster from it. That is for a cluster with two histories, see docs/operations.md.
+
 Exit code 0: whole (and they agree); 1: damaged, or they do not; 2: not a data directory, or in use.
 """
 
 import argparse
+import gzip
 import re
 import sys
 import zlib
@@ -20,6 +25,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
+
+import orjson
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -28,7 +36,7 @@ from paxoskv.protocol.core import Core
 from paxoskv.protocol.node import Node
 from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
-from paxoskv.storage.checkpoint import checkpoint_path, cut_of, load, replay
+from paxoskv.storage.checkpoint import checkpoint_path, cut_of, load, replay, state_of
 from paxoskv.storage.journal import (
     FIRST,
     Damaged,
@@ -47,7 +55,7 @@ from paxoskv.storage.journal import (
     segment_numbers,
     segment_path,
 )
-from paxoskv.wire.codec import Entry, Identity, Record
+from paxoskv.wire.structs import Entry, Identity, Record
 
 WHOLE, DAMAGED, UNUSABLE = 0, 1, 2
 
@@ -62,6 +70,7 @@ class Report:
     chosen: dict[tuple[int, int], Entry] = field(default_factory=dict)  # by log and slot
     hashes: dict[tuple[int, int], int] = field(default_factory=dict)  # by (timestamp, owner) applied
     damage: str | None = None
+    state: dict[str, Any] = field(default_factory=dict)  # as a checkpoint would have it
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -203,6 +212,7 @@ def recovered(
     for applied in core.drain(0.0).apply:
         store.apply(applied.timestamp, applied.owner, applied.payload)
         report.hashes[store.position] = store.hash
+    report.state = state_of(store, core.cut())
     return core, store
 
 
@@ -244,7 +254,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="fsck.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="a node's data directory")
     parser.add_argument("--all", action="store_true", help="compare them with one another")
+    parser.add_argument("--export", type=Path, metavar="FILE.gz", help="write what it holds as a backup")
     options = parser.parse_args()
+    if options.export and len(options.directories) > 1:
+        parser.error("--export: one directory at a time")
     reports = []
     files = Files()
     for directory in options.directories:
@@ -265,6 +278,14 @@ def main() -> int:
             return UNUSABLE
         print("\n".join(reports[-1].lines))
     bad = any(report.damage for report in reports)
+    if options.export and not bad:
+        try:
+            with options.export.open("xb") as file:
+                file.write(gzip.compress(orjson.dumps(reports[0].state), mtime=0))
+        except OSError as error:
+            print(f"fsck.py: {options.export}: {error.strerror}", file=sys.stderr)
+            return UNUSABLE
+        print(f"{options.export}: {len(reports[0].state) - 1:,} keys, as restore.sh takes them")
     if options.all:
         lines = strangers(reports) or compare(reports)
         bad = bad or any(line.startswith("CONTRADICTION") for line in lines)

@@ -6,8 +6,10 @@ from typing import Any, Final
 
 from paxoskv.kvstore import ttypes
 from paxoskv.node.metrics import Counts
-from paxoskv.wire.codec import NotDone, Result, Unknown
-from paxoskv.wire.connection import Connection, Method
+from paxoskv.wire.codec import NotDone, Unknown
+from paxoskv.wire.connection import Connection
+from paxoskv.wire.methods import Method
+from paxoskv.wire.structs import Result
 
 MAX_ANSWER: Final = 15_000_000  # bytes: standard Thrift clients take frames up to 16,384,000
 OUTCOMES: Final = {number: name.lower() for number, name in ttypes.Outcome._VALUES_TO_NAMES.items()}

@@ -29,9 +29,10 @@ from paxoskv.node.metrics import Histogram
 from paxoskv.node.turns import Turns
 from paxoskv.node.writer import Writer
 from paxoskv.protocol.core import Core
-from paxoskv.storage.checkpoint import Maker
+from paxoskv.storage.checkpoint_process import CheckpointProcess
 from paxoskv.storage.journal import MANIFEST, Manifest
-from paxoskv.wire.codec import NotDone, Record
+from paxoskv.wire.codec import NotDone
+from paxoskv.wire.structs import Record
 
 SPARE_AGAIN: Final = 0.02  # seconds between two looks whether the next segment is there
 CHECKPOINT_AGAIN: Final = 30.0  # seconds after one that failed, unless somebody asks for it
@@ -53,14 +54,16 @@ class Checkpointing:
         self,
         core: Core,
         writer: Writer,
-        maker: Maker,
+        maker: CheckpointProcess,
         turns: Turns,
         answer: Callable[[Any, Any], None],
         took: Histogram,
         limit: int,
     ) -> None:
-        """`limit`: bytes of the journal, beyond which a checkpoint is made. `answer(token, value)`: the value
-        is the checkpoint's number, or NotDone. `took` counts how long checkpoints took, in microseconds.
+        """Make a checkpoint whenever the journal has more than `limit` bytes.
+
+        `answer(token, value)`: the value is the checkpoint's number, or NotDone. `took` counts how long
+        checkpoints took, in microseconds.
         """
         self.core = core
         self.writer = writer
@@ -114,8 +117,10 @@ class Checkpointing:
             self._begin()
 
     def sweep(self) -> None:
-        """About once a second: has the journal grown too long? Or was a checkpoint of another node installed,
-        and ours that should follow was not made, for it failed or the process ended before?
+        """Look about once a second whether a checkpoint is due.
+
+        It is when the journal is long. It is, too, when a checkpoint of another node was installed and ours
+        that should follow was not made, because it failed or the process ended before.
         """
         journal = self.journal
         if journal.full and self.rolling:  # the state waits for room

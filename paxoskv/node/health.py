@@ -57,14 +57,15 @@ class Health:
         self.alive_since = time.monotonic()
 
     def must_ask(self) -> bool:
-        """Whether too few nodes say anything. Then the caller begins a read, and answered() is called when
-        that ends: a read's questions are answered. (Gossip is not, and the others may be unable to connect to
-        us while we can connect to them.)
+        """Say whether so few nodes say anything that the caller must begin a read, to hear whether they live.
+
+        When the read ends, answered() is called. A read's questions are answered; gossip is not, and the
+        others may be unable to connect to us while we can connect to them.
         """
         core = self.core
         if not core.joined or self.asking:
             return False
-        self.asking = core.hears(time.monotonic() - ASK_AFTER) < core.quorum
+        self.asking = core.reached(ASK_AFTER, time.monotonic()) < core.quorum
         return self.asking
 
     def answered(self, _: Any) -> None:
@@ -80,7 +81,7 @@ class Health:
     def _look_at_majority(self) -> None:
         """Whether enough nodes are heard of to do anything."""
         now = time.monotonic()
-        heard = self.core.hears(now - MAJORITY_GONE)
+        heard = self.core.reached(MAJORITY_GONE, now)
         alone = None
         if heard < self.core.quorum and now - self.alive_since > MAJORITY_GONE:
             alone = f"no majority: this node hears of {heard} of {self.nodes} nodes, itself included"

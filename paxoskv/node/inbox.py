@@ -7,7 +7,8 @@ from paxoskv.node.replica import Replica
 from paxoskv.node.service import EXECUTE, TOO_MANY, Service, too_many
 from paxoskv.node.turns import Turns
 from paxoskv.wire.codec import Malformed, NotDone
-from paxoskv.wire.connection import CALL, METHODS, ONEWAY, Connection, unknown_method
+from paxoskv.wire.connection import Connection
+from paxoskv.wire.methods import CALL, METHODS, ONEWAY, unknown_method
 
 
 class Inbox:

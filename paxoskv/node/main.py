@@ -39,10 +39,11 @@ from paxoskv.protocol.faults import Failures
 from paxoskv.protocol.node import Node
 from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
-from paxoskv.storage.checkpoint import Checkpoints, Maker
+from paxoskv.storage.checkpoint import Checkpoints
+from paxoskv.storage.checkpoint_process import CheckpointProcess
 from paxoskv.storage.journal import Damaged, Journal, JournalError, Unreadable, discard_replacement
-from paxoskv.wire.codec import Identity
 from paxoskv.wire.connection import Flusher, tls_contexts
+from paxoskv.wire.structs import Identity
 
 CHECKPOINT_MB: Final = 64.0  # of the standalone server's journal, between two checkpoints
 M_MMAP_THRESHOLD: Final = -3  # <malloc.h>
@@ -75,7 +76,7 @@ def put_together(
     peers = Peers(identity, core, members, flusher, counts, connect_tls, loop)
     files = Checkpoints(directory, journal, turns.later)
     nodes = sorted([identity.node, *members]) if identity.node else []
-    maker = Maker(files, nodes, PROCESSORS, journal.lock)
+    maker = CheckpointProcess(files, nodes, PROCESSORS, journal.lock)
     # Nodes of one cluster have the same load: they shall not all make a checkpoint at the same moment.
     count = len(members) + 1
     limit = int(checkpoint_mb * (1 + identity.node % count / (2 * count)) * (1 << 20))

@@ -11,7 +11,7 @@ from paxoskv.protocol.core import Core
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import recover
 from paxoskv.storage.journal import Damaged, Journal, JournalError, Locked, finish_replacement, replace
-from paxoskv.wire.codec import Identity
+from paxoskv.wire.structs import Identity
 
 LOCKED_FOR: Final = 5.0  # seconds: so soon a process that makes a checkpoint ends when its node is killed
 LOCKED_AGAIN: Final = 0.05  # seconds between two looks whether it has ended

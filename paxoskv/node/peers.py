@@ -13,8 +13,10 @@ from paxoskv.node.eventlog import EXIT_STALE, end, log
 from paxoskv.node.metrics import Counts
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.outbox import Message
-from paxoskv.wire.codec import (
-    MAX_NODE_FRAME,
+from paxoskv.wire.codec import Malformed, Refused
+from paxoskv.wire.connection import Connection, Flusher, Link
+from paxoskv.wire.methods import METHODS, Method
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
@@ -24,17 +26,15 @@ from paxoskv.wire.codec import (
     Fetched,
     Identity,
     Learn,
-    Malformed,
     Prepare,
     Promise,
     Reading,
-    Refused,
     Rejoin,
     Rejoined,
     Verdict,
     Vote,
 )
-from paxoskv.wire.connection import METHODS, Connection, Flusher, Link, Method
+from paxoskv.wire.validation import MAX_NODE_FRAME
 
 RECENT: Final = 5.0  # seconds for which a complaint counts: whoever is refused comes back each second
 MAX_PROBLEM: Final = 300  # characters of a complaint in the status
@@ -150,9 +150,7 @@ class Peers:
     # ------------------------------------------------------------------------------------------ what is sent
 
     def send(self, peer: int, message: Message, call: Call | None) -> None:
-        """To a peer: the answer to its call, or a request. What cannot leave is lost; the core sends it
-        again.
-        """
+        """Send a peer the answer to its call, or a request. What cannot leave is lost, and sent again."""
         if call is not None:
             method = call.method
             frame = method.reply(call.sequence, message)
@@ -178,8 +176,9 @@ class Peers:
     def answer(
         self, connection: Connection, kind: int, name: bytes, frame: bytes, offset: int
     ) -> Message | None:
-        """What arrived on one of our links: the message for the core, if there is one. Malformed if nobody
-        asked for that.
+        """Take what arrived on one of our links; return the message for the core, if it is one.
+
+        Malformed if nobody asked for that.
         """
         link: Link = connection.user
         method = METHODS.get(name)

@@ -25,8 +25,8 @@ from paxoskv.node.replica import Replica
 from paxoskv.node.status import VERSION, StatusReport
 from paxoskv.node.turns import TICK_BUSY, Turns
 from paxoskv.node.writer import Writer
-from paxoskv.wire.codec import MAX_CLIENT_FRAME
 from paxoskv.wire.connection import Connection, Flusher, listen
+from paxoskv.wire.validation import MAX_CLIENT_FRAME
 
 TEXT: Final = "plain" if __file__.endswith(".py") else "compiled"
 SWEEP: Final = 1.0  # seconds between two looks for clients and requests that are late

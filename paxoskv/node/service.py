@@ -7,18 +7,9 @@ from paxoskv.node.checkpointing import Checkpointing
 from paxoskv.node.health import Health
 from paxoskv.node.replica import Replica
 from paxoskv.node.status import StatusReport
-from paxoskv.state.store import invalid
-from paxoskv.wire.codec import (
-    MAX_BATCH,
-    MAX_CLIENT_FRAME,
-    Command,
-    Item,
-    NotDone,
-    Page,
-    ReadMode,
-    Result,
-    Verb,
-)
+from paxoskv.wire.codec import NotDone
+from paxoskv.wire.structs import Command, Item, Page, ReadMode, Result, Verb
+from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, invalid
 
 MAX_SCAN: Final = 1000  # items in a page
 EXECUTE: Final = b"execute"

@@ -13,7 +13,8 @@ from paxoskv.node.metrics import Page as MetricsPage
 from paxoskv.node.peers import MAX_PROBLEM, Peers
 from paxoskv.node.replica import Replica
 from paxoskv.storage.journal import Journal
-from paxoskv.wire.codec import Identity, Position, Status
+from paxoskv.wire.codec import Status
+from paxoskv.wire.structs import Identity, Position
 
 VERSION: Final = "0.1.0"
 MAX_PROBLEMS: Final = 20  # complaints in a status

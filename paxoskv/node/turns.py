@@ -46,8 +46,9 @@ class Turns:
             self.loop.call_soon(self._woken)
 
     def plan(self, busy: bool, due: float | None) -> None:
-        """Set the timers after a turn. `due`: when the next one must be made (time.monotonic(); None: none
-        must).
+        """Set the timers after a turn.
+
+        `due`: when the next turn must be made, by time.monotonic(); None: none must.
         """
         now = self.loop.time()
         at = now + (TICK_BUSY if busy else TICK_IDLE)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, NoReturn
 from paxoskv.node.eventlog import EXIT_BUG, EXIT_DISK, end, log
 from paxoskv.node.metrics import Histogram
 from paxoskv.storage.journal import Full, Journal, JournalError
-from paxoskv.wire.codec import Record
+from paxoskv.wire.structs import Record
 
 STALL: Final = 0.05  # seconds: a frame that takes longer keeps the node from gossiping in time
 SLOW: Final = 0.003  # seconds for a frame, on average: the event loop has better things to do meanwhile
@@ -60,8 +60,9 @@ class Writer:
         self.frame = Frame(records, done, new_segment)
 
     def work(self) -> Callable[[], None] | None:
-        """Write the frame; returns its `done` if that is to be called now, None if `finished` will get it, or
-        if there is no room: then it is tried again later.
+        """Write the frame; return its `done` if that is to be called now.
+
+        None if `finished` will get it; or if there is no room: then the frame is tried again later.
         """
         frame = self.frame
         if frame is None or self.loop.time() < self.room_at:
@@ -77,8 +78,9 @@ class Writer:
         return None
 
     def maintain(self) -> None:
-        """About once a second: take the next segment if it is made, try again to make it if there was no
-        room.
+        """Do about once a second what the journal's next segment needs.
+
+        Take it if it is made; try again to make it if there was no room.
         """
         if not self.threaded:
             try:
@@ -88,8 +90,9 @@ class Writer:
             self._look_at_room()
 
     def prepare(self) -> bool:
-        """Have the next segment made, in the background; returns whether it is there. Then a frame can begin
-        it without making the event loop wait.
+        """Have the next segment made, in the background; return whether it is there.
+
+        Then a frame can begin it without making the event loop wait.
         """
         self.maintain()
         if self.threaded or self.journal.full:

@@ -160,8 +160,8 @@ class Core(ABC):
         """Return when this peer was last heard of."""
 
     @abstractmethod
-    def hears(self, since: float) -> int:
-        """Count the nodes that were heard of since then, this one included."""
+    def reached(self, seconds: float, now: float) -> int:
+        """Count the nodes that said something in these last seconds, this one included."""
 
     @abstractmethod
     def report(self) -> Report:

@@ -37,12 +37,14 @@ class Incarnations:
         self.incarnation = incarnation
         self.outbox.journal(Record(incarnation=incarnation))
 
-    def identify(self, identity: Identity) -> Identity:
+    def identify(self, identity: Identity, joined: bool) -> Identity:
         """What this node says to others of itself: with a rejoin the incarnation rises, with each start the
         life.
+
+        While it rejoins it says 0: others may not note an incarnation that is not durable yet.
         """
         return identity._replace(
-            incarnation=self.incarnation,
+            incarnation=self.incarnation if joined else 0,
             life=self.life,
             recovered=self.recovered,
             reserved=self.recovered_clock,

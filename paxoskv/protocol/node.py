@@ -2,9 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from paxoskv.multipaxos import (
     FETCH_BYTES,
@@ -17,15 +16,22 @@ from paxoskv.multipaxos import (
     node_of,
     round_of,
 )
-from paxoskv.protocol.catch_up import FETCH_ENTRIES, CatchUp
+from paxoskv.protocol.catch_up import CatchUp
 from paxoskv.protocol.clock import Clock
+from paxoskv.protocol.commands import Commands
 from paxoskv.protocol.compaction import Compaction
+from paxoskv.protocol.contacts import Contacts
 from paxoskv.protocol.core import Core, Report
 from paxoskv.protocol.divergence import Divergence
 from paxoskv.protocol.faults import Failures, Faults
+from paxoskv.protocol.gossip import Gossip
 from paxoskv.protocol.incarnations import Incarnations
 from paxoskv.protocol.outbox import Message, Outbox, Ready
 from paxoskv.protocol.persistence import Persisted, Persistence
+from paxoskv.protocol.reads import Reads
+from paxoskv.protocol.revocation import Advice, Revocation
+from paxoskv.protocol.round_trips import RoundTrips
+from paxoskv.protocol.voters import Voters
 from paxoskv.protocol.witness import Witness
 from paxoskv.wire.structs import (
     Accept,
@@ -38,7 +44,6 @@ from paxoskv.wire.structs import (
     Identity,
     Learn,
     LogStatus,
-    Position,
     Prepare,
     Promise,
     Reading,
@@ -49,48 +54,7 @@ from paxoskv.wire.structs import (
     Vote,
 )
 
-LATE: Final = 0.005  # seconds: a vote that takes longer, and four times the usual, is late
-SLUGGISH: Final = 1.0  # seconds for which nobody counts on a node that has kept others waiting
-GOSSIP_NEWS: Final = 0.02  # seconds: news that no other message has brought to a peer by then is gossiped
-GOSSIP_IDLE: Final = 0.1  # seconds: and of nothing new this often
-ASK_AFTER: Final = 0.02  # seconds: whoever waits for a frontier this long asks everybody for it
-TURN: Final = 0.05  # seconds between two candidates' turns to revoke a node
-REFUSED_AFTER: Final = 0.05  # seconds: enough to wait for a node that refuses connections
 TOO_MANY: Final = 1 << 40  # rounds: likewise
-STALE_PROBE: Final = 5.0  # seconds: the answer to a measured Accept is not waited for any longer
-
-
-@dataclass(slots=True)
-class Wait:
-    """Something waits for a log's frontier."""
-
-    frontier: int  # where it stands
-    since: float  # since when it stands there
-    jitter: float  # 0 to 1, so that two candidates differ
-    asked: float  # when everybody was last asked for it
-    asks: int = 0
-
-
-class Probe(NamedTuple):
-    """An Accept whose answer is measured."""
-
-    log: int
-    ballot: int
-    length: int  # a vote for so much of the log answers it,
-    frontier: int  # or if the vote can wait (else 0), a frontier up to here
-    at: float  # when it was sent
-
-
-@dataclass(slots=True)
-class Round:
-    """The clocks of a quorum are being asked for, for these reads."""
-
-    number: int
-    clock: int
-    reads: list[Any]
-    at: float
-    clocks: dict[int, int]
-    asked: Collection[int] = ()
 
 
 class Node(Core):
@@ -109,13 +73,13 @@ class Node(Core):
         revoke_after: float = 0.5,
         failures: Failures | None = None,
         incarnation: int = 1,
+        voters: type[Voters] = Voters,
     ) -> None:
         self.me = me
         self.nodes = sorted(nodes)
         self.peers = [node for node in self.nodes if node != me]
         self.quorum = len(self.nodes) // 2 + 1
         self.random = random
-        self.revoke_after = revoke_after
         self.outbox = Outbox()
         self.faults = Faults(failures or Failures(), random)
         self.incarnations = Incarnations(self.peers, incarnation, self.outbox, random)
@@ -123,49 +87,33 @@ class Node(Core):
         self.witness = Witness(self.peers, self.nodes)
 
         self.lamport = Clock(self.outbox)
-        self.newest = list(self.peers)  # who sent the last command entry first
+        self.contacts = Contacts(self.peers)
         at = self.nodes.index(me)
         self.ring = self.nodes[at:] + self.nodes[:at]  # from us on
-        self.voters = self.ring  # who is to vote at once for what we sent last
-        self.sluggish: dict[int, float] = {}  # who has kept our entries waiting: avoided until when
-        self.urged = 0  # up to which slot of our log all have been asked to vote at once
         self.acceptors = {log: Acceptor(log, self.outbox.journal) for log in self.nodes}
         self.learner = Learner(self.acceptors)
+        self.round_trips = RoundTrips(self.learner)
         self.catch_up = CatchUp(self.peers, self.acceptors, self.learner, self.outbox, random)
         self.own = Proposer(me, me, self.nodes)
         self.proposers = {me: self.own}
+        self.voters = voters(me, self.ring, self.own, self.contacts, self.round_trips)
         self.persistence = Persistence(
             me, self.acceptors, self.proposers, self.learner, self.lamport, self.outbox
         )
+        self.commands = Commands(self.own, self.learner, self.lamport)
+        self.reads = Reads(
+            me, self.peers, self.quorum, self.learner, self.lamport, self.contacts, self.outbox, random
+        )
+        self.gossip = Gossip(
+            me, self.peers, self.learner, self.lamport, self.persistence, self.divergence, self.outbox
+        )
+        self.revocation = Revocation(
+            me, self.nodes, self.learner, self.contacts, self.round_trips, random, revoke_after
+        )
         self.compaction = Compaction(self.peers, self.acceptors, self.learner, self.persistence.logs)
 
-        self.pending: dict[int, tuple[bytes, Any]] = {}  # by timestamp: own commands not yet applied
-        self.backlog: deque[tuple[bytes, Any]] = deque()  # own commands to be proposed again
-        self.unsure = False  # whether `pending` may hold commands that our log lacks
-        self.reads: list[Any] = []  # waiting for the next round, or for an entry to ride on
-        self.held = self.reads  # the same ones when tick() looked last,
-        self.held_at = 0.0  # and first
-        self.riding: dict[int, list[Any]] = {}  # by timestamp of our own entry that they are answered with
-        self.round: Round | None = None
-        self.rounds = random.getrandbits(48) << 12  # so that an earlier life's answers fit no round
-        self.dated: deque[tuple[int, list[Any]]] = deque()  # reads that have their timestamp
-
-        self.heard = dict.fromkeys(self.peers, float("-inf"))
-        self.refusing: set[int] = set()
-        self.round_trips: dict[int, tuple[float, float]] = {}  # by peer: seconds, and when measured
-        self.probes: dict[int, Probe] = {}  # by peer
-        self.waiting: dict[int, Wait] = {}
         self.retake_at: float | None = None
         self.losses: deque[float] = deque()
-
-        self.awaited = dict.fromkeys(self.peers, 0)  # by peer: the timestamp that it is known to wait for
-        self.told = dict.fromkeys(self.peers, (0, 0))  # by peer: (chosen, frontier) of our own log as it left
-        self.telling = dict.fromkeys(self.peers, (0, 0))  # likewise, counting answers that wait for an fsync
-        self.news_at: dict[int, float] = {}
-        self.gossiped = dict.fromkeys(self.peers, float("-inf"))
-        self.gossip: Learn | None = None  # the last that was sent
-        self.shown: Fact | None = None  # our own fact as it was when _tell_waiting looked
-        self.broadcast = False
 
         self.revocations = 0
 
@@ -257,9 +205,8 @@ class Node(Core):
         if number:
             self.lamport.reserve()
         if newer:
-            for timestamp in [t for t in self.pending if (t, self.me) <= cut.position]:
-                self.outbox.lost.append(self.pending.pop(timestamp)[1])
-            self._end_rides()
+            self.outbox.lost += self.commands.covered(cut.position)
+            self.reads.log_lost()
         return newer
 
     def hashed(self, position: tuple[int, int], rolling: int) -> None:
@@ -306,7 +253,7 @@ class Node(Core):
     @property
     def in_flight(self) -> int:
         """Entries of ours that are not applied yet."""
-        return len(self.pending)
+        return len(self.commands.pending)
 
     @property
     def gathers(self) -> bool:
@@ -314,49 +261,31 @@ class Node(Core):
 
     @property
     def has_room(self) -> bool:
-        return self.own.has_room() and not self.backlog
+        return self.commands.has_room
 
     def propose(self, payload: bytes, token: Any) -> None:
         """Put one entry of commands into our log; `token` comes back when it is applied. Only while ready and
         has_room.
         """
         assert self.own.established and payload, "the caller looks first"
-        timestamp = self._append(payload)
-        self.pending[timestamp] = (payload, token)
-        if self.reads:
-            self.riding[timestamp], self.reads = self.reads, []
+        self.reads.proposed(self.commands.propose(payload, token))
 
     def read(self, token: Any) -> None:
         """A linearizable read: `token` comes back when the store may be read. The round starts after it
         arrived (N17).
-
-        Or none does: an entry of ours that is proposed after the read arrived is stamped above everything
-        that anybody had been answered by then (section 4), so that the read may ride on it, and is answered
-        when the entry is applied. That costs no message, so while commands wait for the entry under way,
-        reads wait with them: a round would make them wait for that entry as well, for our own clock counts.
         """
-        self.reads.append(token)
+        self.reads.ask(token)
 
     def forget_reads(self, tokens: Collection[Any]) -> None:
         """These reads have been given up: nobody wants their tokens back."""
-        waiting = [
-            self.reads,
-            *[reads for _, reads in self.dated],
-            *self.riding.values(),
-            *([self.round.reads] if self.round else []),
-        ]
-        for reads in waiting:
-            reads[:] = [read for read in reads if read not in tokens]
-        self.dated = deque((timestamp, reads) for timestamp, reads in self.dated if reads)
+        self.reads.give_up(tokens)
 
     # ----------------------------------------------------------------------------------------------- messages
 
     def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
         """A message arrived. `call` names the request to the caller, which gets it back with the answer."""
-        if sender in self.heard:
-            if now - self.heard[sender] > GOSSIP_IDLE * 3:
-                self._is_back(sender)
-            self.heard[sender] = now
+        if self.contacts.hear(sender, now):
+            self._is_back(sender)
         handler = self.handlers.get(message.__class__)
         if handler is not None:
             handler(self, sender, message, now, call)
@@ -372,10 +301,9 @@ class Node(Core):
         self.lamport.see(last, command)  # R6
         if sender != self.me:
             self.witness.stood(sender, message.log, message.ballot)
-            self.awaited[sender] = max(self.awaited[sender], command)
-            if command and sender != self.newest[0]:
-                self.newest.remove(sender)
-                self.newest.insert(0, sender)
+            self.gossip.awaits(sender, command)
+            if command:
+                self.contacts.proposed(sender)
         acceptor = self.acceptors[message.log]
         before = len(self.outbox.records)
         vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
@@ -392,15 +320,13 @@ class Node(Core):
         own = self._own_fact()
         answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
         if vote == Vote.TAKEN and not lazy:
-            self.outbox.send_after(sender, answer, call)
-            if sender != self.me:
-                self.telling[sender] = (own.chosen, own.frontier)
+            self.gossip.tell_after(sender, answer, own, call)
         else:
-            self._tell(sender, answer, own, call)
+            self.gossip.tell(sender, answer, own, call)
 
     def _on_accepted(self, sender: int, message: Accepted, now: float, call: Any) -> None:
         if sender != self.me:
-            self._measure(sender, message, now)
+            self.round_trips.on_accepted(sender, message, now)
             self._learn(message.fact, now, sender)
         proposer = self.proposers.get(message.log)
         if proposer is not None and message.vote == Vote.TAKEN and message.ballot <= proposer.highest:
@@ -410,14 +336,13 @@ class Node(Core):
         if message.promised > proposer.ballot:
             self._lose(proposer, message.promised, now)
         elif message.ballot == proposer.ballot:
-            late = now - proposer.couriers[sender].at >= self._late()
-            if late and proposer is self.own and message.vote == Vote.TAKEN and sender in self.voters:
-                self.sluggish[sender] = now + SLUGGISH
+            if proposer is self.own:
+                self.voters.on_vote(sender, message.vote, now)
             chosen = proposer.on_accepted(sender, message, now)
             if chosen > self.learner.chosen[message.log]:
                 self._choose(proposer, chosen, now)
-            if message.vote == Vote.WITHHELD and proposer is self.own and sender in self.voters:
-                self._urge(sender, now)
+            if message.vote == Vote.WITHHELD and proposer is self.own and sender in self.voters.at_once:
+                self._ask_to_vote(self.voters.ask_deferred(sender, now))
 
     def _on_prepare(self, sender: int, message: Prepare, now: float, call: Any) -> None:
         acceptor = self.acceptors[message.log]
@@ -440,8 +365,8 @@ class Node(Core):
             self.outbox.send(sender, promise, call)
             return
         self._check_leader(message.log, now)
-        if message.ballot > before and message.log in self.waiting:
-            self.waiting[message.log].since = now  # let that candidate have its time, once per ballot (N22)
+        if message.ballot > before:
+            self.revocation.wait_anew(message.log, now)  # once per ballot (N22)
         self.outbox.send_after(sender, promise, call)
 
     def _on_promise(self, sender: int, message: Promise, now: float, call: Any) -> None:
@@ -489,22 +414,20 @@ class Node(Core):
 
     def _on_barrier(self, sender: int, message: Barrier, now: float, call: Any) -> None:
         self.lamport.hear(message.clock)
-        self.awaited[sender] = max(self.awaited[sender], min(message.clock, self.lamport.time))
+        self.gossip.awaits(sender, min(message.clock, self.lamport.time))
         own = self._own_fact()
         others = [
             self.learner.fact(log)
             for log in self.nodes
             if log != self.me and (self.learner.known[log] >= message.clock or not message.round)
         ]
-        self._tell(sender, Reading(message.round, self.lamport.time, [own, *others]), own, call)
+        self.gossip.tell(sender, Reading(message.round, self.lamport.time, [own, *others]), own, call)
 
     def _on_reading(self, sender: int, message: Reading, now: float, call: Any) -> None:
         self.lamport.hear(message.clock)
         for fact in message.facts:
             self._learn(fact, now, sender)
-        if self.round is not None and message.round == self.round.number:
-            self.round.clocks[sender] = message.clock
-            self._date_reads()
+        self.reads.on_reading(sender, message)
 
     def _on_persisted(self, sender: int, message: Persisted, now: float, call: Any) -> None:
         self.persistence.on_persisted(message)
@@ -535,40 +458,14 @@ class Node(Core):
         if proposer is not self.own:
             self._skip(proposer)
             return
-        self.urged = 0
+        self.voters.begin_ballot()
         self.retake_at = None
-        self.unsure = True
-
-    def _propose_again(self) -> None:
-        """Our ballot is established: which of our commands its log lacks can never be chosen where they
-        stood.
-
-        Not earlier: promises alone leave a revoker free to find, on a node that we did not hear, an older
-        ballot's log with such an entry, and the command would be applied twice.
-        """
-        self.unsure = False
-        acceptor = self.acceptors[self.me]
-        unapplied = acceptor.from_slot(self.learner.executed[self.me], acceptor.chosen)
-        present = {entry.timestamp for entry in [*unapplied, *self.own.entries]}
-        for timestamp in sorted(self.pending.keys() - present):
-            self.backlog.append(self.pending.pop(timestamp))
-
-    def _append(self, payload: bytes) -> int:
-        """A command into our own log (R1, R2); returns its timestamp."""
-        timestamp = self.lamport.stamp(self._last_timestamp(self.own))
-        self.own.append(Entry(timestamp, payload))
-        return timestamp
+        self.commands.log_led()
 
     def _skip(self, proposer: Proposer) -> None:
         """A no-op far ahead of everything, so that the log's frontier is out of everyone's way."""
-        proposer.append(Entry(self.lamport.stamp_skip(self._last_timestamp(proposer)), b""))
+        proposer.append(Entry(self.lamport.stamp_skip(self.learner.last_timestamp(proposer)), b""))
         self.revocations += 1
-
-    def _last_timestamp(self, proposer: Proposer) -> int:
-        acceptor = self.acceptors[proposer.log]
-        if proposer.entries:
-            return int(proposer.entries[-1].timestamp)
-        return max(self.learner.known[proposer.log], *[entry.timestamp for entry in acceptor.entries[-1:]], 0)
 
     def _choose(self, proposer: Proposer, chosen: int, now: float) -> None:
         """A quorum holds our log this far: a new fact, made here and nowhere else."""
@@ -583,7 +480,7 @@ class Node(Core):
         else:
             self._settle(log, now, self.me)
         if log != self.me:
-            self.broadcast = True
+            self.gossip.tell_all = True
 
     def _check_leader(self, log: int, now: float) -> None:
         """A leader or candidate whose log's `promised` rises above its ballot has lost the log at that
@@ -607,11 +504,10 @@ class Node(Core):
         led = proposer.leading
         proposer.step_down(promised)
         if proposer is not self.own:
-            if proposer.log in self.waiting:
-                self.waiting[proposer.log].since = now
+            self.revocation.wait_anew(proposer.log, now)
             return
         pause = self.random.uniform(0.5, 1) * RESEND_AFTER
-        self._end_rides()
+        self.reads.log_lost()
         if led:
             self.losses.append(now)
             while self.losses[0] < now - 60:
@@ -652,9 +548,7 @@ class Node(Core):
         if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
             if sender == log:
                 self.witness.claimed(sender, fact)
-            probe = self.probes.get(log)
-            if probe is not None and 0 < probe.frontier <= fact.frontier:
-                self._measured(log, probe.at, now)
+            self.round_trips.on_frontier(log, fact.frontier, now)
             self._check_evidence(log, fact.evidence, now)
             self._settle(log, now, sender)
 
@@ -689,84 +583,7 @@ class Node(Core):
         """When the next Fetch is to leave, for which a turn must be made; None: nothing is fetched."""
         return self.catch_up.due
 
-    # ---------------------------------------------------------------------------------------- clock and reads
-
-    def _start_round(self, now: float) -> None:
-        self.rounds += 1
-        self.round = Round(self.rounds, self.lamport.time, self.reads, now, {self.me: self.lamport.time})
-        self.reads = []
-        self.round.asked = self._whom_to_ask(now)
-        self._send_barriers(self.round.asked)
-        self._date_reads()
-
-    def _whom_to_ask(self, now: float) -> list[int]:
-        """Those for a read who most probably know what it waits for, enough for a quorum; or everybody.
-
-        Who has just proposed has had an answer from every node, and so knows all frontiers: half of the time
-        no other needs to be woken. Otherwise the others are asked as soon as the read has its timestamp.
-        """
-        nodes = [peer for peer in self.newest if now - self.heard[peer] <= GOSSIP_IDLE * 1.5]
-        return nodes[: self.quorum - 1] if len(nodes) >= self.quorum - 1 else self.peers
-
-    def _send_barriers(self, peers: Iterable[int]) -> None:
-        assert self.round is not None
-        message = Barrier(self.round.number, self.lamport.time)
-        for peer in peers:
-            self.outbox.send(peer, message)
-
-    def _date_reads(self) -> None:
-        """With a quorum's clocks the reads of the round have their timestamp; whoever is behind it is told
-        so.
-        """
-        current = self.round
-        if current is None or len(current.clocks) < self.quorum:
-            return
-        timestamp = max(current.clocks.values())
-        self.dated.append((timestamp, current.reads))
-        message = Barrier(current.number, timestamp)
-        for peer in self.peers:
-            told = peer in current.asked and timestamp <= current.clock
-            if not told and self.learner.frontier[peer] < timestamp:
-                self.outbox.send(peer, message)
-        self.round = None
-
-    def _look_at_held_reads(self, now: float) -> None:
-        """They wait for an entry of ours that is not applied: others may have finished our log unheard."""
-        if not self.reads or self.reads is not self.held:
-            self.held, self.held_at = self.reads, now
-        elif self.round is None and now - self.held_at >= RESEND_AFTER:
-            self._start_round(now)
-
-    def _end_rides(self) -> None:
-        """Nobody knows any more how their entries will be stamped: these reads need a round."""
-        for reads in self.riding.values():
-            self.reads += reads
-        self.riding.clear()
-
-    def _answer_reads(self) -> None:
-        frontier = min(self.learner.frontier.values())
-        while self.dated and self.dated[0][0] <= frontier:
-            self.outbox.to_answer += self.dated.popleft()[1]
-
-    # ----------------------------------------------------------------------------- who is told what, and when
-
-    def _tell(self, peer: int, message: Message, own: Fact, call: Any = None) -> None:
-        """Send a message that carries our own fact."""
-        self.outbox.send(peer, message, call)
-        if peer != self.me:
-            self.told[peer] = self.telling[peer] = (own.chosen, own.frontier)
-
-    def _gossip(self, peer: int, own: Fact, now: float) -> None:
-        facts = [own] + [self.learner.fact(log) for log in self.nodes if log != self.me]
-        applied = Position(*self.divergence.position)
-        message = Learn(
-            self.lamport.time, facts, self.persistence.chosen_durable, applied, self.divergence.rolling
-        )
-        if message != self.gossip:
-            self.gossip = message  # the same object for all peers: the caller encodes it once
-        self._tell(peer, self.gossip, own)
-        self.gossiped[peer] = now
-        self.news_at.pop(peer, None)
+    # ----------------------------------------------------------------------------- the end of a turn
 
     def _send_accepts(self, now: float) -> None:
         for log, proposer in self.proposers.items():
@@ -774,7 +591,7 @@ class Node(Core):
                 continue
             proposer.fresh = False
             if proposer is self.own:
-                self._choose_voters(now)
+                self.voters.choose(now)
             messages: dict[tuple[int, bool], Accept] = {}
             for node in self.ring:  # our own acceptor first: it shares the frame; then those who are to vote
                 due = proposer.due(node, now) if proposer.leading else None
@@ -783,7 +600,7 @@ class Node(Core):
                 if due not in messages:
                     start, sync = due
                     start, entries = self._entries(proposer, start)
-                    lazy = self._lazy_voters() if proposer is self.own and not sync else []
+                    lazy = self.voters.deferred() if proposer is self.own and not sync else []
                     messages[due] = Accept(log, proposer.ballot, start, entries, sync, self.fact(log), lazy)
                 self._send_accept(node, messages[due], now)
 
@@ -805,98 +622,31 @@ class Node(Core):
             self._on_accept(self.me, message, now, None)
             return
         if message.entries:
-            self._probe(node, message, now)
+            self.round_trips.sent(node, message, now)
         if message.log == self.me:
-            self._tell(node, message, message.fact)
+            self.gossip.tell(node, message, message.fact)
         else:
             self.outbox.send(node, message)
 
-    def _choose_voters(self, now: float) -> None:
-        """A quorum is to vote at once, us included; the others' votes can wait, and share an fsync. A node
-        always votes late rather than never, so this is about speed only.
-
-        Not those that are silent, have been slow, or lack more of our log than one Fetched brings: they keep
-        us waiting. If too few are left, everybody is to hurry.
-        """
-        voters = []
-        for node in self.ring:
-            silent = node != self.me and now - self.heard[node] > GOSSIP_IDLE * 1.5
-            behind = self.own.lengths.get(node, -1) < self.own.start - FETCH_ENTRIES
-            if not silent and not behind and now >= self.sluggish.get(node, now):
-                voters.append(node)
-                if len(voters) == self.quorum:
-                    break
-        else:
-            voters = self.ring
-        self.voters = voters
-
-    def _lazy_voters(self) -> list[int]:
-        return [peer for peer in self.peers if peer not in self.voters]
-
-    def _urge(self, node: int, now: float) -> None:
-        """One of those that were to vote at once does not: all others are to, with what they hold."""
-        self.sluggish[node] = now + SLUGGISH
-        own = self.own
-        if self.urged >= own.end or not own.established:
-            return
-        self.urged = own.end
-        message = Accept(self.me, own.ballot, own.end, [], False, self._own_fact(), [])
-        for peer in self.peers:
-            if peer != node and own.lengths.get(peer, -1) < own.end:
-                own.couriers[peer].at = now
-                self._tell(peer, message, message.fact)
-
-    def _urge_late(self, now: float) -> None:
-        """Have our entries waited for votes longer than they should?"""
-        late = self._late()
-        for node in self.voters:
-            courier = self.own.couriers[node]
-            if self.own.lengths.get(node, -1) < courier.sent and now - courier.at >= late:
-                self._urge(node, now)
-
-    def _late(self) -> float:
-        """Seconds after which a vote is late."""
-        usual = [seconds for seconds, _ in self.round_trips.values()]
-        return min(max(LATE, 4 * min(usual)), RESEND_AFTER) if usual else RESEND_AFTER
-
-    def _tell_waiting(self, own: Fact, now: float) -> None:
-        """Who is known to wait for our frontier hears at once that it has moved; all others with the next
-        message.
-        """
-        for peer in self.peers:
-            told = self.telling[peer][1]
-            if self.broadcast or (told < own.frontier and told < self.awaited[peer]):
-                self._gossip(peer, own, now)
-            elif self.telling[peer] != (own.chosen, own.frontier):
-                self.news_at.setdefault(peer, now)
-        self.broadcast = False
+    def _ask_to_vote(self, nodes: list[int]) -> None:
+        """Their votes were to wait, and now we wait for them: all are to say what they hold."""
+        if nodes:
+            message = Accept(self.me, self.own.ballot, self.own.end, [], False, self._own_fact(), [])
+            for node in nodes:
+                self.gossip.tell(node, message, message.fact)
 
     def drain(self, now: float, more: bool = False) -> Ready:
         """End a turn: what was collected, and what is better done once per turn than once per message.
 
         `more`: commands wait that will be proposed soon, and reads for their entry.
         """
-        if self.unsure and self.own.established:
-            self._propose_again()
-        while self.backlog and self.own.established and self.own.has_room():
-            payload, token = self.backlog.popleft()
-            self.pending[self._append(payload)] = (payload, token)
+        self.commands.end_turn()
         self._send_accepts(now)
         own = self._own_fact()
         if self.learner.moved:
-            self.learner.moved = False
-            for timestamp, owner, payload in self.learner.apply():
-                _, token = self.pending.pop(timestamp, (None, None)) if owner == self.me else (None, None)
-                self.outbox.apply(timestamp, owner, payload, token)
-                if owner == self.me and timestamp in self.riding:
-                    self.outbox.to_answer += self.riding.pop(timestamp)
-        if self.reads and self.round is None and not (more and self.own.established):
-            self._start_round(now)
-        if self.dated:
-            self._answer_reads()
-        if own is not self.shown or self.broadcast:
-            self.shown = own
-            self._tell_waiting(own, now)
+            self._apply()
+        self.reads.end_turn(now, more and self.own.established)
+        self.gossip.end_turn(own, now)
         if self.catch_up.fetching:
             self.catch_up.send(now)
         urgent = self.outbox.is_urgent(now)
@@ -904,39 +654,35 @@ class Node(Core):
             self.persistence.end_turn(now)
         return self.outbox.drain(urgent)
 
+    def _apply(self) -> None:
+        """The commands whose turn has come."""
+        self.learner.moved = False
+        for timestamp, owner, payload in self.learner.apply():
+            token = self.commands.applied(timestamp) if owner == self.me else None
+            self.outbox.apply(timestamp, owner, payload, token)
+            if owner == self.me:
+                self.reads.applied(timestamp)
+
     # --------------------------------------------------------------------------------------------------- time
 
     @property
     def busy(self) -> bool:
         """Whether tick() wants to be called every few milliseconds, not every GOSSIP_IDLE seconds."""
         waiting = (
-            self.pending or self.reads or self.dated or self.round or self.catch_up.fetching or self.waiting
+            self.commands.pending or self.reads.busy or self.catch_up.fetching or self.revocation.waiting
         )
-        return bool(waiting or self.news_at or self.learner.heads) or (
+        return bool(waiting or self.gossip.news_at or self.learner.heads) or (
             self.retake_at is not None or self.persistence.waits or self.rejoining is not None
         )
 
     def tick(self, now: float) -> None:
         """Time has passed: repeat what was lost, gossip, and look for nodes that hold us up."""
-        own = self._own_fact()
-        # Votes that wait for a slow disk have told nobody anything yet.
-        slow = self.persistence.waits and now - self.persistence.journaled_at >= GOSSIP_NEWS / 2
-        for peer in self.peers:
-            if (self.told if slow else self.telling)[peer] != (own.chosen, own.frontier):
-                self.news_at.setdefault(peer, now)
-            else:
-                self.news_at.pop(peer, None)
-            old = now - self.news_at.get(peer, now)
-            if old >= GOSSIP_NEWS or now - self.gossiped[peer] >= GOSSIP_IDLE:
-                self._gossip(peer, own, now)
-        if self.round is not None and now - self.round.at >= RESEND_AFTER:
-            self.round.at = now
-            self._send_barriers(peer for peer in self.peers if peer not in self.round.clocks)
-        self._look_at_held_reads(now)
+        self.gossip.tick(self._own_fact(), now)
+        self.reads.tick(now)
         self.outbox.tick(now)
         self.persistence.tick(now)
         if self.own.established:
-            self._urge_late(now)
+            self._ask_to_vote(self.voters.tick(now))
         for proposer in self.proposers.values():
             proposer.fresh = True
             if proposer.preparing and now - proposer.prepared_at >= RESEND_AFTER * min(proposer.prepares, 8):
@@ -955,94 +701,35 @@ class Node(Core):
         """The transport reports whether a peer refuses connections (nothing listens there), as opposed to
         being silent.
         """
-        (self.refusing.add if refused else self.refusing.discard)(peer)
+        self.contacts.link(peer, refused)
 
     def _is_back(self, peer: int) -> None:
         """A silent peer speaks again: what it lacks is sent soon, and its silence says nothing about round
         trips.
         """
-        self.probes.pop(peer, None)
+        self.round_trips.forget(peer)
         for proposer in self.proposers.values():
             if peer in proposer.couriers:
                 proposer.couriers[peer].silent = 0
 
     def _watch(self, now: float) -> None:
-        """Revoke the logs that hold us up. Whoever has lost contact with a quorum deposes nobody (N11)."""
-        waits = self.learner.waits_on(self.dated[-1][0] if self.dated else 0)
-        half = self.patience(now) / 2
-        if sum(now - heard <= half for heard in self.heard.values()) + 1 < self.quorum:
-            waits = {}
-        for log in self.nodes:
-            needed, frontier = waits.get(log), self.learner.frontier[log]
-            wait = self.waiting.get(log)
-            if needed is None:
-                self.waiting.pop(log, None)
-                self._stop_standing(log)
-            elif wait is None or wait.frontier != frontier:
-                self.waiting[log] = Wait(frontier, now, self.random.random(), now)
-            else:
-                self._lose_patience(log, needed, wait, now)
+        """Revoke the logs that hold us up."""
+        for advice, log, needed in self.revocation.watch(self.reads.awaited, now):
+            if advice == Advice.ASK:
+                for peer in self.peers:
+                    self.outbox.send(peer, Barrier(0, needed))
+            elif advice == Advice.REVOKE:
+                self._revoke(self._proposer(log), needed, now)
+            elif log in self.proposers and log != self.me and self.proposers[log].preparing:
+                self.proposers[log].step_down()
 
-    def _stop_standing(self, log: int) -> None:
-        proposer = self.proposers.get(log)
-        if proposer is not None and proposer is not self.own and proposer.preparing:
-            proposer.step_down()
-
-    def _lose_patience(self, log: int, needed: int, wait: Wait, now: float) -> None:
-        if now - wait.asked >= min(ASK_AFTER * (1 << wait.asks), self.patience(now) / 4):
-            wait.asked, wait.asks = now, min(wait.asks + 1, 3)
-            for peer in self.peers:
-                self.outbox.send(peer, Barrier(0, needed))
-        if log == self.me:
-            return  # we lead it, or take it back when it is time
-        slot = max(TURN, 2 * self._round_trip(now))
-        turn = (self.nodes.index(self.me) - self.nodes.index(log)) % len(self.nodes)
-        patience = REFUSED_AFTER if log in self.refusing else self.patience(now)
-        if now - wait.since < patience + slot * (turn + wait.jitter / 2):
-            return
-        proposer = self._proposer(log)
+    def _revoke(self, proposer: Proposer, needed: int, now: float) -> None:
+        """Finish another's log, and take it out of our way."""
         if proposer.leading:
             if not proposer.entries:
                 self._skip(proposer)
         elif not proposer.preparing:
-            self._stand(log, needed, now)
-        wait.since = now
-
-    def patience(self, now: float) -> float:
-        """Seconds that a log may hold us up: measured, or a uniformly slow cluster would revoke itself for
-        ever (N12).
-        """
-        return max(self.revoke_after, 8 * self._round_trip(now))
-
-    def _round_trip(self, now: float) -> float:
-        """The largest recent round trip to any peer, its fsync included; a measurement halves with every
-        second.
-        """
-        return max((seconds * 0.5 ** (now - at) for seconds, at in self.round_trips.values()), default=0.0)
-
-    def _probe(self, node: int, message: Accept, now: float) -> None:
-        """Measure how long we wait for its vote, or where that can wait, for its frontier; unless another
-        Accept is being measured.
-        """
-        frontier = message.entries[-1].timestamp if node in message.lazy else 0
-        stale = node in self.probes and now - self.probes[node].at > STALE_PROBE
-        if (stale or node not in self.probes) and not 0 < frontier <= self.learner.known[node]:
-            end = message.start + len(message.entries)
-            self.probes[node] = Probe(message.log, message.ballot, end, frontier, now)
-
-    def _measure(self, sender: int, message: Accepted, now: float) -> None:
-        probe = self.probes.get(sender)
-        if probe is None or probe.frontier or message.log != probe.log:
-            return
-        if message.vote != Vote.TAKEN or message.ballot != probe.ballot:
-            del self.probes[sender]
-        elif message.length >= probe.length:
-            self._measured(sender, probe.at, now)
-
-    def _measured(self, peer: int, since: float, now: float) -> None:
-        before, when = self.round_trips.get(peer, (0.0, now))
-        self.round_trips[peer] = (max(now - since, before * 0.5 ** (now - when)), now)
-        del self.probes[peer]
+            self._stand(proposer.log, needed, now)
 
     # ------------------------------------------------------------------------------ disks that were lost
 
@@ -1059,13 +746,13 @@ class Node(Core):
 
     def identify(self, identity: Identity) -> Identity:
         """What this node says to others of itself."""
-        return self.incarnations.identify(identity)
+        return self.incarnations.identify(identity, self.joined)
 
     def heard_at(self, peer: int) -> float:
-        return self.heard[peer]
+        return self.contacts.heard[peer]
 
-    def hears(self, since: float) -> int:
-        return 1 + sum(at >= since for at in self.heard.values())
+    def reached(self, seconds: float, now: float) -> int:
+        return self.contacts.reached(seconds, now)
 
     def report(self) -> Report:
         logs = [
@@ -1111,10 +798,9 @@ class Node(Core):
         self.witness.forget(peer)
         for proposer in self.proposers.values():
             proposer.forget(peer)
-        if self.round is not None:
-            self.round.clocks.pop(peer, None)
-        self.probes.pop(peer, None)
-        self.told[peer] = self.telling[peer] = (0, 0)
+        self.reads.forget(peer)
+        self.round_trips.forget(peer)
+        self.gossip.forget(peer)
         self.compaction.forget(peer)
 
     def _on_rejoin(self, sender: int, message: Rejoin, now: float, call: Any) -> None:

@@ -131,7 +131,7 @@ class Single(Core):
     def heard_at(self, peer: int) -> float:
         return float("-inf")
 
-    def hears(self, since: float) -> int:
+    def reached(self, seconds: float, now: float) -> int:
         return 1
 
     def report(self) -> Report:

@@ -27,9 +27,9 @@ sys.path.insert(0, str(PROJECT))
 from paxoskv.node import calls, checkpointing, opening, peers  # noqa: E402
 from paxoskv.node import main as program  # noqa: E402
 from paxoskv.protocol import node  # noqa: E402
-from paxoskv.storage import checkpoint, journal  # noqa: E402
+from paxoskv.storage import checkpoint, checkpoint_process, journal  # noqa: E402
 from paxoskv.wire import connection  # noqa: E402
-from paxoskv.wire.codec import Identity  # noqa: E402
+from paxoskv.wire.structs import Identity  # noqa: E402
 
 SEGMENT_BYTES = 32 << 10
 T = TypeVar("T")
@@ -182,13 +182,13 @@ class Answers(calls.Answers):
 
 
 def main() -> int:
-    """What server.py does, or what checkpoint.py does where a node has started this to make a checkpoint."""
+    """Do what server.py does, or checkpoint_process.py where a node has started this to make a checkpoint."""
     replaced: Any = (journal, checkpoint, opening, program)
     for module in replaced[:2]:
         module.Files = Files
     if in_child:
-        return checkpoint.main()
-    checkpoint.PROGRAM[1:] = [__file__]  # that is the program which a node starts to make a checkpoint
+        return checkpoint_process.main()
+    checkpoint_process.PROGRAM[1:] = [__file__]  # what a node starts to make a checkpoint
     checkpointing.CHECKPOINT_AGAIN = 1.0  # type: ignore[misc]
     replaced[2].Journal = Journal
     for kind in (Node, Flusher, Peers, Answers):

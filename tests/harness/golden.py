@@ -21,7 +21,8 @@ from typing import Any, Final
 from zlib import crc32
 
 from paxoskv.protocol.outbox import Message
-from paxoskv.wire.codec import Frame, Record, encode
+from paxoskv.wire.codec import encode
+from paxoskv.wire.structs import Frame, Record
 from tests.harness.simulator import PROFILES, Machine, Simulation
 
 FILE: Final = Path(__file__).with_name("golden.txt")

@@ -39,8 +39,10 @@ Change = tuple[str, str, str]  # module, text, replacement
 
 @dataclass(frozen=True)
 class Mutant:
-    """`story` ("module.function") fails with the changes, or a simulation does: `seen` (profile, seed) at the
-    latest check, else some seed of `profiles`.
+    """Changes of the code, and what catches them: a story or a simulation.
+
+    `story` is "module.function". A simulation is `seen` (profile, seed) at the latest check, else some seed
+    of `profiles`.
     """
 
     name: str
@@ -346,7 +348,7 @@ MUTANTS = [
     told(
         "a read's question that was lost is not sent again",
         "test_more_scenarios.test_a_reads_question_that_was_lost_is_sent_again",
-        ("protocol.node", "if self.round is not None and now - self.round.at >= RESEND_AFTER:", "if False:"),
+        ("protocol.reads", "if self.round is not None and now - self.round.at >= RESEND_AFTER:", "if False:"),
     ),
     # -- checkpoints
     told(
@@ -433,8 +435,8 @@ MUTANTS = [
         "commands that a checkpoint covers are proposed again",
         "test_checkpoints.test_commands_of_ours_that_a_checkpoint_covers_may_have_been_applied",
         (
-            "protocol.node",
-            "for t in self.pending if (t, self.me) <= cut.position]",
+            "protocol.commands",
+            "for t in self.pending if (t, self.own.log) <= position]",
             "for t in self.pending if False]",
         ),
     ),
@@ -534,9 +536,9 @@ MUTANTS = [
         "default 2",
         (
             "protocol.node",
-            '        proposer.append(Entry(self.lamport.stamp_skip(self._last_timestamp(proposer)), b""))\n',
-            '        theirs = next(iter(self.pending.values()), (b"", None))[0]\n'
-            "        skip = self.lamport.stamp_skip(self._last_timestamp(proposer))\n"
+            'proposer.append(Entry(self.lamport.stamp_skip(self.learner.last_timestamp(proposer)), b""))\n',
+            'theirs = next(iter(self.commands.pending.values()), (b"", None))[0]\n'
+            "        skip = self.lamport.stamp_skip(self.learner.last_timestamp(proposer))\n"
             "        proposer.append(Entry(skip, theirs))\n",
         ),
     ),
@@ -558,10 +560,10 @@ MUTANTS = [
             "timestamp = last + 1",
         ),
         (
-            "protocol.node",
-            "timestamp = self.lamport.stamp(self._last_timestamp(self.own))",
-            "last = (self.acceptors[self.me].entries + self.own.entries)[-1:]\n"
-            "        timestamp = self.lamport.stamp(max([entry.timestamp for entry in last], default=0))",
+            "protocol.commands",
+            "timestamp = self.clock.stamp(self.learner.last_timestamp(self.own))",
+            "last = (self.learner.acceptors[self.own.log].entries + self.own.entries)[-1:]\n"
+            "        timestamp = self.clock.stamp(max([entry.timestamp for entry in last], default=0))",
         ),
     ),
     met(
@@ -597,7 +599,7 @@ MUTANTS = [
             "        chosen = self.core.learner.frontier[self.core.me]\n"
             "        held = self.core.acceptors[self.core.me]\n"
             "        for entry in held.entries[: held.chosen]:\n"
-            "            payload, token = self.core.pending.get(entry.timestamp, (None, None))\n"
+            "            payload, token = self.core.commands.pending.get(entry.timestamp, (None, None))\n"
             "            if token and any(request in self.open for request in token):\n"
             '                copy = Store("copy")\n'
             "                copy.load_state(self.store.save_state())\n"
@@ -683,8 +685,8 @@ MUTANTS = [
         "nobody is told of a frontier that it waits for",
         "test_more_scenarios.test_commands_of_all_nodes_at_once_are_answered_in_half_a_round_trip_more",
         (
-            "protocol.node",
-            "if self.broadcast or (told < own.frontier and told < self.awaited[peer]):",
+            "protocol.gossip",
+            "if self.tell_all or (told < own.frontier and told < self.awaited[peer]):",
             "if False:",
         ),
     ),
@@ -707,13 +709,17 @@ MUTANTS = [
     met(
         "what is chosen but not applied is proposed again",
         "lossy 8",
-        ("protocol.node", "for entry in [*unapplied, *self.own.entries]", "for entry in self.own.entries"),
+        (
+            "protocol.commands",
+            "for entry in [*unapplied, *self.own.entries]",
+            "for entry in self.own.entries",
+        ),
     ),
     met(
         "all that is pending is proposed again",
         "lossy 8",
         (
-            "protocol.node",
+            "protocol.commands",
             "for timestamp in sorted(self.pending.keys() - present):",
             "for timestamp in sorted(self.pending.keys()):",
         ),
@@ -722,8 +728,8 @@ MUTANTS = [
         "nothing is proposed again",
         "test_scenarios.test_an_owner_that_was_wrongly_revoked_proposes_again_what_its_log_lacks",
         (
-            "protocol.node",
-            "        if self.unsure and self.own.established:\n            self._propose_again()\n",
+            "protocol.commands",
+            "        if self.unsure and self.own.established:\n            self._find_missing()\n",
             "",
         ),
     ),
@@ -739,13 +745,13 @@ MUTANTS = [
     told(
         "a read trusts its own clock",
         "test_more_scenarios.test_a_read_goes_by_the_highest_clock_of_those_that_it_asked",
-        ("protocol.node", "timestamp = max(current.clocks.values())", "timestamp = current.clock"),
+        ("protocol.reads", "timestamp = max(current.clocks.values())", "timestamp = current.clock"),
     ),
     told(
         "a read's timestamp is the lowest clock of a quorum",
         "test_more_scenarios.test_a_read_goes_by_the_highest_clock_of_those_that_it_asked",
         (
-            "protocol.node",
+            "protocol.reads",
             "timestamp = max(current.clocks.values())",
             "timestamp = min(current.clocks.values())",
         ),
@@ -753,18 +759,18 @@ MUTANTS = [
     told(
         "an old round's answers are counted",
         "test_more_scenarios.test_a_read_does_not_count_the_answers_to_an_earlier_round",
-        ("protocol.node", "message.round == self.round.number:", "message.round:"),
+        ("protocol.reads", "message.round == self.round.number:", "message.round:"),
     ),
     told(
         "an earlier life's answers are counted",
         "test_more_scenarios.test_a_read_does_not_count_the_answers_to_a_round_of_an_earlier_life",
-        ("protocol.node", "self.rounds = random.getrandbits(48) << 12", "self.rounds = 0"),
+        ("protocol.reads", "self.rounds = random.getrandbits(48) << 12", "self.rounds = 0"),
     ),
     told(
         "a read waits for the frontiers of others only",
         "test_more_scenarios.test_a_read_waits_for_its_own_nodes_log_too",
         (
-            "protocol.node",
+            "protocol.reads",
             "        frontier = min(self.learner.frontier.values())\n",
             "        frontier = min([f for log, f in "
             "self.learner.frontier.items() if log != self.me], default=0)\n",
@@ -857,7 +863,7 @@ MUTANTS = [
     met(
         "compare-and-set does not compare",
         "default 1",
-        ("state.store", "                if held != command.expected:\n", "                if False:\n"),
+        ("state.store", "                if present != command.expected:\n", "                if False:\n"),
     ),
     told(
         "a command of a batch does not see those before it",
@@ -1156,9 +1162,7 @@ def attempt(
 
 
 def attempt_here(task: str) -> None:
-    """The child's main(): `task` is JSON with the arguments of attempt(), and the directory of the changed
-    modules.
-    """
+    """Run in the child; `task` is JSON: the directory of the changed modules, and attempt()'s arguments."""
     directory, changed, *arguments = json.loads(task)
     sys.path.insert(0, str(ROOT))
     for package in {f"paxoskv.{module}".rpartition(".")[0] for module in changed}:

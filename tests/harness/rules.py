@@ -81,9 +81,9 @@ RULES: dict[str, Rule] = {
     "N10: a refused connection revokes nobody at once": rule(
         stories.test_one_broken_link_deposes_nobody,
         (
-            "protocol.node",
-            "if now - wait.since < patience + slot * (turn + wait.jitter / 2):",
-            "if log not in self.refusing and now - wait.since < patience + slot * (turn + wait.jitter / 2):",
+            "protocol.revocation",
+            "return now - wait.since >= patience + slot",
+            "return log in self.contacts.refusing or now - wait.since >= patience + slot",
         ),
     ),
     "N11: what a revoker wants may be known already": rule(
@@ -93,16 +93,16 @@ RULES: dict[str, Rule] = {
     "N11: whoever is out of contact with a quorum deposes nobody": rule(
         stories.test_a_healed_node_deposes_nobody,
         (
-            "protocol.node",
-            "+ 1 < self.quorum:\n            waits = {}",
-            "+ 1 < self.quorum:\n            pass",
+            "protocol.revocation",
+            "self.patience(now) / 2, now) < self.quorum:\n            waits = {}",
+            "self.patience(now) / 2, now) < self.quorum:\n            pass",
         ),
     ),
     "N12: patience is measured": rule(
         stories.test_a_uniformly_slow_cluster_deposes_nobody,
         (
-            "protocol.node",
-            "return max((seconds * 0.5 ** (now - at) for seconds, at in self.round_trips.values())",
+            "protocol.round_trips",
+            "return max((seconds * 0.5 ** (now - at) for seconds, at in self.measured.values())",
             "return max((0.0 for _ in ())",
         ),
     ),
@@ -117,9 +117,9 @@ RULES: dict[str, Rule] = {
     "N17: a round starts after the read arrived": rule(
         stories.test_a_read_does_not_share_a_round_that_began_before_it,
         (
-            "protocol.node",
-            "        self.reads.append(token)\n",
-            "        (self.round.reads if self.round else self.reads).append(token)\n",
+            "protocol.reads",
+            "        self.waiting.append(token)\n",
+            "        (self.round.reads if self.round else self.waiting).append(token)\n",
         ),
     ),
     "N18: no frontier raises a clock": rule(
@@ -161,16 +161,16 @@ RULES: dict[str, Rule] = {
         stories.test_a_candidate_that_cannot_finish_keeps_nobody_from_standing,
         (
             "protocol.node",
-            "if message.ballot > before and message.log in self.waiting:",
-            "if message.log in self.waiting:",
+            "        if message.ballot > before:\n            self.revocation",
+            "        if True:\n            self.revocation",
         ),
     ),
     "N22: a candidate out of contact gives up": rule(
         stories.test_a_candidate_that_hears_nobody_gives_up,
         (
             "protocol.node",
-            "            proposer.step_down()\n\n    def _lose_patience",
-            "            pass\n\n    def _lose_patience",
+            "                self.proposers[log].step_down()\n",
+            "                pass\n",
         ),
     ),
     "N23: a late, short sync cuts nothing": rule(
@@ -226,8 +226,8 @@ RULES: dict[str, Rule] = {
         stories.test_a_vote_leaves_only_when_it_is_durable,
         (
             "protocol.node",
-            "            self.outbox.send_after(sender, answer, call)\n            if sender",
-            "            self.outbox.send(sender, answer, call)\n            if sender",
+            "            self.gossip.tell_after(sender, answer, own, call)\n",
+            "            self.gossip.tell(sender, answer, own, call)\n",
         ),
     ),
     "a promise leaves when it is durable": rule(
@@ -244,11 +244,19 @@ RULES: dict[str, Rule] = {
     ),
     "what may still be chosen is not proposed again": rule(
         stories.test_a_command_is_proposed_again_only_when_its_first_entry_cannot_be_chosen_any_more,
-        ("protocol.node", "if self.unsure and self.own.established:", "if self.unsure and self.own.leading:"),
+        (
+            "protocol.commands",
+            "if self.unsure and self.own.established:",
+            "if self.unsure and self.own.leading:",
+        ),
     ),
     "what is chosen and not yet applied is not proposed again": rule(
         stories.test_what_is_chosen_but_not_yet_applied_is_not_proposed_again,
-        ("protocol.node", "for entry in [*unapplied, *self.own.entries]", "for entry in self.own.entries"),
+        (
+            "protocol.commands",
+            "for entry in [*unapplied, *self.own.entries]",
+            "for entry in self.own.entries",
+        ),
     ),
     "votes count at one ballot only": rule(
         nodes.test_a_vote_at_an_older_ballot_does_not_count,
@@ -256,35 +264,40 @@ RULES: dict[str, Rule] = {
     ),
     "a read waits until the frontiers have reached its timestamp": rule(
         more_stories.test_a_read_waits_for_its_own_nodes_log_too,
-        ("protocol.node", "while self.dated and self.dated[0][0] <= frontier:", "while self.dated:"),
+        ("protocol.reads", "while self.dated and self.dated[0][0] <= frontier:", "while self.dated:"),
     ),
     "a read rides only on an entry that leaves after it came": rule(
         more_stories.test_a_read_does_not_ride_on_an_entry_that_left_before_it_came,
         (
             "protocol.node",
-            "        self.reads.append(token)\n",
-            "        rides = self.riding.setdefault(max(self.pending), []) if self.pending else self.reads\n"
+            "        self.reads.ask(token)\n",
+            "        pending, reads = self.commands.pending, self.reads\n"
+            "        rides = reads.riding.setdefault(max(pending), []) if pending else reads.waiting\n"
             "        rides.append(token)\n",
         ),
     ),
     "a read does not wait without end for an entry to ride on": rule(
         more_stories.test_a_read_does_not_wait_without_end_for_an_entry_to_ride_on,
-        ("protocol.node", "        self._look_at_held_reads(now)\n", ""),
+        (
+            "protocol.reads",
+            "elif self.round is None and now - self.waited_since >= RESEND_AFTER:",
+            "elif False:",
+        ),
     ),
     "a read whose entry is stamped anew has a round": rule(
         more_stories.test_a_read_whose_entry_is_stamped_anew_is_answered_all_the_same,
-        ("protocol.node", "        self._end_rides()\n        if led:", "        if led:"),
+        ("protocol.node", "        self.reads.log_lost()\n        if led:", "        if led:"),
     ),
     "a read's timestamp is the highest clock of a quorum": rule(
         stories.test_a_read_does_not_share_a_round_that_began_before_it,
-        ("protocol.node", "if current is None or len(current.clocks) < self.quorum:", "if current is None:"),
+        ("protocol.reads", "if current is None or len(current.clocks) < self.quorum:", "if current is None:"),
     ),
     "who has promised lets the candidate have its time": rule(
         stories.test_who_has_promised_to_a_revoker_lets_it_have_its_time,
         (
             "protocol.node",
-            "            self.waiting[message.log].since = now  # let",
-            "            pass  # let",
+            "            self.revocation.wait_anew(message.log, now)  # once",
+            "            pass  # once",
         ),
     ),
     "a skip lies above all that is known of any log": rule(
@@ -321,11 +334,11 @@ RULES: dict[str, Rule] = {
     ),
     "N12: those whose votes can wait are measured, too": rule(
         more_stories.test_the_round_trips_of_nodes_whose_votes_can_wait_are_measured_by_their_frontiers,
-        ("protocol.node", "0 < probe.frontier <= fact.frontier", "False"),
+        ("protocol.round_trips", "0 < probe.frontier <= frontier", "False"),
     ),
     "who waits too long for a vote asks those that can wait": rule(
         more_stories.test_when_one_of_the_voters_dies_the_others_are_asked_at_once,
-        ("protocol.node", "            self._urge_late(now)\n", "            pass\n"),
+        ("protocol.node", "            self._ask_to_vote(self.voters.tick(now))\n", "            pass\n"),
     ),
     "a leader that promises to another has lost the log": rule(
         nodes.test_a_leader_whose_acceptor_promises_to_another_has_lost_the_log_at_that_moment,
@@ -341,7 +354,7 @@ RULES: dict[str, Rule] = {
     ),
     "50 ms suffice while connections are refused": rule(
         stories.test_a_node_that_refuses_connections_is_revoked_sooner,
-        ("protocol.node", "REFUSED_AFTER if log in self.refusing else ", ""),
+        ("protocol.revocation", "REFUSED_AFTER if log in self.contacts.refusing else ", ""),
     ),
     "an acceptor that fails on purpose withholds its vote": rule(
         stories.test_acceptors_that_fail_on_purpose_cost_time_and_nothing_else,

@@ -29,7 +29,8 @@ from paxoskv.node import replica
 from paxoskv.protocol import node as protocol
 from paxoskv.state import store
 from paxoskv.storage import checkpoint
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import decode, encode
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Chunk,
@@ -46,8 +47,6 @@ from paxoskv.wire.codec import (
     Result,
     Session,
     Verb,
-    decode,
-    encode,
 )
 
 DELAY = 0.001  # seconds that a message takes
@@ -656,7 +655,7 @@ class Cluster:
         self.run_until(
             lambda: (
                 all(machine.applied == self.order for machine in running)
-                and not any(machine.core.pending for machine in running)
+                and not any(machine.core.commands.pending for machine in running)
             ),
             within_s,
         )

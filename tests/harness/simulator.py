@@ -34,6 +34,14 @@ from paxoskv.state.store import Store
 from paxoskv.storage import checkpoint
 from paxoskv.storage.journal import FIRST, Damaged, Journal, Manifest, read_frame_header, read_segment_header
 from paxoskv.wire.codec import (
+    Expired,
+    Forgotten,
+    NotDone,
+    Unknown,
+    decode,
+    encode,
+)
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
@@ -41,15 +49,12 @@ from paxoskv.wire.codec import (
     Chunk,
     Command,
     Entry,
-    Expired,
     Fact,
     Fetch,
     FetchCheckpoint,
     Fetched,
-    Forgotten,
     Identity,
     Learn,
-    NotDone,
     Outcome,
     Prepare,
     Promise,
@@ -60,12 +65,9 @@ from paxoskv.wire.codec import (
     RequestId,
     Result,
     Session,
-    Unknown,
     Verb,
     Verdict,
     Vote,
-    decode,
-    encode,
 )
 from tests.harness.disk import Content, Crash, Disk, kept, lost, some
 from tests.harness.linearizability import Operation, Undecided, check
@@ -915,7 +917,7 @@ class Machine:
         simulation.at(simulation.now + pause, noticed)
 
     def _checkpoint(self, life: int, segment: int, frame: int) -> None:
-        """The process that makes checkpoints. (It may die with the machine, at any of its steps.)"""
+        """Do what the checkpoint process does; it may die with the machine, at any of its steps."""
         if life != self.life or (segment, frame) != self.journal.rolled:
             return
         simulation, random = self.simulation, self.simulation.random
@@ -1153,7 +1155,8 @@ class Network:
             simulation.fail(f"node {sender} answers {call} with {message} to {to}")
         link = self.links[sender, to]
         core, machine = simulation.machines[sender].core, simulation.machines[to]
-        ends = ((core.incarnation, core.life), machine.disks, machine.life if kind is Rejoined else 0)
+        incarnation = core.incarnation if core.rejoining is None else 0
+        ends = ((incarnation, core.life), machine.disks, machine.life if kind is Rejoined else 0)
         pause = random.expovariate(1 / link.delay)
         if not simulation.faulty:
             simulation.at(simulation.now + pause, self._deliver, sender, to, message, link.epoch, ends)
@@ -1536,7 +1539,7 @@ class Simulation:
         heapq.heappush(self.queue, (time, self.scheduled, action, arguments))
 
     def note(self, what: str, node: int, *more: Any) -> None:
-        """An event, for the trace and its hash. (Numbers only: the hash of a string is not the same.)"""
+        """Note an event in the trace and its hash, by numbers only: a string's hash differs between runs."""
         self.trace.append((self.now, what, node, *more))
         self.trace_hash = hash((self.trace_hash, self.now, node, len(what)))
 
@@ -1618,9 +1621,7 @@ class Simulation:
         return "\n".join(lines)
 
     def _held(self, log: int) -> str:
-        """Who holds what of a log on its disk: length, ballot, and the timestamps of the last chosen entries
-        and of those beyond.
-        """
+        """Tell who holds what of a log on its disk: length, ballot, and the last entries' timestamps."""
         parts = []
         from_slot = max(0, len(self.oracle.logs[log].chosen) - 2)
         for node in self.nodes:
@@ -1888,16 +1889,16 @@ class Simulation:
                     replica.open,
                     replica.reading,
                     replica.queue,
-                    core.pending,
-                    core.backlog,
-                    core.reads,
-                    core.dated,
+                    core.commands.pending,
+                    core.commands.backlog,
+                    core.reads.waiting,
+                    core.reads.dated,
                 )
             ]
             if core.rejoining is not None:
                 parts.append(f"node {machine.node}: rejoining")
-            if (any(own) or core.round) and self._reaches_quorum(machine.node):
-                parts.append(f"node {machine.node}: pending {own}, round {core.round}")
+            if (any(own) or core.reads.round) and self._reaches_quorum(machine.node):
+                parts.append(f"node {machine.node}: pending {own}, round {core.reads.round}")
             elif core.learner.heads:
                 parts.append(f"node {machine.node}: chosen, not applied: {core.learner.heads}")
             elif machine.store.index != len(self.oracle.applied):
@@ -1928,7 +1929,11 @@ class Simulation:
         for machine in self.alive():
             core = machine.core
             unchosen = max(acceptor.length - acceptor.chosen for acceptor in core.acceptors.values())
-            if unchosen > UNCHOSEN_ENTRIES or len(core.probes) > len(self.nodes) or len(core.losses) > 1000:
+            if (
+                unchosen > UNCHOSEN_ENTRIES
+                or len(core.round_trips.probes) > len(self.nodes)
+                or len(core.losses) > 1000
+            ):
                 self.fail(f"node {machine.node} hoards")
         try:
             violation = check(self.history, 200_000)

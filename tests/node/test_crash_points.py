@@ -28,7 +28,7 @@ from tests.harness.processes import (
 
 pytestmark = pytest.mark.slow
 
-CRASHING = PROJECT / "tests" / "crashing_server.py"
+CRASHING = PROJECT / "tests" / "harness" / "crashing_server.py"
 CHECKPOINT_MB = 0.1  # of journal: less than a second of load
 
 # Where to die, and at which pass. The first passes are those of the start: recovery writes the last

@@ -21,7 +21,7 @@ class Bench:
         self.report = SimpleNamespace(leads=frozenset({1}), rejoin_waits=None)
         self.core = SimpleNamespace(
             joined=True, ready=True, quorum=2, report=lambda: self.report,
-            hears=lambda since: 3 if self.heard >= since else 1,
+            reached=lambda seconds, now: 3 if now - self.heard <= seconds else 1,
         )  # fmt: skip
         self.journal = SimpleNamespace(full=None)
         parts: Any = (self.core, self.journal)

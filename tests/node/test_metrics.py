@@ -18,7 +18,8 @@ from paxoskv.config import load
 from paxoskv.node.eventlog import LEVELS, MAX_LOGGED, Log
 from paxoskv.node.metrics import COUNTERS, GAUGES, Collector, Counts, Histogram, Page
 from paxoskv.node.status import VERSION
-from paxoskv.wire.codec import Command, NotDone, Verb
+from paxoskv.wire.codec import NotDone
+from paxoskv.wire.structs import Command, Verb
 from tests.harness.processes import SERVER, Process, Processes, RealCluster, cluster_file, eventually, finish
 
 

@@ -12,18 +12,11 @@ from paxoskv.node.eventlog import EXIT_STALE
 from paxoskv.node.metrics import Counts
 from paxoskv.node.peers import BOTH_ALIVE, MAX_COMPLAINTS, RECENT, Complaints, Peers
 from paxoskv.protocol.node import Node
-from paxoskv.wire.codec import (
-    MAX_NODE_FRAME,
-    Accepted,
-    Fact,
-    Fetch,
-    Identity,
-    Malformed,
-    NotDone,
-    Refused,
-    Vote,
-)
-from paxoskv.wire.connection import METHODS, Flusher, header
+from paxoskv.wire.codec import Malformed, NotDone, Refused
+from paxoskv.wire.connection import Flusher
+from paxoskv.wire.methods import METHODS, header
+from paxoskv.wire.structs import Accepted, Fact, Fetch, Identity, Vote
+from paxoskv.wire.validation import MAX_NODE_FRAME
 
 US = Identity("ours", "d" * 64, 1, 1, 0)
 LIFE = 1 << 20  # one start more
@@ -137,7 +130,7 @@ def test_a_stale_copy_of_a_disk_is_refused(bench: Bench) -> None:
 def test_of_two_processes_with_one_id_the_newer_is_refused_while_the_older_is_heard_of(bench: Bench) -> None:
     first = Wire(peer="127.0.0.1:1111")
     bench.hello(peer(), first)
-    bench.core.heard[2] = bench.now
+    bench.core.contacts.heard[2] = bench.now
     reason = bench.hello(peer(life=2 * LIFE))
     assert reason == "node 2: another process with this id is alive, at 127.0.0.1:1111"
     assert bench.hello(peer()) is None, "the same process on another connection"
@@ -148,7 +141,7 @@ def test_of_two_processes_with_one_id_the_newer_is_refused_while_the_older_is_he
 def test_a_second_process_is_welcome_when_the_connection_of_the_first_is_gone(bench: Bench) -> None:
     first = Wire()
     bench.hello(peer(), first)
-    bench.core.heard[2] = bench.now
+    bench.core.contacts.heard[2] = bench.now
     bench.part.lost(first)  # type: ignore[arg-type]
     assert bench.hello(peer(life=2 * LIFE)) is None
 

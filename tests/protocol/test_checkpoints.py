@@ -17,7 +17,8 @@ from paxoskv.protocol.incarnations import LIFE_BITS
 from paxoskv.protocol.node import Node
 from paxoskv.protocol.outbox import Ready
 from paxoskv.protocol.persistence import Persisted
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import Unknown
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Chosen,
@@ -37,7 +38,6 @@ from paxoskv.wire.codec import (
     Promise,
     Record,
     RequestId,
-    Unknown,
     Verdict,
     Vote,
 )
@@ -235,7 +235,7 @@ def test_a_checkpoint_stands_where_its_entries_are_executed() -> None:
 
 
 def test_a_checkpoint_of_another_node_brings_nothing_back() -> None:
-    """Section 10: positions, clock, promised and accepted only grow, whatever comes in which order."""
+    """Positions, clock, promised and accepted only grow, whatever comes in which order."""
     cuts = [
         Cut((10, 2), {1: Covered(0, 0, 0), 2: Covered(1, BALLOT, 10), 3: Covered(5, 300, 400)}, 7),
         Cut((40, 2), {1: Covered(0, 0, 0), 2: Covered(4, BALLOT, 40), 3: Covered(1, 300, 20)}, 10**9),
@@ -293,21 +293,21 @@ def test_a_leader_whose_checkpoint_shows_a_later_ballot_has_lost_the_log() -> No
 
 def test_commands_of_ours_that_a_checkpoint_covers_may_have_been_applied() -> None:
     made = started()
-    made.pending = {10: (b"a", "first"), 30: (b"b", "second")}
+    made.commands.pending = {10: (b"a", "first"), 30: (b"b", "second")}
     made.install(Cut((20, 2), {1: Covered(1, BALLOT, 10)}, 60), 1.0, 1)
     assert list(made.drain(1.0).lost) == ["first"]
     assert list(made.drain(1.0).lost) == []
-    assert list(made.pending) == [30]
+    assert list(made.commands.pending) == [30]
 
 
 def test_reads_that_rode_on_commands_that_a_checkpoint_covers_have_a_round() -> None:
     made = started()
-    made.pending, made.riding = {10: (b"a", "first")}, {10: ["read"]}
+    made.commands.pending, made.reads.riding = {10: (b"a", "first")}, {10: ["read"]}
     made.install(Cut((20, 2), {1: Covered(1, BALLOT, 10)}, 60), 1.0, 1)
     made.drain(1.0)
-    assert made.round is not None
-    assert made.round.reads == ["read"]
-    assert not made.riding
+    assert made.reads.round is not None
+    assert made.reads.round.reads == ["read"]
+    assert not made.reads.riding
 
 
 # ------------------------------------------------------------------------------------------- what is given up

@@ -5,22 +5,25 @@ out when the others return, and say so.
 """
 
 from collections.abc import Callable
+from random import Random
 
 import pytest
 
 from paxoskv.multipaxos import Acceptor, ballot_of
 from paxoskv.protocol.incarnations import LIFE_BITS
 from paxoskv.protocol.node import Node
-from paxoskv.wire.codec import (
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Entry,
     Fact,
     Identity,
     Learn,
+    Noted,
     Position,
     Prepare,
     Promise,
+    Record,
     Recovered,
     Rejoin,
     Verdict,
@@ -204,9 +207,16 @@ def test_a_new_disk_is_not_held_to_what_the_lost_one_had_said() -> None:
 
 
 def test_a_start_that_rejoins_says_nothing_of_what_it_found() -> None:
-    made = Node(1, (1, 2, 3), started().random, incarnation=0)
+    made = Node(1, (1, 2, 3), Random(1), incarnation=0)
     made.start(1.0)
     assert made.identify(Identity("", "", 1, 0, 0)).recovered is None
+
+
+def test_the_journal_of_another_node_is_noticed() -> None:
+    """It has noted which disk its peers have, and we are one of them."""
+    made = Node(1, (1, 2, 3), Random(1))
+    with pytest.raises(Exception, match="the journal is that of another node"):
+        made.replay(Record(noted=Noted(1, 1, 1 << LIFE_BITS)))
 
 
 # ------------------------------------------------------------------- contradictions, and none is an assertion

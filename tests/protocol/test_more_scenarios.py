@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from paxoskv.protocol.faults import Failures
-from paxoskv.protocol.node import SLUGGISH
 from paxoskv.protocol.outbox import DEFER_AT_MOST
-from paxoskv.wire.codec import (
+from paxoskv.protocol.voters import SLOW
+from paxoskv.wire.codec import NotDone, Unknown
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
@@ -19,11 +20,9 @@ from paxoskv.wire.codec import (
     FetchCheckpoint,
     Fetched,
     Learn,
-    NotDone,
     Prepare,
     Promise,
     Reading,
-    Unknown,
     Verb,
     Vote,
 )
@@ -292,19 +291,20 @@ def test_reads_that_were_given_up_while_they_rode_are_forgotten() -> None:
     lost = cluster.drop(Accept, sender={1}, where=lambda m: any(b"second" in e.payload for e in m.entries))
     first, second = cluster.put(1, "x", "first"), cluster.put(1, "x", "second")
     given_up = cluster.read(1, "x")
-    cluster.run_until(lambda: bool(cluster.core(1).riding), within_s=0.1)
+    cluster.run_until(lambda: bool(cluster.core(1).reads.riding), within_s=0.1)
     assert first.answered()
     cluster[1].do(lambda: replica.expire(cluster.now + 1))
     assert isinstance(given_up.value, NotDone)
     lost.lift()
-    cluster.run_until(lambda: not cluster.core(1).pending, within_s=1)
+    cluster.run_until(lambda: not cluster.core(1).commands.pending, within_s=1)
     assert isinstance(second.value, Unknown)
     assert cluster.get(1, "x") == "second"
 
 
 def test_a_read_does_not_ride_on_an_entry_that_left_before_it_came() -> None:
-    """The entry may lie below a write that was answered in between: node 5 does not know yet that it may
-    apply its own entry, while node 2, whose write comes after it, does.
+    """The entry may lie below a write that was answered in between.
+
+    Node 5 does not know yet that it may apply its own entry; node 2, whose write comes after it, knows.
     """
     cluster = Cluster()
     late = cluster.hold(sender={3}, to={5})
@@ -327,9 +327,9 @@ def test_a_read_whose_entry_is_stamped_anew_is_answered_all_the_same() -> None:
     lost = cluster.drop(Accept, sender={1}, where=lambda m: any(b"second" in e.payload for e in m.entries))
     first, second = cluster.put(1, "x", "first"), cluster.put(1, "x", "second")
     read = cluster.read(1, "x")
-    cluster.run_until(lambda: bool(cluster.core(1).riding), within_s=0.1)
+    cluster.run_until(lambda: bool(cluster.core(1).reads.riding), within_s=0.1)
     assert first.answered()
-    assert [*cluster.core(1).riding] == [*cluster.core(1).pending]
+    assert [*cluster.core(1).reads.riding] == [*cluster.core(1).commands.pending]
     with cluster.drop(Promise, sender={1}):  # else the revoker would adopt the entry from it
         cluster.run_until(cluster.put(2, "y", "1").answered, within_s=3)  # log 1 was revoked
     lost.lift()
@@ -479,15 +479,15 @@ def test_when_one_of_the_voters_dies_the_others_are_asked_at_once() -> None:
     cluster = Cluster()
     for _ in range(3):
         put_within(cluster, 1, 1)
-    assert cluster.core(1).voters == [1, 2, 3]
+    assert cluster.core(1).voters.at_once == [1, 2, 3]
     cluster.hold_disk(2)
     put_within(cluster, 1, DEFER_AT_MOST * 3)
     put_within(cluster, 1, 2 * DELAY + FSYNC + 1e-9)
-    assert cluster.core(1).voters == [1, 3, 4], "2 is not counted on for a while"
+    assert cluster.core(1).voters.at_once == [1, 3, 4], "2 is not counted on for a while"
     cluster.sync(2)
-    cluster.run(SLUGGISH)
+    cluster.run(SLOW)
     put_within(cluster, 1, 1)
-    assert cluster.core(1).voters == [1, 2, 3]
+    assert cluster.core(1).voters.at_once == [1, 2, 3]
     cluster.assert_equal()
 
 
@@ -495,7 +495,7 @@ def test_a_voter_whose_acceptor_fails_on_purpose_is_replaced_at_once() -> None:
     cluster = Cluster()
     cluster.core(2).faults.failures = Failures(probability=1.0)
     put_within(cluster, 1, 4 * DELAY + 2 * FSYNC)
-    assert 2 not in cluster.core(1).voters or cluster.core(1).sluggish[2] > cluster.now
+    assert 2 not in cluster.core(1).voters.at_once or cluster.core(1).voters.slow_until[2] > cluster.now
 
 
 def test_a_node_that_does_not_vote_for_its_own_entries_asks_one_more() -> None:
@@ -503,14 +503,14 @@ def test_a_node_that_does_not_vote_for_its_own_entries_asks_one_more() -> None:
     cluster.core(1).faults.failures = Failures(probability=1.0)
     put_within(cluster, 1, 1)
     put_within(cluster, 1, 2 * DELAY + FSYNC + 1e-9)
-    assert cluster.core(1).voters == [2, 3, 4]
+    assert cluster.core(1).voters.at_once == [2, 3, 4]
 
 
 def test_when_too_few_are_quick_everybody_is_to_vote_at_once() -> None:
     cluster = Cluster()
     put_within(cluster, 1, 1)
     for node in (2, 3, 4):
-        cluster.core(1).sluggish[node] = cluster.now + SLUGGISH
+        cluster.core(1).voters.slow_until[node] = cluster.now + SLOW
     before = frames(cluster)
     put_within(cluster, 1, 1)
     cluster.run(0.002)
@@ -557,5 +557,5 @@ def test_the_round_trips_of_nodes_whose_votes_can_wait_are_measured_by_their_fro
     assert not answer.answered()
     far.release()
     cluster.run_until(answer.answered, within_s=0.1)
-    assert 1 not in cluster.core(3).voters
-    assert cluster.core(3).round_trips.get(1, (0.0, 0.0))[0] == pytest.approx(0.2, abs=0.05)
+    assert 1 not in cluster.core(3).voters.at_once
+    assert cluster.core(3).round_trips.measured.get(1, (0.0, 0.0))[0] == pytest.approx(0.2, abs=0.05)

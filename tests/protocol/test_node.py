@@ -12,7 +12,7 @@ from paxoskv.protocol.faults import Failures
 from paxoskv.protocol.node import TOO_MANY, Node
 from paxoskv.protocol.outbox import DEFER_AT_MOST, Ready
 from paxoskv.protocol.persistence import Persisted
-from paxoskv.wire.codec import (
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
@@ -105,11 +105,11 @@ def test_what_need_not_be_durable_soon_is_noted_once() -> None:
     made = node(nodes=1)
     made.step(1, Promise(1, 0, 0, Verdict.NACK, 0, 0, [], Fact(1, 0, 0, 0)), 1.0)  # no candidate yet
     made.tick(1.1)
-    while not made.ready or made.pending or not made.learner.position[0]:
+    while not made.ready or made.commands.pending or not made.learner.position[0]:
         ready = made.drain(1.1)
         for _, message, call in ready.send + ready.send_after:
             made.step(1, message, 1.1, call)
-        if made.ready and not made.learner.position[0] and not made.pending:
+        if made.ready and not made.learner.position[0] and not made.commands.pending:
             made.propose(b"command", None)
     notes = made.notes()
     assert [note.chosen.chosen for note in notes if note.chosen] == [1]
@@ -232,14 +232,14 @@ def test_nobody_waits_for_the_vote_of_a_node_that_must_fetch_first() -> None:
     answer = cluster.put(1, "a", "1")
     cluster.run_until(answer.answered, within_s=1)
     core = cluster.core(1)
-    core._choose_voters(cluster.now)
-    assert core.voters == [1, 2, 3]
+    core.voters.choose(cluster.now)
+    assert core.voters.at_once == [1, 2, 3]
     core.own.lengths[2] = core.own.start - FETCH_ENTRIES
-    core._choose_voters(cluster.now)
-    assert core.voters == [1, 2, 3]
+    core.voters.choose(cluster.now)
+    assert core.voters.at_once == [1, 2, 3]
     core.own.lengths[2] -= 1
-    core._choose_voters(cluster.now)
-    assert core.voters == [1, 3, 4]
+    core.voters.choose(cluster.now)
+    assert core.voters.at_once == [1, 3, 4]
 
 
 def test_what_is_fetched_comes_in_small_pieces_with_pauses() -> None:
@@ -403,15 +403,15 @@ def test_a_leader_that_hears_of_a_later_ballots_evidence_has_lost_the_log_at_tha
 
 def test_a_measured_round_trip_is_forgotten_in_time() -> None:
     made = node()
-    made.round_trips[2] = (2.0, 1.0)
-    assert made.patience(1.0) == 16.0
-    assert made.patience(2.0) == 8.0
-    assert made.patience(20.0) == made.revoke_after
+    made.round_trips.measured[2] = (2.0, 1.0)
+    assert made.revocation.patience(1.0) == 16.0
+    assert made.revocation.patience(2.0) == 8.0
+    assert made.revocation.patience(20.0) == made.revocation.revoke_after
 
 
 def test_round_trips_are_measured_from_the_first_accept_to_the_answer_that_covers_it() -> None:
     cluster = Cluster(delay=0.03)
     cluster.run_until(cluster.put(1, "x", "1").answered, within_s=1)
-    cluster.run_until(lambda: len(cluster.core(1).round_trips) == 4, within_s=0.1)
-    measured = [seconds for seconds, _ in cluster.core(1).round_trips.values()]
+    cluster.run_until(lambda: len(cluster.core(1).round_trips.measured) == 4, within_s=0.1)
+    measured = [seconds for seconds, _ in cluster.core(1).round_trips.measured.values()]
     assert all(0.06 <= seconds < 0.08 for seconds in measured)

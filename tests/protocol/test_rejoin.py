@@ -15,7 +15,8 @@ from paxoskv.protocol.incarnations import LIFE_BITS
 from paxoskv.protocol.node import Node
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import state_of
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import NotDone, encode
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Batch,
@@ -24,7 +25,6 @@ from paxoskv.wire.codec import (
     Fact,
     Identity,
     Learn,
-    NotDone,
     Noted,
     Position,
     Prepare,
@@ -34,7 +34,6 @@ from paxoskv.wire.codec import (
     Rejoin,
     Rejoined,
     Verb,
-    encode,
 )
 from tests.harness.scenario import Cluster
 from tests.protocol.test_checkpoints import compact, some_commands, started, tell
@@ -439,11 +438,11 @@ def test_a_peer_that_lost_its_disk_is_noted_and_forgotten() -> None:
     made.step(2, Reading(0, 5, []), 1.0)
     made.read("token")
     made.drain(1.0)
-    assert made.round is not None
-    made.round.clocks[2] = 5
+    assert made.reads.round is not None
+    made.reads.round.clocks[2] = 5
     ready = tell(made, 2, Rejoin(2, 3))
     assert Record(noted=Noted(2, 3, 0)) in ready.journal
-    assert 2 not in made.round.clocks
+    assert 2 not in made.reads.round.clocks
     (answer,) = [message for _, message, _ in ready.send_after if message.__class__ is Rejoined]
     assert (answer.incarnation, answer.noted, answer.rejoining) == (3, 3, False)
     ready = tell(made, 2, Rejoin(2, 2))

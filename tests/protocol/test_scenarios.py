@@ -1,6 +1,6 @@
 """Stories of the cluster: what crashes, delays and repeats may do, and what must come out of it all the same.
 
-N1 to N23 are the traces of the design notes; tests/harness/rules.py names the rule of each, and test_rules.py
+N1 to N23 are the traces of docs/traces.md; tests/harness/rules.py names the rule of each, and test_rules.py
 sees the story fail without it. Nodes 1 to 5; log 1 is owned by node 1; three are a quorum.
 """
 
@@ -9,15 +9,14 @@ from typing import Any
 from paxoskv.multipaxos import node_of
 from paxoskv.protocol.clock import SKIP
 from paxoskv.protocol.faults import Failures
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import Forgotten, NotDone
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
     Fetch,
     Fetched,
-    Forgotten,
     Learn,
-    NotDone,
     Prepare,
     Promise,
     Reading,
@@ -484,7 +483,7 @@ def test_a_node_that_lacks_much_may_revoke_when_it_has_caught_up() -> None:
     assert cluster.get(5, "key 3") == value
 
 
-# --------------------------------------------------------------------------------- traces of the design notes
+# ------------------------------------------------------------------------------------------------- traces
 
 
 def test_a_sync_repeated_late_cuts_nothing() -> None:
@@ -706,7 +705,7 @@ def test_a_healed_node_deposes_nobody() -> None:
     cluster.drop(Reading, to={5})
     cluster.drop(Barrier, sender={2}, where=lambda message: message.clock >= 1000)
     read = cluster.read(2, "x")
-    cluster.run_until(lambda: bool(cluster.core(2).dated), within_s=1)
+    cluster.run_until(lambda: bool(cluster.core(2).reads.dated), within_s=1)
     cluster.crash(3)
     cluster.heal()
     queue = cluster.hold(sender={2}, where=lambda message: isinstance(message, Prepare))
@@ -812,7 +811,7 @@ def test_a_ballot_that_was_led_is_never_prepared_again() -> None:
     revoker = cluster.core(2)
     revoker.faults.failures = Failures(probability=1.0)
     for node in (3, 4, 5):
-        cluster.core(node).revoke_after = 60.0
+        cluster.core(node).revocation.revoke_after = 60.0
     lost = cluster.drop(Accept, sender={2}, to={4, 5}, where=of_log(1))
     cluster.hear_clock(2, 1000)
     answer = cluster.put(2, "x", "1")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paxoskv.storage.checkpoint import restore
 from paxoskv.storage.journal import FIRST, segment_path
-from paxoskv.wire.codec import Identity
+from paxoskv.wire.structs import Identity
 from tests.harness.processes import PROJECT, RealCluster, finish
 
 BACKUP, RESTORE = PROJECT / "scripts" / "backup.sh", PROJECT / "scripts" / "restore.sh"
@@ -101,6 +101,15 @@ def test_fsck_says_what_a_directory_holds_and_what_is_wrong_with_it(tmp_path: Pa
     code, said = fsck("--all", *directories)
     assert code == 0 and " keys, applied up to" in said and "whole, and they agree" in said, said
     assert "no checkpoint" in said and "current checkpoint 1: intact" in said
+
+    file = tmp_path / "history.gz"
+    code, said = fsck(directories[0], "--export", file)
+    assert code == 0 and f"{file}: 21 keys" in said, said
+    state = json.loads(gzip.decompress(file.read_bytes()))
+    assert state["last"] == "x" and state["key 7"] == "7"
+    restore(tmp_path / "new" / "node-1", Identity("new", "d", 1, 1, 0), (1,), state)
+    assert "21 keys" in fsck(tmp_path / "new" / "node-1")[1]
+    assert fsck(directories[0], "--export", file)[0] == 2, "nothing is overwritten"
 
     other = shutil.copytree(directories[0], tmp_path / "other")
     path = segment_path(other / "journal", 1)

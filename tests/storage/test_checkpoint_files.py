@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -44,7 +45,15 @@ from paxoskv.storage.journal import (
     read_manifest,
     segment_path,
 )
-from paxoskv.wire.codec import Command, Identity, Malformed, Outcome, Record, Result, Verb
+from paxoskv.wire.codec import Malformed
+from paxoskv.wire.structs import (
+    Command,
+    Identity,
+    Outcome,
+    Record,
+    Result,
+    Verb,
+)
 from tests.harness.disk import Disk, lost
 
 IDENTITY = Identity("test", "0123abcd", 0, 1, 0)
@@ -268,6 +277,40 @@ def test_a_missing_checkpoint_first_segment_or_state_frame_is_damage():
     disk.content(segment_path(NODE / "journal", segment))[40:] = bytes(SMALL - 40)
     with pytest.raises(Damaged, match="the manifest names it"), serving(disk):
         pass
+
+
+@pytest.mark.parametrize("older", ["journal", "manifest", "mark", "all but the mark", "no manifest"])
+def test_parts_of_a_data_directory_of_different_ages_are_damage(tmp_path: Path, older: str):
+    """Whatever is put back by itself: no start takes an older state for the last one in silence."""
+    node, copy = tmp_path / "node", tmp_path / "copy"
+    with serving(Files(), node) as server:
+        for generation in range(4):
+            for i in range(20):
+                server.put(f"key {i}", f"value {generation} {i}")
+            server.roll()
+            server.checkpoint()
+            if generation == 1:
+                shutil.copytree(node, copy)
+        server.put("last", "x")
+    last = content(Files(), node)
+    if older == "all but the mark":
+        shutil.copy(node / "synced", copy)
+        shutil.rmtree(node)
+        shutil.copytree(copy, node)
+    elif older == "journal":
+        shutil.rmtree(node / "journal")
+        shutil.copytree(copy / "journal", node / "journal")
+    elif older == "manifest":
+        shutil.copy(copy / MANIFEST, node)
+    elif older == "no manifest":
+        (node / MANIFEST).unlink()
+    else:
+        shutil.copy(copy / "synced", node)
+    if older == "mark":
+        assert content(Files(), node) == last, "a mark is a lower bound"
+    else:
+        with pytest.raises(Damaged):
+            content(Files(), node)
 
 
 def test_a_manifest_says_all_it_knows_and_reads_it_back():

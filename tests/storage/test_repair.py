@@ -41,11 +41,11 @@ from paxoskv.storage.journal import (
     segment_header,
     segment_path,
 )
-from paxoskv.wire.codec import Identity, Record
+from paxoskv.wire.structs import Identity, Record
 from tests.harness.disk import Chooser, Crash, Disk, kept, lost, some
 from tests.harness.processes import PROJECT, Process, RealCluster, eventually
 
-CRASHING = PROJECT / "tests" / "crashing_server.py"
+CRASHING = PROJECT / "tests" / "harness" / "crashing_server.py"
 DATA = Path("data")
 NODE, ASIDE = DATA / "node-3", DATA / "node-3.damaged"
 OLD, NEW = Identity("test", "0123abcd", 3, 1, 0), Identity("test", "0123abcd", 3, 0, 0)
