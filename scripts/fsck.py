@@ -10,8 +10,8 @@ slot of a log to be chosen, they must hold the same entry; and where both have a
 they had applied up to there must have the same rolling hash. So entries that a checkpoint has swallowed are
 compared, too.
 
-With --export, what the node had applied is written to a file as backup.sh would: restore.sh makes a new cluster
-from it. That is for a cluster with two histories, see docs/operations.md.
+With --export, what the node had applied is written to a file as backup.sh would: restore.sh makes a new
+cluster from it. That is for a cluster with two histories, see docs/operations.md.
 
 Exit code 0: whole (and they agree); 1: damaged, or they do not; 2: not a data directory, or in use.
 """
