@@ -60,7 +60,7 @@ from heapq import merge
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from paxoskv.wire.codec import (
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,

@@ -29,8 +29,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 from paxoskv.client.operations import ClientError  # noqa: E402
+from paxoskv.client.report import latency  # noqa: E402
 from paxoskv.client.sync import Client  # noqa: E402
-from paxoskv.client.workload import latency  # noqa: E402
 from paxoskv.config import load  # noqa: E402
 from paxoskv.wire.codec import Status  # noqa: E402
 from scripts.make_cluster import free_ports  # noqa: E402
@@ -204,7 +204,7 @@ def conduct(
 
 
 def heard(system: System, player: "subprocess.Popen[str]", within_s: float = START_S) -> str:
-    """The next line that a process prints. (It prints one at a time, so none is in a buffer already.)"""
+    """Return the next line that a process prints; it prints one at a time, so none is buffered already."""
     assert player.stdout is not None
     if not select.select([player.stdout], [], [], within_s)[0]:
         raise BenchError(f"a player says nothing for {within_s:.0f} s")

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paxoskv.client.aio import AsyncClient
     from paxoskv.client.operations import (
         ClientError,
         NoNodeReachable,
@@ -17,20 +18,27 @@ if TYPE_CHECKING:
         NotDoneError,
         UnknownOutcome,
     )
-    from paxoskv.client.sync import AsyncClient, Client
+    from paxoskv.client.sync import Client
     from paxoskv.config import Cluster, ClusterError, load
-    from paxoskv.wire.codec import Command, Item, Outcome, Result, Status, Verb
+    from paxoskv.wire.codec import Status
+    from paxoskv.wire.structs import (
+        Command,
+        Item,
+        Outcome,
+        Result,
+        Verb,
+    )
 
 __all__ = [
     "AsyncClient", "Client", "ClientError", "Cluster", "ClusterError", "Command", "Item", "NoNodeReachable",
     "NotANumber", "NotDoneError", "Outcome", "Result", "Status", "UnknownOutcome", "Verb", "load",
 ]  # fmt: skip
 
-_HOMES = ("config", "wire.codec", "client.operations", "client.sync")
+_HOMES = ("config", "wire.structs", "wire.codec", "client.operations", "client.sync", "client.aio")
 
 
 def __getattr__(name: str) -> Any:
-    """One of the library's names: a node, which needs none of them, starts without the client's modules."""
+    """Import a name of the library when it is first used, so that a node does without the client."""
     if name in __all__:
         for home in _HOMES:
             module = importlib.import_module(f"paxoskv.{home}")

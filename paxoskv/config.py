@@ -1,4 +1,4 @@
-"""cluster.json: who the nodes are and how they behave; read, and checked before anything starts.
+"""Reads cluster.json, which says who the nodes are and how they behave, and checks it.
 
     {
       "name": "demo",                          letters, digits, '.', '_', '-'; at most 64
@@ -7,28 +7,28 @@
          "host": "127.0.0.1", "port": 7001,    where the node listens, and where the others find it
          "metrics_port": 9001,                 where it serves /metrics, /healthz and /readyz; absent: nowhere
          "ssh_host": "n1",                     if ssh finds the host by another name than the nodes do
-         "ssh_user": "paxos", "ssh_port": 22,  this and the next line: for this node, what "ssh" says for all
+         "ssh_user": "paxos", "ssh_port": 22,  these four replace, for this node, what "ssh" says for all
          "directory": "kv", "python": "python3"}
       ],
-      "ssh": {                                 how scripts/launch.sh reaches the hosts, and what is where
-        "user": "paxos", "port": 22,             (as OpenSSH's configuration says, if left out)
+      "ssh": {                                 how scripts/launch.sh reaches the hosts, and where things are
+        "user": "paxos", "port": 22,             (if absent, as OpenSSH's configuration says)
         "key": "~/.ssh/id_ed25519",              (likewise; a file of the machine that launches)
-        "directory": "multipaxos-kv",            the project's copy; a relative one lies in the user's home
-        "python": "python3"},                    3.11 or later; one that has the packages is used as it is
-      "data": "data",                          where the nodes' data directories are, from this file's own on
-      "checkpoint_mb": 64,                  bytes of journal after which a checkpoint is made, in MiB
-      "self_repair": true,                     false: a node with damaged data ends, instead of rejoining
+        "directory": "multipaxos-kv",            the copy of the project; a relative path begins at home
+        "python": "python3"},                    3.11 or later; used as it is if it has the packages
+      "data": "data",                          the parent of the data directories; relative to this file
+      "checkpoint_mb": 64,                     MiB of journal after which a checkpoint is made
+      "self_repair": true,                     false: a node with damaged data ends, and does not rejoin
       "fsync": true,                           false gives durability up, for measurements
-      "revoke_after_s": 0.5,                   lack of progress after which a node's log is taken over
-      "request_timeout_s": 10,                 how long a node works on a client's request
+      "revoke_after_s": 0.5,                   seconds without progress after which a log is revoked
+      "request_timeout_s": 10,                 seconds that a node works on a client's request
       "acceptor_failures": {                   the acceptor role fails on purpose:
-        "probability": 0.05,                     per message
-        "silence_s": 1, "every_s": 10},          and for so long, once in so long
+        "probability": 0.05,                     for each message with this probability,
+        "silence_s": 1, "every_s": 10},          and for silence_s seconds, once in every_s seconds
       "tls": {"certificate": "node.pem", "key": "node.key", "authority": "ca.pem"}
     }
 
-Only name, nodes, id, host and port are required. Whatever is not understood is refused, never ignored: a
-misspelt field would otherwise be a setting that silently does nothing.
+Only name, nodes, id, host and port are required. An unknown field is an error: if it were ignored, a setting
+with a misspelled name would silently do nothing.
 """
 
 import hashlib
@@ -41,23 +41,21 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-MAX_ID: Final = 255  # a ballot keeps 8 bits for the node
+MAX_ID: Final = 255  # a ballot has 8 bits for the node
 MAX_TEXT: Final = 1024  # characters; no path or name is longer
 MAX_SHOWN: Final = 60  # characters of a wrong value that an error repeats
 
-_NAME = re.compile(
-    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
-)  # no leading '-': commands would take it for an option
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")  # a leading '-' would look like an option
 _HOST = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,62})\.)*[A-Za-z_][A-Za-z0-9_-]{0,62}\.?")
 
 
 class ClusterError(Exception):
-    """The cluster's file cannot be used: one line that names the file, the field and the reason."""
+    """The cluster's file cannot be used; the message names the file, the field and the reason in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One node, and how to start it over ssh, where that differs from what the cluster's Ssh says."""
+    """One node; the optional fields replace what the cluster's Ssh says."""
 
     id: int
     host: str
@@ -72,7 +70,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Ssh:
-    """How scripts/launch.sh reaches the hosts. None: as OpenSSH's own configuration says."""
+    """How scripts/launch.sh reaches the hosts; None leaves a setting to OpenSSH's configuration."""
 
     user: str | None = None
     port: int | None = None
@@ -83,7 +81,7 @@ class Ssh:
 
 @dataclass(frozen=True, slots=True)
 class AcceptorFailures:
-    """How the acceptor role fails on purpose: by chance per message, and for silence_s once in every_s."""
+    """How the acceptor role fails on purpose: by chance, and in periods of silence."""
 
     probability: float = 0.0
     silence_s: float = 0.0
@@ -92,7 +90,7 @@ class AcceptorFailures:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files in PEM form, as written in cluster.json."""
+    """The paths of the PEM files, as written in cluster.json."""
 
     certificate: str
     key: str
@@ -101,7 +99,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The whole file; `nodes` in the order of their ids."""
+    """The content of cluster.json; `nodes` are in the order of their ids."""
 
     name: str
     nodes: tuple[Member, ...]
@@ -117,12 +115,12 @@ class Cluster:
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of the membership alone: the name, and each node's id, host and port."""
+        """Return the SHA-256, in hexadecimal, of the name and of each node's id, host and port."""
         membership = [self.name, [[node.id, node.host, node.port] for node in self.nodes]]
         return hashlib.sha256(json.dumps(membership).encode()).hexdigest()
 
     def member(self, node: int) -> Member:
-        """The node with this id. ClusterError, without a file's name, if there is none."""
+        """Return the node with this id; raise ClusterError, without a file's name, if there is none."""
         for member in self.nodes:
             if member.id == node:
                 return member
@@ -130,12 +128,12 @@ class Cluster:
 
 
 def data_directory(given: str | None, settings: Cluster, file: str | PathLike[str]) -> Path:
-    """Where the data directories are: as given, or as the cluster's file says, from that file's own on."""
+    """Return the parent of the data directories: as given, or as the cluster's file says."""
     return Path(given) if given else Path(file).parent / settings.data
 
 
 def load(path: str | PathLike[str]) -> Cluster:
-    """Read and check the file. ClusterError if it cannot be read or says anything that makes no sense."""
+    """Read and check the file; raise ClusterError if it cannot be read, or contains an error."""
     try:
         return _parse(Path(path).read_bytes())
     except OSError as error:
@@ -145,7 +143,7 @@ def load(path: str | PathLike[str]) -> Cluster:
 
 
 def _parse(data: bytes) -> Cluster:
-    """The same for the file's content; errors do not name the file yet."""
+    """Read and check the file's content; errors do not name the file yet."""
     if data.startswith(b"\xef\xbb\xbf"):
         raise ClusterError("begins with a byte-order mark: save it as UTF-8 without one")
     try:
@@ -155,13 +153,13 @@ def _parse(data: bytes) -> Cluster:
     except json.JSONDecodeError as error:
         raise ClusterError(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
     except (ValueError, RecursionError) as error:
-        raise ClusterError(f"not JSON that anybody means: {error}") from error
+        raise ClusterError(f"not usable JSON: {error}") from error
     return _cluster(value, "")
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
-    if len(fields) < len(pairs):  # json alone would take the last one
+    if len(fields) < len(pairs):  # json alone would use the last one
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ClusterError(f"{_shown(twice)} stands twice in one object")
@@ -174,7 +172,7 @@ def _constant(name: str) -> NoReturn:
 
 # ----------------------------------------------------------------- checks: a value, and its place in the file
 
-Check = Callable[[Any, str], Any]  # gives back the value, checked and converted, or raises ClusterError
+Check = Callable[[Any, str], Any]  # returns the value, checked and converted, or raises ClusterError
 
 
 def _object(value: Any, where: str, required: dict[str, Check], optional: dict[str, Check]) -> dict[str, Any]:
@@ -304,7 +302,7 @@ def _text(value: Any, where: str) -> str:
 
 
 def _path(value: Any, where: str) -> str:
-    """A text that no command takes for an option."""
+    """Check a path; it must not look like an option of a command."""
     text = _text(value, where)
     if text.startswith("-"):
         _refuse(where, value, "begins with '-': commands would take it for an option")
@@ -318,7 +316,7 @@ def _name(value: Any, where: str) -> str:
 
 
 def _host(value: Any, where: str) -> str:
-    """One spelling for each host, so that two spellings of one address count as the same."""
+    """Check a host; return one spelling of it, so that two spellings of an address count as the same."""
     if not isinstance(value, str):
         _refuse(where, value, "is not a host name or IP address")
     try:
@@ -342,7 +340,7 @@ def _refuse(where: str, value: Any, reason: str) -> NoReturn:
 
 
 def _shown(value: Any) -> str:
-    """On one line, escaped and bounded. Not the insides of lists and objects: they may nest deep."""
+    """Show a value in one line, escaped, and cut if it is long; lists and objects are only named."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     text = json.dumps(value)

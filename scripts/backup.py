@@ -27,7 +27,8 @@ from paxoskv.config import data_directory
 from paxoskv.state.store import RESERVED_KEY
 from paxoskv.storage.checkpoint import parse, restore
 from paxoskv.storage.journal import JournalError
-from paxoskv.wire.codec import Identity, Malformed
+from paxoskv.wire.codec import Malformed
+from paxoskv.wire.structs import Identity
 
 TIMEOUT_S = 300.0  # for one node to make its checkpoint
 DONE, FAILED, USAGE = 0, 1, 2

@@ -53,7 +53,7 @@ from paxoskv.storage.journal import (
     segment_numbers,
     segment_path,
 )
-from paxoskv.wire.codec import Entry, Identity, Record
+from paxoskv.wire.structs import Entry, Identity, Record
 
 WHOLE, DAMAGED, UNUSABLE = 0, 1, 2
 

@@ -22,8 +22,10 @@ KEYS = 100
 
 
 class Load:
-    """A client that writes and reads, in a process of its own, and remembers when: its times are not those of
-    others' threads. `done` and `failures` are there once it has been stopped."""
+    """A client in a process of its own that writes and reads, and remembers when.
+
+    So no other thread disturbs its times. `done` and `failures` are there once it has been stopped.
+    """
 
     def __init__(self, settings: Cluster, index: int) -> None:
         self.done: list[tuple[float, float]] = []  # when each operation began, and when it was answered

@@ -1,4 +1,4 @@
-"""The client's command line. `python client.py --help` tells the commands."""
+"""The command line of the client; `client.py --help` shows the commands."""
 
 import argparse
 import asyncio
@@ -10,17 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from paxoskv.client import health, workload
-from paxoskv.client.operations import (
-    READ_MODES,
-    ClientError,
-    NoNodeReachable,
-    UnknownOutcome,
-)
-from paxoskv.client.sync import ATTEMPT_TIMEOUT_S, TIMEOUT_S, Client, nodes_of
+from paxoskv.client import health, report, workload
+from paxoskv.client.base import ATTEMPT_TIMEOUT_S, TIMEOUT_S, addresses_of
+from paxoskv.client.operations import READ_MODES, ClientError, NoNodeReachable, UnknownOutcome
+from paxoskv.client.sync import Client
 from paxoskv.config import Cluster, ClusterError, load
 
-DONE, NEGATIVE, USAGE, UNREACHABLE, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 4, 130
+DONE, NEGATIVE, USAGE, UNREACHABLE, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 4, 130  # see EXIT_CODES
 
 EXIT_CODES: Final = """\
 exit codes:
@@ -32,41 +28,53 @@ exit codes:
   130  interrupted
 """
 
-# How long `status` waits for each node, in seconds: one that hangs is to be told of, not waited for.
-STATUS_TIMEOUT_S = 2.0
-# How long `health` gives a write and a read together, in seconds.
-HEALTH_TIMEOUT_S = 3.0
+# Seconds that `status` waits for each node: long enough for a node that works.
+STATUS_TIMEOUT_S: Final = 2.0
+# Seconds for the write and the read of `health` together.
+HEALTH_TIMEOUT_S: Final = 3.0
 HEALTH_FIELDS: Final = ("address", "ok", "write_s", "read_s", "error")
-# How long `checkpoint` waits for each node, in seconds: a large store takes its time.
-CHECKPOINT_S = 300.0
-# More are of no use to anybody, and files and memory are finite.
-MAX_PROCESSES = 256
-MAX_IN_FLIGHT = 1024
+# Seconds that `checkpoint` waits for each node: a large store takes long.
+CHECKPOINT_S: Final = 300.0
+# Bounds of the options: files and memory are finite.
+MAX_PROCESSES: Final = 256
+MAX_IN_FLIGHT: Final = 1024
 
 
 class UsageError(Exception):
-    """One line about an argument or a file that cannot be used."""
+    """An argument or a file cannot be used; the message is one line."""
 
 
 # ---------------------------------------------------------------------------------------------------- output
 
 
 class Output:
-    """Answers on stdout, as text for people or as JSON for machines; errors on stderr, and as JSON too."""
+    """Prints answers to stdout, as text or JSON, and errors to stderr (with JSON, to stdout as well)."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
 
     def answer(self, text: str, value: dict[str, Any]) -> None:
-        """Print an answer in the form that was asked for."""
+        """Print an answer, as text or JSON."""
         print(json.dumps(value) if self.as_json else text)
 
+    def negative(self, text: str, value: dict[str, Any]) -> int:
+        """Print a negative answer, as text (to stderr) or JSON; return its exit code."""
+        if self.as_json:
+            print(json.dumps(value))
+        else:
+            _complain(text)
+        return NEGATIVE
+
     def error(self, kind: str, message: str, code: int) -> int:
-        """Tell an error; returns the exit code."""
+        """Print an error, and return its exit code."""
         if self.as_json:
             print(json.dumps({"error": kind, "message": message, "exit_code": code}))
-        print(f"client.py: {message}", file=sys.stderr)
+        _complain(message)
         return code
+
+
+def _complain(message: object) -> None:
+    print(f"client.py: {message}", file=sys.stderr)
 
 
 # -------------------------------------------------------------------------------------------------- commands
@@ -94,11 +102,7 @@ def _delete(client: Client, arguments: argparse.Namespace, output: Output) -> in
 
 
 def _not_found(arguments: argparse.Namespace, output: Output) -> int:
-    if output.as_json:
-        print(json.dumps({"outcome": "not_found"}))
-    else:
-        print(f"client.py: {arguments.key!r}: not found", file=sys.stderr)
-    return NEGATIVE
+    return output.negative(f"{arguments.key!r}: not found", {"outcome": "not_found"})
 
 
 def _cas(client: Client, arguments: argparse.Namespace, output: Output) -> int:
@@ -109,12 +113,9 @@ def _cas(client: Client, arguments: argparse.Namespace, output: Output) -> int:
     if done:
         output.answer("ok", {"outcome": "ok"})
         return DONE
-    held = "does not exist" if actual is None else f"holds {actual!r}"
-    if output.as_json:
-        print(json.dumps({"outcome": "mismatch", "value": actual}))
-    else:
-        print(f"client.py: {arguments.key!r}: {held}; nothing was set", file=sys.stderr)
-    return NEGATIVE
+    found = "does not exist" if actual is None else f"holds {actual!r}"
+    mismatch = {"outcome": "mismatch", "value": actual}
+    return output.negative(f"{arguments.key!r}: {found}; nothing was set", mismatch)
 
 
 def _incr(client: Client, arguments: argparse.Namespace, output: Output) -> int:
@@ -141,20 +142,20 @@ def _checkpoint(client: Client, arguments: argparse.Namespace, output: Output) -
     for node in nodes:
         try:
             number = client.checkpoint(node)
-        except ClientError as failure:  # the other nodes' checkpoints are made all the same
+        except ClientError as failure:  # the other nodes make theirs all the same
             failures.append(failure)
             continue
         where = "" if arguments.single else f"node {node}: "
         output.answer(f"{where}checkpoint {number}", {"node": node, "checkpoint": number})
     for error in failures[:-1]:
-        print(f"client.py: {error}", file=sys.stderr)
+        _complain(error)
     if failures:
         raise failures[-1]
     return DONE
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    """All nodes, or one; negative if one does not answer, is not ready, or differs from the others."""
+    """Show the state of all nodes, or of one; negative if a node is silent, not ready, or different."""
     views = asyncio.run(health.status(
         _known(arguments), arguments.node, timeout=arguments.timeout, digest=arguments.digest,
         as_json=arguments.output == "json", every=arguments.watch,
@@ -166,15 +167,15 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _health(arguments: argparse.Namespace) -> int:
-    """A write and a read at each node asked; negative if one of them fails."""
+    """Try a write and a read at each node; negative if one of them fails."""
     checks = asyncio.run(health.health(_known(arguments), arguments.node or (), arguments.timeout))
     failed = [check for check in checks if check.error]
     if arguments.output == "json":
-        told = [{"address": str(check.node), "ok": not check.error, **check._asdict()} for check in checks]
-        print(json.dumps([{name: each[name] for name in HEALTH_FIELDS} for each in told]))
+        lines = [{"address": str(check.node), "ok": not check.error, **check._asdict()} for check in checks]
+        print(json.dumps([{name: line[name] for name in HEALTH_FIELDS} for line in lines]))
     for check in checks:
         if check.error:
-            print(f"client.py: {check.node}: {check.error}", file=sys.stderr)
+            _complain(f"{check.node}: {check.error}")
         elif arguments.output == "text":
             write_ms, read_ms = 1000 * (check.write_s or 0), 1000 * (check.read_s or 0)
             print(f"{check.node}: write {write_ms:.1f} ms, read {read_ms:.1f} ms")
@@ -184,10 +185,10 @@ def _health(arguments: argparse.Namespace) -> int:
 
 
 def _known(arguments: argparse.Namespace) -> Cluster | str:
-    """The cluster, in which there are the nodes asked for, and whose certificates can be used."""
+    """Return the cluster, after checking that it has the nodes asked for and usable certificates."""
     cluster = _cluster(arguments)
     _client(arguments).close()
-    known = [node.id for node in nodes_of(cluster)]
+    known = [node.id for node in addresses_of(cluster)]
     asked = arguments.node if isinstance(arguments.node, list) else [arguments.node]
     for node in asked:
         if node is not None and node not in known:
@@ -206,7 +207,7 @@ def _one(command: Callable[[Client, argparse.Namespace, Output], int], arguments
 
 
 def _client(arguments: argparse.Namespace) -> Client:
-    """A client that is not connected yet. What is wrong with addresses or certificates is told here."""
+    """Make a client that is not connected yet; raise UsageError for wrong addresses or certificates."""
     try:
         return Client(_cluster(arguments), timeout=arguments.timeout)
     except OSError as error:
@@ -219,54 +220,49 @@ def _client(arguments: argparse.Namespace) -> Client:
 def _run(arguments: argparse.Namespace) -> int:
     """Run a file of operations."""
     output = Output(arguments.output == "json")
-    _client(arguments).close()  # an error in the cluster's file is told now, and once
-    cluster = _cluster(arguments)
-    rows, malformed = _rows(arguments.file)
-    for row in malformed:
-        print(f"{arguments.file}:{row.line}: {row.reason}", file=sys.stderr)
-    if malformed and arguments.strict:
-        raise UsageError(f"{arguments.file}: {len(malformed)} malformed rows; nothing was sent")
-    if not rows:
-        raise UsageError(f"{arguments.file}: no operations in it")
+    _client(arguments).close()  # so that an error in the cluster's file is reported now, and once
+    rows, bad = _rows(arguments)
     settings = workload.Settings(
-        cluster,
-        arguments.processes,
-        arguments.in_flight,
-        arguments.read,
-        arguments.timeout,
+        _cluster(arguments), arguments.processes, arguments.in_flight, arguments.read, arguments.timeout,
         bool(arguments.history),
-    )
+    )  # fmt: skip
     with contextlib.ExitStack() as files:
-        # Opened first: a run whose results cannot be written is not begun.
+        # Opened first, so that no run begins whose results cannot be written.
         opened = [files.enter_context(_open(path)) for path in _results(arguments)]
         with Progress(len(rows)) as progress:
             result = workload.run(rows, settings, progress.show)
-        for process in result.dead:
-            print(f"client.py: {process}", file=sys.stderr)
-        for error in result.errors:
-            print(f"client.py: {error}", file=sys.stderr)
+        for error in (*result.dead, *result.errors):
+            _complain(error)
         if not result.operations and result.unreachable is not None:
             return output.error("unreachable", result.unreachable, UNREACHABLE)
-        totals = workload.summary(result, len(malformed))
+        totals = report.summary(result, bad)
         if arguments.history:
-            workload.write_history(opened.pop(), result, settings.in_flight)
+            report.write_history(opened.pop(), result, settings.in_flight)
         if arguments.out:
-            workload.write_operations(opened[0], result)
+            report.write_operations(opened[0], result)
             opened[1].write(json.dumps(totals, indent=2) + "\n")
-    output.answer(workload.table(totals), totals)
-    return workload.exit_code(result)
+    output.answer(report.table(totals), totals)
+    return report.exit_code(result)
 
 
-def _rows(path: str) -> tuple[list[workload.Row], list[workload.Malformed]]:
+def _rows(arguments: argparse.Namespace) -> tuple[list[workload.Row], int]:
+    """Read the file; report the bad rows, and return the good ones and the number of bad ones."""
+    path = arguments.file
     try:
-        data = Path(path).read_bytes()
+        rows, bad = workload.parse(Path(path).read_bytes())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    return workload.parse(data)
+    for row in bad:
+        print(f"{path}:{row.line}: {row.reason}", file=sys.stderr)
+    if bad and arguments.strict:
+        raise UsageError(f"{path}: {len(bad)} malformed rows; nothing was sent")
+    if not rows:
+        raise UsageError(f"{path}: no operations in it")
+    return rows, len(bad)
 
 
 def _results(arguments: argparse.Namespace) -> list[Path]:
-    """The files to write: operations.csv and summary.json, if asked for, then the history."""
+    """Return the files to write: operations.csv and summary.json, then the history, if asked for."""
     files = (
         [Path(arguments.out) / name for name in ("operations.csv", "summary.json")] if arguments.out else []
     )
@@ -282,7 +278,7 @@ def _open(path: Path) -> Any:
 
 
 class Progress:
-    """A progress bar on stderr, if that is a terminal; otherwise nothing."""
+    """Draws a progress bar on stderr if that is a terminal."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -303,7 +299,7 @@ class Progress:
             self._bar.stop()
 
     def show(self, done: int) -> None:
-        """So many operations are done."""
+        """Show how many operations are done."""
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=done)
 
@@ -316,7 +312,7 @@ def _cluster(arguments: argparse.Namespace) -> Cluster | str:
         return load(arguments.cluster)
     single: str = arguments.single
     try:
-        nodes_of(single)
+        addresses_of(single)
     except ValueError as error:
         raise UsageError(f"--single: {error}") from None
     return single
@@ -340,7 +336,7 @@ def _between(low: int, high: int) -> Callable[[str], int]:
 
 
 def _default_cluster() -> str:
-    """cluster.json beside this program, as one would type it; installed, the program has none beside it."""
+    """Return the path of cluster.json beside client.py; an installed client has none beside it."""
     beside = Path(__file__).resolve().parents[2] / "cluster.json"
     return os.path.relpath(beside) if beside.exists() else "cluster.json"
 
@@ -366,8 +362,11 @@ def _add_read(parser: argparse.ArgumentParser, node: bool = True) -> None:
         parser.add_argument("--node", metavar="ID", type=int, help="ask this node, once, and no other")
 
 
+Add = Callable[..., argparse.ArgumentParser]  # adds a command: its name, what it does, and more
+
+
 def arguments_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Make the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="client.py",
         description="Talk to a cluster: single commands, or whole files of operations with measurements.",
@@ -382,19 +381,28 @@ def arguments_parser() -> argparse.ArgumentParser:
             epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
 
+    _add_run(add)
+    _add_operations(add)
+    _add_inspections(add)
+    return parser
+
+
+def _add_run(add: Add) -> None:
     run = add("run", "run a CSV file of operations, and measure them",
               "\nA row is PUT,key,value or GET,key[,expected] or DELETE,key[,ignored].")  # fmt: skip
     run.add_argument("file", metavar="FILE.csv")
     run.add_argument("--processes", metavar="N", type=_between(1, MAX_PROCESSES), default=2,
-                     help="split the rows into so many parts, sent at once (default: 2)")  # fmt: skip
+                     help="split the rows into this many parts, sent at once (default: 2)")  # fmt: skip
     run.add_argument("--in-flight", metavar="N", type=_between(1, MAX_IN_FLIGHT), default=1,
-                     help="operations that each process keeps under way; with more than 1, neighbouring rows "
+                     help="operations that each process keeps under way; with more than 1, neighboring rows "
                           "may overtake one another (default: 1)")  # fmt: skip
     _add_read(run, node=False)
     run.add_argument("--out", metavar="DIR", help="write operations.csv and summary.json there")
     run.add_argument("--history", metavar="FILE", help="write a history for checkers of linearizability")
     run.add_argument("--strict", action="store_true", help="send nothing at all if a row is malformed")
 
+
+def _add_operations(add: Add) -> None:
     put = add("put", "set a key")
     put.add_argument("key")
     put.add_argument("value")
@@ -410,24 +418,26 @@ def arguments_parser() -> argparse.ArgumentParser:
     incr = add("incr", "add to the integer that a key holds; a missing key counts as 0")
     incr.add_argument("key")
     incr.add_argument("delta", nargs="?", type=_between(-(2**63), 2**63 - 1), default=1, help="default: 1")
-    status = add("status", "how each node is", timeout=STATUS_TIMEOUT_S)
+    scan = add("scan", "print all keys that begin with a prefix, and their values")
+    scan.add_argument("prefix", nargs="?", default="")
+    scan.add_argument("--limit", metavar="N", type=_between(1, 2**31), help="at most this many of them")
+    _add_read(scan)
+
+
+def _add_inspections(add: Add) -> None:
+    status = add("status", "show the state of each node", timeout=STATUS_TIMEOUT_S)
     status.add_argument("--node", metavar="ID", type=int, help="this node only")
     status.add_argument("--digest", action="store_true", help="with the hash of each node's store")
     status.add_argument("--watch", metavar="S", type=_seconds, nargs="?", const=1.0,
-                        help="again every so many seconds (default: 1), until interrupted")  # fmt: skip
+                        help="again every S seconds (default: 1), until interrupted")  # fmt: skip
     more = "\nThe write changes nothing. Exit code 0 only if both succeed at every node asked."
-    health = add("health", "try a write and a linearizable read at each node", more, HEALTH_TIMEOUT_S)
-    health.add_argument("--node", metavar="ID", type=int, action="append",
-                        help="this node only (may be given several times)")  # fmt: skip
-    scan = add("scan", "print all keys that begin with a prefix, and their values")
-    scan.add_argument("prefix", nargs="?", default="")
-    scan.add_argument("--limit", metavar="N", type=_between(1, 2**31), help="at most so many of them")
-    _add_read(scan)
+    check = add("health", "try a write and a linearizable read at each node", more, HEALTH_TIMEOUT_S)
+    check.add_argument("--node", metavar="ID", type=int, action="append",
+                       help="this node only (may be given several times)")  # fmt: skip
     checkpoint = add("checkpoint", "let every node make a checkpoint of its journal", timeout=CHECKPOINT_S)
     checkpoint.add_argument("--node", metavar="ID", type=int, help="this node only")
     dump = add("dump", "print everything that one node has, as JSON lines; for comparing stores")
     dump.add_argument("--node", metavar="ID", type=int, help="the node (with --single not needed)")
-    return parser
 
 
 _COMMANDS: Final = {
@@ -435,11 +445,11 @@ _COMMANDS: Final = {
     "checkpoint": _checkpoint,
 }  # fmt: skip
 
-_WHOLE: Final = {"run": _run, "status": _status, "health": _health}  # those that are no single command
+_WHOLE: Final = {"run": _run, "status": _status, "health": _health}  # these make clients of their own
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line, and return the exit code."""
     arguments = arguments_parser().parse_args(words)
     output = Output(arguments.output == "json")
     try:
@@ -456,7 +466,7 @@ def main(words: list[str] | None = None) -> int:
         return output.error("not_done", str(error), NEGATIVE)
     except (UsageError, ClusterError) as error:
         return output.error("usage", str(error), USAGE)
-    except BrokenPipeError:  # whoever read our answers has read enough
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NEGATIVE
     except KeyboardInterrupt:

@@ -1,8 +1,8 @@
-"""How the cluster is: `client.py status` and `client.py health`.
+"""The health of the cluster: `client.py status` and `client.py health`.
 
-Both ask all nodes at once, so that one that hangs delays nobody. What the table says that no node says of
-itself is worked out here: how far each lags, who leads the log of one that is dead, whether two that have
-applied the same hold the same.
+Both ask all nodes at the same time, so that a node that hangs delays no other. Some columns of the table come
+from comparing the nodes: how far each node lags, who leads the log of a dead node, and whether two nodes that
+have applied the same entries have the same content.
 """
 
 import asyncio
@@ -12,37 +12,39 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from paxoskv.client.aio import AsyncClient
+from paxoskv.client.base import Address
 from paxoskv.client.operations import ClientError, NoNodeReachable
-from paxoskv.client.sync import AsyncClient, Node
 from paxoskv.config import Cluster
-from paxoskv.wire.codec import LogStatus, Status
+from paxoskv.wire.codec import Status
+from paxoskv.wire.structs import LogStatus
 
 
 class View(NamedTuple):
-    """One node: what it says of itself, or why it says nothing."""
+    """What one node says of itself, or the error that came instead."""
 
-    node: Node
+    node: Address
     status: Status | None
     error: ClientError | None
 
 
 class Row(NamedTuple):
-    """One line of the table, computed from all views. None: not known."""
+    """What the table says of one node by comparing all views; None means unknown."""
 
     node: str
     state: str  # the node's own word, or "unreachable"
-    leader: int | None  # who leads the node's own log
-    lag: int | None  # entries applied less than by the furthest
-    differs: bool  # it has applied the same as another, and holds something else
+    leader: int | None  # the node that leads this node's own log
+    lag: int | None  # how many entries fewer than the furthest node it has applied
+    differs: bool  # another node has applied the same entries and has other content
 
 
 # -------------------------------------------------------------------------------------------------- status
 
 
-async def look(client: AsyncClient, nodes: Sequence[Node], digest: bool) -> list[View]:
+async def ask_all(client: AsyncClient, nodes: Sequence[Address], digest: bool) -> list[View]:
     """Ask all of these nodes at the same time."""
 
-    async def ask(node: Node) -> View:
+    async def ask(node: Address) -> View:
         try:
             return View(node, await client.status(node.id, digest), None)
         except ClientError as error:
@@ -52,16 +54,16 @@ async def look(client: AsyncClient, nodes: Sequence[Node], digest: bool) -> list
 
 
 def rows(views: Sequence[View]) -> list[Row]:
-    """What the views say together."""
-    told = [view.status for view in views if view.status]
-    furthest = max((_executed(status) for status in told), default=0)
+    """Compare the views; return a row for each."""
+    statuses = [view.status for view in views if view.status]
+    furthest = max((_executed(status) for status in statuses), default=0)
     return [
         Row(
             str(view.node),
             (view.status.state or "?") if view.status else "unreachable",
-            _leader(view, told),
+            _leader(view, statuses),
             furthest - _executed(view.status) if view.status else None,
-            view.status is not None and _differs(view.status, told),
+            view.status is not None and _differs(view.status, statuses),
         )
         for view in views
     ]
@@ -71,19 +73,18 @@ def _executed(status: Status) -> int:
     return sum(log.executed for log in status.logs)
 
 
-def _leader(view: View, told: Iterable[Status]) -> int | None:
-    """Who leads the node's own log: as it says itself, else as those say who promised the highest ballot."""
+def _leader(view: View, statuses: Iterable[Status]) -> int | None:
+    """Return the leader of the node's own log, as the node says, or the node with the highest promise."""
     own = view.status.node if view.status else view.node.id
-    logs: list[LogStatus] = [
-        log for status in ([view.status] if view.status else told) for log in status.logs if log.log == own
-    ]
+    asked = [view.status] if view.status else statuses
+    logs: list[LogStatus] = [log for status in asked for log in status.logs if log.log == own]
     return max(logs, key=lambda log: log.promised).leader if logs else None
 
 
-def _differs(status: Status, told: Iterable[Status]) -> bool:
+def _differs(status: Status, statuses: Iterable[Status]) -> bool:
     return any(
         other.applied == status.applied and (other.hash != status.hash or _unlike(other, status))
-        for other in told
+        for other in statuses
     )
 
 
@@ -98,7 +99,7 @@ HEADINGS = (
 
 
 def cells(view: View, row: Row) -> list[str]:
-    """The line of the table; of a node that does not answer only the first three."""
+    """Return the cells of a line of the table; a node that does not answer has only the first three."""
     status = view.status
     if status is None:
         return [row.node, row.state, _led(row, view.node.id)]
@@ -130,7 +131,7 @@ def _size(count: int) -> str:
 
 
 def remarks(views: Iterable[View], colon: str = ": ") -> list[str]:
-    """What does not fit the table: why nodes do not answer, who refuses whom, and why."""
+    """Return the lines below the table: why nodes do not answer, and the problems that nodes report."""
     lines = []
     for view in views:
         name = str(view.node)
@@ -142,7 +143,7 @@ def remarks(views: Iterable[View], colon: str = ": ") -> list[str]:
 
 
 def as_text(views: Sequence[View]) -> str:
-    """The table for a pipe or a file."""
+    """Return the table as text, for a pipe or a file."""
     table = [list(HEADINGS), *(cells(view, row) for view, row in zip(views, rows(views), strict=True))]
     widths = [max(len(line[i]) for line in table if i < len(line)) for i in range(len(HEADINGS))]
     lines = [
@@ -153,7 +154,7 @@ def as_text(views: Sequence[View]) -> str:
 
 
 def as_table(views: Sequence[View]) -> Any:
-    """The same for a terminal, by rich."""
+    """Return the table in color, for a terminal."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -168,7 +169,7 @@ def as_table(views: Sequence[View]) -> Any:
 
 
 def as_data(views: Sequence[View]) -> list[dict[str, Any]]:
-    """The same for programs: each node's own status, and what was worked out."""
+    """Return the table for programs: each node's own status, and what comparing the nodes shows."""
     return [
         {
             "address": row.node,
@@ -176,18 +177,18 @@ def as_data(views: Sequence[View]) -> list[dict[str, Any]]:
             "leader": row.leader,
             "lag": row.lag,
             "differs": row.differs,
-            **(_plain(view.status) if view.status else {"state": row.state, "error": str(view.error)}),
+            **(_as_dict(view.status) if view.status else {"state": row.state, "error": str(view.error)}),
         }
         for view, row in zip(views, rows(views), strict=True)
     ]
 
 
-def _plain(struct: Any) -> Any:
-    """A generated struct as plain data."""
+def _as_dict(struct: Any) -> Any:
+    """Turn a struct, and all within it, into dicts and lists."""
     if isinstance(struct, list):
-        return [_plain(part) for part in struct]
+        return [_as_dict(part) for part in struct]
     if hasattr(struct, "thrift_spec"):
-        return {name: _plain(getattr(struct, name)) for name in struct._fields}
+        return {name: _as_dict(getattr(struct, name)) for name in struct._fields}
     return dict(struct) if isinstance(struct, dict) else struct
 
 
@@ -200,10 +201,10 @@ async def status(
     as_json: bool = False,
     every: float | None = None,
 ) -> Sequence[View]:
-    """Show how the nodes are (`node`: only this one); `every` so many seconds, without end, if given."""
+    """Show the state of all nodes, or of one; if `every` is given, again every `every` seconds."""
     async with AsyncClient(cluster, timeout=timeout, attempt_timeout=timeout) as client:
         asked = [known for known in client.nodes if node in (None, known.id)]
-        views = await look(client, asked, digest)
+        views = await ask_all(client, asked, digest)
         if every is not None and sys.stdout.isatty() and not as_json:
             await _live(client, views, digest, every)
         while True:
@@ -211,7 +212,7 @@ async def status(
             if every is None:
                 return views
             await asyncio.sleep(every)
-            views = await look(client, asked, digest)
+            views = await ask_all(client, asked, digest)
 
 
 def _show(views: Sequence[View], as_json: bool) -> None:
@@ -226,13 +227,13 @@ def _show(views: Sequence[View], as_json: bool) -> None:
 
 
 async def _live(client: AsyncClient, views: Sequence[View], digest: bool, every: float) -> None:
-    """Draw the table again and again, until interrupted."""
+    """Draw the table again every `every` seconds, until interrupted."""
     from rich.live import Live
 
     with Live(as_table(views), auto_refresh=False) as live:
         while True:
             await asyncio.sleep(every)
-            views = await look(client, [view.node for view in views], digest)
+            views = await ask_all(client, [view.node for view in views], digest)
             live.update(as_table(views), refresh=True)
 
 
@@ -240,9 +241,9 @@ async def _live(client: AsyncClient, views: Sequence[View], digest: bool, every:
 
 
 class Check(NamedTuple):
-    """What came of one node's write and read: seconds each took, or why one failed."""
+    """The outcome of a write and a read at one node: the seconds that each took, or why one failed."""
 
-    node: Node
+    node: Address
     write_s: float | None
     read_s: float | None
     error: str | None
@@ -250,16 +251,17 @@ class Check(NamedTuple):
 
 
 async def health(cluster: Cluster | str, nodes: Sequence[int], timeout: float) -> list[Check]:
-    """Try a write and a linearizable read at each of these nodes (none given: at all), within the deadline.
+    """Try a write and a linearizable read at each of these nodes, or at all if none is given.
 
-    The write takes the way of every command, and changes nothing: see Calls.probe.
+    Both together may take `timeout` seconds. The write goes the way of every command, and changes nothing:
+    see Calls.probe.
     """
     async with AsyncClient(cluster, timeout=timeout, attempt_timeout=timeout) as client:
         asked = [(i, node) for i, node in enumerate(client.nodes) if not nodes or node.id in nodes]
         return list(await asyncio.gather(*(_check(client, i, node, timeout) for i, node in asked)))
 
 
-async def _check(client: AsyncClient, index: int, node: Node, timeout: float) -> Check:
+async def _check(client: AsyncClient, index: int, node: Address, timeout: float) -> Check:
     began = time.monotonic()
     write_s = None
     step = "write"

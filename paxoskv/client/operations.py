@@ -1,7 +1,7 @@
-"""How a client gets a command done by a cluster that may be failing: which node to try, and what to repeat.
+"""The operations of a client: which node to try, what to repeat, and what to report when nodes fail.
 
-No sockets here. An Operation is one command on its way. It has a generator of steps; the driver (drivers.py
-has two) carries each step out and sends back what came of it:
+This module opens no socket. An Operation is one command on its way through the cluster. Its `steps` are a
+generator. A client (sync.py, aio.py) carries out each step and sends the outcome back:
 
     step = next(operation.steps)
     while True:
@@ -12,21 +12,22 @@ has two) carries each step out and sends back what came of it:
         Pause     wait `seconds`                     -> step = steps.send(None)
     StopIteration: its value is the operation's result.    ClientError: the operation failed.
 
-The rules (section 7 of the design). Errors speak of one attempt; an operation speaks of all of them:
+An error from a node speaks of one attempt (docs/protocol.md, "Exactly once"). An operation speaks of all its
+attempts, by these rules:
 
-- Each operation begins at another node (round robin); what fails is tried at the next node until the
-  deadline.
-- Writes carry (session, sequence), so that a repeat is applied once. The first write opens the session.
-- A write is reported as not done only if every attempt was: refused with NotDone, or no connection. If any
-  attempt may have been done (Unknown, a lost connection, no answer in time), only an answer ends the doubt: a
-  repeat under the same number gets the first attempt's result. At the deadline the outcome is unknown.
-- Expired or Forgotten: the attempt was not applied. If no earlier one may have been, the write gets a number
-  in a new session and is repeated; otherwise the outcome is unknown.
-- Reads and open_session change nothing that matters and are repeated freely; their failure is always
-  definite.
-- A command that was given up counts as answered: the session's next command says so to the store
-  (first_incomplete), which from then on refuses what is still under way of it. So it is applied before that,
-  or never, and it blocks nobody.
+- Operations begin at different nodes, in turn. After a failure the next node is tried, until the deadline.
+- A write carries (session, sequence), so that a repeated write is applied once. The first write opens the
+  session.
+- A write is reported as not done only if no attempt was done: each was refused with NotDone or had no
+  connection. After Unknown, a lost connection or a timeout the attempt may have been done. Then only an
+  answer ends the doubt, for a repeat with the same number gets the first attempt's result. Without an answer
+  the outcome is unknown at the deadline.
+- After Expired or Forgotten the attempt was not applied. If no earlier attempt may have been, the write gets
+  a number in a new session and is repeated. Otherwise the outcome is unknown.
+- Reads and open_session change nothing that matters. They are repeated freely, and their failure is definite.
+- An operation that was given up counts as answered. The session's next command tells the store so
+  (first_incomplete), and from then on the store refuses late copies. So a command that was given up is
+  applied before that moment or never, and it holds up no other command.
 """
 
 import time
@@ -37,53 +38,54 @@ from typing import Any, Final, Literal, NamedTuple
 from thrift.Thrift import TApplicationException
 
 from paxoskv.wire.codec import (
-    MAX_BATCH,
-    MAX_CLIENT_FRAME,
-    Command,
     Expired,
     Forgotten,
     Malformed,
     NotDone,
+    Status,
+    Unknown,
+)
+from paxoskv.wire.methods import METHODS, Method
+from paxoskv.wire.structs import (
+    Command,
     Outcome,
     Page,
     ReadMode,
     RequestId,
     Result,
     Session,
-    Status,
-    Unknown,
     Verb,
 )
-from paxoskv.wire.connection import METHODS, Method
+from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_RESULTS
 
 ReadName = Literal["linearizable", "log", "local"]
 READ_MODES: Final[dict[str, int]] = {
     "linearizable": ReadMode.LINEARIZABLE, "log": ReadMode.LOG, "local": ReadMode.LOCAL,
 }  # fmt: skip
 
-# A session remembers so many results: from the first sequence without an answer on, so many may be in use.
-WINDOW: Final = 1024
-# A node that failed is passed over for so long (seconds), doubling with each further failure up to the limit.
+# Seconds for which a failed node is not tried: after its first failure, doubled by each failure, and at most.
 SKIP_S, MAX_SKIP_S = 1.0, 5.0
-# When every node has failed in turn, the operation pauses so long (seconds), doubling up to the limit.
+# Seconds that an operation pauses when every node has failed: at first, doubled by each round, and at most.
 PAUSE_S, MAX_PAUSE_S = 0.01, 0.5
-# Attempts get twice the time after each round over all nodes, so many times: slow is not dead.
+# How often a round over all nodes doubles the time of an attempt, for a slow node is not a dead one.
 MAX_DOUBLINGS: Final = 6
-# How many items a page of a scan may have at most (kvstore.thrift).
+# Items that one page of a scan may have (kvstore.thrift).
 PAGE_ITEMS: Final = 1000
+# Characters of a key that an error message shows.
+MAX_SHOWN: Final = 40
 
 
 # ---------------------------------------------------------------------------------------------------- errors
 
 
 class ClientError(Exception):
-    """What the library raises. The message names the operation, the nodes, and what each of them said."""
+    """An operation failed; the message names it, the nodes that were asked, and the reason of each node."""
 
 
 class NotDoneError(ClientError):
     """The operation was not done, and will not be.
 
-    `permanent`: it is at fault itself (a key over the limit, say), and every node would refuse it.
+    If `permanent`, the operation itself is wrong (a key over the limit, for example): every node refuses it.
     """
 
     def __init__(self, reason: str, permanent: bool = False) -> None:
@@ -93,11 +95,11 @@ class NotDoneError(ClientError):
 
 
 class NoNodeReachable(NotDoneError):
-    """The operation was not done: no node could be connected to."""
+    """The operation was not done, because no node accepted a connection."""
 
 
 class UnknownOutcome(ClientError):
-    """The operation may have been done, or may still be."""
+    """The operation may have been done already, or may still be done later."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -105,22 +107,22 @@ class UnknownOutcome(ClientError):
 
 
 class NotANumber(ClientError):
-    """Increment: the value, or the sum, is not a 64-bit decimal integer. Nothing changed."""
+    """The value to increment, or the sum, is not a 64-bit decimal integer; nothing was changed."""
 
 
 class NotSent(Exception):
-    """From the driver: there is no connection to the node, and nothing was sent."""
+    """A client reports: it has no connection to the node, and it sent nothing."""
 
 
 class Lost(Exception):
-    """From the driver: something was sent, and no usable answer came."""
+    """A client reports: it sent the call, and got no usable answer."""
 
 
 class Unfit(Exception):
-    """From the driver: the call cannot be encoded, or is longer than a node takes. Nothing was sent."""
+    """A client reports: the call cannot be encoded or exceeds a node's limit, and nothing was sent."""
 
 
-# What may come of an attempt but an answer.
+# The errors with which an attempt can end.
 FAILURES: Final = (NotDone, Unknown, Expired, Forgotten, NotSent, Lost, Unfit)
 
 
@@ -128,7 +130,7 @@ FAILURES: Final = (NotDone, Unknown, Expired, Forgotten, NotSent, Lost, Unfit)
 
 
 class Attempt(NamedTuple):
-    """Call this node; give up after `patience` seconds. The node is an index into the client's list."""
+    """A step: call the node with this index in the client's list, and wait at most `patience` seconds."""
 
     node: int
     method: Method
@@ -136,7 +138,7 @@ class Attempt(NamedTuple):
     patience: float
 
     def frame(self, sequence: int) -> bytes:
-        """The frame to send. Unfit if there can be none."""
+        """Encode the call as a frame; raise Unfit if that is impossible, or the frame too long."""
         try:
             frame = self.method.call(sequence, *self.arguments)
         except (ValueError, TypeError, OverflowError) as error:
@@ -148,7 +150,7 @@ class Attempt(NamedTuple):
         return frame
 
     def answer(self, kind: int, frame: bytes, offset: int) -> Any:
-        """The value in the answer to it; raises what the node declared, or Lost."""
+        """Decode the answer (its kind, frame, and offset of the struct); raise the node's error, or Lost."""
         try:
             return self.method.answer(kind, frame, offset)
         except TApplicationException as error:
@@ -158,7 +160,7 @@ class Attempt(NamedTuple):
 
 
 class Pause(NamedTuple):
-    """Do nothing for so many seconds."""
+    """A step: do nothing for this number of seconds."""
 
     seconds: float
 
@@ -167,7 +169,7 @@ Steps = Generator[Attempt | Pause, Any, Any]
 
 
 class Operation:
-    """One command on its way: its steps, and what has become of them so far."""
+    """One command on its way: its steps, and the outcome of the steps so far."""
 
     __slots__ = (
         "attempts",
@@ -184,18 +186,18 @@ class Operation:
 
     def __init__(self, name: str, subject: str, deadline: float, harmless: bool) -> None:
         self.name = name
-        self.subject = subject  # the key, mostly
-        self.deadline = deadline  # on the client's clock, seconds
-        self.harmless = harmless  # it changes nothing, done or not
+        self.subject = subject  # usually the key; for messages
+        self.deadline = deadline  # seconds, by the client's clock
+        self.harmless = harmless  # the operation changes nothing, whether it is done or not
         self.attempts = 0
-        self.node = -1  # of the last attempt
+        self.node = -1  # index of the node of the last attempt
         self.doubt = False  # an attempt may have been done
-        self.reached = False  # an attempt got as far as a node
-        self.causes: dict[str, str] | None = None  # the last failure, by node
+        self.reached = False  # an attempt reached a node
+        self.causes: dict[str, str] | None = None  # the last failure of each node, by its name
         self.steps: Steps
 
     def note(self, node: str, error: Exception) -> None:
-        """An attempt at the node failed."""
+        """Remember that an attempt at the node failed."""
         if self.causes is None:
             self.causes = {}
         self.causes[node] = str(getattr(error, "reason", error))
@@ -205,8 +207,8 @@ class Operation:
             self.doubt = True
 
     def failure(self, why: str, permanent: bool = False) -> ClientError:
-        """The error that the operation ends with."""
-        subject = f" {self.subject[:40]!r}" if self.subject else ""
+        """Make the error with which the operation ends."""
+        subject = f" {self.subject[:MAX_SHOWN]!r}" if self.subject else ""
         nodes = "; ".join(f"{node}: {cause}" for node, cause in (self.causes or {}).items())
         attempts = f" after {self.attempts} attempt{'s' * (self.attempts != 1)}"
         text = f"{self.name}{subject}: %s{attempts}: {why}{': ' * bool(nodes)}{nodes}"
@@ -221,61 +223,61 @@ class Operation:
 
 
 class Router:
-    """Which node to try next: round robin, passing over those that failed a short while ago."""
+    """Chooses the next node to try: all in turn, without those that failed a short time ago."""
 
     __slots__ = ("_delay", "_failed_at", "_next", "size")
 
     def __init__(self, size: int, first: int = 0) -> None:
         self.size = size
         self._next = first % size
-        self._delay = [0.0] * size  # 0: it works, as far as is known
+        self._delay = [0.0] * size  # seconds to skip each node after its failure; 0: no failure is known
         self._failed_at = [0.0] * size
 
     def pick(self, now: float) -> int:
-        """The next node in turn; when all have failed a short while ago, the one whose failure is oldest."""
+        """Return the next node's index; if all failed a short time ago, that of the oldest failure."""
         for _ in range(self.size):
             node = self._next
             self._next = (node + 1) % self.size
             if not self._delay[node]:
                 return node
             if self._failed_at[node] + self._delay[node] <= now:
-                self._failed_at[node] = now  # one operation finds out; the others pass it over meanwhile
+                self._failed_at[node] = now  # this operation tries the node; meanwhile the others skip it
                 return node
         return min(range(self.size), key=self._failed_at.__getitem__)
 
     def failed(self, node: int, now: float) -> None:
-        """Pass the node over for a while, longer each time."""
+        """Skip the node for a time that grows with each failure."""
         self._delay[node] = min(2 * self._delay[node], MAX_SKIP_S) or SKIP_S
         self._failed_at[node] = now
 
     def answered(self, node: int) -> None:
-        """It works."""
+        """Note that the node works."""
         self._delay[node] = 0.0
 
 
 class _Numbers:
-    """One session: numbers its commands, and knows which of them have no answer yet."""
+    """Numbers the commands of one session, and knows which of them have no answer yet."""
 
     __slots__ = ("_next", "_open", "session")
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self._next = 1
-        self._open: dict[int, None] = {}  # first sequences of the calls under way, ascending
+        self._open: dict[int, None] = {}  # the first sequence of each call under way, ascending
 
     def room(self, count: int) -> bool:
-        """Whether `count` more commands fit what the session remembers."""
-        return self._next + count - next(iter(self._open), self._next) <= WINDOW
+        """Tell whether the session can remember `count` more commands."""
+        return self._next + count - next(iter(self._open), self._next) <= MAX_RESULTS
 
     def begin(self, count: int) -> RequestId:
-        """The id of the first of `count` commands; the others have the sequences that follow."""
+        """Return the id of the first of `count` commands; the sequences that follow are the others'."""
         sequence = self._next
         self._next += count
         self._open[sequence] = None
         return RequestId(self.session, sequence, next(iter(self._open)))
 
     def end(self, sequence: int) -> None:
-        """The call that began with this sequence has its answer, or was given up."""
+        """Note that the call with this first sequence was answered or given up."""
         del self._open[sequence]
 
 
@@ -289,11 +291,9 @@ _CHECKPOINT, _READ_CHECKPOINT = METHODS[b"checkpoint"], METHODS[b"read_checkpoin
 
 
 class Calls:
-    """Makes the operations of one client, which share the session and what is known of the nodes.
+    """Makes the operations of one client; they share its session and its knowledge of the nodes.
 
-    `names` are the nodes' names in messages. `timeout` is what an operation may take, `attempt_timeout` how
-    long one node is waited for at first (both in seconds); `clock` tells seconds. Where a node is given (by
-    its index), the operation is a single attempt there.
+    A method that takes `node`, the index of a node, makes a single attempt there if one is given.
     """
 
     def __init__(
@@ -304,6 +304,12 @@ class Calls:
         first: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Make no call yet.
+
+        `names` are the nodes' names in messages. An operation may take `timeout` seconds in all, and the
+        first attempts `attempt_timeout` seconds each; `clock` tells the time in seconds. `first` is the index
+        of the node to begin with.
+        """
         self._names = names
         self._timeout = timeout
         self._attempt_timeout = attempt_timeout
@@ -312,31 +318,34 @@ class Calls:
         self._numbers: _Numbers | None = None
 
     def open_session(self) -> Operation:
-        """Open the session now, if there is none. (Otherwise the first write does.)"""
+        """Open the session now, if there is none; otherwise the first write opens it."""
         operation = self._operation("open_session", "", harmless=True)
         operation.steps = self._session(operation)
         return operation
 
     def put(self, key: str, value: str) -> Operation:
-        """Set the key. Result: None."""
+        """Set the key; the result is None."""
         operation = self._operation("put", key)
         operation.steps = self._write(operation, _PUT, (key, value), _done)
         return operation
 
     def get(self, key: str, read: str = "linearizable", node: int | None = None) -> Operation:
-        """Read the key. Result: the value, or None."""
+        """Read the key; the result is the value, or None if there is none."""
         operation = self._operation("get", key, harmless=True)
         operation.steps = self._read(operation, _GET, (key, READ_MODES[read]), node, _value)
         return operation
 
     def delete(self, key: str) -> Operation:
-        """Remove the key. Result: whether it existed."""
+        """Remove the key; the result tells whether it existed."""
         operation = self._operation("delete", key)
         operation.steps = self._write(operation, _DELETE, (key,), _existed)
         return operation
 
     def compare_and_set(self, key: str, expected: str | None, value: str) -> Operation:
-        """Set the key if it holds `expected` (None: if it is absent). Result: (done, what it holds now)."""
+        """Set the key if it has the expected value; None expects that the key does not exist.
+
+        The result is (whether the key was set, the value that the key has now).
+        """
 
         def finish(operation: Operation, result: Result) -> tuple[bool, str | None]:
             if result.outcome == Outcome.OK:
@@ -348,19 +357,19 @@ class Calls:
         return operation
 
     def increment(self, key: str, delta: int = 1) -> Operation:
-        """Add to the integer that the key holds. Result: the sum; NotANumber if there is none."""
+        """Add to the integer at the key; the result is the sum, or NotANumber is raised."""
         operation = self._operation("increment", key)
         operation.steps = self._write(operation, _INCREMENT, (key, delta), _sum)
         return operation
 
     def execute(self, commands: Sequence[Command]) -> Operation:
-        """Do the commands in order with nothing in between. Result: a list of Results, one for each.
+        """Do the commands in order, with no other command between; the result is a list of Results.
 
-        At most 10,000 reads, or 1,024 commands if any of them writes: as many as a session remembers;
-        ValueError otherwise. Request ids of their own are replaced.
+        A batch has at most MAX_BATCH commands if all are reads; if any of them writes, at most MAX_RESULTS. A
+        longer batch raises ValueError. Request ids in the commands are replaced.
         """
         reads = all(command.verb == Verb.GET for command in commands)
-        limit = MAX_BATCH if reads else WINDOW
+        limit = MAX_BATCH if reads else MAX_RESULTS
         if len(commands) > limit:
             what = "only reads" if reads else "writes"
             raise ValueError(f"{len(commands):,} commands, but a batch that {what} may have {limit:,}")
@@ -375,22 +384,23 @@ class Calls:
     def page(
         self, prefix: str, start_after: str, limit: int, read: str = "linearizable", node: int | None = None
     ) -> Operation:
-        """Keys that begin with the prefix and come after `start_after`. Result: a Page."""
+        """Read keys that begin with the prefix and come after `start_after`; the result is a Page."""
         operation = self._operation("scan", prefix, harmless=True)
         arguments = (prefix, start_after, limit, READ_MODES[read])
         operation.steps = self._read(operation, _SCAN, arguments, node, _as_it_is)
         return operation
 
     def status(self, node: int | None = None, digest: bool = False) -> Operation:
-        """A node's view of itself (None: whichever answers). Result: a Status."""
+        """Read what a node says of itself; the result is a Status."""
         operation = self._operation("status", "", harmless=True)
         operation.steps = self._read(operation, _STATUS, (digest,), node, _as_it_is)
         return operation
 
     def probe(self, node: int) -> Operation:
-        """A write at this node that is agreed on and journaled like any other, and changes nothing.
+        """Write at this node without changing anything; the result is None.
 
-        It sets a key if the key holds a random text, which it does not. Result: None.
+        The nodes agree on the write and journal it like any other. It would set a key if the key had a
+        certain random value, which no key has.
         """
         nonce = token_hex(16)
         operation = self._operation("write", "", harmless=True)
@@ -398,13 +408,16 @@ class Calls:
         return operation
 
     def checkpoint(self, node: int | None) -> Operation:
-        """Let a node make a checkpoint. Result: its number."""
+        """Let a node make a checkpoint; the result is its number."""
         operation = self._operation("checkpoint", "", harmless=True)
         operation.steps = self._read(operation, _CHECKPOINT, (), node, _as_it_is)
         return operation
 
     def read_checkpoint(self, node: int | None, number: int, offset: int) -> Operation:
-        """A piece of a node's checkpoint (0: its newest). Result: a Chunk; number 0: there is none."""
+        """Read a piece of a node's checkpoint, of its newest if the number is 0; the result is a Chunk.
+
+        `offset` is in bytes. A Chunk with number 0 says that the node has no such checkpoint.
+        """
         operation = self._operation("read_checkpoint", "", harmless=True)
         operation.steps = self._read(operation, _READ_CHECKPOINT, (number, offset), node, _as_it_is)
         return operation
@@ -453,7 +466,7 @@ class Calls:
                 numbers.end(request.sequence)
 
     def _session(self, operation: Operation, count: int = 1) -> Steps:
-        """Make room for so many commands: in a new session, unless another operation made one meanwhile."""
+        """Open a session with room for `count` commands, unless another operation has just opened one."""
         if self._numbers is not None and self._numbers.room(count):
             return
         opening = Operation("open_session", "", operation.deadline, harmless=True)
@@ -461,22 +474,18 @@ class Calls:
             session = yield from self._repeat(opening, _OPEN_SESSION, ())
         except NotDoneError as error:
             if operation.attempts == 0:
-                error.args = (f"{operation.name} {operation.subject[:40]!r}: {error.reason}",)
+                error.args = (f"{operation.name} {operation.subject[:MAX_SHOWN]!r}: {error.reason}",)
             raise
         if self._numbers is None or not self._numbers.room(count):
             self._numbers = _Numbers(session)
 
     def _repeat(self, operation: Operation, method: Method, arguments: tuple[Any, ...]) -> Steps:
-        """Try one node after the other until one answers. Expired and Forgotten are the caller's."""
+        """Try one node after another until one answers; Expired and Forgotten go to the caller."""
         failures = 0
         while True:
             now = self._clock()
             rounds = failures // self._router.size
-            patience = (
-                self._attempt_timeout
-                if not rounds
-                else self._attempt_timeout * (1 << min(rounds, MAX_DOUBLINGS))
-            )
+            patience = self._attempt_timeout * (1 << min(rounds, MAX_DOUBLINGS))
             left = operation.deadline - now
             if left <= 0:
                 raise operation.failure("no time left")
@@ -501,14 +510,14 @@ class Calls:
                 yield Pause(self._pause(operation, failures // self._router.size))
 
     def _pause(self, operation: Operation, rounds: int) -> float:
-        """How long to pause after so many rounds over all nodes. Raises if that is past the deadline."""
+        """Return the seconds to pause after this many rounds; fail if they reach the deadline."""
         seconds = min(PAUSE_S * 2.0 ** min(rounds - 1, 16), MAX_PAUSE_S)
         if self._clock() + seconds >= operation.deadline:
             raise operation.failure(f"no node did it within {self._timeout:g} s")
         return seconds
 
     def _once(self, operation: Operation, method: Method, arguments: tuple[Any, ...], node: int) -> Steps:
-        """One attempt, at this node."""
+        """Make one attempt, at this node."""
         operation.attempts, operation.node = 1, node
         try:
             return (yield Attempt(node, method, arguments, self._timeout))
@@ -519,7 +528,7 @@ class Calls:
 
 
 def _number(commands: tuple[Command, ...], first: RequestId) -> list[Command]:
-    """The commands with ids that begin at this one."""
+    """Give the commands consecutive ids that begin with `first`."""
     session, sequence, incomplete = first.session, first.sequence, first.first_incomplete
     return [
         Command(c.verb, c.key, c.value, c.expected, c.delta, RequestId(session, sequence + index, incomplete))
@@ -531,13 +540,13 @@ def _number(commands: tuple[Command, ...], first: RequestId) -> list[Command]:
 
 
 def _refuse(operation: Operation, result: Result) -> Any:
-    """Raise the error for an outcome that is no answer to the operation."""
+    """Raise the error for an outcome that does not answer the operation."""
     if result.outcome == Outcome.EXPIRED:
-        raise Expired("the session is not known any more")
+        raise Expired("the session is no longer known")
     if result.outcome == Outcome.FORGOTTEN:
         raise Forgotten("the command was given up")
     if result.outcome == Outcome.INVALID:
-        raise operation.failure("the store says that the command makes no sense", permanent=True)
+        raise operation.failure("the store says that the command is invalid", permanent=True)
     operation.doubt = True
     raise operation.failure(f"an answer that makes no sense: outcome {result.outcome}")
 
@@ -569,14 +578,14 @@ def _sum(operation: Operation, result: Result) -> int:
         return int(result.value)
     if result.outcome == Outcome.NOT_A_NUMBER:
         raise NotANumber(
-            f"increment {operation.subject[:40]!r}: the value or the sum is not a 64-bit integer"
+            f"increment {operation.subject[:MAX_SHOWN]!r}: the value or the sum is not a 64-bit integer"
         )
     number: int = _refuse(operation, result)
     return number
 
 
 def _results(operation: Operation, results: list[Result]) -> list[Result]:
-    """The results of a batch, whose commands are applied together: its session is known to all or to none."""
+    """Return the results of a batch; its session is known to all of its commands or to none."""
     if results and results[0].outcome in (Outcome.EXPIRED, Outcome.FORGOTTEN):
         _refuse(operation, results[0])
     return results

@@ -19,27 +19,28 @@ from typing import Any, Final, Protocol
 from paxoskv.multipaxos import Applied, Cut, Message, Node, Ready
 from paxoskv.state.store import Store
 from paxoskv.wire.codec import (
-    MAX_BATCH,
-    MAX_CLIENT_FRAME,
+    Expired,
+    Forgotten,
+    NotDone,
+    Unknown,
+    encode,
+)
+from paxoskv.wire.structs import (
     Accept,
     Batch,
     Chunk,
     Command,
     Entry,
-    Expired,
     FetchCheckpoint,
     Fetched,
-    Forgotten,
     Held,
-    NotDone,
     Outcome,
     Record,
     RequestId,
     Result,
     Session,
-    Unknown,
-    encode,
 )
+from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME
 
 WINDOW: Final = 1  # entries not applied yet; meanwhile, what arrives gathers in the next one
 GATHER: Final = 0.005  # seconds: an entry waits no longer for more commands, however long the last one took

@@ -41,8 +41,9 @@ from paxoskv.multipaxos import Cut, Diverged, Failures, Message, Node, node_of
 from paxoskv.node.metrics import Collector, Counts, Histogram
 from paxoskv.node.metrics import Page as MetricsPage
 from paxoskv.node.replica import Replica, Single
-from paxoskv.state.store import Store, invalid
-from paxoskv.storage.checkpoint import Checkpoints, Maker, recover
+from paxoskv.state.store import Store
+from paxoskv.storage.checkpoint import Checkpoints, recover
+from paxoskv.storage.checkpoint_process import CheckpointProcess
 from paxoskv.storage.journal import (
     MANIFEST,
     Damaged,
@@ -57,9 +58,27 @@ from paxoskv.storage.journal import (
     replace,
 )
 from paxoskv.wire.codec import (
-    MAX_BATCH,
-    MAX_CLIENT_FRAME,
-    MAX_NODE_FRAME,
+    Malformed,
+    NotDone,
+    Refused,
+    Status,
+    Unknown,
+)
+from paxoskv.wire.connection import (
+    Connection,
+    Flusher,
+    Link,
+    listen,
+    tls_contexts,
+)
+from paxoskv.wire.methods import (
+    CALL,
+    METHODS,
+    ONEWAY,
+    Method,
+    unknown_method,
+)
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
@@ -72,8 +91,6 @@ from paxoskv.wire.codec import (
     Item,
     Learn,
     LogStatus,
-    Malformed,
-    NotDone,
     Page,
     Position,
     Prepare,
@@ -81,28 +98,14 @@ from paxoskv.wire.codec import (
     Reading,
     ReadMode,
     Record,
-    Refused,
     Rejoin,
     Rejoined,
     Result,
-    Status,
-    Unknown,
     Verb,
     Verdict,
     Vote,
 )
-from paxoskv.wire.connection import (
-    CALL,
-    METHODS,
-    ONEWAY,
-    Connection,
-    Flusher,
-    Link,
-    Method,
-    listen,
-    tls_contexts,
-    unknown_method,
-)
+from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_NODE_FRAME, invalid
 
 VERSION: Final = "0.1.0"
 TEXT: Final = "plain" if __file__.endswith(".py") else "compiled"
@@ -1178,7 +1181,7 @@ class Checkpointer:
         # Nodes of one cluster have the same load: they shall not all make one at the same moment.
         self.limit = int(limit_mb * (1 + server.identity.node % peers / (2 * peers)) * (1 << 20))
         nodes = sorted([*server.links, server.identity.node]) if isinstance(server.core, Node) else []
-        self.maker = Maker(checkpoints, nodes, PROCESSORS, server.journal.lock)
+        self.maker = CheckpointProcess(checkpoints, nodes, PROCESSORS, server.journal.lock)
         self.asking: list[Any] = []  # tokens of those who want one that begins from now on
         self.rolling: list[Any] = []  # of those for whom a state is to be written
         self.written: list[Any] = []  # of those for whom the one that is being written is

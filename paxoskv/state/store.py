@@ -1,30 +1,31 @@
-"""The replicated state: a pickledb store, and the sessions that make a repeated command recognizable.
+"""The replicated state: a pickledb store, and the sessions by which a repeated command is recognized.
 
-Every node applies the same entries in the same order, each once, and so holds the same state:
+Every node applies the same entries once each, in the same order, and so has the same state:
 
     store = Store("kv.json")
     results = store.apply(timestamp, owner, payload)    # one entry, an encoded Batch: a Result per command
 
-Applying depends on the entries alone: no time, no randomness, no hash order. It changes memory only: what is
-durable is the journal's business, and store.database is never saved here.
+The state depends on the entries alone, not on time, chance or the order of hashes. Applying changes only
+memory: the journal makes entries durable, and this module never saves store.database.
 
-Exactly once. A command may carry a RequestId (session, sequence, first_incomplete). Per session the state
-keeps first_incomplete, which only grows, and the results of the sequences from there on. In this order:
+Exactly once. A command may carry a RequestId (session, sequence, first_incomplete). For each session the
+state keeps first_incomplete, which only grows, and the results of the sequences from there on. The first line
+that fits decides:
 
-    the command makes no sense, see invalid()     -> INVALID, and nothing at all changes
-    the session is not known                      -> EXPIRED, never a new session
-    the sequence lies below first_incomplete      -> FORGOTTEN: whether it was applied is not known any more
+    the command is invalid, see validation.py     -> INVALID, and nothing at all changes
+    the session is unknown                        -> EXPIRED, never a new session
+    the sequence lies below first_incomplete      -> FORGOTTEN: it is no longer known whether it was applied
     the sequence has a result                     -> that result, not applied again
-    else                                          -> applied, and the result is kept
+    otherwise                                     -> applied, and the result is kept
 
-Two limits bound the table. A sequence lies less than MAX_RESULTS above the first_incomplete that comes with
-it, or the command is invalid: as the session's own is no smaller, its results always fit a window of
-MAX_RESULTS numbers, and whether a command is refused does not depend on the state. And there are at most
-MAX_SESSIONS sessions: opening one more removes the one whose last command, repeats included, lies furthest
-back in the order.
+Two limits bound the table of sessions. First, a command is invalid if its sequence lies MAX_RESULTS or more
+above its first_incomplete. The session's first_incomplete is never smaller than the command's, so the results
+of a session always fit a window of MAX_RESULTS sequences, and a refusal does not depend on the state. Second,
+there are at most MAX_SESSIONS sessions. Opening another one removes the least recently used session, where a
+repeated command is a use as well.
 
 Keys and values are text; NUL and the empty value are ordinary. No key is empty, so that save_state() can put
-the bookkeeping under RESERVED_KEY = "", where no user's key can ever be.
+its bookkeeping under RESERVED_KEY = "", which is never a user's key.
 """
 
 import hashlib
@@ -39,33 +40,17 @@ from typing import Any, Final
 
 from pickledb import PickleDB
 
-from paxoskv.wire.codec import (
-    MAX_KEY_BYTES,
-    MAX_VALUE_BYTES,
-    Batch,
-    Command,
-    Item,
-    Malformed,
-    Outcome,
-    RequestId,
-    Result,
-    Session,
-    Verb,
-    decode,
-    encode,
-)
+from paxoskv.wire.codec import Malformed, decode, encode
+from paxoskv.wire.structs import Batch, Command, Item, Outcome, RequestId, Result, Session, Verb
+from paxoskv.wire.validation import MAX_RESULTS, invalid
 
-RESERVED_KEY: Final = ""  # invalid() refuses it, so that it is never a user's
-MAX_RESULTS: Final = 1024  # per session: more in flight than any client needs, and a bound on its memory
+RESERVED_KEY: Final = ""  # invalid() refuses it as a user's key
 MAX_SESSIONS: Final = 65_536
 ITEM_OVERHEAD: Final = 15  # bytes that Thrift adds to the key and value of an Item in a list
 
 _PLACE: Final = struct.Struct(">IQB")  # a hash, a timestamp, an owner
 
-_VERBS: Final = frozenset(
-    {Verb.PUT, Verb.GET, Verb.DELETE, Verb.COMPARE_AND_SET, Verb.INCREMENT, Verb.OPEN_SESSION}
-)
-_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")  # what str(int) writes; more digits never fit 64 bits
+_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as str(int) writes it; more digits never fit 64 bits
 
 _OK: Final = Result(Outcome.OK)
 _NOT_FOUND: Final = Result(Outcome.NOT_FOUND)
@@ -76,53 +61,12 @@ _INVALID: Final = Result(Outcome.INVALID)
 
 
 def encode_batch(commands: Sequence[Command]) -> bytes:
-    """The payload of an entry that holds these commands."""
+    """Return the payload of an entry with these commands."""
     return encode(Batch(list(commands)))
 
 
-def invalid(command: Command) -> str | None:
-    """Why the command makes no sense, in one line; None if it does. Depends on the command alone."""
-    if command.verb not in _VERBS:
-        return "no verb, or an unknown one"
-    verb: int = command.verb
-    if verb != Verb.OPEN_SESSION:
-        if not command.key:
-            return "no key, or an empty one"
-        if _longer(command.key, MAX_KEY_BYTES):
-            return f"the key is longer than {MAX_KEY_BYTES} bytes"
-    if verb == Verb.PUT or verb == Verb.COMPARE_AND_SET:
-        if command.value is None:
-            return "no value"
-        if _longer(command.value, MAX_VALUE_BYTES):
-            return f"the value is longer than {MAX_VALUE_BYTES} bytes"
-        if command.expected is not None and _longer(command.expected, MAX_VALUE_BYTES):
-            return f"the expected value is longer than {MAX_VALUE_BYTES} bytes"
-    elif verb == Verb.INCREMENT and command.delta is None:
-        return "no delta"
-    return None if command.request is None else _invalid_request(command.request)
-
-
-def _invalid_request(request: RequestId) -> str | None:
-    session: Session | None = request.session
-    sequence, first_incomplete = request.sequence, request.first_incomplete
-    if session is None or session.timestamp is None or session.owner is None or session.index is None:
-        return "the request id has no session, or part of one"
-    if sequence is None or sequence < 1:
-        return "no sequence, or one below 1"
-    if first_incomplete is None or not 1 <= first_incomplete <= sequence:
-        return "no first_incomplete, or one that is not from 1 to the sequence"
-    if sequence - first_incomplete >= MAX_RESULTS:
-        return f"the session has more than {MAX_RESULTS} commands without an answer"
-    return None
-
-
-def _longer(text: str, limit: int) -> bool:
-    """Whether the UTF-8 form exceeds the limit (bytes). Most are short enough at 4 bytes a character."""
-    return len(text) * 4 > limit and len(text.encode()) > limit
-
-
 class _Session:
-    """What is remembered of one client: `results` by sequence, all of them from `first_incomplete` on."""
+    """What the state remembers of one client: its results by sequence, from `first_incomplete` on."""
 
     __slots__ = ("first_incomplete", "results")
 
@@ -131,7 +75,7 @@ class _Session:
         self.results = results
 
     def forget(self, first_incomplete: int) -> None:
-        """Drop the results below this number: the client has them. A number below the last does nothing."""
+        """Drop the results below this sequence, which the client has; first_incomplete never shrinks."""
         kept_from = self.first_incomplete
         if first_incomplete > kept_from:
             for sequence in range(kept_from, min(first_incomplete, kept_from + MAX_RESULTS)):
@@ -143,21 +87,21 @@ class Store:
     """The replicated state: a pickledb store and the sessions."""
 
     def __init__(self, location: str) -> None:
-        """An empty store. `location` is the file of pickledb, which is neither read nor written here."""
+        """Make an empty store; `location` is pickledb's file, which is neither read nor written here."""
         self.database = PickleDB(location)
         self.position: tuple[int, int] = (0, 0)  # (timestamp, owner) of the last applied entry
-        self.hash = 0  # CRC-32 over all that was applied up to there: the entries and their outcomes
+        self.hash = 0  # CRC-32 over all that was applied so far: the entries and their outcomes
         self._content: dict[str, str] = self.database.db
-        self._sessions: OrderedDict[tuple[int, int, int], _Session] = (
-            OrderedDict()
-        )  # least recently used first
-        self._named: Session | None = None  # in the command before, of this entry: the last in _sessions
-        self._session = _Session(1, {})
+        # The least recently used session comes first.
+        self._sessions: OrderedDict[tuple[int, int, int], _Session] = OrderedDict()
+        self._named: Session | None = None  # the session of the command before, within one entry
+        self._session = _Session(1, {})  # what is remembered of it
 
     def apply(self, timestamp: int, owner: int, payload: bytes) -> list[Result]:
-        """Apply one entry: a result for each of its commands. Malformed, and no change, if it is not a Batch.
+        """Apply one entry, and return a result for each of its commands.
 
-        Entries come in the order of (timestamp, owner), each once: otherwise two sessions could get one id.
+        Malformed: the payload is no Batch, and nothing was changed. Entries must come once each, in the order
+        of (timestamp, owner); otherwise two sessions could get the same id.
         """
         commands: list[Command] = decode(Batch, payload).commands
         position = (timestamp, owner)
@@ -170,15 +114,15 @@ class Store:
         return results
 
     def get(self, key: str) -> Result:
-        """What a read of the key answers now: OK and the value, or NOT_FOUND."""
+        """Read the key: OK and the value, or NOT_FOUND."""
         value = self._content.get(key)
         return _NOT_FOUND if value is None else Result(Outcome.OK, value)
 
     def scan(self, prefix: str, start_after: str, limit: int, max_bytes: int) -> tuple[list[Item], bool]:
-        """The first `limit` items by code point with this prefix, after `start_after`; whether more follow.
+        """Return the first items by key with this prefix, after `start_after`, and whether more follow.
 
-        Encoded, they take at most `max_bytes`; but the first one always comes, or a reader could not get on.
-        Walks over all keys: about 0.3 s for a million.
+        There are at most `limit` items, of at most `max_bytes` bytes when encoded. But one item always comes,
+        or a reader could not get past it. The scan visits all keys: about 0.3 s for a million.
         """
         found = (key for key in self._content if key > start_after and key.startswith(prefix))
         keys = heapq.nsmallest(limit + 1, found)
@@ -192,14 +136,14 @@ class Store:
         return items, len(keys) > len(items)
 
     def size(self) -> int:
-        """How many keys there are."""
+        """Return the number of keys."""
         return len(self._content)
 
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of the keys and values: equal exactly if two stores hold the same.
+        """Return the SHA-256, in hexadecimal, of the keys and values; it is equal if two contents are equal.
 
-        Over, for each key in the order of code points: key and value, each as its length in bytes (8 bytes,
-        big-endian) and its UTF-8 form; so no two contents give the same bytes.
+        The keys come in the order of code points. Of each, key and value are hashed: the length in bytes (8
+        bytes, big-endian), then the UTF-8 form. So two different contents never give the same bytes.
         """
         digest = hashlib.sha256()
         for key in sorted(self._content):
@@ -209,13 +153,13 @@ class Store:
         return digest.hexdigest()
 
     def state_digest(self) -> str:
-        """SHA-256, in hexadecimal, of the content and of the sessions in their order."""
+        """Return the SHA-256, in hexadecimal, of the content and of the sessions in their order."""
         return hashlib.sha256(f"{self.digest()} {json.dumps(self._dump_sessions())}".encode()).hexdigest()
 
     def save_state(self) -> dict[str, Any]:
-        """The whole state, fit for JSON: the keys as they are, position and sessions under RESERVED_KEY.
+        """Copy the whole state into a dict fit for JSON, meant to be the `db` of a PickleDB that is saved.
 
-        A copy, meant to become `db` of a PickleDB that is then saved.
+        The keys are as they are; position, hash and sessions are under RESERVED_KEY.
         """
         return {
             **self._content,
@@ -227,9 +171,10 @@ class Store:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Replace the whole state by what save_state() gave. Malformed, and no change, if it is not that.
+        """Replace the whole state by one that save_state() returned.
 
-        An empty dict, which is what pickledb makes of a lost file, is not.
+        Malformed: this is no such state, and nothing was changed. An empty dict, which pickledb makes of a
+        lost file, is no such state.
         """
         content = dict(state)
         try:
@@ -252,7 +197,7 @@ class Store:
         if request is None:
             return self._execute(command, index)
         named: Session = request.session
-        if named is not self._named:  # else it is the one of the command before, as mostly in a batch
+        if named is not self._named:  # usually all commands of an entry have the same session
             identity = (named.timestamp, named.owner, named.index)
             found = self._sessions.get(identity)
             if found is None:
@@ -280,9 +225,9 @@ class Store:
             case Verb.DELETE:
                 return _NOT_FOUND if content.pop(key, None) is None else _OK
             case Verb.COMPARE_AND_SET:
-                held = content.get(key)
-                if held != command.expected:
-                    return Result(Outcome.MISMATCH, held)
+                present = content.get(key)
+                if present != command.expected:
+                    return Result(Outcome.MISMATCH, present)
                 content[key] = command.value
                 return _OK
             case Verb.INCREMENT:
@@ -292,10 +237,10 @@ class Store:
         raise AssertionError(f"invalid() let verb {verb} pass")
 
     def _increment(self, key: str, delta: int) -> Result:
-        held = self._content.get(key, "0")
-        if not _NUMBER.fullmatch(held) or not _fits(int(held)) or not _fits(int(held) + delta):
+        present = self._content.get(key, "0")
+        if not _NUMBER.fullmatch(present) or not _fits(int(present)) or not _fits(int(present) + delta):
             return _NOT_A_NUMBER
-        self._content[key] = value = str(int(held) + delta)
+        self._content[key] = value = str(int(present) + delta)
         return Result(Outcome.OK, value)
 
     def _open_session(self, index: int) -> Result:

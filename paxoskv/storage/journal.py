@@ -78,7 +78,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from pickledb import PickleDB
 
-from paxoskv.wire.codec import Frame, Identity, Malformed, Record, decode, encode
+from paxoskv.wire.codec import Malformed, decode, encode
+from paxoskv.wire.structs import Frame, Identity, Record
 
 SEGMENT_BYTES: Final = 16 << 20  # a new segment is rare, and made in well under a second
 ZEROS: Final = bytes(1 << 20)  # synced piece by piece, so that no frame's fdatasync waits for a whole segment
@@ -458,9 +459,10 @@ class Files:
         """Make the file's content, and its size, durable."""
         os.fdatasync(handle)
 
-    def uncache(self, handle: int, offset: int = 0, length: int = 0) -> None:
-        """Let the next read of this part of a file, 0 bytes: all that follows, see what the disk has. What is
-        not durable yet begins to be written.
+    def drop_page_cache(self, handle: int, offset: int = 0, length: int = 0) -> None:
+        """Let the next read of this part of a file see what the disk has, and begin to write the part.
+
+        Offset and length are in bytes; length 0 means all that follows.
         """
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(handle, offset, length, os.POSIX_FADV_DONTNEED)
@@ -506,8 +508,8 @@ class Files:
         """8 bytes that nobody can guess."""
         return os.urandom(8)
 
-    def rest(self, seconds: float) -> None:
-        """Let others have the processor and the disk: for long work in the background, after each piece."""
+    def sleep(self, seconds: float) -> None:
+        """Leave the processor and the disk to others, after a piece of long work in the background."""
         time.sleep(seconds)
 
     def background(self, work: Callable[[], T]) -> Future[T]:

@@ -1,13 +1,11 @@
-"""The structs of kvstore.thrift, as named tuples, and their bytes.
+"""Structs to bytes and back.
 
-Everything else imports the structs from here.
-
-    encode(struct)        -> bytes, Thrift's strict binary protocol
+    encode(struct)        -> bytes, in Thrift's strict binary protocol
     decode(type, bytes)   -> struct, or Malformed
 
-The work is done by Thrift's C extension; where the modules are compiled, for most structs by a codec that is
-made for them (tools/make_codec.py): the same bytes, in a third of the time. Without the C extension this
-module refuses to load, for the pure Python protocol is thirty times slower and checks less.
+Thrift's C extension does the work. Where the modules are compiled, a codec made for our structs
+(tools/make_codec.py) does it for most of them: the same bytes in a third of the time. Without the C extension
+this module does not load, because Thrift's pure Python protocol is thirty times slower and checks less.
 """
 
 import contextlib
@@ -28,112 +26,21 @@ except ImportError as error:
 from paxoskv.kvstore import ttypes as generated
 from paxoskv.kvstore.ttypes import Expired, Forgotten, NotDone, Refused, Unknown
 from paxoskv.wire import structs
-from paxoskv.wire.structs import (
-    Accept,
-    Accepted,
-    Barrier,
-    Batch,
-    Chosen,
-    Chunk,
-    Command,
-    Entry,
-    Fact,
-    Fetch,
-    FetchCheckpoint,
-    Fetched,
-    Frame,
-    Held,
-    Identity,
-    Item,
-    Learn,
-    LogBallot,
-    LogStatus,
-    Noted,
-    Outcome,
-    Page,
-    Position,
-    Prepare,
-    Promise,
-    Reading,
-    ReadMode,
-    Record,
-    Recovered,
-    Rejoin,
-    Rejoined,
-    RequestId,
-    Result,
-    Session,
-    Verb,
-    Verdict,
-    Vote,
-)
 
 __all__ = [
-    "Accept",
-    "Accepted",
-    "Barrier",
-    "Batch",
-    "Chosen",
-    "Chunk",
-    "Command",
-    "Entry",
-    "Expired",
-    "Fact",
-    "Fetch",
-    "FetchCheckpoint",
-    "Fetched",
-    "Forgotten",
-    "Frame",
-    "Held",
-    "Identity",
-    "Item",
-    "Learn",
-    "LogBallot",
-    "LogStatus",
-    "Malformed",
-    "NotDone",
-    "Noted",
-    "Outcome",
-    "Page",
-    "Position",
-    "Prepare",
-    "Promise",
-    "ReadMode",
-    "Reading",
-    "Record",
-    "Recovered",
-    "Refused",
-    "Rejoin",
-    "Rejoined",
-    "RequestId",
-    "Result",
-    "Session",
-    "Status",
-    "Unknown",
-    "Verb",
-    "Verdict",
-    "Vote",
-    "decode",
-    "encode",
+    "Expired", "Forgotten", "Malformed", "NotDone", "Refused", "Status", "Unknown", "decode", "encode",
     "named_tuple",
-]
+]  # fmt: skip
 
-# The same in machine code: tools/compile.py makes it. (It needs librt, which may be gone since.)
+# The compiled codec, which tools/compile.py makes. (Its import fails if librt has been removed since.)
 codec: Any = None
 if not __file__.endswith(".py"):
     with contextlib.suppress(ImportError, ValueError):
         codec = importlib.import_module("paxoskv.wire.kvstore_codec")
 
-# The limits of section "Input limits" of the README.
-MAX_KEY_BYTES: Final = 4096
-MAX_VALUE_BYTES: Final = 512 * 1024
-MAX_BATCH: Final = 10_000
-MAX_CLIENT_FRAME: Final = 1 << 20
-MAX_NODE_FRAME: Final = 8 << 20
-
 
 class Malformed(ValueError):
-    """These bytes are not the struct that they should be. Nothing was done with them."""
+    """The bytes are not the struct that was expected; nothing was done with them."""
 
 
 _ENCODERS: Final[dict[Any, Any]] = {}
@@ -142,11 +49,12 @@ _NAMED_TUPLES: Final[dict[Any, Any]] = {}
 
 
 def named_tuple(kind: Any) -> Any:
-    """A generated struct as a named tuple: the same fields and bytes, immutable, and made in half the time.
+    """Return the named tuple for a generated struct; all its fields are optional.
 
-    (The constructor of a generated immutable struct calls super().__setattr__ for each of its fields.)
+    It has the same fields and bytes, is immutable, and is made in half the time. (The constructor of a
+    generated immutable struct calls super().__setattr__ for each of its fields.)
     """
-    make: Any = namedtuple  # (mypy follows no names that are made at run time)
+    make: Any = namedtuple  # mypy cannot follow names that are made at run time
     if kind not in _NAMED_TUPLES:
         names = [field[2] for field in kind.thrift_spec if field]
         fields = make(kind.__name__, names, defaults=[None] * len(names))
@@ -156,7 +64,7 @@ def named_tuple(kind: Any) -> Any:
 
 
 def _spec(kind: Any) -> Any:
-    """Thrift's description of a struct, with named tuples in place of structs."""
+    """Return Thrift's description of a struct, with named tuples in place of generated structs."""
     return tuple(field and (*field[:3], _details(field[3]), field[4]) for field in kind.thrift_spec)
 
 
@@ -165,7 +73,7 @@ def _refuse(struct: Any, name: str, value: Any) -> None:
 
 
 def _details(details: Any) -> Any:
-    """The type arguments of a field, with named tuples in place of structs; exceptions stay exceptions."""
+    """Return a field's type arguments, with named tuples in place of structs; exceptions stay exceptions."""
     if isinstance(details, list):
         kind = details[0]
         if issubclass(kind, BaseException):
@@ -177,8 +85,8 @@ def _details(details: Any) -> Any:
 
 
 def _adopt(kind: Any, light: Any) -> None:
-    """Let a named tuple stand for this generated struct."""
-    light.__setattr__ = _refuse  # C fills a struct field by field unless its class has one
+    """Let a named tuple take the place of this generated struct."""
+    light.__setattr__ = _refuse  # the C extension sets a struct's fields one by one if its class lacks this
     light.thrift_spec = _spec(kind)
     _NAMED_TUPLES[kind] = _NAMED_TUPLES[light] = light
     if codec and kind.__name__ in codec.CODECS:
@@ -193,14 +101,14 @@ Status: Any = named_tuple(generated.Status)
 
 
 class _Buffer:
-    """What Thrift's C decoder reads from: a transport that ends with its bytes, and its protocol in one."""
+    """The transport and the protocol that Thrift's C decoder reads from, in one; it ends with its bytes."""
 
     __slots__ = ("container_length_limit", "cstringio_buf", "string_length_limit", "trans")
 
     def __init__(self, data: bytes, offset: int) -> None:
         self.cstringio_buf = BytesIO(data)
         self.cstringio_buf.seek(offset)
-        # Nothing in it can be longer than all of it.
+        # No string or container can be longer than the whole.
         self.string_length_limit = self.container_length_limit = len(data)
         self.trans = self
 
@@ -209,33 +117,30 @@ class _Buffer:
 
 
 def encode(struct: Any) -> bytes:
-    """The bytes of a generated struct. ValueError, TypeError or OverflowError if a field does not fit its
-    type.
-    """
+    """Encode a struct; raise ValueError, TypeError or OverflowError if a field does not fit its type."""
     encoder = _ENCODERS.get(struct.__class__)
     if encoder is not None:
         try:
             return encoder(struct)
         except (ValueError, TypeError, OverflowError, IndexError, AttributeError):
-            pass  # C says what is wrong with it
+            pass  # the C extension says what is wrong
     data: bytes = fastbinary.encode_binary(struct, [struct.__class__, struct.thrift_spec])
     return data
 
 
 def decode(kind: Any, data: bytes, offset: int = 0) -> Any:
-    """The struct of this generated type that begins at the offset; bytes behind it are ignored. Malformed
-    otherwise.
+    """Decode the struct of this type at the offset; raise Malformed if the bytes are none.
 
-    A field that is absent, or has another type, arrives as None where structs.py gives it a default, and in
-    the arguments and results of methods: whoever takes those from outside validates them.
+    Bytes after the struct are ignored. A field that is absent or has another type becomes None if structs.py
+    gives it a default, or if the struct is the arguments or result of a method. The caller validates those.
     """
     decoder = _DECODERS.get(kind)
     if decoder is not None:
         try:
             return decoder(kind, data, offset)
         except (ValueError, TypeError, IndexError, MemoryError):
-            pass  # C says whether it is wrong
-    target = kind() if kind.__hash__ is None else None  # what cannot be changed later is made at once
+            pass  # the C extension decides whether the bytes are wrong
+    target = kind() if kind.__hash__ is None else None  # immutable structs are made by the decoder
     try:
         struct = fastbinary.decode_binary(target, _Buffer(data, offset), [kind, kind.thrift_spec])
     except (EOFError, ValueError, OverflowError, TypeError, MemoryError, TProtocolException) as error:

@@ -1,20 +1,8 @@
-"""Thrift over asyncio: what stands between the sockets and the generated structs.
+"""Connections: frames over asyncio.
 
-A message is a frame: its length (big-endian), then a header and a struct in Thrift's strict binary protocol.
-
-    +--------+---------------+-----------------+--------------+----------------------------+
-    | length | 80 01 00 kind | length and name | sequence     | struct: arguments / result |
-    | i32    | i32           | i32, bytes      | i32          | fields ..., 00             |
-    +--------+---------------+-----------------+--------------+----------------------------+
-             `------------- constant per method ------------'
-
-The first half of this module is the codec and knows no socket. A Method makes and reads the messages of one
-method of the interface; the table METHODS is derived from the generated code. The second half moves frames: a
-Connection cuts the bytes that arrive into frames and collects those that leave until its owner flushes; a
-Link is a connection that comes back by itself. Answers may overtake one another: the sequence says which call
-an answer belongs to.
-
-Whoever sends bytes that are no messages loses its connection, and nobody else notices. What drives all this:
+A Connection cuts the bytes that arrive into frames, and collects the frames that leave until its owner
+flushes it. A Link is a connection to a peer that is made again whenever it is lost. A peer that sends bytes
+that are no messages loses its connection; nobody else notices. The owner of the connections runs this loop:
 
     on_message(connection, kind, name, sequence, frame, offset):
         arguments = METHODS[name].arguments(frame, offset)
@@ -30,216 +18,26 @@ import ssl
 from collections.abc import Callable
 from math import inf
 from struct import Struct
-from struct import error as struct_error
 from typing import Any, Final, cast
 
-from thrift.Thrift import TApplicationException, TMessageType, TType
+from paxoskv.wire.codec import Malformed
+from paxoskv.wire.methods import header
 
-from paxoskv.kvstore import KeyValue, Node
-from paxoskv.wire.codec import Malformed, decode, encode, named_tuple
-
-CALL: Final[int] = TMessageType.CALL
-REPLY: Final[int] = TMessageType.REPLY
-EXCEPTION: Final[int] = TMessageType.EXCEPTION
-ONEWAY: Final[int] = TMessageType.ONEWAY
-
-# Longer than any method's name by far. It is echoed in the answer to an unknown method.
-MAX_NAME_BYTES: Final = 128
-# What a connection may have unsent, in bytes: a client's; a node's (a sync of each of five logs, and some).
+# Bytes that a connection may have unsent: to a client, and to a node (a sync of each of five logs, and more).
 MAX_CLIENT_OUTPUT: Final = 16 << 20
 MAX_NODE_OUTPUT: Final = 32 << 20
-# How long a peer may take, in seconds: for the TLS handshake, and from there to its first frame; from the
-# first byte of any later frame to its last; to take the rest of our output when we hang up.
+# Seconds that a peer may take: for the TLS handshake, and from there to its first frame; from the first byte
+# of a later frame to its last; to read the rest of our output when we close the connection.
 GREETING_S, FRAME_S, GOODBYE_S = 10.0, 30.0, 10.0
-# A link tries to connect for so many seconds; then again after a pause, doubled from the first to the last.
+# Seconds for which a link tries to connect, and its pauses before the next attempt: doubled, from first to
+# last.
 CONNECT_S, FIRST_PAUSE_S, LAST_PAUSE_S = 2.0, 0.02, 1.0
-# What an answer tells about an error that the interface does not declare, in characters.
-MAX_REASON: Final = 200
 
-_STRICT: Final = 0x8001  # the version of the strict binary protocol, first in every message
-_START: Final = Struct(">HHi")  # version, kind, length of the name
-_SEQUENCE: Final = Struct(">i")
-_STOP: Final = b"\0"
-
-
-# ------------------------------------------------------------------------------------------------------ codec
-
-
-def header(frame: bytes, offset: int = 0) -> tuple[int, bytes, int, int]:
-    """Kind, name, sequence, and offset of the struct, of the message at this offset. Malformed otherwise."""
-    try:
-        version, kind, length = _START.unpack_from(frame, offset)
-        if version != _STRICT or not CALL <= kind <= ONEWAY or not 0 <= length <= MAX_NAME_BYTES:
-            raise Malformed("not a message of the strict binary protocol")
-        start = offset + 8
-        end = start + length
-        return kind, frame[start:end], _SEQUENCE.unpack_from(frame, end)[0], end + 4
-    except struct_error:
-        raise Malformed("a message that ends within its header") from None
-
-
-# TApplicationException, which is no generated struct, for interface.encode and interface.decode.
-_SPEC: Final = (None, (1, TType.STRING, "message", "UTF8", None), (2, TType.I32, "type", None, None))
-_Failure: Final = named_tuple(type("TApplicationException", (), {"thrift_spec": _SPEC}))
-
-
-def failure(name: bytes, sequence: int, kind: int, reason: str) -> bytes:
-    """The frame of a TApplicationException; `kind` is one of its numbers."""
-    text = reason.encode("utf-8", "backslashreplace").decode()
-    body = encode(_Failure(text, kind))
-    start = _START.pack(_STRICT, EXCEPTION, len(name)) + name + _SEQUENCE.pack(sequence)
-    return _SEQUENCE.pack(len(start) + len(body)) + start + body
-
-
-def unknown_method(name: bytes, sequence: int) -> bytes:
-    """The frame that answers a call of a method that METHODS does not have."""
-    reason = f"unknown method {name.decode('utf-8', 'backslashreplace')!r}"
-    return failure(name, sequence, TApplicationException.UNKNOWN_METHOD, reason)
-
-
-class Method:
-    """One method of the interface: makes and reads its messages.
-
-    `call`, `reply` and `fail` return whole frames, the 4-byte length included; sequences are signed 32-bit
-    numbers. They raise ValueError, TypeError or OverflowError for values that do not fit the interface.
-    """
-
-    __slots__ = (
-        "_call", "_call_start", "_plain", "_reply", "_reply_start", "_whole_argument",
-        "_whole_result", "args", "name", "oneway", "result", "service", "throws",
-    )  # fmt: skip
-
-    def __init__(self, service: Any, name: str) -> None:
-        self.name = name
-        self.service: str = service.__name__.rpartition(".")[2]
-        self.args: Any = named_tuple(getattr(service, f"{name}_args"))
-        result = getattr(service, f"{name}_result", None)
-        self.result: Any = result and named_tuple(result)
-        self.oneway = result is None
-        arguments = [field for field in self.args.thrift_spec if field]
-        results = [field for field in getattr(self.result, "thrift_spec", ()) if field]
-        self.throws: dict[type, int] = {field[3][0]: field[0] for field in results if field[0] != 0}
-        self._whole_argument = _only_struct(arguments)
-        self._whole_result = _only_struct([field for field in results if field[0] == 0])
-        # Nodes always fill every field, and the core relies on it; clients may leave arguments out.
-        self._plain = self.service != "Node"
-        self._call, self._call_start = self._opening(ONEWAY if self.oneway else CALL, self._whole_argument)
-        self._reply, self._reply_start = self._opening(REPLY, self._whole_result)
-
-    def _opening(self, kind: int, whole: type | None) -> tuple[Struct, bytes]:
-        """How a frame begins: a layout for (length, constant bytes, sequence, start of its only struct)."""
-        name = self.name.encode()
-        start = _START.pack(_STRICT, kind, len(name)) + name
-        return Struct(f">i{len(start)}si{3 if whole else 0}s"), start
-
-    def __repr__(self) -> str:
-        return f"<Method {self.service}.{self.name}>"
-
-    def call(self, sequence: int, *arguments: Any) -> bytes:
-        """The frame that calls the method. Absent arguments are None."""
-        start = self._call_start
-        if self._whole_argument:
-            body = encode(arguments[0])
-            return self._call.pack(len(start) + 8 + len(body), start, sequence, _ARGUMENT) + body + _STOP
-        body = encode(self.args(*arguments))
-        return self._call.pack(len(start) + 4 + len(body), start, sequence, b"") + body
-
-    def reply(self, sequence: int, value: Any) -> bytes:
-        """The frame that answers a call with this value."""
-        start = self._reply_start
-        if self._whole_result:
-            body = encode(value)
-            return self._reply.pack(len(start) + 8 + len(body), start, sequence, _SUCCESS) + body + _STOP
-        assert self.result is not None, "a oneway method has no reply"
-        body = encode(self.result(value))
-        return self._reply.pack(len(start) + 4 + len(body), start, sequence, b"") + body
-
-    def fail(self, sequence: int, error: Exception) -> bytes:
-        """The frame that answers a call with this error: as declared, or else a TApplicationException."""
-        field = self.throws.get(type(error))
-        if field is not None:
-            body = b"\x0c" + field.to_bytes(2, "big") + encode(error) + _STOP
-            start = self._reply_start + _SEQUENCE.pack(sequence)
-            return _SEQUENCE.pack(len(start) + len(body)) + start + body
-        kind, reason = TApplicationException.INTERNAL_ERROR, f"{type(error).__name__}: {error}"
-        if isinstance(error, TApplicationException):
-            kind, reason = error.type, str(error.message)
-        elif isinstance(error, Malformed):
-            kind, reason = TApplicationException.PROTOCOL_ERROR, str(error)
-        return failure(self.name.encode(), sequence, kind, reason[:MAX_REASON])
-
-    def arguments(self, frame: bytes, offset: int) -> tuple[Any, ...]:
-        """The arguments of a call, whose struct begins at the offset and ends with the frame; absent: None.
-
-        Malformed if the bytes are no arguments of this method, or a message between nodes lacks a field.
-        """
-        whole = self._whole_argument
-        if whole and frame.startswith(_ARGUMENT, offset):
-            values: tuple[Any, ...] = (decode(whole, frame, offset + 3),)
-        else:
-            values = decode(self.args, frame, offset)
-        if self._plain or values[0] is not None:
-            return values
-        raise Malformed(f"{self.name}: a field is absent")
-
-    def answer(self, kind: int, frame: bytes, offset: int) -> Any:
-        """The value in an answer; `kind` is from its header. Raises the declared exception if it holds one.
-
-        An answer of kind EXCEPTION raises TApplicationException; one without any field, and garbage,
-        raise Malformed.
-        """
-        if kind != REPLY:
-            raise self._exception(kind, frame, offset)
-        whole = self._whole_result
-        if whole and frame.startswith(_SUCCESS, offset):
-            value = decode(whole, frame, offset + 3)
-        else:
-            value, *errors = decode(self.result, frame, offset)
-            if value is None:
-                declared = (error for error in errors if error is not None)
-                raise next(declared, Malformed(f"{self.name}: empty reply"))
-        return value
-
-    def _exception(self, kind: int, frame: bytes, offset: int) -> Exception:
-        if kind != EXCEPTION:
-            return Malformed(f"{self.name}: an answer of kind {kind}")
-        failure = decode(_Failure, frame, offset)
-        error: Exception = TApplicationException(failure.type or 0, failure.message)
-        return error
-
-
-# How a struct begins whose only field is itself a struct: type 12, and the field's number. What follows the
-# inner struct is the end of the outer one, or fields that this version does not know: nobody needs either.
-_ARGUMENT, _SUCCESS = b"\x0c\0\1", b"\x0c\0\0"
-
-
-def _only_struct(fields: list[Any]) -> type | None:
-    """The type of the only field if that is a struct."""
-    if len(fields) == 1 and fields[0][1] == TType.STRUCT:
-        struct: type = fields[0][3][0]
-        return struct
-    return None
-
-
-def _methods(*services: Any) -> dict[bytes, Method]:
-    """Every method of the services, by its name on the wire."""
-    methods: dict[bytes, Method] = {}
-    for service in services:
-        for name in vars(service.Iface):
-            if not name.startswith("_"):
-                assert name.encode() not in methods, f"two services have a method {name}"
-                methods[name.encode()] = Method(service, name)
-    return methods
-
-
-METHODS: Final = _methods(KeyValue, Node)
-
-
-# ------------------------------------------------------------------------------------------------ connections
+_LENGTH: Final = Struct(">i")
 
 
 class Flusher:
-    """The connections that have something to send. Their owner calls flush_all() once per turn."""
+    """The connections that have something to send; their owner calls flush_all() once in each turn."""
 
     __slots__ = ("dirty",)
 
@@ -247,18 +45,18 @@ class Flusher:
         self.dirty: list[Connection] = []
 
     def flush_all(self) -> None:
-        """One write per connection that has something to send."""
+        """Send what the connections hold, each with one write."""
         for connection in self.dirty:
             connection.flush()
         self.dirty.clear()
 
 
 class Connection(asyncio.Protocol):
-    """One connection, whoever opened it. Complete messages go to on_message, in the order of their arrival.
+    """A connection, opened by either side; whole messages go to on_message in the order of their arrival.
 
-    A peer that sends something else, that dawdles, or (unless the connection is lossy) does not read is cut
-    off. on_lost is called once, when a connection that was made is gone; its error says why, if anybody is
-    to blame. Malformed out of on_message cuts the peer off as well; other errors go to the event loop.
+    A peer is cut off if it sends bytes that are no messages, is too slow, or (unless the connection is lossy)
+    does not read our output. It is also cut off when on_message raises Malformed; other errors go to the
+    event loop. on_lost is called once, when a connection that was made is gone; its error, if any, says why.
     """
 
     __slots__ = (
@@ -279,10 +77,10 @@ class Connection(asyncio.Protocol):
         lossy: bool = False,
         user: Any = None,
     ) -> None:
-        """`max_frame` in bytes, without the length; it may be changed at any time.
+        """Make a connection that takes no frames before `on_made` was called.
 
-        `max_output` bounds what is unsent, in bytes. Beyond it a lossy connection refuses frames, others are
-        aborted. `on_made` is called when the connection stands; only from then on does it take frames.
+        `max_frame` is the bytes of the longest frame, without its length; it may be changed at any time.
+        `max_output` bounds the unsent bytes: beyond it a lossy connection refuses frames, others are aborted.
         """
         self.max_frame = max_frame
         self.peer = "?"
@@ -290,13 +88,13 @@ class Connection(asyncio.Protocol):
         self._on_message, self._on_lost, self._on_made = on_message, on_lost, on_made
         self._flusher, self._max_output, self._lossy = flusher, max_output, lossy
         self._transport: asyncio.Transport | None = None
-        self._partial = bytearray()  # the beginning of a frame, its length included
-        self._needed = 0  # no frame is complete before _partial holds this many bytes
+        self._partial = bytearray()  # the beginning of a frame, with its length
+        self._needed = 0  # bytes that _partial must have before its first frame is complete
         self._out: list[bytes] = []
-        self._room = max_output  # what may be added to _out without asking the transport what it holds
-        self._deadline = inf
-        self.heard = False
-        self._open = False  # takes frames and hands out messages
+        self._room = max_output  # bytes that certainly fit; _has_room() asks the transport for more
+        self._deadline = inf  # by the event loop's clock
+        self.heard = False  # the peer has sent a message
+        self._open = False  # frames are accepted, and messages passed on
         self._fault: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -325,7 +123,7 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         if not self._open:
-            return  # the owner has hung up
+            return  # on_message has closed the connection
         if start == len(data):
             self._deadline = inf
         else:
@@ -334,17 +132,17 @@ class Connection(asyncio.Protocol):
                 self._deadline = asyncio.get_running_loop().time() + FRAME_S
 
     def _messages(self, data: bytes) -> int:
-        """Hand out the complete messages at the beginning of the data; where the incomplete one begins."""
+        """Pass on the whole messages in the data; return where the incomplete one begins."""
         start, size = 0, len(data)
         while start + 4 <= size:
-            length = _SEQUENCE.unpack_from(data, start)[0]
+            length = _LENGTH.unpack_from(data, start)[0]
             if not 0 < length <= self.max_frame:
                 raise Malformed(f"a frame of {length} bytes (1 to {self.max_frame} are allowed)")
             end = start + 4 + length
             if end > size:
                 self._needed = end - start
                 return start
-            # As most often there is nothing but one frame: no need to cut it out.
+            # The common case: the data is one frame, and need not be copied.
             frame = data if length + 4 == size else data[start:end]
             kind, name, sequence, offset = header(frame, 4)
             self.heard = True
@@ -356,7 +154,7 @@ class Connection(asyncio.Protocol):
         return start
 
     def send(self, frame: bytes) -> bool:
-        """Buffer a whole frame; it leaves with the next flush. False if the connection does not take it."""
+        """Buffer a whole frame until the next flush; return False if the connection does not accept it."""
         if not self._open:
             return False
         self._room -= len(frame)
@@ -368,7 +166,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def _has_room(self, size: int) -> bool:
-        """Whether a frame of this size still fits, now that the transport has had time to send."""
+        """Tell whether a frame of this size fits; the transport may have sent some output meanwhile."""
         self._room = self._max_output - self._unsent() - sum(map(len, self._out)) - size
         if self._room >= 0:
             return True
@@ -382,14 +180,14 @@ class Connection(asyncio.Protocol):
         return self._transport.get_write_buffer_size() if self._transport else 0
 
     def flush(self) -> None:
-        """Write everything buffered, at once."""
+        """Write all that is buffered, with one write."""
         if self._out and self._transport:
             self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
             self._out.clear()
             self._room = self._max_output - self._unsent()
 
     def stale(self, now: float) -> bool:
-        """Abort the connection if its peer keeps us waiting too long; whether it did. `now`: loop.time()."""
+        """Abort the connection if its peer is too slow, and tell whether it was; `now` is loop.time()."""
         if now < self._deadline:
             return False
         self._fault = self._fault or TimeoutError(
@@ -399,7 +197,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def close(self) -> None:
-        """Hang up once everything buffered is sent. Nothing is received any more."""
+        """Close the connection when all that is buffered has been sent; receive nothing from now on."""
         if self._open and self._transport:
             self.flush()
             self._open = False
@@ -407,7 +205,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Hang up, whatever is unsent."""
+        """Close the connection now, and drop what is unsent."""
         self._open = False
         self._deadline = inf
         self._out.clear()
@@ -423,9 +221,9 @@ class Connection(asyncio.Protocol):
 
 
 class Link:
-    """A connection to a peer that comes back by itself, until close(). Its messages may get lost.
+    """A connection to a peer that is made again whenever it is lost, until close(); messages may get lost.
 
-    `refused`: nobody listened there, when it last tried to connect.
+    `refused` tells that the last attempt to connect found nobody listening.
     """
 
     def __init__(
@@ -441,10 +239,10 @@ class Link:
         tls: ssl.SSLContext | None = None,
         user: Any = None,
     ) -> None:
-        """on_up and on_down alternate. The connection that on_message gets has the link as its `user`."""
+        """Make a link; on_up and on_down alternate, and the link is the `user` of each of its connections."""
         self.host, self.port, self.user = host, port, user
         self.refused = False
-        self.connection: Connection | None = None  # while it is up
+        self.connection: Connection | None = None  # while the link is up
         self._flusher, self._max_frame, self._tls = flusher, max_frame, tls
         self._on_up, self._on_message, self._on_down = on_up, on_message, on_down
         self._lost = asyncio.Event()
@@ -453,19 +251,19 @@ class Link:
     def start(self) -> None:
         """Begin to connect, in the running event loop."""
         self._task = asyncio.get_running_loop().create_task(self._stay_connected())
-        # An error that _stay_connected does not expect is a bug: the loop's exception handler hears of it.
+        # An error that _stay_connected does not expect is a bug, and goes to the loop's exception handler.
         self._task.add_done_callback(lambda task: None if task.cancelled() else task.result())
 
     def send(self, frame: bytes) -> bool:
-        """Buffer a whole frame; False if the link is down, or its peer too far behind."""
+        """Buffer a whole frame; return False if the link is down, or too much is unsent."""
         return self.connection is not None and self.connection.send(frame)
 
     def stale(self, now: float) -> bool:
-        """As Connection.stale; the link connects again."""
+        """Do as Connection.stale; the link then connects again."""
         return self.connection is not None and self.connection.stale(now)
 
     def close(self) -> None:
-        """Hang up for good."""
+        """Close the connection for good."""
         if self._task:
             self._task.cancel()
         if self.connection:
@@ -478,15 +276,13 @@ class Link:
             begun = loop.time()
             if await self._connect():
                 await self._lost.wait()
-            if (
-                loop.time() - begun > LAST_PAUSE_S
-            ):  # (a peer that hangs up on us at once is not called at once)
+            if loop.time() - begun > LAST_PAUSE_S:  # otherwise the pauses go on growing
                 pause = FIRST_PAUSE_S
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE_S)
 
     async def _connect(self) -> bool:
-        """Try the peer's addresses, one after the other; whether a connection was made."""
+        """Try the peer's addresses, one after the other; return whether a connection was made."""
         loop = asyncio.get_running_loop()
         name = self.host if self._tls else None
         errors: list[OSError] = []
@@ -503,12 +299,12 @@ class Link:
                     except OSError as error:
                         errors.append(error)
                     except asyncio.CancelledError:
-                        # It may have been made already, and uvloop would not tell that it is lost.
+                        # A connection may have been made already, and uvloop would not report its loss.
                         if self.connection:
                             self.connection.abort()
                             self._down(self.connection, None)
                         raise
-        except OSError as error:  # the name is not known, or the time is over
+        except OSError as error:  # the name is unknown, or the time is over
             errors.append(error)
         self.refused = all(isinstance(error, ConnectionRefusedError) for error in errors)
         return False
@@ -539,18 +335,18 @@ class Link:
 async def listen(
     host: str, port: int, factory: Callable[[], Connection], ssl: ssl.SSLContext | None = None
 ) -> asyncio.Server:
-    """Accept connections, each made by the factory. OSError if the address is in use or not ours."""
-    # No reuse_port: of two processes on one port each would get half of the connections, and nobody an error.
+    """Accept connections, each made by the factory; raise OSError if the address is in use or not ours."""
+    # Without reuse_port, for with it two processes on one port would share the connections without an error.
     return await asyncio.get_running_loop().create_server(
         factory, host, port, ssl=ssl, reuse_address=True, ssl_handshake_timeout=GREETING_S if ssl else None
     )
 
 
 def tls_contexts(certificate: str, key: str, authority: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """The contexts of the accepting and the connecting side; each demands a certificate of the authority.
+    """Make the contexts of the accepting and the connecting side; both demand certificates of the authority.
 
-    The arguments are paths of PEM files. The certificate must name the host under which the node is called.
-    OSError (or its ssl.SSLError) if a file is missing or something else.
+    The arguments are paths of PEM files. The certificate must name the host under which other nodes find this
+    one. OSError (or its subclass ssl.SSLError): a file is missing or unusable.
     """
     contexts = (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     for context in contexts:

@@ -1,12 +1,12 @@
-"""The structs and enumerations of kvstore.thrift with their types, as named tuples: immutable, cheap to make.
+"""The structs and enumerations of kvstore.thrift, as typed named tuples: immutable, and cheap to make.
 
-The interface definition says what each field means, and a test compares the two. What has a default here may
-be absent, and then is None; all else must be there, or what arrives is Malformed. So a field that a later
-version adds must be optional: older nodes do not send it, and older journals do not have it. What clients
-send may lack any field, and is looked at by store.invalid(): those fields are Any.
+kvstore.thrift says what each field means; a test compares it with this module. A field with a default may be
+absent, and is None then. All other fields must be present, or the struct is Malformed. So a field that a
+later version adds must be optional, because older nodes do not send it, and older journals do not have it.
+Structs from clients may lack any field; their fields are Any, and validation.invalid() checks them.
 
-Thrift's own classes have no types, and take twice as long to make. (Status, which has optional fields among
-the others, is made of the generated class by interface.named_tuple.)
+Thrift's own classes have no types, and take twice as long to make. (Status has optional fields between the
+others; codec.named_tuple makes it from the generated class.)
 """
 
 from typing import Any, Final, NamedTuple

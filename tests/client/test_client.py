@@ -17,6 +17,7 @@ import pytest
 from paxoskv import AsyncClient, Client
 from paxoskv.client import cli as command_line
 from paxoskv.client import operations
+from paxoskv.client.base import addresses_of
 from paxoskv.client.operations import (
     Attempt,
     Calls,
@@ -32,21 +33,18 @@ from paxoskv.client.operations import (
     Unfit,
     UnknownOutcome,
 )
-from paxoskv.client.sync import nodes_of
 from paxoskv.config import Cluster
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import Expired, Forgotten, NotDone, Unknown
+from paxoskv.wire.methods import METHODS
+from paxoskv.wire.structs import (
     Command,
-    Expired,
-    Forgotten,
-    NotDone,
     Outcome,
     ReadMode,
     Result,
     Session,
-    Unknown,
     Verb,
 )
-from paxoskv.wire.connection import METHODS
+from paxoskv.wire.validation import MAX_RESULTS
 from tests.harness.fake_node import (
     ANOTHER_CALL,
     CLOSE,
@@ -259,11 +257,11 @@ def test_first_incomplete_is_the_lowest_number_without_an_answer(started: Stage)
 def test_a_session_whose_window_is_full_is_replaced(started: Stage) -> None:
     slow = started.calls.put("slow", "v").steps
     next(slow)
-    for _ in range(operations.WINDOW - 1):
+    for _ in range(MAX_RESULTS - 1):
         started.play(started.calls.put("k", "v"), OK)
     started.play(started.calls.put("k", "v"), ANOTHER, OK)
     ids = started.requests()
-    assert all(r.sequence - r.first_incomplete < operations.WINDOW for r in ids)
+    assert all(r.sequence - r.first_incomplete < MAX_RESULTS for r in ids)
     assert (ids[-2].session, ids[-1].session, ids[-1].sequence) == (SESSION, ANOTHER, 1)
 
 
@@ -666,11 +664,11 @@ def test_an_async_client_keeps_many_operations_under_way_and_survives_a_lost_con
 
 
 def test_addresses_are_understood_or_refused() -> None:
-    assert [(n.host, n.port, str(n)) for n in nodes_of("[::1]:7001")] == [("::1", 7001, "[::1]:7001")]
-    assert str(nodes_of("localhost:1")[0]) == "localhost:1"
+    assert [(n.host, n.port, str(n)) for n in addresses_of("[::1]:7001")] == [("::1", 7001, "[::1]:7001")]
+    assert str(addresses_of("localhost:1")[0]) == "localhost:1"
     for wrong in ("localhost", ":1", "localhost:0", "localhost:65536", "localhost:x", ""):
         with pytest.raises(ValueError, match="HOST:PORT"):
-            nodes_of(wrong)
+            addresses_of(wrong)
 
 
 def test_a_node_that_does_not_exist_is_an_error(fakes: FakeCluster) -> None:

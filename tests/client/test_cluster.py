@@ -154,8 +154,8 @@ WRONG: dict[str, tuple[Any, str]] = {
         '"port" stands twice',
     ),
     "NaN": (b'{"revoke_after_s": NaN}', "NaN is not JSON"),
-    "endless nesting": (b"[" * 100_000, "not JSON that anybody means"),
-    "endless digits": (b"1" * 10_000, "not JSON that anybody means"),
+    "endless nesting": (b"[" * 100_000, "not usable JSON"),
+    "endless digits": (b"1" * 10_000, "not usable JSON"),
     "deep nesting": (b'{"nodes": 1, "name": ' + b"[" * 500 + b"]" * 500 + b"}", "name: a list is not a name"),
     # the whole
     "a list": ([], "the whole: a list is not an object"),
@@ -312,7 +312,7 @@ KINDS = (
 def test_every_program_refuses_a_wrong_file_with_exit_code_2_and_that_one_line(
     tmp_path: Path, kind: str
 ) -> None:
-    """And makes nothing. (An id that the file lacks, and another cluster's file: see test_server.py.)"""
+    """And makes nothing; for an id that the file lacks, and another cluster's file, see test_server.py."""
     content, reason = WRONG[kind]
     file = tmp_path / "cluster.json"
     file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from paxoskv.client import health
+from paxoskv.client.base import Address
 from paxoskv.client.operations import ClientError
-from paxoskv.client.sync import Node
 from paxoskv.config import load
-from paxoskv.wire.codec import LogStatus, Position, Status
+from paxoskv.wire.codec import Status
+from paxoskv.wire.structs import LogStatus, Position
 from tests.harness.processes import (
     CLIENT,
     DEADLINE_S,
@@ -44,11 +45,11 @@ def view(node: int, executed: int, applied: tuple[int, int] = (9, 1), *, hash: i
         logs=logs, connected=[], pending=0, journal_bytes=1 << 20, memory_bytes=1 << 20, uptime_s=1.0,
         counters={}, hash=hash, in_flight=0, state="serving", problems=[],
     )._replace(**more)  # fmt: skip
-    return health.View(Node(node, "h", node), status, None)
+    return health.View(Address(node, "h", node), status, None)
 
 
 def dead(node: int) -> Any:
-    return health.View(Node(node, "h", node), None, ClientError(f"status: node {node} (h:{node}): gone"))
+    return health.View(Address(node, "h", node), None, ClientError(f"status: node {node} (h:{node}): gone"))
 
 
 # ---------------------------------------------------------------------------------------- what is worked out

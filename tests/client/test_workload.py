@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from paxoskv.client import cli as command_line
-from paxoskv.client import workload
+from paxoskv.client import report, workload
 from paxoskv.client.workload import Done, Row, Run
-from paxoskv.wire.codec import MAX_KEY_BYTES, MAX_VALUE_BYTES, NotDone
+from paxoskv.wire.codec import NotDone
+from paxoskv.wire.validation import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from scripts import make_workload
 from tests.harness.fake_node import DO_AND_CLOSE, IGNORE, FakeCluster
 from tests.harness.linearizability import check, load
@@ -130,18 +131,18 @@ def done(outcome: str, seconds: float, verb: str = "PUT") -> Done:
 
 
 def test_percentiles_are_by_nearest_rank() -> None:
-    statistics = workload.latency([i / 100 for i in range(100, 0, -1)])
+    statistics = report.latency([i / 100 for i in range(100, 0, -1)])
     assert statistics == pytest.approx(
         {"mean_s": 0.505, "stddev_s": 0.290115, "p50_s": 0.5, "p95_s": 0.95, "p99_s": 0.99, "max_s": 1.0},
         rel=1e-4,
     )
-    assert workload.latency([2.0])["stddev_s"] == 0.0
-    assert set(workload.latency([]).values()) == {None}
+    assert report.latency([2.0])["stddev_s"] == 0.0
+    assert set(report.latency([]).values()) == {None}
 
 
 def test_failures_are_counted_but_are_no_part_of_latencies_or_throughput() -> None:
     result = Run([done("ok", 1), done("not_found", 3, "GET"), done("failed", 10), done("unknown", 10)])
-    totals = workload.summary(result, malformed=5)
+    totals = report.summary(result, malformed=5)
     assert [totals[name] for name in ("operations", "ok", "not_found", "failed", "unknown", "malformed")] == [
         4, 1, 1, 1, 1, 5,
     ]  # fmt: skip
@@ -149,7 +150,7 @@ def test_failures_are_counted_but_are_no_part_of_latencies_or_throughput() -> No
     assert totals["latency"]["max_s"] == 3.0
     assert totals["verbs"]["PUT"]["latency"]["max_s"] == 1.0
     assert totals["verbs"]["DELETE"]["latency"]["mean_s"] is None
-    assert "4 operations, 1 failed, 1 unknown, 5 malformed" in workload.table(totals)
+    assert "4 operations, 1 failed, 1 unknown, 5 malformed" in report.table(totals)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_failures_are_counted_but_are_no_part_of_latencies_or_throughput() -> No
     ],
 )
 def test_the_exit_code_tells_the_worst(result: Run, code: int) -> None:
-    assert workload.exit_code(result) == code
+    assert report.exit_code(result) == code
 
 
 # ------------------------------------------------------------------------------------------------------ runs
@@ -258,14 +259,14 @@ def test_each_process_keeps_the_order_of_its_rows_and_begins_at_another_node(
 
 def test_a_process_that_is_done_stays_until_all_are(fakes: FakeCluster) -> None:
     """Its end would take a processor away from those that are still measured."""
-    part = workload._Part(0, 0, rows("GET,k\n"), workload.Settings(fakes.cluster), workload._Board(1))
+    part = workload._Part(0, 0, rows("GET,k\n"), workload.Settings(fakes.cluster), workload._Outcomes(1))
     ours, theirs = multiprocessing.Pipe()
     ended, early = threading.Event(), []
 
     def parent() -> None:
         ours.recv()
         ours.send("go")
-        assert isinstance(ours.recv(), workload._Last)
+        assert isinstance(ours.recv(), workload._Rest)
         early.append(ended.wait(0.5))
         ours.close()
 

@@ -26,9 +26,9 @@ sys.path.insert(0, str(PROJECT))
 
 from paxoskv import multipaxos  # noqa: E402
 from paxoskv.node import server  # noqa: E402
-from paxoskv.storage import checkpoint, journal  # noqa: E402
+from paxoskv.storage import checkpoint, checkpoint_process, journal  # noqa: E402
 from paxoskv.wire import connection  # noqa: E402
-from paxoskv.wire.codec import Identity  # noqa: E402
+from paxoskv.wire.structs import Identity  # noqa: E402
 
 SEGMENT_BYTES = 32 << 10
 T = TypeVar("T")
@@ -177,16 +177,16 @@ class Server(server.Server):
 
 
 def main() -> int:
-    """What server.py does, or what checkpoint.py does where a node has started this to make a checkpoint."""
-    replaced: Any = (journal, checkpoint, server)
-    for module in replaced[:2]:
+    """Do what server.py does, or checkpoint_process.py where a node has started this to make a checkpoint."""
+    replaced: Any = (server, journal, checkpoint)
+    for module in replaced[1:]:
         module.Files = Files
     if in_child:
-        return checkpoint.main()
-    checkpoint.PROGRAM[1:] = [__file__]  # that is the program which a node starts to make a checkpoint
-    replaced[2].CHECKPOINT_AGAIN = 1.0
-    replaced[2].Journal, replaced[2].Node = Journal, Node
-    replaced[2].Flusher, replaced[2].Server = Flusher, Server
+        return checkpoint_process.main()
+    checkpoint_process.PROGRAM[1:] = [__file__]  # what a node starts to make a checkpoint
+    replaced[0].CHECKPOINT_AGAIN = 1.0
+    replaced[0].Journal, replaced[0].Node = Journal, Node
+    replaced[0].Flusher, replaced[0].Server = Flusher, Server
     return server.main()
 
 

@@ -213,7 +213,7 @@ class Disk(Files):
         self.close(handle)
         self.rename(unfinished, path)
 
-    def uncache(self, handle: int, offset: int = 0, length: int = 0) -> None:
+    def drop_page_cache(self, handle: int, offset: int = 0, length: int = 0) -> None:
         self._opened(handle)
 
     def make_directory(self, path: Path) -> None:
@@ -287,7 +287,7 @@ class Disk(Files):
     def salt(self) -> bytes:
         return self._salt.randbytes(8)
 
-    def rest(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         """Nobody waits for this processor."""
 
     def background(self, work: Callable[[], T]) -> Future[T]:

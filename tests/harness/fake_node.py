@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from paxoskv.config import Cluster, Member
-from paxoskv.state.store import Store, encode_batch, invalid
-from paxoskv.wire.codec import Command, Expired, Forgotten, NotDone, Outcome, Page, Position, Status, Verb
-from paxoskv.wire.connection import METHODS, header
+from paxoskv.state.store import Store, encode_batch
+from paxoskv.wire.codec import Expired, Forgotten, NotDone, Status
+from paxoskv.wire.methods import METHODS, header
+from paxoskv.wire.structs import Command, Outcome, Page, Position, Verb
+from paxoskv.wire.validation import invalid
 
 # What a node may be told to do with one call; besides, an exception to raise, or a function that says what.
 CLOSE = "hang up, and do nothing"

@@ -1,4 +1,4 @@
-"""Is a recorded history linearizable?
+"""Decides whether a recorded history is linearizable.
 
 A history is what clients saw: operations, each with the times of its call and its return. It is linearizable
 if every operation can be given one instant between the two, so that the answers are those of one store that

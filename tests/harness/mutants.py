@@ -39,8 +39,10 @@ Change = tuple[str, str, str]  # module, text, replacement
 
 @dataclass(frozen=True)
 class Mutant:
-    """`story` ("module.function") fails with the changes, or a simulation does: `seen` (profile, seed) at the
-    latest check, else some seed of `profiles`.
+    """Changes of the code, and what catches them: a story or a simulation.
+
+    `story` is "module.function". A simulation is `seen` (profile, seed) at the latest check, else some seed
+    of `profiles`.
     """
 
     name: str
@@ -801,7 +803,7 @@ MUTANTS = [
     met(
         "compare-and-set does not compare",
         "default 1",
-        ("state.store", "                if held != command.expected:\n", "                if False:\n"),
+        ("state.store", "                if present != command.expected:\n", "                if False:\n"),
     ),
     told(
         "a command of a batch does not see those before it",
@@ -1062,9 +1064,7 @@ def attempt(
 
 
 def attempt_here(task: str) -> None:
-    """The child's main(): `task` is JSON with the arguments of attempt(), and the directory of the changed
-    modules.
-    """
+    """Run in the child; `task` is JSON: the directory of the changed modules, and attempt()'s arguments."""
     directory, changed, *arguments = json.loads(task)
     sys.path.insert(0, str(ROOT))
     for module in changed:

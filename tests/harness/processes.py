@@ -200,10 +200,10 @@ class RealCluster(Processes):
         program: Path = SERVER,
         **settings: Any,
     ) -> None:
-        """file: a cluster.json that is there already. where: what each node's command begins with. program:
-        what runs in the place of server.py.
+        """Take a cluster.json (`file`), or make one.
 
-        Unless a test asks for it, no node repairs itself: a recovery that wrongly finds damage must be seen.
+        `where` is what each node's command begins with, and `program` runs in the place of server.py. Unless
+        a test asks for it, no node repairs itself: a recovery that wrongly finds damage must be seen.
         """
         super().__init__()
         self.directory = directory

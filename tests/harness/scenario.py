@@ -28,7 +28,8 @@ from paxoskv import multipaxos
 from paxoskv.node import replica
 from paxoskv.state import store
 from paxoskv.storage import checkpoint
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import decode, encode
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Chunk,
@@ -45,8 +46,6 @@ from paxoskv.wire.codec import (
     Result,
     Session,
     Verb,
-    decode,
-    encode,
 )
 
 DELAY = 0.001  # seconds that a message takes

@@ -31,6 +31,14 @@ from paxoskv.state.store import Store
 from paxoskv.storage import checkpoint
 from paxoskv.storage.journal import FIRST, Damaged, Journal, Manifest, read_frame_header, read_segment_header
 from paxoskv.wire.codec import (
+    Expired,
+    Forgotten,
+    NotDone,
+    Unknown,
+    decode,
+    encode,
+)
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
@@ -38,15 +46,12 @@ from paxoskv.wire.codec import (
     Chunk,
     Command,
     Entry,
-    Expired,
     Fact,
     Fetch,
     FetchCheckpoint,
     Fetched,
-    Forgotten,
     Identity,
     Learn,
-    NotDone,
     Outcome,
     Prepare,
     Promise,
@@ -57,12 +62,9 @@ from paxoskv.wire.codec import (
     RequestId,
     Result,
     Session,
-    Unknown,
     Verb,
     Verdict,
     Vote,
-    decode,
-    encode,
 )
 from tests.harness.disk import Content, Crash, Disk, kept, lost, some
 from tests.harness.linearizability import Operation, Undecided, check
@@ -913,7 +915,7 @@ class Machine:
         simulation.at(simulation.now + pause, noticed)
 
     def _checkpoint(self, life: int, segment: int, frame: int) -> None:
-        """The process that makes checkpoints. (It may die with the machine, at any of its steps.)"""
+        """Do what the checkpoint process does; it may die with the machine, at any of its steps."""
         if life != self.life or (segment, frame) != self.journal.rolled:
             return
         simulation, random = self.simulation, self.simulation.random
@@ -1533,7 +1535,7 @@ class Simulation:
         heapq.heappush(self.queue, (time, self.scheduled, action, arguments))
 
     def note(self, what: str, node: int, *more: Any) -> None:
-        """An event, for the trace and its hash. (Numbers only: the hash of a string is not the same.)"""
+        """Note an event in the trace and its hash, by numbers only: a string's hash differs between runs."""
         self.trace.append((self.now, what, node, *more))
         self.trace_hash = hash((self.trace_hash, self.now, node, len(what)))
 
@@ -1615,9 +1617,7 @@ class Simulation:
         return "\n".join(lines)
 
     def _held(self, log: int) -> str:
-        """Who holds what of a log on its disk: length, ballot, and the timestamps of the last chosen entries
-        and of those beyond.
-        """
+        """Tell who holds what of a log on its disk: length, ballot, and the last entries' timestamps."""
         parts = []
         from_slot = max(0, len(self.oracle.logs[log].chosen) - 2)
         for node in self.nodes:

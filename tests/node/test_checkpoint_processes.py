@@ -91,7 +91,7 @@ def children(pid: int) -> list[int]:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == pid and b"paxoskv.storage.checkpoint" in (path / "cmdline").read_bytes():
+            if parent == pid and b"paxoskv.storage.checkpoint_process" in (path / "cmdline").read_bytes():
                 found.append(int(path.name))
         except OSError:  # it has ended meanwhile
             continue

@@ -17,7 +17,9 @@ import pytest
 
 from paxoskv.client.operations import ClientError
 from paxoskv.client.sync import Client
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import Malformed
+from paxoskv.wire.methods import CALL, METHODS, ONEWAY, header
+from paxoskv.wire.structs import (
     Accept,
     Barrier,
     Command,
@@ -27,7 +29,6 @@ from paxoskv.wire.codec import (
     FetchCheckpoint,
     Identity,
     Learn,
-    Malformed,
     Position,
     Prepare,
     Rejoin,
@@ -35,7 +36,6 @@ from paxoskv.wire.codec import (
     Session,
     Verb,
 )
-from paxoskv.wire.connection import CALL, METHODS, ONEWAY, header
 from tests.harness.processes import RealCluster, eventually
 
 FRAMES = 10_000

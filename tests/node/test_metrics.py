@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from paxoskv.config import load
 from paxoskv.node import server
 from paxoskv.node.metrics import COUNTERS, GAUGES, Collector, Counts, Histogram, Page
-from paxoskv.wire.codec import Command, NotDone, Verb
+from paxoskv.wire.codec import NotDone
+from paxoskv.wire.structs import Command, Verb
 from tests.harness.processes import SERVER, Process, Processes, RealCluster, cluster_file, eventually, finish
 
 

@@ -16,7 +16,7 @@ from paxoskv.client.operations import Attempt, ClientError, NotDoneError, Unknow
 from paxoskv.client.sync import Client
 from paxoskv.storage.journal import Journal
 from paxoskv.wire.codec import NotDone, Unknown
-from paxoskv.wire.connection import METHODS
+from paxoskv.wire.methods import METHODS
 from tests.harness.linearizability import Operation, check
 from tests.harness.processes import (
     SCRIPTS,

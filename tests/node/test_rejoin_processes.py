@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from paxoskv.node.server import EXIT_STALE, EXIT_USAGE
-from paxoskv.wire.codec import Identity, Refused
-from paxoskv.wire.connection import METHODS, header
+from paxoskv.wire.codec import Refused
+from paxoskv.wire.methods import METHODS, header
+from paxoskv.wire.structs import Identity
 from tests.harness.processes import RealCluster, eventually, finish
 
 pytestmark = pytest.mark.slow

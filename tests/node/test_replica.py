@@ -9,24 +9,19 @@ from paxoskv.multipaxos import Cut
 from paxoskv.node import replica
 from paxoskv.node.replica import CHUNK_PAUSE, GATHER, QUEUE, WINDOW, Download, Replica, Single, refusal
 from paxoskv.state.store import Store
-from paxoskv.wire.codec import (
-    MAX_BATCH,
-    MAX_CLIENT_FRAME,
-    MAX_NODE_FRAME,
+from paxoskv.wire.codec import Expired, Forgotten, NotDone, Unknown
+from paxoskv.wire.structs import (
     Chunk,
     Command,
-    Expired,
     FetchCheckpoint,
-    Forgotten,
-    NotDone,
     Outcome,
     Record,
     RequestId,
     Result,
     Session,
-    Unknown,
     Verb,
 )
+from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_NODE_FRAME
 from tests.harness.scenario import Answer, Cluster
 
 

@@ -27,19 +27,16 @@ from paxoskv.client.sync import Client
 from paxoskv.config import load
 from paxoskv.kvstore import KeyValue
 from paxoskv.kvstore.ttypes import Command, RequestId, Session
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import Expired, Forgotten, NotDone, Refused
+from paxoskv.wire.methods import METHODS, header
+from paxoskv.wire.structs import (
     Accept,
-    Expired,
     Fact,
-    Forgotten,
     Identity,
-    NotDone,
     Outcome,
     ReadMode,
-    Refused,
     Verb,
 )
-from paxoskv.wire.connection import METHODS, header
 from tests.harness.linearizability import check
 from tests.harness.processes import (
     DEADLINE_S,
@@ -596,8 +593,10 @@ def test_nodes_whose_cluster_files_differ_refuse_each_other_and_say_why(tmp_path
 
 @pytest.mark.slow
 def test_an_idle_node_is_idle(cluster: RealCluster) -> None:
-    """Promised: under 1 % of a core. That depends on the machine, and is printed; asserted is how often the
-    node wakes up: 20 ticks a second, and gossip 10 times a second to each peer and from each.
+    """Less than 1 % of a core was promised; that depends on the machine, and is only printed.
+
+    The test asserts how often the node wakes up: 20 ticks a second, and gossip 10 times a second to each peer
+    and from each.
     """
 
     def used(pid: int) -> tuple[float, int]:

@@ -76,17 +76,18 @@ def test_the_compiled_core_does_the_same_event_for_event() -> None:
 def test_compiled_calls_and_answers_are_those_of_the_text() -> None:
     code = (
         "from paxoskv import compiled; compiled.use()\n"
-        "from paxoskv.wire import connection as rpc\n"
-        "from paxoskv.wire.codec import Fact, Malformed, NotDone, Vote, Accepted\n"
+        "from paxoskv.wire import methods\n"
+        "from paxoskv.wire.codec import Malformed, NotDone\n"
+        "from paxoskv.wire.structs import Accepted, Fact, Vote\n"
         "def answer(name, make):\n"
-        "    method = rpc.METHODS[name]\n"
+        "    method = methods.METHODS[name]\n"
         "    frame = make(method)[4:]\n"
-        "    kind, _, _, start = rpc.header(frame)\n"
+        "    kind, _, _, start = methods.header(frame)\n"
         "    try:\n"
         "        return frame, method.answer(kind, frame, start)\n"
         "    except Exception as error:\n"
         "        return frame, type(error).__name__, str(error)\n"
-        "print(rpc.__file__.endswith('.py'), answer(b'accept', lambda m: m.fail(3, Malformed('bad'))),\n"
+        "print(methods.__file__.endswith('.py'), answer(b'accept', lambda m: m.fail(3, Malformed('bad'))),\n"
         "      answer(b'accept', lambda m: m.reply(3, Accepted(1, 2, 3, Vote.TAKEN, 4, Fact(1, 0, 0, 0)))),\n"
         "      answer(b'put', lambda m: m.fail(3, NotDone('busy', False))))\n"
     )

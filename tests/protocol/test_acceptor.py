@@ -6,7 +6,18 @@ from itertools import product
 import pytest
 
 from paxoskv.multipaxos import FETCH_BYTES, Acceptor, Diverged
-from paxoskv.wire.codec import Accept, Chosen, Entry, Fact, Held, Prepare, Promise, Record, Verdict, Vote
+from paxoskv.wire.structs import (
+    Accept,
+    Chosen,
+    Entry,
+    Fact,
+    Held,
+    Prepare,
+    Promise,
+    Record,
+    Verdict,
+    Vote,
+)
 
 LOG = 1
 BALLOTS = (1, 2, 3)
@@ -50,7 +61,7 @@ def states() -> Iterator[tuple[int, int, int, int]]:
 
 
 def replayed(made: Acceptor) -> Acceptor:
-    """What a restart makes of the journal. (`chosen` is noted by the node, not by the acceptor.)"""
+    """Return what a restart makes of the journal; `chosen` is noted by the node, not by the acceptor."""
     again = Acceptor(LOG, [].append)
     for record in journal(made):
         again.replay(record)
@@ -164,7 +175,7 @@ def test_a_sync_that_starts_above_what_is_known_to_be_chosen_is_not_taken() -> N
 
 
 def test_a_late_sync_shorter_than_what_is_chosen_cuts_nothing() -> None:
-    """N23. (Only a checkpoint without its evidence can bring an acceptor here.)"""
+    """N23: only a checkpoint without its evidence can bring an acceptor here."""
     made = acceptor(2, 2, 3)
     made.learn(3, 2)
     assert made.on_accept(Accept(LOG, 3, 0, LOGS[2][:2], True, NOTHING, [])) == Vote.NEEDS_SYNC

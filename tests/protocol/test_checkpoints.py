@@ -24,7 +24,8 @@ from paxoskv.multipaxos import (
     ballot_of,
 )
 from paxoskv.node.replica import GIVE_UP
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import Unknown
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Chosen,
@@ -44,7 +45,6 @@ from paxoskv.wire.codec import (
     Promise,
     Record,
     RequestId,
-    Unknown,
     Verdict,
     Vote,
 )
@@ -242,7 +242,7 @@ def test_a_checkpoint_stands_where_its_entries_are_executed() -> None:
 
 
 def test_a_checkpoint_of_another_node_brings_nothing_back() -> None:
-    """Section 10: positions, clock, promised and accepted only grow, whatever comes in which order."""
+    """Positions, clock, promised and accepted only grow, whatever comes in which order."""
     cuts = [
         Cut((10, 2), {1: Covered(0, 0, 0), 2: Covered(1, BALLOT, 10), 3: Covered(5, 300, 400)}, 7),
         Cut((40, 2), {1: Covered(0, 0, 0), 2: Covered(4, BALLOT, 40), 3: Covered(1, 300, 20)}, 10**9),

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from paxoskv.multipaxos import LIFE_BITS, Acceptor, Node, ballot_of
-from paxoskv.wire.codec import (
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Entry,

@@ -6,7 +6,14 @@ from random import Random
 import pytest
 
 from paxoskv.multipaxos import Acceptor, Covered, Cut, Diverged, Learner
-from paxoskv.wire.codec import Accept, Chosen, Entry, Fact, Held, Record
+from paxoskv.wire.structs import (
+    Accept,
+    Chosen,
+    Entry,
+    Fact,
+    Held,
+    Record,
+)
 
 LOGS = (1, 2, 3)
 NOTHING = Fact(1, 0, 0, 0)

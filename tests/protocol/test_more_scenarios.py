@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from paxoskv.multipaxos import LAZY, SLUGGISH, Failures
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import NotDone, Unknown
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
@@ -17,11 +18,9 @@ from paxoskv.wire.codec import (
     FetchCheckpoint,
     Fetched,
     Learn,
-    NotDone,
     Prepare,
     Promise,
     Reading,
-    Unknown,
     Verb,
     Vote,
 )
@@ -301,8 +300,9 @@ def test_reads_that_were_given_up_while_they_rode_are_forgotten() -> None:
 
 
 def test_a_read_does_not_ride_on_an_entry_that_left_before_it_came() -> None:
-    """The entry may lie below a write that was answered in between: node 5 does not know yet that it may
-    apply its own entry, while node 2, whose write comes after it, does.
+    """The entry may lie below a write that was answered in between.
+
+    Node 5 does not know yet that it may apply its own entry; node 2, whose write comes after it, knows.
     """
     cluster = Cluster()
     late = cluster.hold(sender={3}, to={5})

@@ -20,7 +20,7 @@ from paxoskv.multipaxos import (
     Synced,
     ballot_of,
 )
-from paxoskv.wire.codec import (
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,

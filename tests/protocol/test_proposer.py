@@ -17,7 +17,14 @@ from paxoskv.multipaxos import (
     quorum_length,
     round_of,
 )
-from paxoskv.wire.codec import Accepted, Entry, Fact, Promise, Verdict, Vote
+from paxoskv.wire.structs import (
+    Accepted,
+    Entry,
+    Fact,
+    Promise,
+    Verdict,
+    Vote,
+)
 
 LOG = 1
 ME = 2

@@ -12,7 +12,8 @@ import pytest
 from paxoskv.multipaxos import LIFE_BITS, Covered, Cut, Failures, Node, ballot_of
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import state_of
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import NotDone, encode
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Batch,
@@ -21,7 +22,6 @@ from paxoskv.wire.codec import (
     Fact,
     Identity,
     Learn,
-    NotDone,
     Noted,
     Position,
     Prepare,
@@ -31,7 +31,6 @@ from paxoskv.wire.codec import (
     Rejoin,
     Rejoined,
     Verb,
-    encode,
 )
 from tests.harness.scenario import Cluster
 from tests.protocol.test_checkpoints import compact, some_commands, started, tell

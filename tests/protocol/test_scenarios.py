@@ -1,21 +1,20 @@
 """Stories of the cluster: what crashes, delays and repeats may do, and what must come out of it all the same.
 
-N1 to N23 are the traces of the design notes; tests/harness/rules.py names the rule of each, and test_rules.py
+N1 to N23 are the traces of docs/traces.md; tests/harness/rules.py names the rule of each, and test_rules.py
 sees the story fail without it. Nodes 1 to 5; log 1 is owned by node 1; three are a quorum.
 """
 
 from typing import Any
 
 from paxoskv.multipaxos import SKIP, Failures, node_of
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import Forgotten, NotDone
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Barrier,
     Fetch,
     Fetched,
-    Forgotten,
     Learn,
-    NotDone,
     Prepare,
     Promise,
     Reading,
@@ -482,7 +481,7 @@ def test_a_node_that_lacks_much_may_revoke_when_it_has_caught_up() -> None:
     assert cluster.get(5, "key 3") == value
 
 
-# --------------------------------------------------------------------------------- traces of the design notes
+# ------------------------------------------------------------------------------------------------- traces
 
 
 def test_a_sync_repeated_late_cuts_nothing() -> None:

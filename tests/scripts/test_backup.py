@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paxoskv.storage.checkpoint import restore
 from paxoskv.storage.journal import FIRST, segment_path
-from paxoskv.wire.codec import Identity
+from paxoskv.wire.structs import Identity
 from tests.harness.processes import PROJECT, RealCluster, finish
 
 BACKUP, RESTORE = PROJECT / "scripts" / "backup.sh", PROJECT / "scripts" / "restore.sh"

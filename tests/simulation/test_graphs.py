@@ -1,15 +1,16 @@
 """Which nodes get anything done when some links never work: all graphs of five nodes.
 
-The rule, in the words of DESIGN.md: **a node gets its clients' commands and reads done exactly if it has
-links to a quorum, itself included**; all that is chosen in its part of the graph reaches every node of it.
+The rule: **a node gets its clients' commands and reads done exactly if it has links to a quorum, itself
+included**; all that is chosen in its part of the graph reaches every node of it.
 
 Why so many links suffice, however the rest of the graph looks. Prepare, Accept and their answers go over one
-link, so that the node's own ballot is established by its neighbours and itself (section 3). Every other log q
-stands in its way until it knows a frontier of q past its command (section 4). If q has a quorum of links,
-too, then q leads its log, and the facts about it come over any path, as do clocks: whoever hears of one
-gossips (section 4). If not, then q can never establish a ballot, but the node waits on q, and revokes it by
-the votes of its neighbours (section 5); what q's own Prepares disturb, they disturb once per round. And what
-is chosen, a quorum has accepted, so that one of the node's neighbours, or itself, can be asked for it.
+link, so that the node's own ballot is established by its neighbors and itself (docs/protocol.md, "Agreeing
+on one log"). Every other log q stands in its way until it knows a frontier of q past its command
+(docs/protocol.md, "One order for all logs"). If q has a quorum of links, too, then q leads its log, and the
+facts about it come over any path, as do clocks: whoever hears of one gossips. If not, then q can never
+establish a ballot, but the node waits on q, and revokes it by the votes of its neighbors (docs/protocol.md,
+"A node that holds the others up"); what q's own Prepares disturb, they disturb once per round. And what is
+chosen, a quorum has accepted, so that one of the node's neighbors, or itself, can be asked for it.
 
 Why fewer do not suffice: nobody casts a vote, or tells its clock, by way of a third node.
 
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from paxoskv.wire.codec import Command, Result, Verb
+from paxoskv.wire.structs import Command, Result, Verb
 from tests.harness.linearizability import Operation, check
 from tests.harness.simulator import Machine, Profile, Simulation
 

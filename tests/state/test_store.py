@@ -16,28 +16,24 @@ from pickledb import PickleDB
 from paxoskv.state import store as store_module
 from paxoskv.state.store import (
     ITEM_OVERHEAD,
-    MAX_RESULTS,
     MAX_SESSIONS,
     RESERVED_KEY,
     Store,
     encode_batch,
-    invalid,
 )
-from paxoskv.wire.codec import (
-    MAX_KEY_BYTES,
-    MAX_VALUE_BYTES,
+from paxoskv.wire import validation
+from paxoskv.wire.codec import Malformed, decode, encode
+from paxoskv.wire.structs import (
     Batch,
     Command,
     Item,
-    Malformed,
     Outcome,
     RequestId,
     Result,
     Session,
     Verb,
-    decode,
-    encode,
 )
+from paxoskv.wire.validation import MAX_KEY_BYTES, MAX_RESULTS, MAX_VALUE_BYTES, invalid
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a slow machine is no bug
 
@@ -512,6 +508,7 @@ def test_whatever_is_repeated_reordered_or_evicted_is_applied_once_as_the_refere
     with (
         mock.patch.object(store_module, "MAX_SESSIONS", 2),
         mock.patch.object(store_module, "MAX_RESULTS", 3),
+        mock.patch.object(validation, "MAX_RESULTS", 3),
     ):
         for step in script:
             if step == "open":

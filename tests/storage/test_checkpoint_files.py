@@ -45,7 +45,15 @@ from paxoskv.storage.journal import (
     read_manifest,
     segment_path,
 )
-from paxoskv.wire.codec import Command, Identity, Malformed, Outcome, Record, Result, Verb
+from paxoskv.wire.codec import Malformed
+from paxoskv.wire.structs import (
+    Command,
+    Identity,
+    Outcome,
+    Record,
+    Result,
+    Verb,
+)
 from tests.harness.disk import Disk, lost
 
 IDENTITY = Identity("test", "0123abcd", 0, 1, 0)

@@ -1,10 +1,11 @@
-"""Every state in which a power cut can leave a data directory while the journal is written, segments roll,
-checkpoints are made, another node's checkpoint is taken, and what is old is removed.
+"""Every state in which a power cut can leave a data directory.
 
-One run is recorded on the simulated disk. After each of its operations the power fails, and of what was not
-synced then the disk has: nothing; everything; each beginning of what was written, sector by sector; all but
-one sector; one sector alone; each set of the names that were changed, whatever their order was. Each state is
-recovered. It must hold what had been acknowledged by then, and nothing that was never asked for.
+The journal is written, segments roll, checkpoints are made, another node's checkpoint is taken, and what is
+old is removed. One run is recorded on the simulated disk. After each of its operations the power fails, and
+of what was not synced then the disk has: nothing; everything; each beginning of what was written, sector by
+sector; all but one sector; one sector alone; each set of the names that were changed, whatever their order
+was. Each state is recovered. It must hold what had been acknowledged by then, and nothing that was never
+asked for.
 
 And after each operation the process is killed, so that the disk has everything, and a bit of the last frame
 flips: what was acknowledged must be there, or the damage be told.
@@ -22,7 +23,7 @@ from paxoskv.multipaxos import Cut
 from paxoskv.state.store import RESERVED_KEY
 from paxoskv.storage.checkpoint import bookkeeping, cut_of
 from paxoskv.storage.journal import FIRST, Damaged, Journal, read_frame_header, read_segment_header
-from paxoskv.wire.codec import Record
+from paxoskv.wire.structs import Record
 from tests.harness.disk import SECTOR as SECTOR_BYTES
 from tests.harness.disk import Content, Disk, Folder, overlay, rename
 from tests.storage.test_checkpoint_files import NODE, Server

@@ -44,7 +44,17 @@ from paxoskv.storage.journal import (
     segment_header,
     segment_path,
 )
-from paxoskv.wire.codec import Chosen, Entry, Frame, Held, Identity, LogBallot, Position, Record, encode
+from paxoskv.wire.codec import encode
+from paxoskv.wire.structs import (
+    Chosen,
+    Entry,
+    Frame,
+    Held,
+    Identity,
+    LogBallot,
+    Position,
+    Record,
+)
 from tests.harness.disk import Crash, Disk, kept, lost, some
 
 ROOT = Path(__file__).resolve().parents[2]

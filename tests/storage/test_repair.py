@@ -40,7 +40,7 @@ from paxoskv.storage.journal import (
     segment_header,
     segment_path,
 )
-from paxoskv.wire.codec import Identity, Record
+from paxoskv.wire.structs import Identity, Record
 from tests.harness.disk import Chooser, Crash, Disk, kept, lost, some
 from tests.harness.processes import PROJECT, Process, RealCluster, eventually
 

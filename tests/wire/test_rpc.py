@@ -22,7 +22,32 @@ from thrift.transport.TSSLSocket import TSSLSocket
 from thrift.transport.TTransport import TFramedTransport, TMemoryBuffer
 
 from paxoskv.kvstore import KeyValue, Node, ttypes
-from paxoskv.wire.codec import (
+from paxoskv.wire.codec import (  # fmt: skip
+    Malformed,
+    NotDone,
+    Refused,
+    Status,
+    Unknown,
+    encode,
+)
+from paxoskv.wire.connection import (  # fmt: skip
+    Connection,
+    Flusher,
+    Link,
+    listen,
+    tls_contexts,
+)
+from paxoskv.wire.methods import (  # fmt: skip
+    CALL,
+    EXCEPTION,
+    METHODS,
+    ONEWAY,
+    REPLY,
+    Method,
+    header,
+    unknown_method,
+)
+from paxoskv.wire.structs import (  # fmt: skip
     Accept,
     Accepted,
     Barrier,
@@ -36,40 +61,19 @@ from paxoskv.wire.codec import (
     Identity,
     Item,
     Learn,
-    Malformed,
-    NotDone,
     Outcome,
-    Page,
+    Page,  # fmt: skip
     Position,
     Prepare,
     Promise,
     Reading,
-    Refused,
     Rejoin,
     Rejoined,
     RequestId,
     Result,
     Session,
-    Status,
-    Unknown,
     Verb,
-    encode,
-)  # fmt: skip
-from paxoskv.wire.connection import (
-    CALL,
-    EXCEPTION,
-    METHODS,
-    ONEWAY,
-    REPLY,
-    Connection,
-    Flusher,
-    Link,
-    Method,
-    header,
-    listen,
-    tls_contexts,
-    unknown_method,
-)  # fmt: skip
+)
 
 FACT = Fact(1, 20, (3 << 8) | 1, 1 << 41)
 ENTRIES = [Entry(1 << 40, b"payload"), Entry((1 << 40) + 5, b"")]
@@ -206,15 +210,22 @@ def test_an_empty_or_strange_reply_is_malformed(name: str) -> None:
 
 
 def complete(value: Any) -> bool:
-    """Whether no field of a struct is absent, nor one of the structs in it."""
+    """Whether no required field of a struct is absent, nor one of the structs in it."""
+    if hasattr(value, "_fields"):
+        return all(complete(getattr(value, name)) for name in required(value))
     if isinstance(value, tuple | list):
         return all(complete(part) for part in value)
     return value is not None
 
 
+def required(struct: Any) -> list[str]:
+    """The names of the fields that must be there: those without a default."""
+    return [name for name in struct._fields if name not in struct._field_defaults]
+
+
 def lacking(value: Any) -> Iterator[Any]:
-    """The struct with each of its fields, at any depth, taken away in turn."""
-    for name in getattr(value, "_fields", ()):  # (a list may hold plain numbers)
+    """The struct with each of its required fields, at any depth, taken away in turn."""
+    for name in required(value) if hasattr(value, "_fields") else ():  # a list may hold plain numbers
         fields = {other: getattr(value, other) for other in value._fields}
         part = fields[name]
         yield type(value)(**fields | {name: None})

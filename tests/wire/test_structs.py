@@ -16,7 +16,7 @@ from thrift.Thrift import TType
 
 from paxoskv import compiled
 from paxoskv.kvstore import ttypes
-from paxoskv.wire import connection, structs
+from paxoskv.wire import methods, structs
 from paxoskv.wire.codec import Malformed, _Buffer, decode, encode
 from tools import make_codec
 
@@ -123,12 +123,13 @@ def by_thrift(kind: Any, data: bytes) -> Any:
 
 
 def check(codec: Any, seed: int, rounds: int) -> tuple[int, int]:
-    """The made codec against Thrift's, on random structs and on broken ones. How many were compared, and how
-    many of the broken ones both understood.
+    """Compare the made codec with Thrift's, on random structs and on broken ones.
+
+    Return how many were compared, and how many of the broken ones both understood.
     """
     rng = random.Random(seed)
     kinds: dict[str, Any] = {kind.__name__: kind for kind in KINDS.values()}
-    for method in connection.METHODS.values():
+    for method in methods.METHODS.values():
         kinds |= {kind.__name__: kind for kind in (method.args, method.result) if kind}
     understood = 0
     for _ in range(rounds):

@@ -1,0 +1,261 @@
+"""The client for asyncio: it carries out the steps of many operations at the same time.
+
+    async with AsyncClient("127.0.0.1:7001") as client:
+        await asyncio.gather(*(client.put(f"key{i}", "value") for i in range(32)))
+
+It keeps one connection to each node, made when it is first needed, and has many calls under way on each. The
+sequence in an answer tells which call it belongs to; an answer that comes too late is dropped. A client must
+not be shared between threads or processes.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final, NamedTuple, Self
+
+from paxoskv.client.base import ATTEMPT_TIMEOUT_S, MAX_ANSWER, Address, BaseClient, described
+from paxoskv.client.operations import FAILURES, PAGE_ITEMS, Attempt, Lost, NotSent, Operation, ReadName
+from paxoskv.wire.codec import Status
+from paxoskv.wire.connection import Connection, Flusher
+from paxoskv.wire.structs import Command, Item, Page, Result
+
+# Seconds between two searches for calls that got no answer in time.
+SWEEP_S: Final = 0.05
+
+
+class AsyncClient(BaseClient):
+    """Client for asyncio: each task that awaits has its own operation under way.
+
+    It must be made while the event loop runs. Its methods do and raise what those of Client do.
+    """
+
+    def _begin(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._flusher = Flusher()
+        self._channels = [_Channel(self, node) for node in self.nodes]
+        self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections for good; no operation may be under way."""
+        self._sweeping.cancel()
+        for channel in self._channels:
+            channel.close("the client was closed")
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for channel in self._channels:
+            channel.sweep(now)
+        self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def flush_soon(self) -> None:
+        """Send what the channels hold at the end of this turn of the event loop, each with one write."""
+        if not self._flusher.dirty:
+            self._loop.call_soon(self._flusher.flush_all)
+
+    async def connect(self, timeout: float = ATTEMPT_TIMEOUT_S) -> None:
+        """Connect to all nodes now, within `timeout` seconds; raise NoNodeReachable if all fail."""
+        results = await asyncio.gather(
+            *(channel.connected(timeout) for channel in self._channels), return_exceptions=True
+        )
+        self._check_reachable([result for result in results if isinstance(result, NotSent)])
+
+    async def run(self, operation: Operation) -> Any:
+        """Carry out an operation of `calls`, and return its result."""
+        steps = operation.steps
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Attempt):
+                    try:
+                        answer = await self._channels[step.node].call(step)
+                    except FAILURES as error:
+                        failure = error
+                    else:
+                        step = steps.send(answer)
+                        continue
+                    step = steps.throw(failure)
+                else:
+                    await asyncio.sleep(step.seconds)
+                    step = steps.send(None)
+        except StopIteration as end:
+            return end.value
+        finally:
+            steps.close()  # after a cancellation the command counts as given up
+
+    async def open_session(self) -> None:
+        """Do as Client.open_session."""
+        await self.run(self.calls.open_session())
+
+    async def put(self, key: str, value: str) -> None:
+        """Do as Client.put."""
+        await self.run(self.calls.put(key, value))
+
+    async def get(self, key: str, read: ReadName = "linearizable", node: int | None = None) -> str | None:
+        """Do as Client.get."""
+        value: str | None = await self.run(self.calls.get(key, read, self._index(node)))
+        return value
+
+    async def delete(self, key: str) -> bool:
+        """Do as Client.delete."""
+        existed: bool = await self.run(self.calls.delete(key))
+        return existed
+
+    async def compare_and_set(self, key: str, expected: str | None, value: str) -> tuple[bool, str | None]:
+        """Do as Client.compare_and_set."""
+        answer: tuple[bool, str | None] = await self.run(self.calls.compare_and_set(key, expected, value))
+        return answer
+
+    async def increment(self, key: str, delta: int = 1) -> int:
+        """Do as Client.increment."""
+        total: int = await self.run(self.calls.increment(key, delta))
+        return total
+
+    async def execute(self, commands: Sequence[Command]) -> list[Result]:
+        """Do as Client.execute."""
+        results: list[Result] = await self.run(self.calls.execute(commands))
+        return results
+
+    async def scan(
+        self,
+        prefix: str = "",
+        start_after: str = "",
+        limit: int | None = None,
+        read: ReadName = "linearizable",
+        node: int | None = None,
+    ) -> AsyncIterator[Item]:
+        """Do as Client.scan."""
+        left, index = sys.maxsize if limit is None else limit, self._index(node)
+        while left > 0:
+            page: Page = await self.run(
+                self.calls.page(prefix, start_after, min(left, PAGE_ITEMS), read, index)
+            )
+            for item in page.items:
+                yield item
+            left = left - len(page.items) if page.more and page.items else 0
+            start_after = page.items[-1].key if page.items else ""
+
+    async def status(self, node: int | None = None, digest: bool = False) -> Status:
+        """Do as Client.status."""
+        return await self.run(self.calls.status(self._index(node), digest))
+
+
+def _ignore_error(task: "asyncio.Task[Any]") -> None:
+    """Keep asyncio from logging the error of a connection for which nobody waits any more."""
+    if not task.cancelled():
+        task.exception()
+
+
+class _Call(NamedTuple):
+    """A call that waits for its answer; `since` and `until` are seconds by the event loop's clock."""
+
+    attempt: Attempt
+    answer: "asyncio.Future[Any]"
+    since: float
+    until: float
+
+
+class _Channel:
+    """The connection to one node, and the calls that wait for an answer on it."""
+
+    __slots__ = ("_client", "_connecting", "_connection", "_heard", "_node", "_sequence", "_waiting")
+
+    def __init__(self, client: AsyncClient, node: Address) -> None:
+        self._client = client
+        self._node = node
+        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[Connection] | None = None
+        self._waiting: dict[int, _Call] = {}
+        self._sequence = 0
+        self._heard = 0.0  # when the node last answered, by the event loop's clock
+
+    async def connected(self, timeout: float) -> Connection:
+        """Return the connection, made now if there is none; raise NotSent after `timeout` seconds."""
+        if self._connection is not None:
+            return self._connection
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(_ignore_error)
+        try:
+            # Shielded, for others may wait for the same connection, and longer.
+            return await asyncio.wait_for(asyncio.shield(self._connecting), timeout)
+        except TimeoutError:
+            raise NotSent(f"no connection within {timeout:.3g} s") from None
+        except OSError as error:
+            raise NotSent(described("cannot connect", error)) from None
+
+    async def _connect(self) -> Connection:
+        client, node = self._client, self._node
+        try:
+            _, connection = await client._loop.create_connection(
+                lambda: Connection(self._on_answer, self._on_lost, MAX_ANSWER, client._flusher),
+                node.host, node.port, ssl=client._tls, server_hostname=node.host if client._tls else None,
+            )  # fmt: skip
+            self._connection = connection
+            return connection
+        finally:
+            self._connecting = None
+
+    async def call(self, attempt: Attempt) -> Any:
+        """Return the answer to this attempt; raise any of FAILURES."""
+        connection = self._connection or await self.connected(attempt.patience)
+        self._sequence = sequence = self._sequence + 1 & 0x7FFFFFFF
+        frame = attempt.frame(sequence)
+        self._client.flush_soon()
+        if not connection.send(frame):
+            raise NotSent("the connection is closed")
+        now = self._client._loop.time()
+        call = _Call(attempt, self._client._loop.create_future(), now, now + attempt.patience)
+        self._waiting[sequence] = call
+        return await call.answer
+
+    def _on_answer(
+        self, _: Connection, kind: int, __: bytes, sequence: int, frame: bytes, offset: int
+    ) -> None:
+        call = self._waiting.pop(sequence, None)
+        self._heard = self._client._loop.time()
+        if call is None or call.answer.done():
+            return  # the answer is late: the operation has tried another node
+        try:
+            call.answer.set_result(call.attempt.answer(kind, frame, offset))
+        except FAILURES as error:
+            call.answer.set_exception(error)
+
+    def _on_lost(self, connection: Connection, error: Exception | None) -> None:
+        if self._connection is connection:
+            self._connection = None
+            self._fail(
+                described("connection lost", error) if error else "connection lost: closed by the node"
+            )
+
+    def _fail(self, reason: str) -> None:
+        calls, self._waiting = self._waiting, {}
+        for call in calls.values():
+            if not call.answer.done():
+                call.answer.set_exception(Lost(reason))
+
+    def sweep(self, now: float) -> None:
+        """Give up the calls whose time is over, and the connection if it was silent for one of them."""
+        silent = False
+        for sequence, call in list(self._waiting.items()):
+            if call.until <= now:
+                del self._waiting[sequence]
+                silent = silent or self._heard < call.since
+                if not call.answer.done():
+                    call.answer.set_exception(Lost(f"no answer within {call.attempt.patience:.3g} s"))
+        if silent:
+            self.close("no answer to any call for too long")
+
+    def close(self, reason: str) -> None:
+        """Close the connection; the calls that wait on it are lost."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+        self._fail(reason)

@@ -1,0 +1,90 @@
+"""What the two clients share: the addresses of the nodes, the settings, and the limits."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from paxoskv.client.operations import Calls, NoNodeReachable, Unfit
+from paxoskv.config import Cluster
+from paxoskv.wire.codec import Expired, Forgotten, NotDone, Unknown
+from paxoskv.wire.connection import tls_contexts
+
+# Seconds for an operation, and for its first attempt at each node, unless the caller says otherwise.
+TIMEOUT_S, ATTEMPT_TIMEOUT_S = 10.0, 1.0
+# Bytes of the longest answer. (A page of a scan fits a client's frame, but the results of a batch may not.)
+MAX_ANSWER = 64 << 20
+# After these errors a connection can be used again: the node answered, or nothing was sent.
+HARMLESS = (NotDone, Unknown, Expired, Forgotten, Unfit)
+
+
+class Address(NamedTuple):
+    """The address of a node; its text is the node's name in messages. A single server has no id."""
+
+    id: int | None
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" if self.id is None else f"node {self.id} ({host}:{self.port})"
+
+
+def addresses_of(cluster: Cluster | str) -> list[Address]:
+    """Return the nodes of a cluster, or the single server at HOST:PORT; raise ValueError for other text."""
+    if not isinstance(cluster, str):
+        return [Address(member.id, member.host, member.port) for member in cluster.nodes]
+    host, _, port = cluster.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{cluster!r} is not HOST:PORT")
+    return [Address(None, host.removeprefix("[").removesuffix("]"), int(port))]
+
+
+class BaseClient:
+    """The nodes, the operations and the settings of a client, of either kind."""
+
+    def __init__(
+        self,
+        cluster: Cluster | str,
+        *,
+        timeout: float = TIMEOUT_S,
+        attempt_timeout: float = ATTEMPT_TIMEOUT_S,
+        first: int = 0,
+    ) -> None:
+        """Make a client of a cluster, or of a single server at HOST:PORT, without connecting it yet.
+
+        An operation may take `timeout` seconds; after `attempt_timeout` seconds without an answer it tries
+        the next node. `first` is the index, modulo the number of nodes, of the node to begin with.
+        ValueError: no address. OSError: the certificates of the cluster cannot be used.
+        """
+        self.nodes: Sequence[Address] = addresses_of(cluster)
+        self.calls = Calls([str(node) for node in self.nodes], timeout, attempt_timeout, first)
+        self._timeout = timeout
+        tls = None if isinstance(cluster, str) else cluster.tls
+        self._tls = tls_contexts(tls.certificate, tls.key, tls.authority)[1] if tls else None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Prepare the connections, in the way of each kind of client."""
+        raise NotImplementedError
+
+    def _index(self, node: int | None) -> int | None:
+        """Return the index of the node with this id; raise ValueError if there is none."""
+        if node is None:
+            return None
+        for index, known in enumerate(self.nodes):
+            if known.id == node:
+                return index
+        raise ValueError(f"there is no node {node}")
+
+    def _check_reachable(self, errors: Sequence[BaseException]) -> None:
+        """Raise NoNodeReachable if there is an error for each of the nodes, in their order."""
+        if len(errors) == len(self.nodes):
+            reasons = [f"{node}: {error}" for node, error in zip(self.nodes, errors, strict=True)]
+            raise NoNodeReachable(f"no node can be reached: {'; '.join(reasons)}")
+
+
+def described(what: str, error: Exception) -> str:
+    """Say what happened and why, in one line."""
+    if isinstance(error, ConnectionError) and error.errno:
+        return f"{what}: {os.strerror(error.errno)}"  # asyncio replaces the system's message by its own
+    return f"{what}: {getattr(error, 'strerror', None) or error or type(error).__name__}"
