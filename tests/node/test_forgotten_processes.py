@@ -24,9 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 def last_frame(directory: Path) -> tuple[Path, int, int, int]:
-    """The segment with the last frame of a journal that has no checkpoint; where that begins and ends, and
-    its number.
-    """
+    """The last frame of a journal without a checkpoint: its segment, begin, end and number."""
     found, number = None, 0
     for path in sorted((directory / "journal").glob("*.segment")):
         data = path.read_bytes()
@@ -56,8 +54,9 @@ def flip_last_frame(directory: Path) -> Path:
 
 
 def tear(directory: Path) -> None:
-    """Leave the disk as a power cut does while a frame is written: half of it is there, and the mark, which
-    was in memory, is some frames old.
+    """Leave the disk as a power cut does while a frame is written.
+
+    Half of the frame is there, and the mark, which was in memory, is some frames old.
     """
     path, _, end, number = last_frame(directory)
     data = bytearray(path.read_bytes())
