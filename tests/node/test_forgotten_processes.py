@@ -17,18 +17,14 @@ from paxoskv.storage.journal import (
     read_segment_header,
     scan,
 )
-from paxoskv.wire.codec import encode
-from paxoskv.wire.structs import Frame, Record
+from paxoskv.wire.codec import Frame, Record, encode
 from tests.harness.processes import RealCluster, eventually
 
 pytestmark = pytest.mark.slow
 
 
 def last_frame(directory: Path) -> tuple[Path, int, int, int]:
-    """Return the segment with the last frame of a journal without a checkpoint, and the frame's place.
-
-    That is where the frame begins and ends, and its number.
-    """
+    """The last frame of a journal without a checkpoint: its segment, begin, end and number."""
     found, number = None, 0
     for path in sorted((directory / "journal").glob("*.segment")):
         data = path.read_bytes()
