@@ -105,9 +105,7 @@ def test_fsck_says_what_a_directory_holds_and_what_is_wrong_with_it(tmp_path: Pa
     file = tmp_path / "history.gz"
     code, said = fsck(directories[0], "--export", file)
     assert code == 0 and f"{file}: 2" in said and " keys, as restore.sh takes them" in said, said
-    state = json.loads(
-        gzip.decompress(file.read_bytes())
-    )  # what this node knew to be applied when it stopped
+    state = json.loads(gzip.decompress(file.read_bytes()))
     assert state["key 7"] == "7"
     restore(tmp_path / "new" / "node-1", Identity("new", "d", 1, 1, 0), (1,), state)
     assert f"{len(state) - 1} keys" in fsck(tmp_path / "new" / "node-1")[1]
