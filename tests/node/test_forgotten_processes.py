@@ -7,24 +7,20 @@ import pytest
 
 from paxoskv import ClientError
 from paxoskv.node.server import EXIT_BUG, EXIT_STALE
-from paxoskv.storage.journal import (
-    SYNCED,
-    Mark,
-    frame,
-    mark_bytes,
-    read_mark,
-    read_records,
-    read_segment_header,
-    scan,
-)
-from paxoskv.wire.codec import Frame, Record, encode
+from paxoskv.storage.mark import SYNCED, Mark, mark_bytes, read_mark
+from paxoskv.storage.segments import frame, read_records, read_segment_header, scan
+from paxoskv.wire.codec import encode
+from paxoskv.wire.structs import Frame, Record
 from tests.harness.processes import RealCluster, eventually
 
 pytestmark = pytest.mark.slow
 
 
 def last_frame(directory: Path) -> tuple[Path, int, int, int]:
-    """The last frame of a journal without a checkpoint: its segment, begin, end and number."""
+    """The segment with a journal's last frame, where that begins and ends, and its number.
+
+    There must be no checkpoint.
+    """
     found, number = None, 0
     for path in sorted((directory / "journal").glob("*.segment")):
         data = path.read_bytes()
