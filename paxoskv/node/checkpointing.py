@@ -30,7 +30,7 @@ from paxoskv.node.turns import Turns
 from paxoskv.node.writer import Writer
 from paxoskv.protocol.core import Core
 from paxoskv.storage.checkpoint_process import CheckpointProcess
-from paxoskv.storage.journal import MANIFEST, Manifest
+from paxoskv.storage.data_dir import MANIFEST, Manifest
 from paxoskv.wire.codec import NotDone
 from paxoskv.wire.structs import Record
 

@@ -41,7 +41,9 @@ from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import Checkpoints
 from paxoskv.storage.checkpoint_process import CheckpointProcess
-from paxoskv.storage.journal import Damaged, Journal, JournalError, Unreadable, discard_replacement
+from paxoskv.storage.data_dir import discard_replacement
+from paxoskv.storage.files import Damaged, JournalError, Unreadable
+from paxoskv.storage.journal import Journal
 from paxoskv.wire.connection import Flusher, tls_contexts
 from paxoskv.wire.structs import Identity
 

@@ -10,7 +10,9 @@ from paxoskv.node.eventlog import Usage, log
 from paxoskv.protocol.core import Core
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import recover
-from paxoskv.storage.journal import Damaged, Journal, JournalError, Locked, finish_replacement, replace
+from paxoskv.storage.data_dir import create, finish_replacement, replace
+from paxoskv.storage.files import Damaged, JournalError, Locked
+from paxoskv.storage.journal import Journal
 from paxoskv.wire.structs import Identity
 
 LOCKED_FOR: Final = 5.0  # seconds: so soon a process that makes a checkpoint ends when its node is killed
@@ -23,7 +25,7 @@ def open_journal(directory: Path, identity: Identity, init: bool, fsync: bool) -
     if finish_replacement(directory):
         log("repair-resumed", "warning", directory=directory, reason="ended while its data was moved aside")
     elif init:
-        Journal.create(directory, identity)
+        create(directory, identity)
     deadline = time.monotonic() + LOCKED_FOR
     while True:
         try:

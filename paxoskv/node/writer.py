@@ -9,7 +9,8 @@ from typing import Final, NamedTuple, NoReturn
 
 from paxoskv.node.eventlog import EXIT_BUG, EXIT_DISK, end, log
 from paxoskv.node.metrics import Histogram
-from paxoskv.storage.journal import Full, Journal, JournalError
+from paxoskv.storage.files import Full, JournalError
+from paxoskv.storage.journal import Journal
 from paxoskv.wire.structs import Record
 
 STALL: Final = 0.05  # seconds: a frame that takes longer keeps the node from gossiping in time

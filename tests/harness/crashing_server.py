@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,9 +28,8 @@ sys.path.insert(0, str(PROJECT))
 from paxoskv.node import calls, checkpointing, opening, peers  # noqa: E402
 from paxoskv.node import main as program  # noqa: E402
 from paxoskv.protocol import node  # noqa: E402
-from paxoskv.storage import checkpoint, checkpoint_process, journal  # noqa: E402
+from paxoskv.storage import checkpoint, checkpoint_process, data_dir, journal  # noqa: E402
 from paxoskv.wire import connection  # noqa: E402
-from paxoskv.wire.structs import Identity  # noqa: E402
 
 SEGMENT_BYTES = 32 << 10
 T = TypeVar("T")
@@ -133,16 +133,12 @@ class Files(journal.Files):
 class Journal(journal.Journal):
     """With small segments, and points around the cutting of a torn tail."""
 
-    @classmethod
-    def create(cls, directory: Path, identity: Identity, *_: Any, **__: Any) -> None:
-        super().create(directory, identity, SEGMENT_BYTES)
-
     def __init__(self, directory: Path, sync: bool = True) -> None:
         super().__init__(directory, SEGMENT_BYTES, sync)
 
-    def _cut(self, segment: journal.Segment, found: journal.Scan) -> None:
+    def _cut(self, *arguments: Any) -> None:
         with around("cut"):
-            super()._cut(segment, found)
+            super()._cut(*arguments)
 
 
 class Node(node.Node):
@@ -183,16 +179,17 @@ class Answers(calls.Answers):
 
 def main() -> int:
     """Do what server.py does, or checkpoint_process.py where a node has started this to make a checkpoint."""
-    replaced: Any = (journal, checkpoint, opening, program)
-    for module in replaced[:2]:
+    replaced: Any = (data_dir, journal, checkpoint, opening, program)
+    for module in replaced[:3]:
         module.Files = Files
     if in_child:
         return checkpoint_process.main()
     checkpoint_process.PROGRAM[1:] = [__file__]  # what a node starts to make a checkpoint
     checkpointing.CHECKPOINT_AGAIN = 1.0  # type: ignore[misc]
-    replaced[2].Journal = Journal
+    replaced[3].Journal = Journal
+    replaced[3].create = partial(data_dir.create, segment_bytes=SEGMENT_BYTES)
     for kind in (Node, Flusher, Peers, Answers):
-        setattr(replaced[3], kind.__name__, kind)
+        setattr(replaced[4], kind.__name__, kind)
     return program.main()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from paxoskv.multipaxos import Cut
 from paxoskv.node.checkpointing import CHECKPOINT_AGAIN, Checkpointing, State
-from paxoskv.storage.journal import Manifest, Saved
+from paxoskv.storage.data_dir import Manifest, Saved
 from paxoskv.wire.codec import NotDone
 
 NOWHERE = Path("nowhere")
