@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from paxoskv.multipaxos import Cut, Learner, Proposer, round_of
+from paxoskv.multipaxos import Cut, Learner, Proposer, node_of, round_of
 from paxoskv.protocol.catch_up import CatchUp
 from paxoskv.protocol.clock import Clock
 from paxoskv.protocol.contacts import Contacts
@@ -22,6 +22,7 @@ from paxoskv.wire.structs import (
     Entry,
     Fact,
     Fetched,
+    LogStatus,
     Prepare,
     Promise,
     Reading,
@@ -330,3 +331,13 @@ class Logs:
             self.check_evidence(log, covered.evidence, now)
             self.settle(log, now, self.me)
         return newer
+
+    def status(self) -> list[LogStatus]:
+        """How each log stands here."""
+        return [
+            LogStatus(
+                log, node_of(acceptor.promised), acceptor.promised, acceptor.accepted, acceptor.length,
+                acceptor.chosen, self.learner.executed[log], self.learner.frontier[log],
+            )
+            for log, acceptor in self.acceptors.items()
+        ]  # fmt: skip

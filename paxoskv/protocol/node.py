@@ -15,6 +15,7 @@ from paxoskv.protocol.clock import Clock
 from paxoskv.protocol.commands import Commands
 from paxoskv.protocol.compaction import Compaction
 from paxoskv.protocol.contacts import Contacts
+from paxoskv.protocol.core import Core, Report
 from paxoskv.protocol.divergence import Divergence
 from paxoskv.protocol.faults import Failures, Faults
 from paxoskv.protocol.gossip import Gossip
@@ -50,7 +51,7 @@ WHILE_REJOINING: Final = frozenset(
 )  # all else is ignored
 
 
-class Node:
+class Node(Core):
     """One node: an Acceptor for every log, Proposers, a Learner, and the parts.
 
     The caller owns time (seconds, any origin, never going back) and the random source, and obeys the loop in
@@ -73,7 +74,7 @@ class Node:
         self.quorum = quorum = len(nodes) // 2 + 1
         ring = nodes[nodes.index(me) :] + nodes[: nodes.index(me)]  # from us on
         self.outbox = outbox = Outbox()
-        self.lamport = clock = Clock(outbox)
+        self.clock = clock = Clock(outbox)
         self.acceptors = acceptors = {log: Acceptor(log, outbox.journal) for log in nodes}
         self.learner = learner = Learner(acceptors)
         self.own = own = Proposer(me, me, nodes)
@@ -116,7 +117,7 @@ class Node:
         The caller resolves `installed` itself, by install(): it has the checkpoint.
         """
         if record.reservation is not None:
-            self.lamport.persisted(record.reservation)
+            self.clock.persisted(record.reservation)
         elif record.applied:
             self.persistence.replayed_position = (record.applied.timestamp, record.applied.owner)
         elif record.candidate:
@@ -134,25 +135,23 @@ class Node:
     def start(self, now: float) -> None:
         """Begin a life: apply once more what was applied, and stand for our own log."""
         if self.rejoining is None:
-            self.incarnations.found(self.persistence.recovered(), self.lamport.reserved)
+            self.incarnations.found(self.persistence.recovered(), self.clock.reserved)
         self.incarnations.begin_life()
-        self.lamport.begin_life()
+        self.clock.begin_life()
         self.persistence.begin_life()
         for acceptor in self.acceptors.values():
-            self.lamport.see(acceptor.last_timestamp, 0)
-        self.lamport.reserve()
+            self.clock.see(acceptor.last_timestamp, 0)
+        self.clock.reserve()
         if self.rejoining is None:
             self.leadership.retake_at = now
 
     def notes(self) -> list[Record]:
-        """What need not be durable soon, for the frame written next: how much is chosen, and applied."""
         return self.persistence.notes()
 
     # -------------------------------------------------------------------------------------------- checkpoints
 
     @property
     def drained(self) -> bool:
-        """Whether all records have been handed out: then state() holds nothing that they do not."""
         return not self.outbox.records
 
     def state(self, pending: Sequence[Record] = ()) -> list[Record]:
@@ -164,13 +163,12 @@ class Node:
         """
         assert self.drained, "what is journaled later must not be repeated"
         records = [record for record in pending if record.installed is not None]
-        records += [Record(life=self.incarnations.life), Record(reservation=self.lamport.reserving)]
+        records += [Record(life=self.incarnations.life), Record(reservation=self.clock.reserving)]
         records += self.incarnations.state(self.rejoining is None or self.rejoining.turn > 0)
         return records + self.persistence.state()
 
     def cut(self) -> Cut:
-        """Where a checkpoint stands that holds what is applied now."""
-        return self.learner.cut(self.lamport.time)
+        return self.learner.cut(self.clock.time)
 
     def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
         """Merge a checkpoint. True: its state must take the place of the store's.
@@ -182,45 +180,38 @@ class Node:
             self.persistence.journal_notes(number)
         newer = self.logs.install_cut(cut, now)
         if number:
-            self.lamport.reserve()
+            self.clock.reserve()
         if newer:
             self.outbox.lost += self.commands.covered(cut.position)
             self.reads.log_lost()
         return newer
 
     def hashed(self, position: tuple[int, int], rolling: int) -> None:
-        """The store has applied the entry at this position, or a checkpoint up to there; this is its hash."""
         self.divergence.hashed(position, rolling)
 
     def checkpointed(self, cut: Cut) -> None:
-        """A durable checkpoint of our own covers this: its entries may be given up, by the next tick()."""
         self.compaction.checkpointed(cut)
 
     def overtook(self, peer: int) -> bool:
-        """Whether entries that the peer lacks were given up, and no checkpoint of ours has them."""
         return self.compaction.overtook(peer)
 
     # -------------------------------------------------------------------------------------- what clients want
 
     @property
-    def clock(self) -> int:
-        """Where the Lamport clock stands."""
-        return self.lamport.time
-
-    @property
     def ready(self) -> bool:
-        """Whether commands are taken: we lead our own log."""
         return self.own.established
 
     @property
     def joined(self) -> bool:
-        """Whether this node may read: it is not rejoining."""
         return self.rejoining is None
 
     @property
     def in_flight(self) -> int:
-        """Entries of ours that are not applied yet."""
         return len(self.commands.pending)
+
+    @property
+    def gathers(self) -> bool:
+        return True
 
     @property
     def has_room(self) -> bool:
@@ -232,11 +223,9 @@ class Node:
         self.reads.proposed(self.commands.propose(payload, token))
 
     def read(self, token: Any) -> None:
-        """A linearizable read: `token` comes back when the store may be read."""
         self.reads.ask(token)
 
     def forget_reads(self, tokens: Collection[Any]) -> None:
-        """These reads have been given up: nobody wants their tokens back."""
         self.reads.give_up(tokens)
 
     # ----------------------------------------------------------------------------------------------- messages
@@ -282,7 +271,7 @@ class Node:
             self.leadership.retake_at = now
 
     def _on_learn(self, sender: int, message: Learn, now: float) -> None:
-        self.lamport.hear(message.clock)
+        self.clock.hear(message.clock)
         self.compaction.holds(sender, message.held)
         self.divergence.compare(sender, message.applied, message.hash, now)
         self.divergence.look_what_is_missing(sender, message, self.compaction.held(sender), now)
@@ -290,14 +279,13 @@ class Node:
             self.logs.learn(fact, now, sender)
 
     def _on_reading(self, sender: int, message: Reading, now: float) -> None:
-        self.lamport.hear(message.clock)
+        self.clock.hear(message.clock)
         for fact in message.facts:
             self.logs.learn(fact, now, sender)
         self.reads.on_reading(sender, message)
 
     @property
     def fetch_due(self) -> float | None:
-        """When the next Fetch is to leave, for which a turn must be made; None: nothing is fetched."""
         return self.catch_up.due
 
     # ----------------------------------------------------------------------------- the end of a turn
@@ -359,7 +347,6 @@ class Node:
             self.rejoining.tick(now)
 
     def link(self, peer: int, refused: bool) -> None:
-        """The transport reports whether a peer refuses connections; it may be silent all the same."""
         self.contacts.link(peer, refused)
 
     # ------------------------------------------------------------------------------ disks that were lost
@@ -377,8 +364,21 @@ class Node:
             self._forget(peer)
 
     def identify(self, identity: Identity) -> Identity:
-        """What this node says to others of itself."""
         return self.incarnations.identify(identity, self.joined)
+
+    def heard_at(self, peer: int) -> float:
+        return self.contacts.heard[peer]
+
+    def reached(self, seconds: float, now: float) -> int:
+        return self.contacts.reached(seconds, now)
+
+    def report(self) -> Report:
+        own, waits = self.incarnations, self.rejoining.waits() if self.rejoining else None
+        leads = frozenset(log for log, proposer in self.proposers.items() if proposer.leading)
+        return Report(
+            self.clock.time, own.incarnation, own.life, self.in_flight, self.leadership.revocations,
+            leads, self.logs.status(), waits,
+        )  # fmt: skip
 
     def greet(self, identity: Identity) -> str | None:
         """Say why nobody may listen to a process that claims to be this peer; None if one may.
@@ -415,7 +415,7 @@ class Node:
         noted = self.noted(sender)[0]
         answer = testimony(
             message, noted, not self.joined or message.incarnation < noted, self.acceptors[message.log],
-            self.proposers.get(message.log), self.logs.fact(message.log), self.lamport.time,
+            self.proposers.get(message.log), self.logs.fact(message.log), self.clock.time,
         )  # fmt: skip
         self.outbox.send_after(sender, answer, call)
 

@@ -139,6 +139,21 @@ class Rejoining:
         everybody = all(len(answers) == len(self.logs) for answers in self.answers.values())
         return everybody and sum(self.tells(peer) for peer in self.answers) >= self.quorum
 
+    def waits(self) -> str:
+        """Say what is waited for."""
+        silent, empty = [], []
+        for peer, answers in self.answers.items():
+            if len(answers) < len(self.logs) if self.incarnations.incarnation else peer not in self.noted:
+                silent.append(str(peer))
+            elif any(answer.rejoining for answer in answers.values()):
+                empty.append(str(peer))
+        if not silent and len(self.answers) - len(empty) >= self.quorum:
+            return "all other nodes have answered: catching up"
+        waits = [f"no answer yet from {', '.join(silent)}"] if silent else []
+        waits += [f"rejoining as well: {', '.join(empty)}"] if empty else []
+        rule = f"all {len(self.answers)} other nodes must answer, {self.quorum} of them with their data"
+        return f"{rule}; {'; '.join(waits)}"
+
     def _ask_again(self, noted_by_all: bool) -> None:
         """Ask everybody with a higher incarnation.
 

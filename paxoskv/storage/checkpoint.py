@@ -36,29 +36,25 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from paxoskv.multipaxos import Covered, Cut, Diverged
-from paxoskv.protocol.outbox import Ready
+from paxoskv.protocol.core import Core
 from paxoskv.state.store import RESERVED_KEY, Store
-from paxoskv.storage.journal import (
+from paxoskv.storage.data_dir import (
     MANIFEST,
-    NO_ROOM,
-    Damaged,
-    Files,
-    Journal,
-    JournalError,
     Manifest,
     Saved,
-    Unreadable,
-    closed_frames,
+    create,
     load_manifest,
-    make_file,
     manifest_json,
     read_identity,
 )
+from paxoskv.storage.files import NO_ROOM, Damaged, Files, JournalError, Unreadable, make_file
+from paxoskv.storage.journal import Journal
+from paxoskv.storage.segments import closed_frames
 from paxoskv.wire.codec import Malformed
 from paxoskv.wire.structs import Chunk, Identity, Record
 
@@ -73,18 +69,6 @@ MISSES = 8  # times that a piece may end in the middle of a value; then all that
 INCOMING = "incoming"
 OURS = re.compile(r"checkpoint-([0-9]{10})\.(json|sum)(\.new)?(\.tmp)?")
 Throttle = Callable[[], None]  # called after each piece of long work
-
-
-class Core(Protocol):
-    """What recovery needs of the core, which is a protocol node or the standalone server."""
-
-    def replay(self, record: Record) -> None: ...
-    def install(self, cut: Cut) -> bool: ...
-    def checkpointed(self, cut: Cut) -> None: ...
-    def cut(self) -> Cut: ...
-    def hashed(self, position: tuple[int, int], rolling: int) -> None: ...
-    def start(self, now: float) -> None: ...
-    def drain(self, now: float) -> Ready: ...
 
 
 # ----------------------------------------------------------------------------------------- a state, as a file
@@ -438,7 +422,7 @@ def restore(
     state = {**state, RESERVED_KEY: {**state[RESERVED_KEY], **bookkeeping(Cut(cut.position, logs, clock))}}
     Store("unused").load_state(state)  # raises what is wrong with it
     unfinished = directory.with_name(directory.name + ".new")
-    Journal.create(unfinished, identity, files=files)
+    create(unfinished, identity, files=files)
     journal = Journal(unfinished, files=files)
     try:
         for _ in journal.recover():

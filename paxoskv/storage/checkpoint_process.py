@@ -21,11 +21,13 @@ from pathlib import Path
 from random import Random
 
 from paxoskv.multipaxos import Cut
-from paxoskv.node.replica import Single
+from paxoskv.protocol.core import Core
 from paxoskv.protocol.node import Node
+from paxoskv.protocol.single import Single
 from paxoskv.state.store import RESERVED_KEY, Store
-from paxoskv.storage.checkpoint import Checkpoints, Core, bookkeeping, cut_of, make_checkpoint, unthrottled
-from paxoskv.storage.journal import NO_ROOM, JournalError, Manifest, load_manifest, read_identity
+from paxoskv.storage.checkpoint import Checkpoints, bookkeeping, cut_of, make_checkpoint, unthrottled
+from paxoskv.storage.data_dir import Manifest, load_manifest, read_identity
+from paxoskv.storage.files import NO_ROOM, JournalError
 
 PROGRAM = [sys.executable, "-P", "-m", "paxoskv.storage.checkpoint_process"]  # this module, as a process
 PAUSE_S = 0.004  # seconds after each piece of the work: nobody waits for the checkpoint

@@ -66,6 +66,9 @@ def met(name: str, run: str, *changes: Change) -> Mutant:
 
 CORE = "multipaxos"
 
+SYNC = "            self._files.fdatasync(handle)\n"
+SET_MARK = "            self._mark.set(Mark(self._number, self._segment.number, self._segment.check))\n"
+
 MUTANTS = [
     # -- one log: promises and votes
     met(
@@ -137,8 +140,8 @@ MUTANTS = [
         "lossy 1",
         (
             "node.replica",
-            "                elif self.after and not self.records:",
-            "                elif self.after:",
+            "        elif self.after and not self.records:",
+            "        elif self.after:",
         ),
     ),
     met(
@@ -879,7 +882,7 @@ MUTANTS = [
         "N14: a torn frame is taken for a whole one",
         "test_journal.test_every_way_to_tear_a_frame_by_sectors_loses_only_that_frame",
         (
-            "storage.journal",
+            "storage.segments",
             "intact = end <= len(data) and zlib.crc32(view[offset + OVERHEAD : end]) == body_check",
             "intact = end <= len(data)",
         ),
@@ -888,7 +891,7 @@ MUTANTS = [
         "N14: frames behind a broken one are cut with it",
         "test_journal.test_a_damaged_frame_before_a_torn_one_is_damage_and_not_a_longer_torn_tail",
         (
-            "storage.journal",
+            "storage.segments",
             "        if header and not (offset == start and header[0] == expected):\n"
             "            return offset\n",
             "",
@@ -899,8 +902,8 @@ MUTANTS = [
         "default 1",
         (
             "storage.journal",
-            "            self._files.fdatasync(handle)\n            self._set_mark()\n",
-            "            self._set_mark()\n",
+            SYNC + SET_MARK,
+            SET_MARK,
         ),
     ),
     told(
@@ -1019,15 +1022,15 @@ MUTANTS = [
     told(
         "N24: a damaged last frame is taken for a torn one, whatever the mark says",
         "test_journal.test_a_frame_that_was_durable_and_cannot_be_read_is_damage_though_it_is_the_last",
-        ("storage.journal", "    if mark is not None and mark.number > last:\n", "    if False:\n"),
+        ("storage.mark", "    if mark is not None and mark.number > last:\n", "    if False:\n"),
     ),
     told(
         "N24: the mark stays where recovery has put it",
         "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_once_the_node_was_idle_or_stopped",
         (
             "storage.journal",
-            "            self._files.fdatasync(handle)\n            self._set_mark()\n",
-            "            self._files.fdatasync(handle)\n",
+            SYNC + SET_MARK,
+            SYNC,
         ),
     ),
     told(
@@ -1035,24 +1038,60 @@ MUTANTS = [
         "test_crash_states.test_no_state_that_a_power_cut_can_leave_loses_anything_acknowledged",
         (
             "storage.journal",
-            "            self._files.fdatasync(handle)\n            self._set_mark()\n",
-            "            self._set_mark()\n            self._files.fdatasync(handle)\n",
+            SYNC + SET_MARK,
+            SET_MARK + SYNC,
         ),
     ),
     told(
         "N24: the mark is never made durable",
         "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_once_the_node_was_idle_or_stopped",
-        ("storage.journal", "        self._sync_mark()\n", ""),
+        ("storage.journal", "                self._mark.maintain()\n", "                pass\n"),
     ),
     told(
         "N24: a torn tail is cut though the mark is missing",
         "test_journal.test_without_a_mark_a_clean_journal_gets_one_and_a_torn_tail_is_damage",
-        ("storage.journal", "    if mark is None and torn:\n", "    if False:\n"),
+        ("storage.mark", "    if mark is None and torn:\n", "    if False:\n"),
     ),
     told(
         "N24: the mark of another directory is believed",
         "test_journal.test_a_mark_of_another_directory_or_none_that_can_be_read_is_damage",
-        ("storage.journal", "mark.segment == segment.number and mark.check != segment.check", "False"),
+        ("storage.mark", "mark.segment == segment.number and mark.check != segment.check", "False"),
+    ),
+    # -- the parts of the server
+    told(
+        "who asks for a checkpoint is answered with one of before",
+        "test_checkpointing.test_who_asks_while_one_is_being_made_waits_for_the_next",
+        (
+            "node.checkpointing",
+            "        self.making, self.rolling = self.rolling, []\n",
+            "        self.making, self.rolling, self.asking = [*self.rolling, *self.asking], [], []\n",
+        ),
+    ),
+    told(
+        "a state that is still being written is forgotten when a checkpoint is made",
+        "test_checkpointing."
+        "test_a_state_that_is_still_being_written_when_the_checkpoint_is_made_is_waited_for",
+        ("node.checkpointing", "State.ROLLING if self.writing else State.IDLE", "State.IDLE"),
+    ),
+    told(
+        "requests leave before the peer has said who it is",
+        "test_peers.test_a_link_carries_requests_only_after_the_peer_has_said_who_it_is",
+        ("node.peers", "        elif peer in self.greeted:", "        elif peer in self.links:"),
+    ),
+    told(
+        "a second process with the id of one that is alive is listened to",
+        "test_peers.test_of_two_processes_with_one_id_the_newer_is_refused_while_the_older_is_heard_of",
+        ("node.peers", "if alive and other is not connection", "if False and other is not connection"),
+    ),
+    told(
+        "a lost disk's connections stay",
+        "test_peers.test_a_process_that_rejoins_keeps_its_connection_and_those_of_its_lost_disk_are_closed",
+        ("node.peers", "if peer == node and who[0] != kept and who < noted:", "if False:"),
+    ),
+    told(
+        "a node that hears of no majority takes commands",
+        "test_health.test_without_a_majority_requests_are_refused_until_one_is_heard_of_again",
+        ("node.health", "        return self.refuses_reads()\n", "        return None\n"),
     ),
 ]
 

@@ -269,6 +269,7 @@ class Machine:
             self._write,
             self._answer,
             self.files,
+            self.files.wanted,
         )
         self.replica.turn()
 

@@ -32,7 +32,10 @@ from paxoskv.protocol.node import Node
 from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store
 from paxoskv.storage import checkpoint
-from paxoskv.storage.journal import FIRST, Damaged, Journal, Manifest, read_frame_header, read_segment_header
+from paxoskv.storage.data_dir import Manifest, create
+from paxoskv.storage.files import Damaged
+from paxoskv.storage.journal import Journal
+from paxoskv.storage.segments import FIRST, read_frame_header, read_segment_header
 from paxoskv.wire.codec import (
     Expired,
     Forgotten,
@@ -678,9 +681,9 @@ class Oracle:
 
         `checked`: by log, how far that was seen before.
         """
-        if core.clock < self.clocks[node]:
-            self.fail(f"node {node} has the clock {core.clock} after {self.clocks[node]}")
-        self.clocks[node] = core.clock
+        if core.clock.time < self.clocks[node]:
+            self.fail(f"node {node} has the clock {core.clock.time} after {self.clocks[node]}")
+        self.clocks[node] = core.clock.time
         for log, acceptor in core.acceptors.items():
             chosen = acceptor.chosen
             seen = checked[log]
@@ -822,7 +825,7 @@ class Machine:
         self.incarnation = int(self.disks == 1)
         self.disk = SlowDisk(Random(f"{self.simulation.seed} disk {self.node} {self.disks}"))
         identity = Identity("simulated", "", self.node, self.incarnation, 0)
-        Journal.create(DIRECTORY, identity, SEGMENT_BYTES, self.disk)
+        create(DIRECTORY, identity, SEGMENT_BYTES, self.disk)
         self.frames = 0  # durable
         self.spoiled = False  # whether what it holds was changed behind the node's back
         self.forgetful = False  # whether it has lost what was durable
@@ -888,7 +891,6 @@ class Machine:
         self.core = core
         self.introduced = self.acquainted = False
         self.replica = Replica(core, self.store, self.clock, self.send, self.write, self.answer, self.files)
-        self.files.wanted = self.replica.roll
         self.tick_at = 0.0
         self.turning = False
         if self.journal.leans:
@@ -1644,9 +1646,7 @@ class Simulation:
             for log, a in core.acceptors.items()
         )
         paused = "paused " if machine.paused else ""
-        return (
-            f"{paused}clock {core.clock} reserved {core.lamport.reserved} head {core.learner.next()} {logs}"
-        )
+        return f"{paused}clock {core.clock.time} of {core.clock.reserved} head {core.learner.next()} {logs}"
 
     # -- faults
 

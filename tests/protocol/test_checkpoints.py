@@ -127,7 +127,7 @@ def test_a_segment_begins_with_all_that_must_not_be_forgotten() -> None:
     assert again.acceptors[2].promised == ballot_of(7, 3)
     assert again.learner.position == (20, 2)
     assert again.learner.next() == (30, 2)
-    assert again.clock == made.lamport.reserving
+    assert again.clock.time == made.clock.reserving
     assert again.incarnations.life >> LIFE_BITS == (made.incarnations.life >> LIFE_BITS) + 1
     assert again.incarnations.lives == made.incarnations.lives
     assert again.own.highest >= made.own.highest
@@ -230,7 +230,7 @@ def test_a_checkpoint_stands_where_its_entries_are_executed() -> None:
     made = with_entries()
     nothing = Covered(0, 0, 0)
     assert made.cut() == Cut(
-        (20, 2), {1: nothing, 2: Covered(2, ballot_of(1, 2), 20), 3: nothing}, made.clock
+        (20, 2), {1: nothing, 2: Covered(2, ballot_of(1, 2), 20), 3: nothing}, made.clock.time
     )
 
 

@@ -206,7 +206,7 @@ def test_no_command_is_taken_before_the_ballot_is_established() -> None:
 def write_unheard_of(cluster: Cluster, node: int, key: str) -> Answer:
     """A write at node 2 with a quorum that does not include this node, which hears nothing any more."""
     cluster.drop(to={node})
-    cluster.hear_clock(2, cluster.core(node).clock + 1000)
+    cluster.hear_clock(2, cluster.core(node).clock.time + 1000)
     write = cluster.put(2, key, "new")
     cluster.run_until(write.answered, within_s=3)
     return write
@@ -236,7 +236,7 @@ def test_a_read_does_not_count_the_answers_to_a_round_of_an_earlier_life() -> No
     late.lift()
     cluster.restart(1)
     cluster.run(1)  # it has its log again, and all clocks stand where its own does
-    clock = cluster.core(1).clock
+    clock = cluster.core(1).clock.time
     assert min(cluster.core(1).learner.frontier.values()) >= clock
     write_unheard_of(cluster, 1, "x")
     second = cluster.read(1, "x")
