@@ -408,6 +408,7 @@ def removed(name: str) -> Iterator[None]:
             patch.setattr(scenario, "store", changed["state.store"])
         patch.setattr(scenario, "protocol", importlib.import_module("paxoskv.protocol.node"))
         multipaxos = importlib.import_module("paxoskv.multipaxos")
+        patch.setattr(scenario, "voters", importlib.import_module("paxoskv.protocol.voters"))
         patch.setattr(scenario, "Diverged", multipaxos.Diverged)
         patch.setattr(acceptors, "Acceptor", multipaxos.Acceptor)
         patch.setattr(nodes, "Node", scenario.protocol.Node)

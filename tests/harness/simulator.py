@@ -30,6 +30,7 @@ from paxoskv.node.replica import Replica
 from paxoskv.protocol.faults import Failures
 from paxoskv.protocol.node import Node
 from paxoskv.protocol.outbox import Message
+from paxoskv.protocol.voters import EverybodyVotes, Voters
 from paxoskv.state.store import Store
 from paxoskv.storage import checkpoint
 from paxoskv.storage.data_dir import Manifest, create
@@ -146,6 +147,7 @@ class Profile:
     clocks: float = 2.0  # rates of clocks lie between 1 / this and this
     dead: int = 0  # nodes that never come back
     broken: bool = False  # whether one link between two others never heals
+    everybody_votes: bool = False  # whether all nodes vote at once, as the reference does
     # clients
     clients: int = 4
     in_flight: int = 4  # operations of one client
@@ -290,6 +292,7 @@ PROFILES: dict[str, Profile] = {
         Profile(name="one", nodes=1, seconds=4),
         Profile(name="three", nodes=3),
         Profile(name="seven", nodes=7, seconds=2),
+        Profile(name="everybody-votes", everybody_votes=True, checkpoints=1, wipes=0.2, crashes=8),
     ]
 }
 
@@ -851,7 +854,10 @@ class Machine:
         self.offset = simulation.random.uniform(0, 1000)
         failures = profile.failures if simulation.faulty else Failures()
         random = Random(f"{simulation.seed} node {self.node} life {self.life}")
-        core = Node(self.node, simulation.nodes, random, profile.revoke_after, failures, self.incarnation)
+        voters = EverybodyVotes if profile.everybody_votes else Voters
+        core = Node(
+            self.node, simulation.nodes, random, profile.revoke_after, failures, self.incarnation, voters
+        )
         core.compaction.keep_bytes = profile.keep
         self.journal = Journal(DIRECTORY, SEGMENT_BYTES, files=self.disk)
         frames = list(self.journal.recover())
