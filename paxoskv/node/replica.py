@@ -188,12 +188,7 @@ class Download:
             return False
         if chunk.offset != self.offset:
             return False
-        try:
-            if not self.number:
-                self.number, self.size, self.check = chunk.number, chunk.size, chunk.check
-                self.checkpoints.begin(chunk.size)
-            self.checkpoints.write(chunk.offset, chunk.data)
-        except OSError:
+        if not self._store(chunk):
             self.stop()
             return False
         self.offset += len(chunk.data)
@@ -206,6 +201,17 @@ class Download:
         else:
             self.ask_at = now + CHUNK_PAUSE
         return self.finishing
+
+    def _store(self, chunk: Chunk) -> bool:
+        """Write the piece into the file; False if the disk does not take it."""
+        try:
+            if not self.number:
+                self.number, self.size, self.check = chunk.number, chunk.size, chunk.check
+                self.checkpoints.begin(chunk.size)
+            self.checkpoints.write(chunk.offset, chunk.data)
+        except OSError:
+            return False
+        return True
 
     def stop(self) -> None:
         """Begin anew when the core asks for it, perhaps with another peer."""

@@ -73,19 +73,9 @@ class Logs:
         self.outbox = outbox
 
     def on_accept(self, sender: int, message: Accept, now: float, call: Any) -> None:
-        last = command = 0
-        for entry in message.entries:
-            last = max(last, entry.timestamp)
-            if entry.payload:
-                command = last
-        if self.clock.is_absurd(last) or self.is_absurd(message.log, message.ballot):
+        """Phase 2b: vote; the answer leaves when the vote is durable, or at once if the vote can wait."""
+        if not self._hear_entries(sender, message):
             return
-        self.clock.see(last, command)  # R6
-        if sender != self.me:
-            self.witness.stood(sender, message.log, message.ballot)
-            self.gossip.awaits(sender, command)
-            if command:
-                self.contacts.proposed(sender)
         acceptor = self.acceptors[message.log]
         before = len(self.outbox.records)
         vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
@@ -106,7 +96,25 @@ class Logs:
         else:
             self.gossip.tell(sender, answer, own, call)
 
+    def _hear_entries(self, sender: int, message: Accept) -> bool:
+        """Raise our clock past the entries; False if only a broken node can have sent them."""
+        last = command = 0
+        for entry in message.entries:
+            last = max(last, entry.timestamp)
+            if entry.payload:
+                command = last
+        if self.clock.is_absurd(last) or self.is_absurd(message.log, message.ballot):
+            return False
+        self.clock.see(last, command)  # R6
+        if sender != self.me:
+            self.witness.stood(sender, message.log, message.ballot)
+            self.gossip.awaits(sender, command)
+            if command:
+                self.contacts.proposed(sender)
+        return True
+
     def on_accepted(self, sender: int, message: Accepted, now: float) -> None:
+        """Count a vote, if the ballot is ours."""
         if sender != self.me:
             self.round_trips.on_accepted(sender, message, now)
             self.learn(message.fact, now, sender)
@@ -118,13 +126,16 @@ class Logs:
         if message.promised > proposer.ballot:
             self.leadership.lose(proposer, message.promised, now)
         elif message.ballot == proposer.ballot:
-            if proposer is self.own:
-                self.voters.on_vote(sender, message.vote, now)
-            chosen = proposer.on_accepted(sender, message, now)
-            if chosen > self.learner.chosen[message.log]:
-                self.choose(proposer, chosen, now)
-            if message.vote == Vote.WITHHELD and proposer is self.own and sender in self.voters.at_once:
-                self.ask_to_vote(self.voters.ask_deferred(sender, now))
+            self._count(proposer, sender, message, now)
+
+    def _count(self, proposer: Proposer, sender: int, message: Accepted, now: float) -> None:
+        if proposer is self.own:
+            self.voters.on_vote(sender, message.vote, now)
+        chosen = proposer.on_accepted(sender, message, now)
+        if chosen > self.learner.chosen[message.log]:
+            self.choose(proposer, chosen, now)
+        if message.vote == Vote.WITHHELD and proposer is self.own and sender in self.voters.at_once:
+            self.ask_to_vote(self.voters.ask_deferred(sender, now))
 
     def on_prepare(self, sender: int, message: Prepare, now: float, call: Any) -> None:
         acceptor = self.acceptors[message.log]

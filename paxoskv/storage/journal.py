@@ -161,12 +161,7 @@ class Journal:
             if found.end > found.stop:
                 suspect = suspect or (path, found.stop)
                 cuts.append((segment, found))
-            if found.stray is not None:
-                lost = self._number + len(found.frames)
-                reason = f"frame {lost} is damaged, for a later one is at {path}: offset {found.stray}"
-                raise Damaged(*(suspect or (path, found.stop)), reason)
-            if number == first and self.manifest and not found.frames:
-                raise Damaged(path, FIRST, f"frame {self._number} is damaged, for the manifest names it")
+            self._refuse_damage(path, found, suspect, number == first)
             if found.frames or number == first:
                 self._segment, self._offset = segment, found.stop
             else:
@@ -183,6 +178,17 @@ class Journal:
         self._make_at = NEVER if self._spares.empty else self._segment.size // 2
         self._mark.open(mark, Mark(self._number - 1, self._segment.number, self._segment.check))
         self._ready = True
+
+    def _refuse_damage(
+        self, path: Path, found: Scan, suspect: tuple[Path, int] | None, is_first: bool
+    ) -> None:
+        """Raise Damaged where a later frame, or the manifest, shows that one is missing."""
+        if found.stray is not None:
+            lost = self._number + len(found.frames)
+            reason = f"frame {lost} is damaged, for a later one is at {path}: offset {found.stray}"
+            raise Damaged(*(suspect or (path, found.stop)), reason)
+        if is_first and self.manifest and not found.frames:
+            raise Damaged(path, FIRST, f"frame {self._number} is damaged, for the manifest names it")
 
     def _find_segments(self, first: int) -> list[int]:
         """The numbers of the segments that are needed, in order; what was not finished is removed."""

@@ -622,7 +622,7 @@ MUTANTS = [
         (
             "protocol.logs",
             "        last = command = 0\n",
-            "        before = self._own_fact()\n        last = command = 0\n",
+            "        before = self.own_fact()\n        last = command = 0\n",
         ),
         (
             "protocol.logs",
