@@ -44,8 +44,8 @@ simulator:
     send ready.send_after                      when that frame, and every frame before it, is durable
     apply ready.apply to the store, then answer ready.reads
 
-
-Messages that a node addresses to itself go into its step() when they would leave.
+Messages that a node addresses to itself go into its step() when they would leave. This file has the three
+roles; `node`, which joins them, is paxoskv/protocol/node.py, and the parts beside it do the rest.
 
 **Checkpoints.** Now and then the journal begins a new segment with node.state(), and a checkpoint is made of
 the segments before it. Entries that all nodes hold are given up; for a node that lags far, only what such a
@@ -115,10 +115,11 @@ class Applied(NamedTuple):
 
 
 class Covered(NamedTuple):
-    """A fact about one log, as a checkpoint has it: the first `executed` entries are chosen, in the
-    established ballot `evidence`, and all of them are in the checkpoint; `last` is the timestamp of the last.
+    """A fact about one log, as a checkpoint has it.
 
-    (Without it the owner could stamp below a skip that nobody holds any more.)
+    The first `executed` entries are chosen, in the established ballot `evidence`, and all of them are in the
+    checkpoint; `last` is the timestamp of the last. (Without it the owner could stamp below a skip that
+    nobody holds any more.)
     """
 
     executed: int
@@ -210,8 +211,9 @@ class Acceptor:
         return Vote.TAKEN
 
     def learn(self, chosen: int, evidence: int) -> None:
-        """The first `chosen` entries are chosen: ours are the right ones if we hold the log of `evidence` or
-        a later one.
+        """Take note that the first `chosen` entries are chosen.
+
+        Ours are the right ones if we hold the log of `evidence` or a later one.
         """
         if self.accepted >= evidence and min(chosen, self.length) > self.chosen:
             self.chosen = min(chosen, self.length)
@@ -233,8 +235,10 @@ class Acceptor:
         self.learn(end, evidence)
 
     def cover(self, chosen: int, evidence: int, last: int) -> None:
-        """A checkpoint has the first `chosen` entries, counted in `evidence`: as if we had fetched, executed
-        and given them up. The ballots rise as by install(), for the same reason (N23).
+        """Take note that a checkpoint has the first `chosen` entries, counted in `evidence`.
+
+        It is as if we had fetched, executed and given them up. The ballots rise as by install(), for the same
+        reason (N23).
         """
         if chosen <= self.chosen:
             return
@@ -279,8 +283,9 @@ class Acceptor:
         self.journal(Record(held=Held(self.log, ballot, start, entries)))
 
     def _check_same(self, start: int, entries: list[Entry], end: int) -> None:
-        """Diverged if entries from slot `start` on are not ours up to slot `end`, where they cannot differ:
-        of one ballot's log, or chosen.
+        """Raise Diverged if entries from slot `start` on are not ours up to slot `end`.
+
+        They cannot differ there: they are of one ballot's log, or chosen.
         """
         for slot in range(max(start, self.base), min(start + len(entries), end)):
             ours, theirs = self.entries[slot - self.base], entries[slot - start]
@@ -369,8 +374,9 @@ class Proposer:
         return self.leading and len(self.lengths) >= self.quorum
 
     def prepare(self, from_slot: int, promised: int, wanted: int) -> Record:
-        """Phase 1a: stand with a ballot above all that were seen. The record must be durable before the
-        Prepare leaves.
+        """Phase 1a: stand with a ballot above all that were seen.
+
+        The record must be durable before the Prepare leaves.
         """
         self.highest = max(self.highest, promised)
         self.ballot = self.highest = ballot_of(round_of(self.highest) + 1, self.me)
@@ -437,8 +443,9 @@ class Proposer:
         return None
 
     def on_accepted(self, sender: int, message: Accepted, now: float) -> int:
-        """Count a vote at our ballot; returns how far the log is chosen now. Votes count per node, not per
-        message.
+        """Count a vote at our ballot; return how far the log is chosen now.
+
+        Votes count per node, not per message.
         """
         courier = self.couriers[sender]
         if message.vote != Vote.TAKEN:
@@ -524,8 +531,9 @@ class Learner:
         return max(self.known[proposer.log], *[entry.timestamp for entry in held], 0)
 
     def learn(self, log: int, chosen: int, evidence: int, frontier: int) -> bool:
-        """Merge a fact; True if it said anything new. (chosen, evidence) is one pair, the frontier goes by
-        itself.
+        """Merge a fact; True if it said anything new.
+
+        (chosen, evidence) is one pair, the frontier goes by itself.
         """
         news = False
         if chosen > self.chosen[log] or (chosen == self.chosen[log] and evidence > self.evidence[log]):
@@ -596,8 +604,9 @@ class Learner:
             yield timestamp, owner, payload
 
     def waits_on(self, read: int) -> dict[int, int]:
-        """The logs whose frontier the next command, or a read with this timestamp (0: none), waits for, and
-        how far.
+        """The logs that the next command, or a read with this timestamp (0: none), waits for.
+
+        For each, how far its frontier has to come.
         """
         timestamp, owner = self.next() or (0, 0)
         waits = {}
@@ -608,9 +617,9 @@ class Learner:
         return waits
 
     def install(self, cut: Cut) -> bool:
-        """Stand at least where a checkpoint stands. True if its position lies beyond ours: then its state
-        takes the place of what we have applied.
+        """Stand at least where a checkpoint stands.
 
+        True if its position lies beyond ours: then its state takes the place of what we have applied.
         Element by element, for no-ops are passed over early: of two nodes' positions neither need lie beyond
         the other's in all logs.
         """
@@ -637,8 +646,9 @@ class Learner:
         return Cut(self.position, logs, clock)
 
     def recover(self, position: tuple[int, int]) -> Iterator[tuple[int, int, bytes]]:
-        """After a restart: the commands that were applied up to the position, in the same order; without
-        those that an installed checkpoint has.
+        """After a restart: the commands that were applied up to the position, in the same order.
+
+        Those that an installed checkpoint has are left out.
         """
         logs = []
         covered = self.position  # by an installed checkpoint

@@ -242,7 +242,9 @@ class Replica:
         checkpoints: Checkpoints | None = None,
         wanted: Callable[[], None] | None = None,
     ) -> None:
-        """`write(frame, done, new_segment)` must call done() later, when the frame is durable, and never from
+        """Join a core and a store.
+
+        `write(frame, done, new_segment)` must call done() later, when the frame is durable, and never from
         inside the call. `new_segment`: the frame begins one, and when it is durable, a checkpoint can be made
         of all segments before it.
 
@@ -284,8 +286,9 @@ class Replica:
     # -------------------------------------------------------------------------------------- what clients want
 
     def submit(self, token: Any, commands: Sequence[Command], batch: bool = False) -> None:
-        """Commands to be applied in order, with nothing in between. The answer comes through `answer`,
-        perhaps at once.
+        """Take commands that are to be applied in order, with nothing in between.
+
+        The answer comes through `answer`, perhaps at once.
         """
         if not self.core.ready:
             self.answer(token, NotDone("this node does not lead its log now", False))
@@ -389,8 +392,9 @@ class Replica:
 
     @property
     def turn_due(self) -> float | None:
-        """When a turn must follow, whatever happens until then: for an entry that could leave, but waits for
-        more commands, or to fetch the next piece. None: none must.
+        """When a turn must follow, whatever happens until then; None: none must.
+
+        It is for an entry that could leave, but waits for more commands, or to fetch the next piece.
         """
         due = self.core.fetch_due
         if self.queue and self.core.in_flight < self.window:
@@ -420,9 +424,7 @@ class Replica:
         return False
 
     def _write_frame(self) -> None:
-        """One frame at a time: the next is written when this one is durable, so that only the last can be
-        torn.
-        """
+        """Write one frame; the next follows when this one is durable, so that only the last can be torn."""
         new_segment = self.rolling and self.noted and self.core.drained
         self.noted = self.rolling
         if new_segment:
@@ -442,8 +444,9 @@ class Replica:
         self.turn()
 
     def _propose(self, now: float) -> None:
-        """Gather what waits into one entry, unless enough are in flight, or more is expected: batches grow by
-        themselves under load.
+        """Gather what waits into one entry, unless enough are in flight, or more is expected.
+
+        So batches grow by themselves under load.
         """
         core = self.core
         if not core.ready:

@@ -226,8 +226,9 @@ class Journal:
 
     @property
     def leans(self) -> bool:
-        """Whether it holds a checkpoint that another node made and none of our own covers yet. Until one
-        does, what we have for our peers is older than what we know.
+        """Whether it holds a checkpoint that another node made and none of our own covers yet.
+
+        Until one does, what we have for our peers is older than what we know.
         """
         first = self.manifest.frame if self.manifest else 1
         return any(frame >= first for frame in self.installed.values())
