@@ -1,8 +1,10 @@
 """`pip install` of the project's directory brings one package, with the library, the client and a node."""
 
+import importlib
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,11 @@ def test_a_program_loads_no_module_of_the_other_side(program: str, others: list[
     done.check_returncode()
     loaded = {name.split(".")[1] for name in done.stdout.split() if "." in name}
     assert not loaded & set(others)
+
+
+def test_the_commands_that_are_installed_are_there() -> None:
+    scripts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert set(scripts) == {"paxoskv", "paxoskv-server"}
+    for place in scripts.values():
+        module, _, function = place.partition(":")
+        assert callable(getattr(importlib.import_module(module), function)), place
