@@ -80,6 +80,8 @@ def test_an_installed_client_works_from_anywhere(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     server = [environment / "bin" / "paxoskv-server", "--standalone", "--listen", f"127.0.0.1:{port}"]
     single = ["--single", f"127.0.0.1:{port}", "--timeout", "60"]
+    done = finish([command, "get", *single, "colour"], cwd=elsewhere)
+    assert done.stderr.startswith("paxoskv: no node can be reached")
     with subprocess.Popen([*server, "--data", "data"], cwd=elsewhere, preexec_fn=die_with_parent) as node:
         try:
             put = [command, "put", *single, "colour", "red"]
