@@ -3,7 +3,7 @@
     python server.py --id 1                    one of the nodes in cluster.json
     python server.py --standalone              the same service without Paxos
 
-The program is paxoskv/node/server.py; this is its door.
+The program is paxoskv/node/main.py; this is its door.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from paxoskv import compiled
 def main() -> int:
     """Run a node until it is stopped; returns the exit code."""
     compiled.use()  # before the modules that may be compiled are imported
-    code: int = importlib.import_module("paxoskv.node.server").main()
+    code: int = importlib.import_module("paxoskv.node.main").main()
     return code
 
 

@@ -31,10 +31,12 @@ import orjson
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from paxoskv.multipaxos import Node, node_of
-from paxoskv.node.replica import Single
+from paxoskv.multipaxos import node_of
+from paxoskv.protocol.core import Core
+from paxoskv.protocol.node import Node
+from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
-from paxoskv.storage.checkpoint import Core, checkpoint_path, cut_of, load, replay, state_of
+from paxoskv.storage.checkpoint import checkpoint_path, cut_of, load, replay, state_of
 from paxoskv.storage.data_dir import Manifest, load_manifest, read_identity
 from paxoskv.storage.files import Damaged, Files, JournalError, Unreadable
 from paxoskv.storage.mark import check_mark, check_owner, load_mark

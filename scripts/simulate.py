@@ -5,6 +5,7 @@
     scripts/simulate.py --seeds 1-100000 --minutes 60 --jobs 2
     scripts/simulate.py --seeds 17-17 --profile lossy      one run again
     scripts/simulate.py --seeds 17-17 --profile lossy --set seconds=0.5 --set clients=1
+    scripts/simulate.py --golden [--record]                do nodes do what they did? (see golden.py)
 
 The first 50 seeds are run twice, the second time in another process with other hashes, and must give the same
 events.
@@ -36,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 from paxoskv import compiled  # noqa: E402
 
 # The core's are the same events in two thirds of the time; from the rest is derived, as text.
-compiled.use(("paxoskv", "paxoskv.wire"))
+compiled.use(("paxoskv", "paxoskv.wire", "paxoskv.protocol"))
 
 from rich.console import Console  # noqa: E402
 from rich.progress import (  # noqa: E402
@@ -48,6 +49,7 @@ from rich.progress import (  # noqa: E402
     TimeRemainingColumn,
 )
 
+from tests.harness import golden  # noqa: E402
 from tests.harness.simulator import PROFILES, Profile, Report, Simulation, Violation  # noqa: E402
 
 TWICE = 50  # seeds that are run a second time
@@ -268,6 +270,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--set", type=setting_of, action="append", default=[], dest="settings", metavar="NAME=VALUE",
         help=f"another value for one of {', '.join(SETTINGS)}",
     )  # fmt: skip
+    parser.add_argument(
+        "--golden", action="store_true", help="compare all runs with tests/harness/golden.txt"
+    )
+    parser.add_argument("--record", action="store_true", help="with --golden: write that file anew")
     found = parser.parse_args(arguments)
     if found.jobs < 1:
         parser.error("--jobs: at least 1")
@@ -276,9 +282,22 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return found
 
 
+def compare(record: bool, jobs: int) -> int:
+    """Do nodes do what they did when tests/harness/golden.txt was written? Returns the exit status."""
+    if record:
+        golden.write_down(jobs)
+        return 0
+    runs = golden.traces(golden.SEEDS, jobs)
+    different = golden.differing(runs)
+    print("\n".join([*different, f"{len(different)} of {len(runs):,} runs differ"]))
+    return int(bool(different))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line says; returns the exit status."""
     found = parse(arguments)
+    if found.golden:
+        return compare(found.record, found.jobs)
     console = Console(stderr=True)
     tally = Tally()
     columns = (

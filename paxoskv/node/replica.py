@@ -7,16 +7,18 @@ and tick() as things happen, and turn() once when they have all been handed in:
     receive -> step the core -> send what may leave at once -> journal -> send the rest -> apply -> answer
     clients
 
-The core is a multipaxos.Node, or Single: the same service without replication, for comparison.
+The core is a Node, or Single: the same service without replication, for comparison.
 
 Checkpoints are files, so the embedding has them (class Checkpoints says what it offers); which are wanted,
 and how they come from one node to another, is decided here.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from paxoskv.multipaxos import Applied, Cut, Message, Node, Ready
+from paxoskv.multipaxos import Applied, Cut
+from paxoskv.protocol.core import Core
+from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store
 from paxoskv.wire.codec import (
     Expired,
@@ -30,10 +32,8 @@ from paxoskv.wire.structs import (
     Batch,
     Chunk,
     Command,
-    Entry,
     FetchCheckpoint,
     Fetched,
-    Held,
     Outcome,
     Record,
     RequestId,
@@ -52,15 +52,14 @@ ASK_AT_MOST: Final = 1.0  # seconds: the longest such pause
 CHUNK_PAUSE: Final = 0.01  # seconds between two pieces: who shares our processor works meanwhile
 GIVE_UP: Final = 5.0  # seconds without any piece: then another node may have a checkpoint
 
+Key = tuple[int, int, int, int]  # which command of which session
+
 
 class Checkpoints(Protocol):
     """The files of checkpoints: those that this node hands out, and the one that it takes from another."""
 
     def chunk(self, number: int, offset: int) -> Chunk:
         """A piece of a checkpoint (0: the newest). Chunk.number is 0 if there is none such (any more)."""
-
-    def wanted(self) -> None:
-        """A peer needs a newer checkpoint of ours: make one, soon, by roll(), unless one is being made."""
 
     def begin(self, size: int) -> None:
         """Take a checkpoint of so many bytes. What was being taken is dropped. OSError: there is no room."""
@@ -94,7 +93,7 @@ class Request:
         self.batch = batch  # whether the answer is a list of results
         self.arrived = arrived
         self.proposed = False
-        self.key: tuple[int, int, int, int] | None = None  # (session, sequence) of a single command
+        self.key: Key | None = None  # (session, sequence) of a single command
 
 
 class Read:
@@ -106,6 +105,32 @@ class Read:
         self.token = token
         self.question = question
         self.arrived = arrived
+
+
+class Gathering:
+    """How long the next entry waits for more commands.
+
+    The clients of an entry that was applied mostly ask again at once: let that join the next one. Where there
+    were several, and fewer wait by now, the next entry waits until all are back, but no longer than the last
+    one took: the same work is done with fewer entries under load.
+    """
+
+    def __init__(self, pays: bool) -> None:
+        """`pays`: whether an entry costs so much that waiting can pay."""
+        self.pays = pays
+        self.proposed_at = 0.0  # when the last entry was
+        self.expected = 0  # requests that the next entry may come to have
+        self.until = 0.0  # so long it waits for them
+
+    def applied(self, answered: int, waiting: int, now: float) -> None:
+        """An entry of ours was applied, with so many requests; so many others wait by now."""
+        if self.pays:
+            self.expected = waiting + answered if answered > max(waiting, 1) else 0
+            self.until = now + min(now - self.proposed_at, GATHER)
+
+    def waits(self, waiting: int, now: float) -> bool:
+        """Whether the next entry waits for more than these requests."""
+        return waiting < self.expected and now < self.until
 
 
 class Download:
@@ -202,13 +227,14 @@ class Replica:
 
     def __init__(
         self,
-        core: "Node | Single",
+        core: Core,
         store: Store,
         clock: Callable[[], float],
         send: Callable[[int, Message, Any], None],
         write: Callable[[list[Record], Callable[[], None], bool], None],
         answer: Callable[[Any, Any], None],
         checkpoints: Checkpoints | None = None,
+        wanted: Callable[[], None] | None = None,
     ) -> None:
         """`write(frame, done, new_segment)` must call done() later, when the frame is durable, and never from
         inside the call. `new_segment`: the frame begins one, and when it is durable, a checkpoint can be made
@@ -216,6 +242,9 @@ class Replica:
 
         `answer(token, value)`: the value is a Result, a list of them, whatever read()'s question returned, or
         one of the interface's exceptions.
+
+        `wanted()`: a peer needs a newer checkpoint of ours: make one, soon, by roll(), unless one is being
+        made. Without it roll() is called at once.
         """
         self.core = core
         self.store = store
@@ -224,16 +253,11 @@ class Replica:
         self.write = write
         self.answer = answer
         self.window = WINDOW
-        self.gathers = not isinstance(core, Single)  # whose entries cost nearly nothing: waiting does not pay
-        self.proposed_at = 0.0  # when the last entry was
-        self.expected = 0  # requests that the next entry may come to have
-        self.gather_until = 0.0  # so long it waits for them
+        self.gathering = Gathering(core.gathers)
         self.queue: list[Request] = []
         self.queued = 0  # commands in `queue`
         self.open: dict[Request, None] = {}  # proposed or queued, in order of arrival
-        self.joined: dict[
-            tuple[int, int, int, int], list[Request]
-        ] = {}  # repeats that wait for the first attempt
+        self.joined: dict[Key, list[Request]] = {}  # repeats that wait for the first attempt
         self.reading: dict[Read, None] = {}  # in order of arrival
         self.records: list[Record] = []  # for the next frame
         self.after: list[tuple[int, Message, Any]] = []  # messages that wait for it
@@ -242,6 +266,7 @@ class Replica:
         self.noted = False  # whether a frame was written since then: what is applied is in the journal
         self.rolling = False  # whether the next frame is to begin a segment
         self.checkpoints = checkpoints
+        self.wanted = wanted or self.roll
         self.download = Download(checkpoints, send) if checkpoints else None
         self.installed = 0  # checkpoints of others, in this life
         self.entries_applied = 0
@@ -344,12 +369,7 @@ class Replica:
             self.after += ready.send_after
             self.urgent = self.urgent or ready.urgent
             if not self.writing:
-                if (self.records and self.urgent) or (self.rolling and self.core.drained):
-                    self._write_frame()
-                elif self.after and not self.records:
-                    self.urgent = False
-                    after, self.after = self.after, []
-                    again |= self._dispatch(after, now)
+                again |= self._begin_frame(now)
             for applied in ready.apply:
                 self._apply(applied)
             for read in ready.reads:
@@ -368,20 +388,9 @@ class Replica:
         """
         due = self.core.fetch_due
         if self.queue and self.core.in_flight < self.window:
-            return self.gather_until if due is None else min(due, self.gather_until)
+            until = self.gathering.until
+            return until if due is None else min(due, until)
         return due
-
-    def _expect(self, answered: int, now: float) -> None:
-        """An entry of ours was applied. Its clients mostly ask again at once: let that join the next one.
-
-        Where there were several, and fewer wait by now, the next entry waits until all are back, but no
-        longer than the last one took: the same work is done with fewer entries under load.
-        """
-        if not self.gathers:
-            return
-        waiting = len(self.queue)
-        self.expected = waiting + answered if answered > max(waiting, 1) else 0
-        self.gather_until = now + min(now - self.proposed_at, GATHER)
 
     def _dispatch(self, messages: list[tuple[int, Message, Any]], now: float) -> bool:
         """Send; True if the core has had a message from itself."""
@@ -393,6 +402,16 @@ class Replica:
             else:
                 self.send(to, message, call)
         return own
+
+    def _begin_frame(self, now: float) -> bool:
+        """Write what is urgent, or a state; what waits for no record leaves. True: as _dispatch()."""
+        if (self.records and self.urgent) or (self.rolling and self.core.drained):
+            self._write_frame()
+        elif self.after and not self.records:
+            self.urgent = False
+            after, self.after = self.after, []
+            return self._dispatch(after, now)
+        return False
 
     def _write_frame(self) -> None:
         """One frame at a time: the next is written when this one is durable, so that only the last can be
@@ -426,9 +445,9 @@ class Replica:
                 self._finish(request, NotDone("this node has lost the lead of its log", False))
             self.queue, self.queued = [], 0
         while self.queue and core.in_flight < self.window and core.has_room:
-            if len(self.queue) < self.expected and now < self.gather_until:
+            if self.gathering.waits(len(self.queue), now):
                 return
-            self.proposed_at = now
+            self.gathering.proposed_at = now
             requests: list[Request] = []
             commands: list[Command] = []
             size = 0
@@ -455,7 +474,7 @@ class Replica:
         self.commands_applied += len(results)
         if applied.token is None:
             return
-        self._expect(len(applied.token), self.clock())
+        self.gathering.applied(len(applied.token), len(self.queue), self.clock())
         at = 0
         for request in applied.token:
             count = len(request.commands)
@@ -479,7 +498,7 @@ class Replica:
             chunk = self.checkpoints.chunk(message.number, message.offset)
             if not message.number and (not chunk.number or self.core.overtook(sender)):
                 chunk = Chunk(0, 0, 0, message.offset, b"")  # none that would help
-                self.checkpoints.wanted()
+                self.wanted()
             self.send(sender, chunk, call)
         elif self.download.on_chunk(sender, message, self.clock()):
             stop = self.download.stop
@@ -526,84 +545,3 @@ def _size(command: Command) -> int:
     """Encoded bytes of a command, about (four for each character: never too few)."""
     texts = (command.key, command.value, command.expected)
     return 64 + 4 * sum(len(text) for text in texts if text is not None)
-
-
-class Single:
-    """The unreplicated core: journal, then apply, then answer. One writer, no peers, log 0."""
-
-    def __init__(self) -> None:
-        self.me = 0
-        self.clock = 0
-        self.in_flight = 0
-        self._records: list[Record] = []
-        self._after: list[tuple[int, Message, Any]] = []
-        self._apply: list[Applied] = []
-        self._reads: list[Any] = []
-
-    ready = True
-    has_room = True
-    busy = False
-    fetch_due = None
-    drained = True
-    joined = True
-
-    def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
-        """Recovery: a checkpoint. What was replayed before is in it."""
-        self.clock = cut.clock
-        self._apply.clear()
-        return True
-
-    def state(self, pending: Sequence[Record] = ()) -> list[Record]:
-        """For the first frame of a segment: what is journaled before it is in the checkpoint."""
-        return list(pending)
-
-    def cut(self) -> Cut:
-        """Where a checkpoint stands that holds all that was replayed."""
-        return Cut((self.clock, 0), {}, self.clock)
-
-    def start(self, now: float) -> None:
-        """Begin a life: what was replayed comes with the next drain()."""
-
-    def checkpointed(self, cut: Cut) -> None:
-        """There is nothing to give up."""
-
-    def overtook(self, peer: int) -> bool:
-        """There is nobody to ask."""
-        return False
-
-    def hashed(self, position: tuple[int, int], rolling: int) -> None:
-        """There is nobody to compare it with."""
-
-    def replay(self, record: Record) -> None:
-        """Recovery: one journaled record, in the order in which they were written."""
-        if record.held:
-            for entry in record.held.entries:
-                self.clock = entry.timestamp
-                self._apply.append(Applied(entry.timestamp, 0, entry.payload, None))
-
-    def propose(self, payload: bytes, token: Any) -> None:
-        self.clock += 1
-        self.in_flight += 1
-        self._records.append(Record(held=Held(0, 0, self.clock - 1, [Entry(self.clock, payload)])))
-        self._after.append((0, Applied(self.clock, 0, payload, token), None))
-
-    def read(self, token: Any) -> None:
-        self._reads.append(token)
-
-    def forget_reads(self, tokens: Collection[Any]) -> None:
-        """None waits: a read is answered in the turn in which it arrived."""
-
-    def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
-        self.in_flight -= 1
-        self._apply.append(message)
-
-    def tick(self, now: float) -> None:
-        """Nothing to repeat: there are no peers."""
-
-    def drain(self, now: float, more: bool = False) -> Ready:
-        ready = Ready([], self._records, self._after, self._apply, self._reads)
-        self._records, self._after, self._apply, self._reads = [], [], [], []
-        return ready
-
-    def notes(self) -> list[Record]:
-        return []

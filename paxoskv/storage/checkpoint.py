@@ -36,11 +36,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
-from paxoskv.multipaxos import Covered, Cut, Diverged, Ready
+from paxoskv.multipaxos import Covered, Cut, Diverged
+from paxoskv.protocol.core import Core
 from paxoskv.state.store import RESERVED_KEY, Store
 from paxoskv.storage.data_dir import (
     MANIFEST,
@@ -68,18 +69,6 @@ MISSES = 8  # times that a piece may end in the middle of a value; then all that
 INCOMING = "incoming"
 OURS = re.compile(r"checkpoint-([0-9]{10})\.(json|sum)(\.new)?(\.tmp)?")
 Throttle = Callable[[], None]  # called after each piece of long work
-
-
-class Core(Protocol):
-    """What recovery needs of the core, which is a protocol node or the standalone server."""
-
-    def replay(self, record: Record) -> None: ...
-    def install(self, cut: Cut) -> bool: ...
-    def checkpointed(self, cut: Cut) -> None: ...
-    def cut(self) -> Cut: ...
-    def hashed(self, position: tuple[int, int], rolling: int) -> None: ...
-    def start(self, now: float) -> None: ...
-    def drain(self, now: float) -> Ready: ...
 
 
 # ----------------------------------------------------------------------------------------- a state, as a file

@@ -21,10 +21,12 @@ from pathlib import Path
 from random import Random
 
 import paxoskv
-from paxoskv.multipaxos import Cut, Node
-from paxoskv.node.replica import Single
+from paxoskv.multipaxos import Cut
+from paxoskv.protocol.core import Core
+from paxoskv.protocol.node import Node
+from paxoskv.protocol.single import Single
 from paxoskv.state.store import RESERVED_KEY, Store
-from paxoskv.storage.checkpoint import Checkpoints, Core, bookkeeping, cut_of, make_checkpoint, unthrottled
+from paxoskv.storage.checkpoint import Checkpoints, bookkeeping, cut_of, make_checkpoint, unthrottled
 from paxoskv.storage.data_dir import Manifest, load_manifest, read_identity
 from paxoskv.storage.files import NO_ROOM, JournalError
 

@@ -18,17 +18,18 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT))
 
-from paxoskv import multipaxos  # noqa: E402
-from paxoskv.node import server  # noqa: E402
-from paxoskv.storage import checkpoint, checkpoint_process, journal  # noqa: E402
+from paxoskv.node import calls, checkpointing, opening, peers  # noqa: E402
+from paxoskv.node import main as program  # noqa: E402
+from paxoskv.protocol import node  # noqa: E402
+from paxoskv.storage import checkpoint, checkpoint_process, data_dir, journal  # noqa: E402
 from paxoskv.wire import connection  # noqa: E402
-from paxoskv.wire.structs import Identity  # noqa: E402
 
 SEGMENT_BYTES = 32 << 10
 T = TypeVar("T")
@@ -132,19 +133,15 @@ class Files(journal.Files):
 class Journal(journal.Journal):
     """With small segments, and points around the cutting of a torn tail."""
 
-    @classmethod
-    def create(cls, directory: Path, identity: Identity, *_: Any, **__: Any) -> None:
-        super().create(directory, identity, SEGMENT_BYTES)
-
     def __init__(self, directory: Path, sync: bool = True) -> None:
         super().__init__(directory, SEGMENT_BYTES, sync)
 
-    def _cut(self, segment: journal.Segment, found: journal.Scan) -> None:
+    def _cut(self, *arguments: Any) -> None:
         with around("cut"):
-            super()._cut(segment, found)
+            super()._cut(*arguments)
 
 
-class Node(multipaxos.Node):
+class Node(node.Node):
     """With points around the merging of a checkpoint, a node's own or another's."""
 
     def install(self, *arguments: Any) -> bool:
@@ -161,33 +158,39 @@ class Flusher(connection.Flusher):
                 super().flush_all()
 
 
-class Server(server.Server):
-    """With points around messages to peers and answers to clients' commands; they leave with the flush."""
+class Peers(peers.Peers):
+    """With points around messages to peers; they leave with the flush."""
 
-    def _send(self, peer: int, message: Any, call: Any) -> None:
+    def send(self, peer: int, message: Any, call: Any) -> None:
         with around("send"):
-            super()._send(peer, message, call)
+            super().send(peer, message, call)
 
-    def _answer(self, token: Any, value: Any) -> None:
+
+class Answers(calls.Answers):
+    """With points around answers to clients' commands; they leave with the flush."""
+
+    def answer(self, token: Any, value: Any) -> None:
         if callable(token) or token.method.name not in ("put", "get", "delete"):
-            super()._answer(token, value)
+            super().answer(token, value)
         else:
             with around("answer"):
-                super()._answer(token, value)
+                super().answer(token, value)
 
 
 def main() -> int:
     """Do what server.py does, or checkpoint_process.py where a node has started this to make a checkpoint."""
-    replaced: Any = (server, journal, checkpoint)
-    for module in replaced[1:]:
+    replaced: Any = (data_dir, journal, checkpoint, opening, program)
+    for module in replaced[:3]:
         module.Files = Files
     if in_child:
         return checkpoint_process.main()
     checkpoint_process.PROGRAM[1:] = [__file__]  # what a node starts to make a checkpoint
-    replaced[0].CHECKPOINT_AGAIN = 1.0
-    replaced[0].Journal, replaced[0].Node = Journal, Node
-    replaced[0].Flusher, replaced[0].Server = Flusher, Server
-    return server.main()
+    checkpointing.CHECKPOINT_AGAIN = 1.0  # type: ignore[misc]
+    replaced[3].Journal = Journal
+    replaced[3].create = partial(data_dir.create, segment_bytes=SEGMENT_BYTES)
+    for kind in (Node, Flusher, Peers, Answers):
+        setattr(replaced[4], kind.__name__, kind)
+    return program.main()
 
 
 if __name__ == "__main__":

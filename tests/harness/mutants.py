@@ -140,16 +140,16 @@ MUTANTS = [
         "lossy 1",
         (
             "node.replica",
-            "                elif self.after and not self.records:",
-            "                elif self.after:",
+            "        elif self.after and not self.records:",
+            "        elif self.after:",
         ),
     ),
     met(
         "a vote that can wait says what is not durable",
         "default 1",
         (
-            CORE,
-            "length = durable if lazy else acceptor.length",
+            "protocol.node",
+            "length = progress.durable_length if lazy else acceptor.length",
             "length = acceptor.length",
         ),
     ),
@@ -157,15 +157,15 @@ MUTANTS = [
         "a vote that can wait takes the length of an older ballot's log",
         "lossy 1",
         (
-            CORE,
-            "lazy = self.me in message.lazy and ballot == message.ballot",
+            "protocol.node",
+            "lazy = self.me in message.lazy and progress.durable_ballot == message.ballot",
             "lazy = self.me in message.lazy",
         ),
     ),
     told(
         "an installed checkpoint does not count as durable",
         "test_checkpoints.test_what_a_checkpoint_covers_is_durable_with_it",
-        (CORE, "                logs.update(self.nodes)\n", "                pass\n"),
+        ("protocol.persistence", "                logs.update(self.logs)\n", "                pass\n"),
     ),
     told(
         "what a slow disk has not written is sent again and again",
@@ -181,8 +181,8 @@ MUTANTS = [
         "a candidate's ballot is not journaled",
         "default 1",
         (
-            CORE,
-            "self._journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))",
+            "protocol.node",
+            "self.outbox.journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))",
             "proposer.prepare(acceptor.chosen, acceptor.promised, wanted)",
         ),
     ),
@@ -223,19 +223,23 @@ MUTANTS = [
         "promises to an older ballot are counted",
         "test_more_scenarios.test_a_promise_to_an_earlier_ballot_of_the_same_candidate_does_not_count",
         (CORE, "or message.ballot != self.ballot or message.from_slot", "or message.from_slot"),
-        (CORE, "not proposer.preparing or message.ballot != proposer.ballot:", "not proposer.preparing:"),
+        (
+            "protocol.node",
+            "not proposer.preparing or message.ballot != proposer.ballot:",
+            "not proposer.preparing:",
+        ),
     ),
     met(
         "a deposed leader goes on",
         "default 1",
-        (CORE, "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
+        ("protocol.node", "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
         (
-            CORE,
+            "protocol.node",
             "        if message.promised > proposer.ballot:\n"
             "            self._lose(proposer, message.promised, now)\n        elif message.ballot",
             "        if message.ballot",
         ),
-        (CORE, "proposer.leading and evidence > proposer.ballot", "False"),
+        ("protocol.node", "proposer.leading and evidence > proposer.ballot", "False"),
     ),
     met(
         "a new ballot's sync keeps the old log's end",
@@ -270,12 +274,12 @@ MUTANTS = [
         "unchosen entries are handed to those that fetch",
         "lossy 1",
         (
-            CORE,
+            "protocol.catch_up",
             "        if acceptor.base <= message.from_slot < acceptor.chosen:",
             "        if acceptor.base <= message.from_slot < acceptor.length:",
         ),
         (
-            CORE,
+            "protocol.catch_up",
             "acceptor.from_slot(message.from_slot, acceptor.chosen):\n                entries",
             "acceptor.from_slot(message.from_slot):\n                entries",
         ),
@@ -298,7 +302,7 @@ MUTANTS = [
         "an entry given up is handed to those that fetch",
         "test_more_scenarios.test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it",
         (
-            CORE,
+            "protocol.catch_up",
             "if acceptor.base <= message.from_slot < acceptor.chosen:",
             "if message.from_slot < acceptor.chosen:",
         ),
@@ -306,7 +310,11 @@ MUTANTS = [
     told(
         "a leader sends entries that it has given up",
         "test_more_scenarios.test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it",
-        (CORE, "start < max(acceptor.base, chosen - UNCHOSEN_ENTRIES)", "start < chosen - UNCHOSEN_ENTRIES"),
+        (
+            "protocol.node",
+            "start < max(acceptor.base, chosen - UNCHOSEN_ENTRIES)",
+            "start < chosen - UNCHOSEN_ENTRIES",
+        ),
     ),
     told(
         "what is not chosen is given up",
@@ -326,7 +334,7 @@ MUTANTS = [
         "a Prepare that was lost is not sent again",
         "test_more_scenarios.test_a_prepare_that_was_lost_is_sent_again",
         (
-            CORE,
+            "protocol.node",
             "if proposer.preparing and now - proposer.prepared_at >=",
             "if False and now - proposer.prepared_at >=",
         ),
@@ -335,7 +343,7 @@ MUTANTS = [
         "a fetch that was lost is not sent again",
         "test_more_scenarios.test_a_fetch_that_was_lost_goes_to_another_node",
         (
-            CORE,
+            "protocol.catch_up",
             "self.fetching[log] = (now + FETCH_AGAIN, self._another(whom))",
             'self.fetching[log] = (float("inf"), whom)',
         ),
@@ -343,28 +351,35 @@ MUTANTS = [
     told(
         "a read's question that was lost is not sent again",
         "test_more_scenarios.test_a_reads_question_that_was_lost_is_sent_again",
-        (CORE, "if self.round is not None and now - self.round.at >= RESEND_AFTER:", "if False:"),
+        ("protocol.reads", "if self.round is not None and now - self.round.at >= RESEND_AFTER:", "if False:"),
     ),
     # -- checkpoints
     told(
         "an entry is given up before a frame has noted it as executed",
         "test_checkpoints.test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it",
-        (CORE, "min([self.passed[log], *(", "min([self.learner.executed[log], *("),
+        (
+            "protocol.compaction",
+            "min([noted, *(",
+            "min([self.learner.executed[log], *(",
+        ),
     ),
     told(
         "a node says that it holds what a restart would forget",
         "test_checkpoints.test_a_node_says_that_it_holds_what_it_would_know_to_be_chosen_after_a_restart",
         (
-            CORE,
-            "            self.durable[log] = (ballot, length)\n        self.stable = self.noting\n",
-            "            self.durable[log] = (ballot, length)\n"
-            "        self.stable = [acceptor.chosen for acceptor in self.acceptors.values()]\n",
+            "protocol.persistence",
+            "        self.chosen_durable = self.chosen_in_frame\n",
+            "        self.chosen_durable = [acceptor.chosen for acceptor in self.acceptors.values()]\n",
         ),
     ),
     told(
         "who lacks nothing of a log waits for a checkpoint of it all the same",
         "test_checkpoints.test_who_has_given_up_more_than_its_checkpoint_has_makes_a_new_one",
-        (CORE, "acceptor.base > max(self.covered[log], held)", "acceptor.base > self.covered[log]"),
+        (
+            "protocol.compaction",
+            "acceptor.base > max(self.checkpointed_to[log], held)",
+            "acceptor.base > self.checkpointed_to[log]",
+        ),
     ),
     told(
         "an entry that a checkpoint covers is taken for an empty one",
@@ -403,55 +418,63 @@ MUTANTS = [
     told(
         "N13: a segment begins without promises",
         "test_checkpoints.test_a_segment_begins_with_all_that_must_not_be_forgotten",
-        (CORE, "                Record(promised=LogBallot(log, acceptor.promised)),\n", ""),
+        ("protocol.persistence", "                Record(promised=LogBallot(log, acceptor.promised)),\n", ""),
     ),
     told(
         "N13: a segment begins without the ballots that were stood with",
         "test_checkpoints.test_a_candidates_ballot_outlives_the_segment_that_it_stands_in",
-        (CORE, "for log, p in self.proposers.items()]", "for log, p in {}.items()]"),
+        ("protocol.persistence", "for log, p in self.proposers.items()]", "for log, p in {}.items()]"),
     ),
     told(
         "a segment begins without what was applied since the last frame",
         "test_checkpoints.test_a_segment_that_begins_with_an_installed_checkpoint_leaves_out_no_entry",
-        (CORE, "[*self._notes(), Record(installed=number)]", "[*self.notes(), Record(installed=number)]"),
+        (
+            "protocol.persistence",
+            "[*self._notes(), Record(installed=number)]",
+            "[*self.notes(), Record(installed=number)]",
+        ),
     ),
     told(
         "commands that a checkpoint covers are proposed again",
         "test_checkpoints.test_commands_of_ours_that_a_checkpoint_covers_may_have_been_applied",
-        (CORE, "for t in self.pending if (t, self.me) <= cut.position]", "for t in self.pending if False]"),
+        (
+            "protocol.commands",
+            "for t in self.pending if (t, self.own.log) <= position]",
+            "for t in self.pending if False]",
+        ),
     ),
     told(
         "entries are given up before all nodes hold them",
         "test_checkpoints.test_an_entry_is_given_up_when_all_hold_it_and_a_frame_has_noted_it",
-        (CORE, "*(held[index] for held in self.holding.values())", ""),
+        ("protocol.compaction", "*(held[index] for held in self.held_by.values())", ""),
     ),
     told(
         "a node that differs goes on",
         "test_checkpoints.test_the_few_that_differ_stop_case",
-        (CORE, "if len(differ) >= self.quorum or", "if False or"),
-        (CORE, "(asked and late and len(differ) >= ours)", "False"),
+        ("protocol.divergence", "if len(differ) >= self.quorum or", "if False or"),
+        ("protocol.divergence", "(asked and late and len(differ) >= ours)", "False"),
     ),
     # -- disks that were lost
     told(
         "N3: a rejoining node asks a quorum, not all",
         "test_rejoin.test_every_other_node_must_answer",
-        (CORE, "return everybody and sum(", "return sum("),
+        ("protocol.node", "return everybody and sum(", "return sum("),
     ),
     told(
         "a rejoining node trusts what it was told before all had noted it",
         "test_rejoin.test_a_vote_of_a_lost_disk_that_was_counted_after_others_had_answered_is_not_lost",
-        (CORE, "            if rejoining.noted_by_all:", "            if True:"),
+        ("protocol.node", "            if rejoining.noted_by_all:", "            if True:"),
     ),
     told(
         "a node that hears of one that is wrong, and of few others, stops",
         "test_checkpoints.test_a_healthy_node_that_is_a_little_behind_is_not_stopped_by_one_that_is_wrong",
-        (CORE, "or (asked and late and", "or (late and"),
+        ("protocol.divergence", "or (asked and late and", "or (late and"),
     ),
     told(
         "rejoining nodes make up a state among themselves",
         "test_rejoin.test_three_of_five_that_lost_their_disks_do_not_make_up_a_state",
         (
-            CORE,
+            "protocol.node",
             "return everybody and sum(self.tells(peer) for peer in self.answers) >= quorum",
             "return everybody",
         ),
@@ -460,7 +483,7 @@ MUTANTS = [
         "a rejoining node votes",
         "test_rejoin.test_a_node_that_rejoins_has_no_part_in_anything_until_it_is_done",
         (
-            CORE,
+            "protocol.node",
             "self.handlers = HANDLERS if incarnation else HANDLERS_REJOINING",
             "self.handlers = HANDLERS | HANDLERS_REJOINING",
         ),
@@ -478,77 +501,91 @@ MUTANTS = [
     told(
         "a rejoining node is not told what its leader has not voted for",
         "test_rejoin.test_what_a_leader_proposed_and_has_not_voted_for_is_told",
-        (CORE, "accepted, entries = proposer.ballot, list(proposer.entries)", "pass"),
+        ("protocol.node", "accepted, entries = proposer.ballot, list(proposer.entries)", "pass"),
     ),
     told(
         "a rejoining node is not told the ballots that a peer stood with",
         "test_rejoin.test_a_peer_tells_the_highest_ballot_that_it_ever_stood_with",
-        (CORE, "promised = max(promised, proposer.highest)", "pass"),
+        ("protocol.node", "promised = max(promised, proposer.highest)", "pass"),
     ),
     told(
         "a rejoining node never learns that a higher incarnation is noted",
         "test_rejoin.test_a_node_whose_incarnation_is_too_low_takes_a_higher_one_and_begins_anew",
-        (CORE, "        if message.noted > self.incarnation:", "        if False:"),
+        ("protocol.node", "        if message.noted > self.incarnation:", "        if False:"),
     ),
     told(
         "the clock of a node that rejoined lies below what the lost one said",
         "test_rejoin.test_the_clock_is_raised_to_the_highest_that_is_told",
         (
-            CORE,
-            "        self._hear_clock(message.clock)\n        self._learn(message.fact, now, sender)\n\n"
-            "    def _take_incarnation",
-            "\n    def _take_incarnation",
+            "protocol.node",
+            "        self.lamport.hear(message.clock)\n        self._learn(message.fact, now, sender)\n\n"
+            "    def _rejoin_logs",
+            "\n    def _rejoin_logs",
         ),
     ),
     told(
         "an older start of a disk is listened to",
         "test_rejoin.test_yesterdays_backup_is_refused",
-        (CORE, "(incarnation == disk and older)", "False"),
+        ("protocol.incarnations", "(incarnation == disk and older)", "False"),
     ),
     told(
         "an older disk is listened to",
         "test_rejoin.test_a_copy_of_a_disk_that_was_replaced_is_refused",
-        (CORE, "if incarnation and (incarnation < disk or ", "if incarnation and ("),
+        ("protocol.incarnations", "if incarnation and (incarnation < disk or ", "if incarnation and ("),
     ),
     # -- five logs, one order
     met(
         "R1: a revoker puts a command of its own into the log that it finishes",
         "default 2",
         (
-            CORE,
-            '        proposer.append(Entry(self.highest, b""))\n',
-            '        theirs = next(iter(self.pending.values()), (b"", None))[0]\n'
-            "        proposer.append(Entry(self.highest, theirs))\n",
+            "protocol.node",
+            'proposer.append(Entry(self.lamport.stamp_skip(self.learner.last_timestamp(proposer)), b""))\n',
+            'theirs = next(iter(self.commands.pending.values()), (b"", None))[0]\n'
+            "        skip = self.lamport.stamp_skip(self.learner.last_timestamp(proposer))\n"
+            "        proposer.append(Entry(skip, theirs))\n",
         ),
     ),
     told(
         "R2: an owner stamps an entry above its log, not above its clock",
         "test_more_scenarios.test_the_first_command_of_a_life_lies_above_the_frontiers_of_the_last",
         (
-            CORE,
-            "timestamp = max(self.clock, self._last_timestamp(self.own)) + 1",
-            "timestamp = self._last_timestamp(self.own) + 1",
+            "protocol.clock",
+            "timestamp = max(self.time, last) + 1",
+            "timestamp = last + 1",
         ),
     ),
     met(
         "R2: an owner stamps an entry above its log, not above what it has said of its clock",
         "default 1",
         (
-            CORE,
-            "timestamp = max(self.clock, self._last_timestamp(self.own)) + 1",
-            "last = (self.acceptors[self.me].entries + self.own.entries)[-1:]\n"
-            "        timestamp = max([entry.timestamp for entry in last], default=0) + 1",
+            "protocol.clock",
+            "timestamp = max(self.time, last) + 1",
+            "timestamp = last + 1",
+        ),
+        (
+            "protocol.commands",
+            "timestamp = self.clock.stamp(self.learner.last_timestamp(self.own))",
+            "last = (self.learner.acceptors[self.own.log].entries + self.own.entries)[-1:]\n"
+            "        timestamp = self.clock.stamp(max([entry.timestamp for entry in last], default=0))",
         ),
     ),
     met(
         "R3: a reservation counts before it is durable",
         "default 1",
-        (CORE, "frontier = min(self.clock, self.reserved)", "frontier = min(self.clock, self.reserving)"),
+        (
+            "protocol.clock",
+            "return min(self.time, self.reserved)",
+            "return min(self.time, self.reserving)",
+        ),
     ),
     met(
         "R4: a candidate makes frontiers",
         "default 1",
-        (CORE, "        if self.own.established:\n            first", "        if True:\n            first"),
+        (
+            "protocol.node",
+            "        if self.own.established:\n            first",
+            "        if True:\n            first",
+        ),
     ),
     met(
         "R5: a client is answered when its command is chosen",
@@ -565,7 +602,7 @@ MUTANTS = [
             "        chosen = self.core.learner.frontier[self.core.me]\n"
             "        held = self.core.acceptors[self.core.me]\n"
             "        for entry in held.entries[: held.chosen]:\n"
-            "            payload, token = self.core.pending.get(entry.timestamp, (None, None))\n"
+            "            payload, token = self.core.commands.pending.get(entry.timestamp, (None, None))\n"
             "            if token and any(request in self.open for request in token):\n"
             '                copy = Store("copy")\n'
             "                copy.load_state(self.store.save_state())\n"
@@ -584,16 +621,20 @@ MUTANTS = [
         "R6: an answer to an Accept tells the frontier from before it",
         "test_more_scenarios.test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too",
         (
-            CORE,
+            "protocol.node",
             "        last = command = 0\n",
             "        before = self._own_fact()\n        last = command = 0\n",
         ),
-        (CORE, "acceptor.promised, vote, length, own)", "acceptor.promised, vote, length, before)"),
+        (
+            "protocol.node",
+            "acceptor.promised, vote, length, own)",
+            "acceptor.promised, vote, length, before)",
+        ),
     ),
     met(
         "a frontier includes the first unchosen command",
         "default 1",
-        (CORE, "frontier = min(frontier, first - 1)", "frontier = min(frontier, first)"),
+        ("protocol.node", "frontier = min(frontier, first - 1)", "frontier = min(frontier, first)"),
     ),
     met(
         "a frontier may lie one below what a command needs",
@@ -609,7 +650,7 @@ MUTANTS = [
         "commands are applied in the order in which they are chosen",
         "default 1",
         (CORE, "if frontier < timestamp - (log > owner):", "if False:"),
-        (CORE, '            assert head > self.position, "commands are applied in order"\n', ""),
+        (CORE, "if head <= self.position:", "if False:"),
         (
             "state.store",
             '        assert position > self.position, f"entry {position} applied after {self.position}"\n',
@@ -619,14 +660,18 @@ MUTANTS = [
     told(
         "a skip raises the clock of those that receive it",
         "test_scenarios.test_a_skip_does_not_drag_the_clocks_along",
-        (CORE, "        self._raise_clock(command)  # R6\n", "        self._raise_clock(last)  # R6\n"),
+        (
+            "protocol.node",
+            "self.lamport.see(last, command)  # R6",
+            "self.lamport.see(last, last)",
+        ),
     ),
     met(
         "a clock begins at zero after a restart",
         "default 1",
         (
-            CORE,
-            "self.clock, self.reserving = max(self.clock, self.reserved), self.reserved\n",
+            "protocol.clock",
+            "self.time, self.reserving = max(self.time, self.reserved), self.reserved\n",
             "self.reserving = self.reserved\n",
         ),
     ),
@@ -634,16 +679,19 @@ MUTANTS = [
         "a clock heard of raises nobody's",
         "test_more_scenarios.test_nodes_with_nothing_to_do_follow_the_clocks_of_others",
         (
-            CORE,
-            "        if clock <= max(self.clock, self.highest) + TOO_FAR:\n"
-            "            self._raise_clock(clock)\n",
+            "protocol.clock",
+            "        if not self.is_absurd(time):\n            self.raise_to(time)\n",
             "        pass\n",
         ),
     ),
     told(
         "nobody is told of a frontier that it waits for",
         "test_more_scenarios.test_commands_of_all_nodes_at_once_are_answered_in_half_a_round_trip_more",
-        (CORE, "if self.broadcast or (told < own.frontier and told < self.awaited[peer]):", "if False:"),
+        (
+            "protocol.gossip",
+            "if self.tell_all or (told < own.frontier and told < self.awaited[peer]):",
+            "if False:",
+        ),
     ),
     met(
         "what was applied is applied again from one entry earlier after a restart",
@@ -655,22 +703,26 @@ MUTANTS = [
         "commands are taken before the ballot is established",
         "test_more_scenarios.test_no_command_is_taken_before_the_ballot_is_established",
         (
-            CORE,
+            "protocol.node",
             "        return self.own.established\n\n    @property\n    def joined",
             "        return self.own.leading\n\n    @property\n    def joined",
         ),
-        (CORE, "assert self.own.established and payload", "assert self.own.leading and payload"),
+        ("protocol.node", "assert self.own.established and payload", "assert self.own.leading and payload"),
     ),
     met(
         "what is chosen but not applied is proposed again",
         "lossy 8",
-        (CORE, "for entry in [*unapplied, *self.own.entries]", "for entry in self.own.entries"),
+        (
+            "protocol.commands",
+            "for entry in [*unapplied, *self.own.entries]",
+            "for entry in self.own.entries",
+        ),
     ),
     met(
         "all that is pending is proposed again",
         "lossy 8",
         (
-            CORE,
+            "protocol.commands",
             "for timestamp in sorted(self.pending.keys() - present):",
             "for timestamp in sorted(self.pending.keys()):",
         ),
@@ -678,7 +730,11 @@ MUTANTS = [
     told(
         "nothing is proposed again",
         "test_scenarios.test_an_owner_that_was_wrongly_revoked_proposes_again_what_its_log_lacks",
-        (CORE, "        if self.unsure and self.own.established:\n            self._propose_again()\n", ""),
+        (
+            "protocol.commands",
+            "        if self.unsure and self.own.established:\n            self._find_missing()\n",
+            "",
+        ),
     ),
     met(
         "a read is answered from what this node has applied",
@@ -692,28 +748,32 @@ MUTANTS = [
     told(
         "a read trusts its own clock",
         "test_more_scenarios.test_a_read_goes_by_the_highest_clock_of_those_that_it_asked",
-        (CORE, "timestamp = max(current.clocks.values())", "timestamp = current.clock"),
+        ("protocol.reads", "timestamp = max(current.clocks.values())", "timestamp = current.clock"),
     ),
     told(
         "a read's timestamp is the lowest clock of a quorum",
         "test_more_scenarios.test_a_read_goes_by_the_highest_clock_of_those_that_it_asked",
-        (CORE, "timestamp = max(current.clocks.values())", "timestamp = min(current.clocks.values())"),
+        (
+            "protocol.reads",
+            "timestamp = max(current.clocks.values())",
+            "timestamp = min(current.clocks.values())",
+        ),
     ),
     told(
         "an old round's answers are counted",
         "test_more_scenarios.test_a_read_does_not_count_the_answers_to_an_earlier_round",
-        (CORE, "message.round == self.round.number:", "message.round:"),
+        ("protocol.reads", "message.round == self.round.number:", "message.round:"),
     ),
     told(
         "an earlier life's answers are counted",
         "test_more_scenarios.test_a_read_does_not_count_the_answers_to_a_round_of_an_earlier_life",
-        (CORE, "self.rounds = random.getrandbits(48) << 12", "self.rounds = 0"),
+        ("protocol.reads", "self.rounds = random.getrandbits(48) << 12", "self.rounds = 0"),
     ),
     told(
         "a read waits for the frontiers of others only",
         "test_more_scenarios.test_a_read_waits_for_its_own_nodes_log_too",
         (
-            CORE,
+            "protocol.reads",
             "        frontier = min(self.learner.frontier.values())\n",
             "        frontier = min([f for log, f in "
             "self.learner.frontier.items() if log != self.me], default=0)\n",
@@ -861,7 +921,7 @@ MUTANTS = [
         "N25: promises that were heard are forgotten",
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
-            CORE,
+            "protocol.node",
             "            self.witness.promised(sender, message.log, message.ballot)\n",
             "            pass\n",
         ),
@@ -870,7 +930,7 @@ MUTANTS = [
         "N25: votes that were heard are forgotten",
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
-            CORE,
+            "protocol.node",
             "            self.witness.voted(sender, message.log, message.ballot, message.length)\n",
             "            pass\n",
         ),
@@ -879,7 +939,7 @@ MUTANTS = [
         "N25: only the length of a log is compared",
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
-            CORE,
+            "protocol.witness",
             "        if (found.accepted, found.length) < (ballot, length):\n",
             "        if found.length < length:\n",
         ),
@@ -888,7 +948,7 @@ MUTANTS = [
         "N25: ballots that others stood with are forgotten",
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
-            CORE,
+            "protocol.witness",
             "if node_of(ballot) == peer and peer in self.candidates and ballot > self.candidates[peer][log]:",
             "if False:",
         ),
@@ -897,7 +957,7 @@ MUTANTS = [
         "N25: frontiers that were made are forgotten",
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
-            CORE,
+            "protocol.witness",
             "        if peer in self.claims and fact.frontier > self.claims[peer][0]:\n",
             "        if False:\n",
         ),
@@ -905,42 +965,44 @@ MUTANTS = [
     told(
         "N25: what a peer had said to hold is not compared",
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
-        (CORE, "        if found.chosen < chosen:\n", "        if False:\n"),
+        ("protocol.witness", "        if found.chosen < chosen:\n", "        if False:\n"),
     ),
     told(
         "N25: a start that was refused is noted",
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
-            CORE,
-            "        if incarnation and lost is not None:\n            return",
-            "        if incarnation and lost is not None:\n"
-            "            self.note(peer, incarnation, life)\n"
-            "            return",
+            "protocol.node",
+            "            if lost is not None:\n",
+            "            if lost is not None:\n                self.note(peer, incarnation, life)\n",
         ),
     ),
     told(
         "N25: what a life has found is compared again later",
         "test_forgotten.test_what_a_life_has_found_is_asked_once_for_it_has_voted_since",
-        (CORE, "if incarnation == disk and life != last else None", "if incarnation == disk else None"),
+        (
+            "protocol.node",
+            "if not incarnation or (incarnation, life) == self.noted(peer):",
+            "if not incarnation:",
+        ),
     ),
     told(
         "N25: what a lost disk had said is held against the new one",
         "test_forgotten.test_a_new_disk_is_not_held_to_what_the_lost_one_had_said",
-        (CORE, "        self.witness.forget(peer)\n", ""),
+        ("protocol.node", "        self.witness.forget(peer)\n", ""),
     ),
     told(
         "N25: a node that rejoins tells what it found",
         "test_forgotten.test_a_start_that_rejoins_says_nothing_of_what_it_found",
         (
-            CORE,
-            "        if self.rejoining is None:\n            self.recovered_clock",
-            "        if True:\n            self.recovered_clock",
+            "protocol.node",
+            "        if self.rejoining is None:\n            self.incarnations.found",
+            "        if True:\n            self.incarnations.found",
         ),
     ),
     told(
         "N25: a peer that stays short of what we applied goes unnoticed",
         "test_forgotten.test_two_histories_are_found_out_when_the_others_return",
-        (CORE, "        if now - since >= DOUBT:\n", "        if False:\n"),
+        ("protocol.divergence", "        if now - since >= DOUBT:\n", "        if False:\n"),
     ),
     told(
         "N25: a sync with another chosen entry is accepted",
@@ -995,6 +1057,42 @@ MUTANTS = [
         "N24: the mark of another directory is believed",
         "test_journal.test_a_mark_of_another_directory_or_none_that_can_be_read_is_damage",
         ("storage.mark", "mark.segment == segment.number and mark.check != segment.check", "False"),
+    ),
+    # -- the parts of the server
+    told(
+        "who asks for a checkpoint is answered with one of before",
+        "test_checkpointing.test_who_asks_while_one_is_being_made_waits_for_the_next",
+        (
+            "node.checkpointing",
+            "        self.making, self.rolling = self.rolling, []\n",
+            "        self.making, self.rolling, self.asking = [*self.rolling, *self.asking], [], []\n",
+        ),
+    ),
+    told(
+        "a state that is still being written is forgotten when a checkpoint is made",
+        "test_checkpointing."
+        "test_a_state_that_is_still_being_written_when_the_checkpoint_is_made_is_waited_for",
+        ("node.checkpointing", "State.ROLLING if self.writing else State.IDLE", "State.IDLE"),
+    ),
+    told(
+        "requests leave before the peer has said who it is",
+        "test_peers.test_a_link_carries_requests_only_after_the_peer_has_said_who_it_is",
+        ("node.peers", "        elif peer in self.greeted:", "        elif peer in self.links:"),
+    ),
+    told(
+        "a second process with the id of one that is alive is listened to",
+        "test_peers.test_of_two_processes_with_one_id_the_newer_is_refused_while_the_older_is_heard_of",
+        ("node.peers", "if alive and other is not connection", "if False and other is not connection"),
+    ),
+    told(
+        "a lost disk's connections stay",
+        "test_peers.test_a_process_that_rejoins_keeps_its_connection_and_those_of_its_lost_disk_are_closed",
+        ("node.peers", "if peer == node and who[0] != kept and who < noted:", "if False:"),
+    ),
+    told(
+        "a node that hears of no majority takes commands",
+        "test_health.test_without_a_majority_requests_are_refused_until_one_is_heard_of_again",
+        ("node.health", "        return self.refuses_reads()\n", "        return None\n"),
     ),
 ]
 
@@ -1070,9 +1168,9 @@ def attempt_here(task: str) -> None:
     """Run in the child; `task` is JSON: the directory of the changed modules, and attempt()'s arguments."""
     directory, changed, *arguments = json.loads(task)
     sys.path.insert(0, str(ROOT))
-    for module in changed:
-        package = f"paxoskv.{module}".rpartition(".")[0]
+    for package in {f"paxoskv.{module}".rpartition(".")[0] for module in changed}:
         importlib.import_module(package).__path__.insert(0, str(Path(directory, *package.split("."))))
+    for module in changed:
         origin = importlib.import_module(f"paxoskv.{module}").__file__
         assert origin and Path(origin).is_relative_to(directory), f"{origin} is not the changed {module}"
     output, sys.stdout = sys.stdout, sys.stderr
@@ -1128,7 +1226,7 @@ def rules() -> list[Mutant]:
         told(
             f"without: {name}",
             f"{rule.story.__module__.rpartition('.')[2]}.{rule.story.__name__}",
-            *((rule.module, *change) for change in rule.changes),
+            *rule.changes,
         )
         for name, rule in RULES.items()
     ]

@@ -24,8 +24,9 @@ from random import Random
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from paxoskv import multipaxos
+from paxoskv.multipaxos import Diverged
 from paxoskv.node import replica
+from paxoskv.protocol import node as protocol
 from paxoskv.state import store
 from paxoskv.storage import checkpoint
 from paxoskv.wire.codec import decode, encode
@@ -247,7 +248,7 @@ class Machine:
         self.introduced = False  # whether this life is durable: no connection is made before
         cluster = self.cluster
         random = Random(f"{cluster.seed} {self.me} {self.life}")
-        self.core = multipaxos.Node(
+        self.core = protocol.Node(
             self.me,
             cluster.ids,
             random,
@@ -268,6 +269,7 @@ class Machine:
             self._write,
             self._answer,
             self.files,
+            self.files.wanted,
         )
         self.replica.turn()
 
@@ -287,7 +289,7 @@ class Machine:
         elif self.running:
             try:
                 action()
-            except multipaxos.Diverged as error:
+            except Diverged as error:
                 self.diverged = str(error)
                 if self.on_diverged is None:
                     raise
@@ -346,7 +348,7 @@ class Machine:
 
     def make_checkpoint(self) -> None:
         """What the process does that makes checkpoints: recover the closed segments, save, let them go."""
-        core = multipaxos.Node(self.me, self.cluster.ids, Random(1))
+        core = protocol.Node(self.me, self.cluster.ids, Random(1))
         made = store.Store("unused")
         self.files.recover(core, made, self.files.frames())
         core.start(0.0)
@@ -653,7 +655,7 @@ class Cluster:
         self.run_until(
             lambda: (
                 all(machine.applied == self.order for machine in running)
-                and not any(machine.core.pending for machine in running)
+                and not any(machine.core.commands.pending for machine in running)
             ),
             within_s,
         )

@@ -25,8 +25,11 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from paxoskv.multipaxos import UNCHOSEN_ENTRIES, Cut, Failures, Message, Node
+from paxoskv.multipaxos import UNCHOSEN_ENTRIES, Cut
 from paxoskv.node.replica import Replica
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.node import Node
+from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store
 from paxoskv.storage import checkpoint
 from paxoskv.storage.data_dir import Manifest, create
@@ -849,7 +852,7 @@ class Machine:
         failures = profile.failures if simulation.faulty else Failures()
         random = Random(f"{simulation.seed} node {self.node} life {self.life}")
         core = Node(self.node, simulation.nodes, random, profile.revoke_after, failures, self.incarnation)
-        core.keep_bytes = profile.keep
+        core.compaction.keep_bytes = profile.keep
         self.journal = Journal(DIRECTORY, SEGMENT_BYTES, files=self.disk)
         frames = list(self.journal.recover())
         first = self.journal.manifest.frame if self.journal.manifest else 1
@@ -888,7 +891,6 @@ class Machine:
         self.core = core
         self.introduced = self.acquainted = False
         self.replica = Replica(core, self.store, self.clock, self.send, self.write, self.answer, self.files)
-        self.files.wanted = self.replica.roll
         self.tick_at = 0.0
         self.turning = False
         if self.journal.leans:
@@ -1507,6 +1509,8 @@ class Report(NamedTuple):
 class Simulation:
     """One run. `faulty` says which phase it is in."""
 
+    machine = Machine
+
     def __init__(self, seed: int, profile: Profile = PROFILES["default"]) -> None:
         self.seed = seed
         self.profile = profile
@@ -1526,7 +1530,7 @@ class Simulation:
         self.history: list[Operation] = []
         self.oracle = Oracle(self.nodes, self.fail)
         self.network = Network(self)
-        self.machines = {node: Machine(self, node) for node in self.nodes}
+        self.machines = {node: self.machine(self, node) for node in self.nodes}
         self.clients = [Client(self, number) for number in range(profile.clients)]
         self.undo: list[Callable[[], None]] = []
         self.doomed: list[int] = self.random.sample(self.nodes, profile.dead)
@@ -1642,7 +1646,9 @@ class Simulation:
             for log, a in core.acceptors.items()
         )
         paused = "paused " if machine.paused else ""
-        return f"{paused}clock {core.clock} reserved {core.reserved} head {core.learner.next()} {logs}"
+        return (
+            f"{paused}clock {core.clock} reserved {core.lamport.reserved} head {core.learner.next()} {logs}"
+        )
 
     # -- faults
 
@@ -1855,8 +1861,7 @@ class Simulation:
                 machine.crash()
                 self._tell_refused(machine.node, True)
             elif machine.replica is not None:
-                machine.core.failures = Failures()
-                machine.core.silent_until = 0.0
+                machine.core.faults.end()
         for link in self.network.links.values():
             link.delay = self.profile.delay
         if self.profile.broken:
@@ -1887,16 +1892,16 @@ class Simulation:
                     replica.open,
                     replica.reading,
                     replica.queue,
-                    core.pending,
-                    core.backlog,
-                    core.reads,
-                    core.dated,
+                    core.commands.pending,
+                    core.commands.backlog,
+                    core.reads.waiting,
+                    core.reads.dated,
                 )
             ]
             if core.rejoining is not None:
                 parts.append(f"node {machine.node}: rejoining")
-            if (any(own) or core.round) and self._reaches_quorum(machine.node):
-                parts.append(f"node {machine.node}: pending {own}, round {core.round}")
+            if (any(own) or core.reads.round) and self._reaches_quorum(machine.node):
+                parts.append(f"node {machine.node}: pending {own}, round {core.reads.round}")
             elif core.learner.heads:
                 parts.append(f"node {machine.node}: chosen, not applied: {core.learner.heads}")
             elif machine.store.index != len(self.oracle.applied):
@@ -1927,7 +1932,11 @@ class Simulation:
         for machine in self.alive():
             core = machine.core
             unchosen = max(acceptor.length - acceptor.chosen for acceptor in core.acceptors.values())
-            if unchosen > UNCHOSEN_ENTRIES or len(core.probes) > len(self.nodes) or len(core.losses) > 1000:
+            if (
+                unchosen > UNCHOSEN_ENTRIES
+                or len(core.round_trips.probes) > len(self.nodes)
+                or len(core.losses) > 1000
+            ):
                 self.fail(f"node {machine.node} hoards")
         try:
             violation = check(self.history, 200_000)

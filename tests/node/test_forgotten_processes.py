@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from paxoskv import ClientError
-from paxoskv.node.server import EXIT_BUG, EXIT_STALE
+from paxoskv.node.eventlog import EXIT_BUG, EXIT_STALE
 from paxoskv.storage.mark import SYNCED, Mark, mark_bytes, read_mark
 from paxoskv.storage.segments import frame, read_records, read_segment_header, scan
 from paxoskv.wire.codec import encode

@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from paxoskv.config import load
-from paxoskv.node import server
+from paxoskv.node.eventlog import LEVELS, MAX_LOGGED, Log
 from paxoskv.node.metrics import COUNTERS, GAUGES, Collector, Counts, Histogram, Page
+from paxoskv.node.status import VERSION
 from paxoskv.wire.codec import NotDone
 from paxoskv.wire.structs import Command, Verb
 from tests.harness.processes import SERVER, Process, Processes, RealCluster, cluster_file, eventually, finish
@@ -153,7 +154,7 @@ def test_a_nodes_page_counts_what_clients_and_peers_did(cluster: Measured) -> No
     peers = "paxos_connected_peers"  # of which one may have been starting until now
     eventually(lambda: value(page(cluster.ports[1]), peers) == 2, "both peers are connected")
     assert value(after, "process_resident_memory_bytes") > 1 << 20
-    assert value(after, "paxos_node_info", node="1", cluster="test", version=server.VERSION,
+    assert value(after, "paxos_node_info", node="1", cluster="test", version=VERSION,
                  incarnation="1", life=next(dict(labels)["life"] for name, labels in after
                                             if name == "paxos_node_info")) == 1  # fmt: skip
 
@@ -256,7 +257,7 @@ def test_whatever_is_logged_is_one_bounded_line_of_printable_ascii(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for as_json in (False, True):
-        log = server.Log()
+        log = Log()
         log.node, log.as_json = 7, as_json
         log("stranger", "error", who=NASTY, reason=NotDone(NASTY, True), count=3, nothing=None, share=0.25)
         text = capsys.readouterr().err
@@ -266,7 +267,7 @@ def test_whatever_is_logged_is_one_bounded_line_of_printable_ascii(
             line = json.loads(text)
             assert list(line)[:4] == ["time", "level", "node", "event"]
             assert (line["node"], line["count"], line["nothing"], line["share"]) == (7, 3, None, 0.25)
-            assert line["who"] == NASTY[: server.MAX_LOGGED]
+            assert line["who"] == NASTY[:MAX_LOGGED]
         else:
             assert TEXT.fullmatch(text[:-1]), text[:300]
             assert text.split()[1:4] == ["level=error", "node=7", "event=stranger"]
@@ -274,9 +275,9 @@ def test_whatever_is_logged_is_one_bounded_line_of_printable_ascii(
 
 
 def test_less_important_events_are_left_out_on_request(capsys: pytest.CaptureFixture[str]) -> None:
-    log = server.Log()
-    log.lowest = server.LEVELS.index("warning")
-    for level in server.LEVELS:
+    log = Log()
+    log.lowest = LEVELS.index("warning")
+    for level in LEVELS:
         log("event", level)
     assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == [
         "level=warning",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paxoskv.node.server import EXIT_STALE, EXIT_USAGE
+from paxoskv.node.eventlog import EXIT_STALE, EXIT_USAGE
 from paxoskv.wire.codec import Refused
 from paxoskv.wire.methods import METHODS, header
 from paxoskv.wire.structs import Identity

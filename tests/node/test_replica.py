@@ -7,7 +7,8 @@ import pytest
 
 from paxoskv.multipaxos import Cut
 from paxoskv.node import replica
-from paxoskv.node.replica import CHUNK_PAUSE, GATHER, QUEUE, WINDOW, Download, Replica, Single, refusal
+from paxoskv.node.replica import CHUNK_PAUSE, GATHER, QUEUE, WINDOW, Download, Replica, refusal
+from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
 from paxoskv.wire.codec import Expired, Forgotten, NotDone, Unknown
 from paxoskv.wire.structs import (
@@ -72,7 +73,7 @@ def test_the_next_entry_waits_for_those_who_have_just_been_answered() -> None:
     answers = crowd(cluster, [increments(1)] * 4)
     cluster.run_until(lambda: all(answer.answered() for answer in answers), within_s=1)
     again = [cluster.increment(1, "n") for _ in range(3)]
-    assert cluster[1].replica.turn_due == cluster[1].replica.gather_until
+    assert cluster[1].replica.turn_due == cluster[1].replica.gathering.until
     assert len(entries(cluster)) == 1
     again.append(cluster.increment(1, "n"))
     assert cluster[1].replica.turn_due is None
@@ -86,7 +87,7 @@ def test_the_next_entry_waits_no_longer_than_the_last_one_took() -> None:
     cluster.run_until(lambda: all(answer.answered() for answer in answers), within_s=1)
     alone = cluster.increment(1, "n")
     replica = cluster[1].replica
-    assert cluster.now < replica.gather_until <= cluster.now + min(cluster.now, GATHER)
+    assert cluster.now < replica.gathering.until <= cluster.now + min(cluster.now, GATHER)
     cluster.run_until(alone.answered, within_s=1)
     assert len(entries(cluster)) == 2
 

@@ -651,13 +651,13 @@ def test_where_all_connections_are_in_use_the_next_one_still_gets_its_answer(tmp
 ONE_WAY = """
 import os, sys
 sys.path.insert(0, {project!r})
-from paxoskv.node import server
+from paxoskv.node import main
 from paxoskv.wire import connection as rpc
 connect = rpc.Link.__init__
 def elsewhere(self, host, port, *rest, **more):
     connect(self, host, 1 if str(port) == os.environ.get("CUT_OFF") else port, *rest, **more)
 rpc.Link.__init__ = elsewhere
-sys.exit(server.main())
+sys.exit(main.main())
 """
 
 
@@ -682,11 +682,11 @@ def test_a_node_that_nobody_can_connect_to_serves_as_long_as_it_can_connect_to_o
 def test_a_large_block_that_was_freed_is_not_kept() -> None:
     program = """
 import sys
-from paxoskv.node import server
+from paxoskv.node import main
 if sys.argv[1] == "yes":
-    server.give_large_blocks_back()
+    main.give_large_blocks_back()
 for _ in range(2):
-    block = bytes(2 * server.LARGE_BLOCK)  # the second is where the first was, if glibc has kept that
+    block = bytes(16 * main.LARGE_BLOCK)  # the second is where the first was, if glibc has kept that
     at = id(block)
     mapped = [line.split() for line in open("/proc/self/maps")]
     del block

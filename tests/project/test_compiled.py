@@ -62,7 +62,7 @@ def both(code: str) -> list[list[str]]:
 def test_the_compiled_core_does_the_same_event_for_event() -> None:
     # (The simulator derives classes from those of store and journal, which only the interpreted ones allow.)
     code = (
-        "from paxoskv import compiled; compiled.use(('paxoskv', 'paxoskv.wire'))\n"
+        "from paxoskv import compiled; compiled.use(('paxoskv', 'paxoskv.wire', 'paxoskv.protocol'))\n"
         "from paxoskv import multipaxos; from tests.harness.simulator import PROFILES, Simulation\n"
         "print(multipaxos.__file__.endswith('.py'), "
         "[Simulation(2, profile).run().trace_hash for profile in PROFILES.values()])"

@@ -8,22 +8,15 @@ from typing import Any
 
 import pytest
 
-from paxoskv.multipaxos import (
-    COMPACT_EVERY,
-    DOUBT,
-    KEEP_BYTES,
-    KEEP_OVERHEAD,
-    LIFE_BITS,
-    RECENT,
-    RESERVE,
-    Covered,
-    Cut,
-    Node,
-    Ready,
-    Synced,
-    ballot_of,
-)
+from paxoskv.multipaxos import Covered, Cut, ballot_of
 from paxoskv.node.replica import GIVE_UP
+from paxoskv.protocol.clock import RESERVE
+from paxoskv.protocol.compaction import COMPACT_EVERY, KEEP_BYTES, KEEP_OVERHEAD
+from paxoskv.protocol.divergence import DOUBT, RECENT
+from paxoskv.protocol.incarnations import LIFE_BITS
+from paxoskv.protocol.node import Node
+from paxoskv.protocol.outbox import Ready
+from paxoskv.protocol.persistence import Persisted
 from paxoskv.wire.codec import Unknown
 from paxoskv.wire.structs import (
     Accept,
@@ -114,7 +107,7 @@ def test_a_segment_begins_with_all_that_must_not_be_forgotten() -> None:
     """N13."""
     made = with_entries()
     tell(made, 3, Prepare(2, ballot_of(7, 3), 3, 0))
-    made.lives[3] = (2, 5)
+    made.incarnations.lives[3] = (2, 5)
     made.notes()
     again = fresh()
     again.install(made.cut())
@@ -134,9 +127,9 @@ def test_a_segment_begins_with_all_that_must_not_be_forgotten() -> None:
     assert again.acceptors[2].promised == ballot_of(7, 3)
     assert again.learner.position == (20, 2)
     assert again.learner.next() == (30, 2)
-    assert again.clock == made.reserving
+    assert again.clock == made.lamport.reserving
     assert again.life >> LIFE_BITS == (made.life >> LIFE_BITS) + 1
-    assert again.lives == made.lives
+    assert again.incarnations.lives == made.incarnations.lives
     assert again.own.highest >= made.own.highest
 
 
@@ -227,7 +220,7 @@ def test_each_start_is_another_life() -> None:
 
 
 def test_what_was_noted_of_a_peer_is_replayed() -> None:
-    assert started(Record(noted=Noted(2, 1, 3)), Record(noted=Noted(2, 2, 1))).lives[2] == (2, 1)
+    assert started(Record(noted=Noted(2, 1, 3)), Record(noted=Noted(2, 2, 1))).incarnations.lives[2] == (2, 1)
 
 
 # ------------------------------------------------------------------------------- where a checkpoint stands
@@ -300,21 +293,21 @@ def test_a_leader_whose_checkpoint_shows_a_later_ballot_has_lost_the_log() -> No
 
 def test_commands_of_ours_that_a_checkpoint_covers_may_have_been_applied() -> None:
     made = started()
-    made.pending = {10: (b"a", "first"), 30: (b"b", "second")}
+    made.commands.pending = {10: (b"a", "first"), 30: (b"b", "second")}
     made.install(Cut((20, 2), {1: Covered(1, BALLOT, 10)}, 60), 1.0, 1)
     assert list(made.drain(1.0).lost) == ["first"]
     assert list(made.drain(1.0).lost) == []
-    assert list(made.pending) == [30]
+    assert list(made.commands.pending) == [30]
 
 
 def test_reads_that_rode_on_commands_that_a_checkpoint_covers_have_a_round() -> None:
     made = started()
-    made.pending, made.riding = {10: (b"a", "first")}, {10: ["read"]}
+    made.commands.pending, made.reads.riding = {10: (b"a", "first")}, {10: ["read"]}
     made.install(Cut((20, 2), {1: Covered(1, BALLOT, 10)}, 60), 1.0, 1)
     made.drain(1.0)
-    assert made.round is not None
-    assert made.round.reads == ["read"]
-    assert not made.riding
+    assert made.reads.round is not None
+    assert made.reads.round.reads == ["read"]
+    assert not made.reads.riding
 
 
 # ------------------------------------------------------------------------------------------- what is given up
@@ -352,8 +345,8 @@ def test_a_node_says_that_it_holds_what_it_would_know_to_be_chosen_after_a_resta
 
     def held_when_durable(slot: int, timestamp: int) -> list[list[int]]:
         ready = tell(made, 2, accept(2, slot, timestamp))
-        (synced,) = [message for _, message, _ in ready.send_after if isinstance(message, Synced)]
-        tell(made, 1, synced)
+        (persisted,) = [message for _, message, _ in ready.send_after if isinstance(message, Persisted)]
+        tell(made, 1, persisted)
         made.tick(float(timestamp))
         return [learn.held for learn in sent(made.drain(float(timestamp)), Learn)]
 
@@ -383,7 +376,7 @@ def test_a_node_that_lags_too_far_keeps_nobody_from_giving_up_entries() -> None:
         assert made.acceptors[2].base == 2, "four fit"
     made.install(Cut((80, 2), {2: Covered(8, BALLOT, 80)}, 0), 1.0, 1)
     checkpointed(made)
-    assert (made.acceptors[2].base, made.measured[2]) == (8, (8, 0))
+    assert (made.acceptors[2].base, made.compaction.measured[2]) == (8, (8, 0))
 
 
 def test_a_checkpoint_older_than_an_installed_one_gives_up_nothing_more() -> None:
@@ -427,7 +420,9 @@ def compact(cluster: Cluster, *nodes: int) -> None:
         machine.do(lambda replica=machine.replica: (replica.roll(), replica.turn()))
         cluster.run_until(lambda files=machine.files, made=made: files.newest >= made, within_s=1)
         for log, acceptor in machine.core.acceptors.items():
-            acceptor.drop(min(machine.core.covered[log], machine.core.learner.executed[log]))
+            acceptor.drop(
+                min(machine.core.compaction.checkpointed_to[log], machine.core.learner.executed[log])
+            )
 
 
 def behind() -> Cluster:
@@ -620,7 +615,9 @@ def test_who_has_given_up_more_than_its_checkpoint_has_makes_a_new_one() -> None
     compact(cluster, 1)
     some_commands(cluster, 10, (1, 2, 3, 4, 5))
     machine = cluster[1]
-    cluster.run_until(lambda: cluster.core(1).acceptors[1].base > cluster.core(1).covered[1], within_s=5)
+    cluster.run_until(
+        lambda: cluster.core(1).acceptors[1].base > cluster.core(1).compaction.checkpointed_to[1], within_s=5
+    )
     assert not cluster.core(1).overtook(2), "2 holds all"
     cluster.wipe(2)  # so that 1 does not hear from it
     cluster.core(1).note(2, 2, 0)
@@ -766,21 +763,21 @@ def test_a_peer_that_agrees_again_is_no_longer_doubted() -> None:
     tell(made, 2, Learn(0, [], [], Position(10, 2), 6))
     tell(made, 3, Learn(0, [], [], Position(10, 2), 5))
     made.tick(5.0)
-    assert made.doubt == 1.0
+    assert made.divergence.doubt == 1.0
     tell(made, 2, Learn(0, [], [], Position(10, 2), 5))
     made.tick(6.0)
-    assert made.doubt is None
+    assert made.divergence.doubt is None
 
 
 def test_hashes_of_recent_entries_only_are_remembered() -> None:
     made = started()
     for timestamp in range(1, 4 * RECENT + 1):
         made.hashed((timestamp, 2), timestamp)
-        assert len(made.hashes) + len(made.hashes_before) < 2 * RECENT
+        assert len(made.divergence.hashes) + len(made.divergence.hashes_before) < 2 * RECENT
     tell(made, 2, Learn(0, [], [], Position(5, 2), 6))
-    assert made.doubt is None
+    assert made.divergence.doubt is None
     tell(made, 2, Learn(0, [], [], Position(3 * RECENT + 1, 2), 6))
-    assert made.doubt is not None
+    assert made.divergence.doubt is not None
 
 
 def test_the_hash_outlives_a_restart_and_a_checkpoint() -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from paxoskv.multipaxos import LAZY, SLUGGISH, Failures
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.outbox import DEFER_AT_MOST
+from paxoskv.protocol.voters import SLOW
 from paxoskv.wire.codec import NotDone, Unknown
 from paxoskv.wire.structs import (
     Accept,
@@ -289,12 +291,12 @@ def test_reads_that_were_given_up_while_they_rode_are_forgotten() -> None:
     lost = cluster.drop(Accept, sender={1}, where=lambda m: any(b"second" in e.payload for e in m.entries))
     first, second = cluster.put(1, "x", "first"), cluster.put(1, "x", "second")
     given_up = cluster.read(1, "x")
-    cluster.run_until(lambda: bool(cluster.core(1).riding), within_s=0.1)
+    cluster.run_until(lambda: bool(cluster.core(1).reads.riding), within_s=0.1)
     assert first.answered()
     cluster[1].do(lambda: replica.expire(cluster.now + 1))
     assert isinstance(given_up.value, NotDone)
     lost.lift()
-    cluster.run_until(lambda: not cluster.core(1).pending, within_s=1)
+    cluster.run_until(lambda: not cluster.core(1).commands.pending, within_s=1)
     assert isinstance(second.value, Unknown)
     assert cluster.get(1, "x") == "second"
 
@@ -325,9 +327,9 @@ def test_a_read_whose_entry_is_stamped_anew_is_answered_all_the_same() -> None:
     lost = cluster.drop(Accept, sender={1}, where=lambda m: any(b"second" in e.payload for e in m.entries))
     first, second = cluster.put(1, "x", "first"), cluster.put(1, "x", "second")
     read = cluster.read(1, "x")
-    cluster.run_until(lambda: bool(cluster.core(1).riding), within_s=0.1)
+    cluster.run_until(lambda: bool(cluster.core(1).reads.riding), within_s=0.1)
     assert first.answered()
-    assert [*cluster.core(1).riding] == [*cluster.core(1).pending]
+    assert [*cluster.core(1).reads.riding] == [*cluster.core(1).commands.pending]
     with cluster.drop(Promise, sender={1}):  # else the revoker would adopt the entry from it
         cluster.run_until(cluster.put(2, "y", "1").answered, within_s=3)  # log 1 was revoked
     lost.lift()
@@ -421,7 +423,7 @@ def test_a_command_makes_only_a_quorum_fsync_at_once(nodes: int, quorum: set[int
     assert {
         node for node, old, new in zip(cluster.ids, before, frames(cluster), strict=True) if new > old
     } == quorum
-    cluster.run(3 * LAZY)
+    cluster.run(3 * DEFER_AT_MOST)
     assert all(new > old for old, new in zip(before, frames(cluster), strict=True)), "the others soon do"
     cluster.assert_equal()
 
@@ -434,7 +436,7 @@ def test_votes_that_can_wait_share_a_frame() -> None:
     for _ in range(3):
         put_within(cluster, 1, 1)
     assert len(cluster[5].durable) == before
-    cluster.run(3 * LAZY)
+    cluster.run(3 * DEFER_AT_MOST)
     assert len(cluster[5].durable) == before + 1
     assert cluster.core(5).acceptors[1].length == 3
 
@@ -477,38 +479,38 @@ def test_when_one_of_the_voters_dies_the_others_are_asked_at_once() -> None:
     cluster = Cluster()
     for _ in range(3):
         put_within(cluster, 1, 1)
-    assert cluster.core(1).voters == [1, 2, 3]
+    assert cluster.core(1).voters.at_once == [1, 2, 3]
     cluster.hold_disk(2)
-    put_within(cluster, 1, LAZY * 3)
+    put_within(cluster, 1, DEFER_AT_MOST * 3)
     put_within(cluster, 1, 2 * DELAY + FSYNC + 1e-9)
-    assert cluster.core(1).voters == [1, 3, 4], "2 is not counted on for a while"
+    assert cluster.core(1).voters.at_once == [1, 3, 4], "2 is not counted on for a while"
     cluster.sync(2)
-    cluster.run(SLUGGISH)
+    cluster.run(SLOW)
     put_within(cluster, 1, 1)
-    assert cluster.core(1).voters == [1, 2, 3]
+    assert cluster.core(1).voters.at_once == [1, 2, 3]
     cluster.assert_equal()
 
 
 def test_a_voter_whose_acceptor_fails_on_purpose_is_replaced_at_once() -> None:
     cluster = Cluster()
-    cluster.core(2).failures = Failures(probability=1.0)
+    cluster.core(2).faults.failures = Failures(probability=1.0)
     put_within(cluster, 1, 4 * DELAY + 2 * FSYNC)
-    assert 2 not in cluster.core(1).voters or cluster.core(1).sluggish[2] > cluster.now
+    assert 2 not in cluster.core(1).voters.at_once or cluster.core(1).voters.slow_until[2] > cluster.now
 
 
 def test_a_node_that_does_not_vote_for_its_own_entries_asks_one_more() -> None:
     cluster = Cluster()
-    cluster.core(1).failures = Failures(probability=1.0)
+    cluster.core(1).faults.failures = Failures(probability=1.0)
     put_within(cluster, 1, 1)
     put_within(cluster, 1, 2 * DELAY + FSYNC + 1e-9)
-    assert cluster.core(1).voters == [2, 3, 4]
+    assert cluster.core(1).voters.at_once == [2, 3, 4]
 
 
 def test_when_too_few_are_quick_everybody_is_to_vote_at_once() -> None:
     cluster = Cluster()
     put_within(cluster, 1, 1)
     for node in (2, 3, 4):
-        cluster.core(1).sluggish[node] = cluster.now + SLUGGISH
+        cluster.core(1).voters.slow_until[node] = cluster.now + SLOW
     before = frames(cluster)
     put_within(cluster, 1, 1)
     cluster.run(0.002)
@@ -534,7 +536,7 @@ def test_a_promise_says_what_is_held_but_not_durable_only_when_it_is() -> None:
 
 @pytest.mark.parametrize("phase", range(5))
 def test_a_voter_with_a_slow_disk_is_not_waited_for_again_and_again(phase: int) -> None:
-    """It is quicker than LAZY, and still much slower than the others. Its vote may come between two ticks."""
+    """It is quicker than DEFER_AT_MOST, but slower than the others. Its vote may come between two ticks."""
     cluster = Cluster()
     put_within(cluster, 1, 1)
     cluster[2].fsync = 7 * FSYNC
@@ -555,5 +557,5 @@ def test_the_round_trips_of_nodes_whose_votes_can_wait_are_measured_by_their_fro
     assert not answer.answered()
     far.release()
     cluster.run_until(answer.answered, within_s=0.1)
-    assert 1 not in cluster.core(3).voters
-    assert cluster.core(3).round_trips.get(1, (0.0, 0.0))[0] == pytest.approx(0.2, abs=0.05)
+    assert 1 not in cluster.core(3).voters.at_once
+    assert cluster.core(3).round_trips.measured.get(1, (0.0, 0.0))[0] == pytest.approx(0.2, abs=0.05)

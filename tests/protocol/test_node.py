@@ -5,21 +5,13 @@ from typing import Any
 
 import pytest
 
-from paxoskv.multipaxos import (
-    FETCH_AFTER,
-    FETCH_BYTES,
-    FETCH_ENTRIES,
-    FETCH_PAUSE,
-    LAZY,
-    RESERVE,
-    TOO_FAR,
-    TOO_MANY,
-    Failures,
-    Node,
-    Ready,
-    Synced,
-    ballot_of,
-)
+from paxoskv.multipaxos import FETCH_BYTES, ballot_of
+from paxoskv.protocol.catch_up import FETCH_AFTER, FETCH_ENTRIES, FETCH_PAUSE
+from paxoskv.protocol.clock import RESERVE, TOO_FAR
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.node import TOO_MANY, Node
+from paxoskv.protocol.outbox import DEFER_AT_MOST, Ready
+from paxoskv.protocol.persistence import Persisted
 from paxoskv.wire.structs import (
     Accept,
     Accepted,
@@ -113,11 +105,11 @@ def test_what_need_not_be_durable_soon_is_noted_once() -> None:
     made = node(nodes=1)
     made.step(1, Promise(1, 0, 0, Verdict.NACK, 0, 0, [], Fact(1, 0, 0, 0)), 1.0)  # no candidate yet
     made.tick(1.1)
-    while not made.ready or made.pending or not made.learner.position[0]:
+    while not made.ready or made.commands.pending or not made.learner.position[0]:
         ready = made.drain(1.1)
         for _, message, call in ready.send + ready.send_after:
             made.step(1, message, 1.1, call)
-        if made.ready and not made.learner.position[0] and not made.pending:
+        if made.ready and not made.learner.position[0] and not made.commands.pending:
             made.propose(b"command", None)
     notes = made.notes()
     assert [note.chosen.chosen for note in notes if note.chosen] == [1]
@@ -127,12 +119,12 @@ def test_what_need_not_be_durable_soon_is_noted_once() -> None:
 
 def test_the_reservation_is_renewed_when_half_of_it_is_used() -> None:
     made = node(records=(Record(reservation=500),))
-    assert made.reserving == 500 + RESERVE
-    assert made.reserved == 500
-    made.step(1, Synced(1, 500 + RESERVE, []), 1.0)
-    assert made.reserved == 500 + RESERVE
-    made.step(1, Synced(0, 1, []), 1.0)
-    assert made.reserved == 500 + RESERVE
+    assert made.lamport.reserving == 500 + RESERVE
+    assert made.lamport.reserved == 500
+    made.step(1, Persisted(1, 500 + RESERVE, []), 1.0)
+    assert made.lamport.reserved == 500 + RESERVE
+    made.step(1, Persisted(0, 1, []), 1.0)
+    assert made.lamport.reserved == 500 + RESERVE
     assert tell(made, 2, Learn(500 + RESERVE // 2, [], [], POSITION, 0)).journal == []
     ready = tell(made, 2, Learn(501 + RESERVE // 2, [], [], POSITION, 0))
     assert [record.reservation for record in ready.journal] == [501 + RESERVE // 2 + RESERVE]
@@ -163,7 +155,7 @@ def test_what_lies_too_far_ahead_or_was_never_asked_for_changes_nothing(message:
     made = node()
     tell(made, 2, message)
     assert made.clock <= 1
-    assert made.highest == 0
+    assert made.lamport.highest == 0
     assert all(acceptor.length == acceptor.promised == 0 for acceptor in made.acceptors.values())
     assert [made.learner.fact(log) for log in (1, 2, 3)] == [Fact(log, 0, 0, 0) for log in (1, 2, 3)]
 
@@ -187,8 +179,8 @@ def test_nobody_waits_until_fetched_entries_are_journaled() -> None:
         Held(2, ballot_of(1, 2), 1, [Entry(RESERVE + 1, b"y")])
     ]
     assert not ready.urgent
-    made.tick(1.0 + LAZY)
-    assert made.drain(1.0 + LAZY).urgent
+    made.tick(1.0 + DEFER_AT_MOST)
+    assert made.drain(1.0 + DEFER_AT_MOST).urgent
 
 
 def test_a_candidate_does_not_follow_into_absurd_ballots() -> None:
@@ -240,14 +232,14 @@ def test_nobody_waits_for_the_vote_of_a_node_that_must_fetch_first() -> None:
     answer = cluster.put(1, "a", "1")
     cluster.run_until(answer.answered, within_s=1)
     core = cluster.core(1)
-    core._choose_voters(cluster.now)
-    assert core.voters == [1, 2, 3]
+    core.voters.choose(cluster.now)
+    assert core.voters.at_once == [1, 2, 3]
     core.own.lengths[2] = core.own.start - FETCH_ENTRIES
-    core._choose_voters(cluster.now)
-    assert core.voters == [1, 2, 3]
+    core.voters.choose(cluster.now)
+    assert core.voters.at_once == [1, 2, 3]
     core.own.lengths[2] -= 1
-    core._choose_voters(cluster.now)
-    assert core.voters == [1, 3, 4]
+    core.voters.choose(cluster.now)
+    assert core.voters.at_once == [1, 3, 4]
 
 
 def test_what_is_fetched_comes_in_small_pieces_with_pauses() -> None:
@@ -371,8 +363,8 @@ def test_a_revoker_that_cannot_finish_its_skip_adds_no_second_one() -> None:
 
 def test_an_acceptor_is_silent_for_periods() -> None:
     made = node()
-    made.failures = Failures(silence=1.0, every=4.0)
-    fails = [made._acceptor_fails(1.0 + step / 10) for step in range(40_000)]
+    made.faults.failures = Failures(silence=1.0, every=4.0)
+    fails = [made.faults.fails(1.0 + step / 10) for step in range(40_000)]
     periods = [step for step in range(1, len(fails)) if fails[step] and not fails[step - 1]]
     assert 500 < len(periods) < 1200
     share = sum(fails) / len(fails)
@@ -411,15 +403,15 @@ def test_a_leader_that_hears_of_a_later_ballots_evidence_has_lost_the_log_at_tha
 
 def test_a_measured_round_trip_is_forgotten_in_time() -> None:
     made = node()
-    made.round_trips[2] = (2.0, 1.0)
-    assert made.patience(1.0) == 16.0
-    assert made.patience(2.0) == 8.0
-    assert made.patience(20.0) == made.revoke_after
+    made.round_trips.measured[2] = (2.0, 1.0)
+    assert made.revocation.patience(1.0) == 16.0
+    assert made.revocation.patience(2.0) == 8.0
+    assert made.revocation.patience(20.0) == made.revocation.revoke_after
 
 
 def test_round_trips_are_measured_from_the_first_accept_to_the_answer_that_covers_it() -> None:
     cluster = Cluster(delay=0.03)
     cluster.run_until(cluster.put(1, "x", "1").answered, within_s=1)
-    cluster.run_until(lambda: len(cluster.core(1).round_trips) == 4, within_s=0.1)
-    measured = [seconds for seconds, _ in cluster.core(1).round_trips.values()]
+    cluster.run_until(lambda: len(cluster.core(1).round_trips.measured) == 4, within_s=0.1)
+    measured = [seconds for seconds, _ in cluster.core(1).round_trips.measured.values()]
     assert all(0.06 <= seconds < 0.08 for seconds in measured)

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from paxoskv.multipaxos import LIFE_BITS, Covered, Cut, Failures, Node, ballot_of
+from paxoskv.multipaxos import Covered, Cut, ballot_of
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.incarnations import LIFE_BITS
+from paxoskv.protocol.node import Node
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import state_of
 from paxoskv.wire.codec import NotDone, encode
@@ -98,7 +101,10 @@ def test_a_node_that_lost_its_disk_comes_back_while_others_go_on_giving_up_what_
     cluster.run(3)
     some_commands(cluster, 50, (1,))
     cluster.run(3)
-    assert all(cluster.core(node).acceptors[1].base > cluster.core(node).covered[1] for node in (2, 3, 4, 5))
+    assert all(
+        cluster.core(node).acceptors[1].base > cluster.core(node).compaction.checkpointed_to[1]
+        for node in (2, 3, 4, 5)
+    )
     cluster.wipe(1)
     for number in range(200):  # the clients have gone to node 2, whose log was empty
         if number == 60:
@@ -210,7 +216,7 @@ def test_a_vote_of_the_lost_disk_does_not_count_once_its_successor_is_noted() ->
 
 def test_what_a_leader_proposed_and_has_not_voted_for_is_told() -> None:
     cluster = Cluster()
-    cluster.core(1).failures = Failures(probability=1.0)
+    cluster.core(1).faults.failures = Failures(probability=1.0)
     cluster.drop(Accept, sender={1}, to={2, 3, 4})
     cluster.put(1, "x", "1")
     cluster.run(0.01)
@@ -219,7 +225,7 @@ def test_what_a_leader_proposed_and_has_not_voted_for_is_told() -> None:
     cluster.restart(5)
     cluster.run_until(lambda: joined(cluster, 5), within_s=2)
     assert cluster.core(5).acceptors[1].length == 1
-    cluster.core(1).failures = Failures()
+    cluster.core(1).faults.failures = Failures()
     cluster.heal()
     cluster.assert_equal()
 
@@ -356,7 +362,7 @@ def test_a_segment_that_begins_with_the_end_of_a_rejoin_holds_it() -> None:
         lambda: (machine.core.note(1, *machine.core.noted(1)), machine.replica.turn())
     )  # being written
     gate.release()
-    cluster.run_until(lambda: machine.core.rejoining.number > 0, within_s=1)
+    cluster.run_until(lambda: machine.core.rejoining.turn > 0, within_s=1)
     assert any(record.rejoined for record in machine.replica.records)
     assert not joined(cluster, 5), "not before that is durable"
     machine.replica.roll()
@@ -424,7 +430,7 @@ def test_a_skip_that_is_taken_over_raises_no_clock() -> None:
                 tell(made, peer, Rejoined(*ours, False, 256, 256, 0, entries, Fact(log, 0, 0, 0), 7))
         made.tick(float(incarnation))
     assert made.acceptors[3].length == 2
-    assert (made.clock, made.highest) == (50, 10**6)
+    assert (made.clock, made.lamport.highest) == (50, 10**6)
 
 
 def test_a_peer_that_lost_its_disk_is_noted_and_forgotten() -> None:
@@ -432,11 +438,11 @@ def test_a_peer_that_lost_its_disk_is_noted_and_forgotten() -> None:
     made.step(2, Reading(0, 5, []), 1.0)
     made.read("token")
     made.drain(1.0)
-    assert made.round is not None
-    made.round.clocks[2] = 5
+    assert made.reads.round is not None
+    made.reads.round.clocks[2] = 5
     ready = tell(made, 2, Rejoin(2, 3))
     assert Record(noted=Noted(2, 3, 0)) in ready.journal
-    assert 2 not in made.round.clocks
+    assert 2 not in made.reads.round.clocks
     (answer,) = [message for _, message, _ in ready.send_after if message.__class__ is Rejoined]
     assert (answer.incarnation, answer.noted, answer.rejoining) == (3, 3, False)
     ready = tell(made, 2, Rejoin(2, 2))
@@ -541,9 +547,9 @@ def test_which_processes_may_speak_for_a_node() -> None:
 def test_gossip_of_a_disk_that_was_lost_tells_what_is_held_no_more() -> None:
     made = started()
     tell(made, 2, Learn(0, [], [4, 4, 4], Position(0, 0), 0))
-    assert made.holding[2] == [4, 4, 4]
+    assert made.compaction.held_by[2] == [4, 4, 4]
     made.note(2, 2, 0)
-    assert made.holding[2] == [0, 0, 0]
+    assert made.compaction.held_by[2] == [0, 0, 0]
 
 
 # ------------------------------------------------------------------------- everybody is asked a second time
@@ -582,7 +588,7 @@ def test_a_vote_of_a_lost_disk_that_was_counted_after_others_had_answered_is_not
 def test_a_vote_of_a_lost_disk_counted_by_a_leader_without_a_vote_of_its_own_is_not_lost() -> None:
     """Its acceptor fails on purpose, and it crashes before it has journaled that the entry is chosen."""
     cluster = Cluster()
-    cluster.core(1).failures = Failures(probability=1.0)
+    cluster.core(1).faults.failures = Failures(probability=1.0)
     only_five = cluster.drop(Accept, sender={1}, to={2, 3, 4}, where=lambda message: bool(message.entries))
     answer = cluster.put(1, "x", "W")
     cluster.run_until(lambda: cluster.core(1).own.lengths[5] == 1, within_s=0.1)

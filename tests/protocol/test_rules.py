@@ -8,7 +8,7 @@ from tests.harness.rules import ROOT, RULES, documented, removed
 
 @pytest.mark.parametrize("name", RULES)
 def test_without_the_rule_its_story_fails(name: str) -> None:
-    with removed(name), pytest.raises((AssertionError, scenario.multipaxos.Diverged)):
+    with removed(name), pytest.raises((AssertionError, scenario.Diverged)):
         RULES[name].story()
 
 

@@ -6,7 +6,9 @@ sees the story fail without it. Nodes 1 to 5; log 1 is owned by node 1; three ar
 
 from typing import Any
 
-from paxoskv.multipaxos import SKIP, Failures, node_of
+from paxoskv.multipaxos import node_of
+from paxoskv.protocol.clock import SKIP
+from paxoskv.protocol.faults import Failures
 from paxoskv.wire.codec import Forgotten, NotDone
 from paxoskv.wire.structs import (
     Accept,
@@ -229,7 +231,7 @@ def test_a_command_is_proposed_again_only_when_its_first_entry_cannot_be_chosen_
     """Promises that lack it are not enough: before a quorum has taken the sync, a revoker may find it."""
     cluster = Cluster()
     owner = cluster.core(1)
-    owner.failures = Failures(probability=1.0)
+    owner.faults.failures = Failures(probability=1.0)
     with cluster.deliver_only(Accept, to={2}, sender={1}):
         first = cluster.increment(1, "n")  # stands on 2 only
         cluster.run(0.01)
@@ -249,7 +251,7 @@ def test_a_command_is_proposed_again_only_when_its_first_entry_cannot_be_chosen_
     second = cluster.increment(2, "n")  # node 2, 4 and 5 finish the log as they know it: with the entry
     cluster.run_until(second.answered, within_s=5)
     assert second.text == "2"
-    owner.failures = Failures()
+    owner.faults.failures = Failures()
     cluster.heal()
     cluster.run_until(first.answered, within_s=5)
     assert first.text == "1"
@@ -573,7 +575,7 @@ def test_no_frontier_comes_from_a_ballot_that_is_not_established() -> None:
 def test_no_frontier_comes_from_a_clock_that_a_restart_would_forget() -> None:
     """N5, R3."""
     cluster = Cluster()
-    far = cluster.core(1).reserved + 10
+    far = cluster.core(1).lamport.reserved + 10
     cluster.hold_disk(1)
     cluster.hear_clock(2, far)
     cluster.drop(sender={1}, where=lambda message: not isinstance(message, Barrier))  # tells no frontier
@@ -703,7 +705,7 @@ def test_a_healed_node_deposes_nobody() -> None:
     cluster.drop(Reading, to={5})
     cluster.drop(Barrier, sender={2}, where=lambda message: message.clock >= 1000)
     read = cluster.read(2, "x")
-    cluster.run_until(lambda: bool(cluster.core(2).dated), within_s=1)
+    cluster.run_until(lambda: bool(cluster.core(2).reads.dated), within_s=1)
     cluster.crash(3)
     cluster.heal()
     queue = cluster.hold(sender={2}, where=lambda message: isinstance(message, Prepare))
@@ -807,9 +809,9 @@ def test_a_ballot_that_was_led_is_never_prepared_again() -> None:
     cluster = Cluster()
     cluster.crash(1)
     revoker = cluster.core(2)
-    revoker.failures = Failures(probability=1.0)
+    revoker.faults.failures = Failures(probability=1.0)
     for node in (3, 4, 5):
-        cluster.core(node).revoke_after = 60.0
+        cluster.core(node).revocation.revoke_after = 60.0
     lost = cluster.drop(Accept, sender={2}, to={4, 5}, where=of_log(1))
     cluster.hear_clock(2, 1000)
     answer = cluster.put(2, "x", "1")
@@ -819,7 +821,7 @@ def test_a_ballot_that_was_led_is_never_prepared_again() -> None:
         cluster.run(0.005)
         if revoker.proposers[1].preparing:
             break
-    revoker.failures = Failures()  # its acceptor is back: a promise of its own would lack the skip
+    revoker.faults.failures = Failures()  # its acceptor is back: a promise of its own would lack the skip
     lost.lift()
     cluster.run_until(answer.answered, within_s=3)
     cluster.heal()

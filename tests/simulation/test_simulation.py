@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from paxoskv import multipaxos
+from tests.harness import golden
 from tests.harness.simulator import PROFILES, Profile, Report, Simulation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +109,11 @@ def test_a_seed_gives_the_same_events_whatever_the_hashes_are() -> None:
         for hashes in ("0", "1")
     ]  # fmt: skip
     assert outputs[0] == outputs[1]
+
+
+def test_nodes_do_what_they_did_when_the_golden_trace_was_recorded() -> None:
+    """scripts/simulate.py --golden compares many more runs."""
+    assert golden.differing(golden.traces(golden.FEW)) == []
 
 
 def test_different_seeds_give_different_runs() -> None:

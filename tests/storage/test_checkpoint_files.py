@@ -10,15 +10,15 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pickledb import PickleDB
 
-from paxoskv.multipaxos import Cut, Node
-from paxoskv.node import server
-from paxoskv.node.replica import Replica, Single
+from paxoskv.multipaxos import Cut
+from paxoskv.node.replica import Replica
+from paxoskv.protocol.node import Node
+from paxoskv.protocol.single import Single
 from paxoskv.state.store import RESERVED_KEY, Store
 from paxoskv.storage.checkpoint import (
     CHUNK_BYTES,
@@ -504,84 +504,3 @@ def disk_copy(directory: Path, number: int) -> bytes:
     data = checkpoint_path(directory, number).read_bytes()
     assert saved == Saved(number, len(data), zlib.crc32(data))
     return data
-
-
-# ------------------------------------------------------------------------------------------ which one it gets
-
-
-def test_who_asks_for_a_checkpoint_gets_one_of_all_that_was_applied_before() -> None:
-    """Not one whose state was written before it asked, for a peer, while the one before was being made."""
-    answers: list[tuple[str, Any]] = []
-    begun: list[tuple[int, int]] = []
-    files = SimpleNamespace(making=None, remove_old=lambda: None, directory=Path("nowhere"))
-    journal = SimpleNamespace(
-        rolled=None,
-        checkpointed=lambda manifest: None,
-        full=None,
-        has_spare=True,
-        leans=False,
-        lock=None,
-        bytes=0,
-    )
-    replica = SimpleNamespace(rolling=False)
-    replica.roll = lambda: setattr(replica, "rolling", True)
-    shell = SimpleNamespace(
-        links={}, identity=IDENTITY, core=Single(), journal=journal, replica=replica, stopping=False,
-        loop=SimpleNamespace(time=lambda: 0.0, call_later=lambda *_: None), _wake=lambda: None,
-        counts=SimpleNamespace(checkpoint=SimpleNamespace(add=lambda _: None)),
-        writer=SimpleNamespace(maintain=lambda: None, threaded=False),
-        _answer=lambda token, value: answers.append((token, value)),
-    )  # fmt: skip
-    checkpointer = server.Checkpointer(shell, files, 64.0)  # type: ignore[arg-type]
-
-    def make(rolled: tuple[int, int], *_: Any) -> None:
-        files.making = len(begun) + 1
-        begun.append(rolled)
-
-    checkpointer.maker = SimpleNamespace(make=make)  # type: ignore[assignment]
-
-    def state_written(rolled: tuple[int, int]) -> None:
-        replica.rolling = False
-        checkpointer.begins()
-        assert checkpointer.busy
-        journal.rolled = rolled
-        checkpointer.rolled()
-
-    def made() -> None:
-        number, files.making = files.making, None
-        saved = Saved(number, 1, 1)
-        checkpointer._made(Manifest(saved, None, *begun[-1]), Cut((0, 0), {}, 0))
-
-    checkpointer._begin()  # the journal is long
-    assert replica.rolling
-    state_written((2, 100))
-    state_written((3, 200))  # a checkpoint of another node was installed
-    checkpointer.ask("backup")
-    made()
-    assert begun == [(2, 100), (3, 200)]
-    made()
-    assert answers == [], "what was acknowledged since frame 200 is in neither"
-    assert replica.rolling
-    checkpointer.wanted()
-    state_written((4, 300))
-    made()
-    assert (begun[-1], answers) == ((4, 300), [("backup", 3)])
-
-    checkpointer.ask("late")  # its state is to be written
-    replica.rolling = False
-    checkpointer.begins()  # and is handed over, but there is no room for it
-    checkpointer.ask("later")
-    journal.full = "no room"
-    checkpointer.sweep()
-    assert [(token, value.reason) for token, value in answers[1:]] == [
-        ("late", "no checkpoint was made: disk full: no room")
-    ]
-    journal.full = None
-    journal.rolled = (5, 400)
-    checkpointer.rolled()
-    made()
-    assert begun[-1] == (5, 400)
-    assert replica.rolling and len(answers) == 2, "the later one waits for its own"
-    state_written((6, 500))
-    made()
-    assert (begun[-1], answers[2]) == ((6, 500), ("later", 5))

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from paxoskv.node.server import EXIT_USAGE, REPAIR
+from paxoskv.node.eventlog import EXIT_USAGE
+from paxoskv.node.main import REPAIR
 from paxoskv.storage.checkpoint import checkpoint_path
 from paxoskv.storage.data_dir import (
     MANIFEST,

@@ -1,0 +1,228 @@
+"""The command line of a node, and how its parts are put together.
+
+server.py --id 1                    one of the nodes in cluster.json
+server.py --standalone              the same service without Paxos
+"""
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import gc
+import os
+import sys
+import time
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import uvloop
+
+from paxoskv import config as configuration
+from paxoskv.node.calls import Answers
+from paxoskv.node.checkpointing import Checkpointing
+from paxoskv.node.connections import Connections, most_connections
+from paxoskv.node.eventlog import EXIT_USAGE, LEVELS, Usage, log
+from paxoskv.node.health import Health
+from paxoskv.node.inbox import Inbox
+from paxoskv.node.metrics import Counts
+from paxoskv.node.opening import open_journal, recovered, repaired
+from paxoskv.node.peers import Peers
+from paxoskv.node.replica import Replica
+from paxoskv.node.server import Server
+from paxoskv.node.service import Service
+from paxoskv.node.status import StatusReport
+from paxoskv.node.turns import Turns
+from paxoskv.node.writer import Writer
+from paxoskv.protocol.core import Core
+from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.node import Node
+from paxoskv.protocol.single import Single
+from paxoskv.state.store import Store
+from paxoskv.storage.checkpoint import Checkpoints
+from paxoskv.storage.checkpoint_process import CheckpointProcess
+from paxoskv.storage.data_dir import discard_replacement
+from paxoskv.storage.files import Damaged, JournalError, Unreadable
+from paxoskv.storage.journal import Journal
+from paxoskv.wire.connection import Flusher, tls_contexts
+from paxoskv.wire.structs import Identity
+
+CHECKPOINT_MB: Final = 64.0  # of the standalone server's journal, between two checkpoints
+M_MMAP_THRESHOLD: Final = -3  # <malloc.h>
+LARGE_BLOCK: Final = 768 << 10  # bytes: more than any value has
+# Before --cpu: a checkpoint is made where there is time for it.
+PROCESSORS: Final = sorted(os.sched_getaffinity(0))
+REPAIR: Final = (
+    "; nothing was cut, and this node does not vote with it. If it has peers, they have what it held: move "
+    "its data directory aside and start it with --rejoin"
+)
+
+
+def put_together(
+    identity: Identity,
+    core: Core,
+    store: Store,
+    journal: Journal,
+    directory: Path,
+    members: dict[int, configuration.Member],
+    request_timeout_s: float,
+    checkpoint_mb: float,
+    tls: configuration.Tls | None = None,
+) -> Server:
+    """A node's parts, after its recovery; each is given those that it needs. `members`: the peers."""
+    loop = asyncio.get_running_loop()
+    turns, flusher, counts = Turns(loop), Flusher(), Counts()
+    accept_tls, connect_tls = tls_contexts(tls.certificate, tls.key, tls.authority) if tls else (None, None)
+    writer = Writer(journal, loop, counts.fsync)
+    answer = Answers(counts).answer
+    peers = Peers(identity, core, members, flusher, counts, connect_tls, loop)
+    files = Checkpoints(directory, journal, turns.later)
+    nodes = sorted([identity.node, *members]) if identity.node else []
+    maker = CheckpointProcess(files, nodes, PROCESSORS, journal.lock)
+    # Nodes of one cluster have the same load: they shall not all make a checkpoint at the same moment.
+    count = len(members) + 1
+    limit = int(checkpoint_mb * (1 + identity.node % count / (2 * count)) * (1 << 20))
+    checkpointing = Checkpointing(core, writer, maker, turns, answer, counts.checkpoint, limit)
+    replica = Replica(
+        core, store, time.monotonic, peers.send, checkpointing.write, answer, files, checkpointing.wanted
+    )
+    connections = Connections(counts, most_connections())
+    health = Health(identity.node, count, core, journal)
+    status = StatusReport(identity, replica, journal, peers, connections, checkpointing, health, counts, loop)
+    service = Service(replica, checkpointing, health, status, answer)
+    inbox = Inbox(service, peers, replica, turns, counts)
+    return Server(
+        replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s, accept_tls
+    )
+
+
+def check_tls(tls: configuration.Tls, file: str) -> None:
+    """Usage if a file cannot be used: errors of the ssl module do not name it."""
+    for field in ("certificate", "key", "authority"):
+        path = getattr(tls, field)
+        try:
+            Path(path).read_bytes()
+        except OSError as error:
+            raise Usage(f"{file}: tls.{field}: {path}: {error.strerror}") from error
+    try:
+        tls_contexts(tls.certificate, tls.key, tls.authority)
+    except OSError as error:
+        raise Usage(f"{file}: tls: {error}") from error
+
+
+async def serve_node(options: argparse.Namespace) -> None:
+    """One node of the cluster."""
+    settings = configuration.load(options.cluster)
+    if settings.tls:
+        check_tls(settings.tls, options.cluster)
+    try:
+        member = settings.member(options.id)
+    except configuration.ClusterError as error:
+        raise Usage(f"{options.cluster}: {error}") from error
+    if options.rejoin and len(settings.nodes) == 1:
+        raise Usage("--rejoin: a node alone cannot rejoin: nobody else knows what it has forgotten")
+    identity = Identity(settings.name, settings.digest, options.id, int(not options.rejoin), 0)
+    directory = configuration.data_directory(options.data, settings, options.cluster) / f"node-{options.id}"
+    journal = open_journal(directory, identity, options.init or options.rejoin, settings.fsync)
+    failing = settings.acceptor_failures
+
+    def begin() -> tuple[Node, Store]:
+        core = Node(
+            options.id, [node.id for node in settings.nodes], Random(os.urandom(16)), settings.revoke_after_s,
+            Failures(failing.probability, failing.silence_s, failing.every_s), journal.identity.incarnation,
+        )  # fmt: skip
+        store = Store(str(directory / "store.json"))
+        recovered(journal, directory, core, store)
+        return core, store
+
+    try:
+        core, store = begin()
+        with contextlib.suppress(OSError):  # of no use, and in nobody's way
+            discard_replacement(directory)
+    except Damaged as damage:
+        if isinstance(damage, Unreadable) or len(settings.nodes) == 1 or not settings.self_repair:
+            raise
+        journal = repaired(journal, directory, damage, settings.fsync)
+        core, store = begin()
+    peers = {node.id: node for node in settings.nodes if node.id != options.id}
+    server = put_together(
+        journal.identity, core, store, journal, directory, peers,
+        settings.request_timeout_s, settings.checkpoint_mb, settings.tls,
+    )  # fmt: skip
+    origin = f"{options.cluster}: nodes: host and port of node {options.id}"
+    await server.run(member.host, member.port, origin, member.metrics_port)
+
+
+async def serve_standalone(options: argparse.Namespace) -> None:
+    """The same service without replication."""
+    host, _, port = options.listen.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise Usage(f"--listen: {options.listen!r} is not HOST:PORT")
+    host = host.removeprefix("[").removesuffix("]")
+    identity = Identity("standalone", "", 0, 1, 0)
+    directory = Path(options.data or "data") / "standalone"
+    journal = open_journal(directory, identity, options.init or not directory.exists(), True)
+    core = Single()
+    store = Store(str(directory / "store.json"))
+    recovered(journal, directory, core, store)
+    server = put_together(journal.identity, core, store, journal, directory, {}, 10.0, CHECKPOINT_MB)
+    await server.run(host, int(port), "--listen")
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="server.py", description="One node of the cluster, or the single server."
+    )
+    option = parser.add_argument
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--id", type=int, help="which node of the cluster to be")
+    which.add_argument(
+        "--standalone", action="store_true", help="the same service without Paxos, for comparison"
+    )
+    option("--cluster", default="cluster.json", metavar="FILE", help="the cluster (default: %(default)s)")
+    option("--data", metavar="DIR", help="where data directories are (default: as cluster.json says)")
+    option("--cpu", type=int, metavar="K",
+           help="run on the K-th of the processors that this process may use, counted round and round: "
+           "several nodes on one machine answer faster when each stays where it is")  # fmt: skip
+    option("--init", action="store_true", help="make the data directory: once in a cluster's life")
+    option("--rejoin", action="store_true",
+           help="make the data directory anew, after the old one was lost: the node votes again when all "
+           "other nodes have told it what it may have forgotten")  # fmt: skip
+    option("--listen", default="127.0.0.1:7100", metavar="HOST:PORT",
+           help="address with --standalone (default: %(default)s)")  # fmt: skip
+    option("--log-format", choices=("text", "json"), default="text",
+           help="lines of name=value, or of JSON objects (default: text)")  # fmt: skip
+    option("--log-level", choices=LEVELS, default="info",
+           help="the least important events that are logged (default: info)")  # fmt: skip
+    return parser
+
+
+def give_large_blocks_back() -> None:
+    """Let memory of this size and more go back to the system when it is freed.
+
+    So glibc begins, but after the first such block it keeps ever larger ones. A store that grows leaves one
+    behind whenever its table is replaced by one of twice the size.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
+def main() -> int:
+    options = arguments().parse_args()
+    give_large_blocks_back()
+    log.node, log.as_json = options.id or 0, options.log_format == "json"
+    log.lowest = LEVELS.index(options.log_level)
+    if options.cpu is not None:
+        os.sched_setaffinity(0, {PROCESSORS[options.cpu % len(PROCESSORS)]})
+    serve = serve_standalone if options.standalone else serve_node
+    gc.disable()  # until it serves: recovery makes very many objects, none of them garbage
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(options))
+    except Damaged as damage:  # a name of its own: compiled, the other one would have this type as well
+        print(f"server.py: {damage}{REPAIR}", file=sys.stderr)
+        return EXIT_USAGE
+    except (Usage, configuration.ClusterError, JournalError, OSError) as error:
+        print(f"server.py: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return 0

@@ -1,0 +1,311 @@
+"""The other nodes: who they are, who of them is listened to, and what is sent to them."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
+
+from thrift.Thrift import TApplicationException
+
+from paxoskv.config import Member
+from paxoskv.node.calls import Call
+from paxoskv.node.eventlog import EXIT_STALE, end, log
+from paxoskv.node.metrics import Counts
+from paxoskv.protocol.core import Core
+from paxoskv.protocol.outbox import Message
+from paxoskv.wire.codec import Malformed, Refused
+from paxoskv.wire.connection import Connection, Flusher, Link
+from paxoskv.wire.methods import METHODS, Method
+from paxoskv.wire.structs import (
+    Accept,
+    Accepted,
+    Barrier,
+    Chunk,
+    Fetch,
+    FetchCheckpoint,
+    Fetched,
+    Identity,
+    Learn,
+    Prepare,
+    Promise,
+    Reading,
+    Rejoin,
+    Rejoined,
+    Verdict,
+    Vote,
+)
+from paxoskv.wire.validation import MAX_NODE_FRAME
+
+RECENT: Final = 5.0  # seconds for which a complaint counts: whoever is refused comes back each second
+MAX_PROBLEM: Final = 300  # characters of a complaint in the status
+MAX_COMPLAINTS: Final = 1000  # strangers and refusing peers that are remembered, so as to be logged once
+BOTH_ALIVE: Final = 1.0  # seconds without a message from a process, after which another may take its place
+STALE, ANOTHER = "is a stale copy", "another process with this id"  # refusals after which a node ends
+
+REQUESTS: Final[dict[type, Method]] = {
+    Accept: METHODS[b"accept"],
+    Barrier: METHODS[b"barrier"],
+    Fetch: METHODS[b"fetch"],
+    FetchCheckpoint: METHODS[b"fetch_checkpoint"],
+    Learn: METHODS[b"learn"],
+    Prepare: METHODS[b"prepare"],
+    Rejoin: METHODS[b"rejoin"],
+}
+ANSWERS: Final[frozenset[Any]] = frozenset({Accepted, Reading, Fetched, Promise, Chunk, Rejoined})
+OF_ONE_LOG: Final[frozenset[Any]] = frozenset(k for k in (*REQUESTS, *ANSWERS) if hasattr(k, "log"))
+
+Deliver = Callable[[Connection, int, bytes, int, bytes, int], None]
+
+
+class Complaints:
+    """What is wrong with strangers and peers: each is logged once, for it will be tried again and again."""
+
+    def __init__(self, counts: Counts) -> None:
+        self.counts = counts
+        self.known: dict[tuple[str, object], tuple[object, float]] = {}  # reason, and when last heard
+
+    def add(self, event: str, whom: object, reason: object, now: float) -> None:
+        """Count it, remember it, and log it if it is new."""
+        self.counts.refused(event)
+        known = self.known.get((event, whom))
+        if known is None and len(self.known) >= MAX_COMPLAINTS:
+            return
+        if known is None or known[0] != reason:
+            log(event, "error", who=whom, reason=reason)
+        self.known[event, whom] = (reason, now)
+
+    def settle(self, event: str, whom: object) -> None:
+        """It is no longer so."""
+        self.known.pop((event, whom), None)
+
+    def recent(self, now: float) -> list[str]:
+        """Who refuses us, or is refused by us, at this time, and why."""
+        return [
+            f"{event} {whom}: {reason}"[:MAX_PROBLEM]
+            for (event, whom), (reason, when) in self.known.items()
+            if when > now - RECENT
+        ]
+
+
+class Peers:
+    """Our links to the peers, and which processes are listened to."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        core: Core,
+        members: dict[int, Member],
+        flusher: Flusher,
+        counts: Counts,
+        tls: ssl.SSLContext | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """`members`: the peers. `tls`: for the connections that we make."""
+        self.identity = identity
+        self.core = core
+        self.members = members
+        self.flusher = flusher
+        self.counts = counts
+        self.tls = tls
+        self.loop = loop
+        self.logs = frozenset({identity.node, *members})
+        self.links: dict[int, Link] = {}
+        self.greeted: set[int] = set()  # peers that our link may be used to
+        self.processes: dict[Connection, tuple[int, tuple[int, int]]] = {}  # node, (incarnation, life)
+        self.complaints = Complaints(counts)
+        self.refused_at: float | None = None  # since when peers say that another process has our id
+        self.sequence = 0
+        self.encoded: tuple[Message, bytes] = (None, b"")  # the last request, which often goes to all peers
+        self.closed = False
+
+    def start(self, deliver: Deliver) -> None:
+        """Begin to connect. What arrives on our links goes to deliver(), which gives it to answer()."""
+        for peer, member in self.members.items():
+            self.links[peer] = Link(
+                member.host, member.port, self.flusher, MAX_NODE_FRAME,
+                on_up=self._up, on_message=deliver, on_down=self._down, tls=self.tls, user=peer,
+            )  # fmt: skip
+            self.links[peer].start()
+
+    def close(self) -> None:
+        """Hang up on everybody."""
+        self.closed = True
+        for link in self.links.values():
+            link.close()
+
+    def tick(self) -> None:
+        """Tell the core which peers refuse connections."""
+        for peer, link in self.links.items():
+            self.core.link(peer, link.refused)
+
+    def sweep(self, now: float) -> None:
+        """About once a second: connect again to peers that dawdle."""
+        for link in self.links.values():
+            link.stale(now)
+
+    def who(self) -> Identity:
+        """Who we are."""
+        return self.core.identify(self.identity)
+
+    # ------------------------------------------------------------------------------------------ what is sent
+
+    def send(self, peer: int, message: Message, call: Call | None) -> None:
+        """Send a peer the answer to its call, or a request. What cannot leave is lost, and sent again."""
+        if call is not None:
+            method = call.method
+            frame = method.reply(call.sequence, message)
+            call.connection.send(frame)
+            kind = message.__class__
+            if kind is Accepted and message.vote == Vote.REFUSED:
+                self.counts.refused("accept")
+            elif kind is Promise and message.verdict == Verdict.NACK:
+                self.counts.refused("prepare")
+        elif peer in self.greeted:
+            method = REQUESTS[message.__class__]
+            if self.encoded[0] is not message:
+                self.sequence = self.sequence + 1 & 0x7FFFFFFF
+                self.encoded = (message, method.call(self.sequence, message))
+            frame = self.encoded[1]
+            self.links[peer].send(frame)
+        else:
+            return
+        self.counts.frame(self.counts.sent, peer, method.name, len(frame))
+
+    # ------------------------------------------------------------------------------------------ what arrives
+
+    def answer(
+        self, connection: Connection, kind: int, name: bytes, frame: bytes, offset: int
+    ) -> Message | None:
+        """Take what arrived on one of our links; return the message for the core, if it is one.
+
+        Malformed if nobody asked for that.
+        """
+        link: Link = connection.user
+        method = METHODS.get(name)
+        if method is None or method.oneway or method.service != "Node":
+            raise Malformed("an answer to nothing that was asked")
+        self.counts.frame(self.counts.received, link.user, method.name, len(frame))
+        try:
+            message = method.answer(kind, frame, offset)
+        except (Refused, TApplicationException) as error:
+            reason = getattr(error, "reason", error)
+            self.complaints.add("peer-refused", link.user, reason, self.loop.time())
+            if isinstance(error, Refused):
+                self._is_refused(str(reason))
+            connection.close()
+            return None
+        if name == b"hello":
+            self._greeted(link, message)
+        elif link.user in self.greeted and message.__class__ in ANSWERS:
+            return self.checked(message)
+        return None
+
+    def checked(self, message: Message) -> Message:
+        """Malformed if the message is about a log that there is none of."""
+        if message.__class__ in OF_ONE_LOG and message.log not in self.logs:
+            raise Malformed("a message about no log of ours")
+        return message
+
+    def hello(self, call: Call, identity: Identity) -> None:
+        """A process has connected, and says who it is: it is told who we are, or why it is refused."""
+        connection = call.connection
+        reason = self._stranger(identity) or self._listen_to(identity, connection)
+        if reason is not None:
+            self.complaints.add("stranger", connection.peer.rpartition(":")[0], reason, self.loop.time())
+            connection.send(call.method.fail(call.sequence, Refused(reason)))
+            return
+        connection.user = identity.node
+        connection.max_frame = MAX_NODE_FRAME
+        connection.send(call.method.reply(call.sequence, self.who()))
+
+    def rejoins(self, connection: Connection, incarnation: int) -> None:
+        """The process at the other end of this connection has taken a new incarnation."""
+        node, (_, life) = self.processes[connection]
+        self.processes[connection] = node, (incarnation, life)
+        self._close_older(node, incarnation)
+
+    def lost(self, connection: Connection) -> None:
+        """A connection that somebody made to us is gone."""
+        self.processes.pop(connection, None)
+
+    # ------------------------------------------------------------------------------------- who is listened to
+
+    def _stranger(self, identity: Identity) -> str | None:
+        """Why this node does not belong to us, or None."""
+        ours = self.identity
+        if identity.cluster != ours.cluster:
+            return f"cluster: {identity.cluster!r}, but this is {ours.cluster!r}"
+        if identity.digest != ours.digest:
+            digests = f"{identity.digest[:12]}, ours has {ours.digest[:12]}"
+            return f"digest: its cluster.json differs from ours: its membership has {digests}"
+        if identity.node not in self.members:
+            return f"node: {identity.node} is no peer of node {ours.node}"
+        return None
+
+    def _listen_to(self, identity: Identity, connection: Connection) -> str | None:
+        """A process has said who it is, on this connection: why it must not be listened to, or None.
+
+        Of two processes with one id the newer is refused as long as the older one is heard of. When a later
+        disk or start of a node has been noted, connections of the earlier ones are closed.
+        """
+        node, who = identity.node, (identity.incarnation, identity.life)
+        alive = self.loop.time() - self.core.heard_at(node) < BOTH_ALIVE
+        for other, theirs in self.processes.items():
+            if alive and other is not connection and theirs[0] == node and theirs[1][1] != identity.life:
+                return f"node {node}: {ANOTHER} is alive, at {other.peer}"
+        reason = self.core.greet(identity)
+        if reason is None:
+            self.processes[connection] = (node, who)
+            self._close_older(node)
+        return reason
+
+    def _close_older(self, node: int, kept: int = 0) -> None:
+        """What an earlier disk of a node says counts no more, nor what an earlier start of this one does.
+
+        `kept`: an incarnation that is not closed. (0 is one that has begun to rejoin.)
+        """
+        noted = self.core.noted(node)
+        for connection, (peer, who) in [*self.processes.items()]:
+            if peer == node and who[0] != kept and who < noted:
+                connection.close()
+
+    # ------------------------------------------------------------------------------------------------- links
+
+    def _up(self, link: Link) -> None:
+        link.send(METHODS[b"hello"].call(0, self.who()))
+        self.flusher.flush_all()
+
+    def _greeted(self, link: Link, identity: Identity) -> None:
+        """A peer has answered our hello."""
+        reason = self._stranger(identity)
+        if reason is None and identity.node != link.user:
+            reason = f"node: {identity.node} answers where {link.user} is expected"
+        if reason is None and link.connection:
+            reason = self._listen_to(identity, link.connection)
+        if reason is not None:
+            self.complaints.add("peer-refused", link.user, reason, self.loop.time())
+            if link.connection:
+                link.connection.close()
+            return
+        self.greeted.add(link.user)
+        self.refused_at = None
+        self.complaints.settle("peer-refused", link.user)
+        log("peer", peer=link.user)
+
+    def _is_refused(self, reason: str) -> None:
+        """A stale copy must not go on; nor the second of two processes, when the first is surely alive."""
+        now = self.loop.time()
+        if ANOTHER in reason:
+            self.refused_at = self.refused_at or now
+            if now - self.refused_at < 2 * BOTH_ALIVE:
+                return
+        elif STALE not in reason:
+            return
+        end(EXIT_STALE, "refused", reason=reason)
+
+    def _down(self, link: Link, error: Exception | None) -> None:
+        for connection in [other for other in self.processes if other.user is link]:
+            del self.processes[connection]
+        if link.user in self.greeted and not self.closed:
+            log("peer-lost", "warning", peer=link.user, reason=error or "it hung up")
+        self.greeted.discard(link.user)

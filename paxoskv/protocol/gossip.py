@@ -1,0 +1,104 @@
+"""Which peer knows how far our own log is chosen, who waits to hear of it, and what is told unasked."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from paxoskv.multipaxos import Learner
+from paxoskv.protocol.clock import Clock
+from paxoskv.protocol.contacts import GOSSIP_IDLE
+from paxoskv.protocol.divergence import Divergence
+from paxoskv.protocol.outbox import Message, Outbox
+from paxoskv.protocol.persistence import Persistence
+from paxoskv.wire.structs import Fact, Learn, Position
+
+GOSSIP_NEWS: Final = 0.02  # seconds: news that no other message has brought to a peer by then is gossiped
+
+
+class Gossip:
+    """Sees to it that every peer hears of our own fact soon, and at once if it waits for it."""
+
+    def __init__(
+        self,
+        me: int,
+        peers: Sequence[int],
+        learner: Learner,
+        clock: Clock,
+        persistence: Persistence,
+        divergence: Divergence,
+        outbox: Outbox,
+    ) -> None:
+        self.me = me
+        self.peers = peers
+        self.learner = learner
+        self.clock = clock
+        self.persistence = persistence
+        self.divergence = divergence
+        self.outbox = outbox
+        self.awaited = dict.fromkeys(peers, 0)  # by peer: the timestamp that it is known to wait for
+        self.fact_sent = dict.fromkeys(peers, (0, 0))  # by peer: our (chosen, frontier) that it was sent
+        self.fact_sent_or_queued = dict.fromkeys(peers, (0, 0))  # with answers that wait for an fsync
+        self.news_at: dict[int, float] = {}  # by peer: since when there is news for it
+        self.gossiped_at = dict.fromkeys(peers, float("-inf"))
+        self.last: Learn | None = None  # the last that was sent
+        self.seen: Fact | None = None  # our own fact at the end of the last turn
+        self.tell_all = False  # whether everybody is to hear at once what we have learned
+
+    def awaits(self, peer: int, timestamp: int) -> None:
+        """A peer waits until our frontier has reached this."""
+        self.awaited[peer] = max(self.awaited[peer], timestamp)
+
+    def forget(self, peer: int) -> None:
+        """The peer has lost its disk, and what it was told."""
+        self.fact_sent[peer] = self.fact_sent_or_queued[peer] = (0, 0)
+
+    def tell(self, peer: int, message: Message, own: Fact, call: Any = None) -> None:
+        """Send a message that carries our own fact."""
+        self.outbox.send(peer, message, call)
+        if peer != self.me:
+            self.fact_sent[peer] = self.fact_sent_or_queued[peer] = (own.chosen, own.frontier)
+
+    def tell_after(self, peer: int, message: Message, own: Fact, call: Any) -> None:
+        """Send it when what it says is durable."""
+        self.outbox.send_after(peer, message, call)
+        if peer != self.me:
+            self.fact_sent_or_queued[peer] = (own.chosen, own.frontier)
+
+    def end_turn(self, own: Fact, now: float) -> None:
+        """Who is known to wait for our frontier hears at once that it has moved; all others with the next
+        message.
+        """
+        if own is self.seen and not self.tell_all:
+            return
+        self.seen = own
+        for peer in self.peers:
+            told = self.fact_sent_or_queued[peer][1]
+            if self.tell_all or (told < own.frontier and told < self.awaited[peer]):
+                self._gossip(peer, own, now)
+            elif self.fact_sent_or_queued[peer] != (own.chosen, own.frontier):
+                self.news_at.setdefault(peer, now)
+        self.tell_all = False
+
+    def tick(self, own: Fact, now: float) -> None:
+        """Gossip news that has waited, and now and then without news."""
+        # Votes that wait for a slow disk have told nobody anything yet.
+        slow = self.persistence.waits and now - self.persistence.journaled_at >= GOSSIP_NEWS / 2
+        told = self.fact_sent if slow else self.fact_sent_or_queued
+        for peer in self.peers:
+            if told[peer] != (own.chosen, own.frontier):
+                self.news_at.setdefault(peer, now)
+            else:
+                self.news_at.pop(peer, None)
+            waited = now - self.news_at.get(peer, now)
+            if waited >= GOSSIP_NEWS or now - self.gossiped_at[peer] >= GOSSIP_IDLE:
+                self._gossip(peer, own, now)
+
+    def _gossip(self, peer: int, own: Fact, now: float) -> None:
+        facts = [own] + [self.learner.fact(log) for log in self.learner.acceptors if log != self.me]
+        applied = Position(*self.divergence.position)
+        held = self.persistence.chosen_durable
+        message = Learn(self.clock.time, facts, held, applied, self.divergence.rolling)
+        if message != self.last:
+            self.last = message  # the same object for all peers: the caller encodes it once
+        self.tell(peer, self.last, own)
+        self.gossiped_at[peer] = now
+        self.news_at.pop(peer, None)

@@ -1,0 +1,85 @@
+"""What peers have let us know to be durable: who starts with less must not be listened to."""
+
+from collections.abc import Sequence
+
+from paxoskv.multipaxos import Acceptor, node_of
+from paxoskv.wire.structs import Fact, Identity, Recovered
+
+
+class Witness:
+    """What peers have let us know to be durable on their disks, in this life of ours.
+
+    A promise, a vote, or a ballot that is stood with, leaves its node only when it is durable. So a later
+    start of the same disk finds at least that, or the disk is a copy of an older state (or has lost what it
+    had synced), and what it would vote now may contradict what it has voted before.
+    """
+
+    def __init__(self, peers: Sequence[int], logs: Sequence[int]) -> None:
+        self.logs = logs
+        self.promises = {peer: dict.fromkeys(logs, 0) for peer in peers}  # by log: the ballot
+        self.votes = {peer: dict.fromkeys(logs, (0, 0)) for peer in peers}  # by log: the ballot, the length
+        self.candidates = {peer: dict.fromkeys(logs, 0) for peer in peers}  # by log: the ballot
+        self.claims = dict.fromkeys(peers, (0, 0))  # of its own log: the frontier, how much is chosen
+
+    def promised(self, peer: int, log: int, ballot: int) -> None:
+        if peer in self.promises and ballot > self.promises[peer][log]:
+            self.promises[peer][log] = ballot
+
+    def voted(self, peer: int, log: int, ballot: int, length: int) -> None:
+        """At one ballot the length only grows; at a higher one, the log may be shorter."""
+        if peer in self.votes and (ballot, length) > self.votes[peer][log]:
+            self.votes[peer][log] = (ballot, length)
+
+    def stood(self, peer: int, log: int, ballot: int) -> None:
+        if node_of(ballot) == peer and peer in self.candidates and ballot > self.candidates[peer][log]:
+            self.candidates[peer][log] = ballot
+
+    def claimed(self, peer: int, fact: Fact) -> None:
+        if peer in self.claims and fact.frontier > self.claims[peer][0]:
+            self.claims[peer] = (fact.frontier, fact.chosen)
+
+    def forget(self, peer: int) -> None:
+        """The peer has another disk."""
+        self.claims[peer] = (0, 0)
+        self.promises[peer] = dict.fromkeys(self.logs, 0)
+        self.votes[peer] = dict.fromkeys(self.logs, (0, 0))
+        self.candidates[peer] = dict.fromkeys(self.logs, 0)
+
+    def missing(self, identity: Identity, held: list[int], acceptor: Acceptor) -> str | None:
+        """What a start of a peer should have found on its disk, and has not; None if nothing is known.
+
+        `held`: how much of each log it had said to hold. `acceptor`: ours, of its log. A frontier that its
+        owner has made from its clock lies below what was reserved; any other is that of a chosen entry.
+        """
+        peer = identity.node
+        for found in identity.recovered or []:
+            if found.log in self.logs:
+                lost = self._lost(peer, found, held[self.logs.index(found.log)])
+                if lost is not None:
+                    return lost
+        frontier, chosen = self.claims[peer]
+        if identity.reserved is None or acceptor.chosen < chosen:
+            return None
+        if frontier > max(identity.reserved, acceptor.timestamp_of(max(chosen, acceptor.base))):
+            return f"its clock had reached {frontier}, and its data has {identity.reserved}"
+        return None
+
+    def _lost(self, peer: int, found: Recovered, chosen: int) -> str | None:
+        """What this start of the peer should have found of a log, and has not. `chosen`: so many entries it
+        had said to hold and to know to be chosen.
+        """
+        log = found.log
+        promised, candidate = self.promises[peer][log], self.candidates[peer][log]
+        ballot, length = self.votes[peer][log]
+        if found.promised < promised:
+            return f"in log {log} it had promised ballot {promised}, and its data has {found.promised}"
+        if (found.accepted, found.length) < (ballot, length):
+            return (
+                f"in log {log} it had accepted {length} entries at ballot {ballot}, and its data has "
+                f"{found.length} at {found.accepted}"
+            )
+        if found.candidate < candidate:
+            return f"in log {log} it had stood with ballot {candidate}, and its data has {found.candidate}"
+        if found.chosen < chosen:
+            return f"in log {log} it had {chosen} chosen entries, and its data has {found.chosen}"
+        return None
