@@ -65,6 +65,8 @@ class Inbox:
             raise Malformed("a message between nodes, but no hello")
         else:
             message = self.peers.checked(arguments[0])
+            if not self.peers.introduced:
+                return
             self.replica.step(connection.user, message, None if call.method.oneway else call)
             if name == b"rejoin" and message.incarnation:
                 self.peers.rejoins(connection, message.incarnation)

@@ -39,6 +39,8 @@ from paxoskv.wire.validation import MAX_NODE_FRAME
 RECENT: Final = 5.0  # seconds for which a complaint counts: whoever is refused comes back each second
 MAX_PROBLEM: Final = 300  # characters of a complaint in the status
 MAX_COMPLAINTS: Final = 1000  # strangers and refusing peers that are remembered, so as to be logged once
+HELLO_WAIT: Final = 0.5  # seconds that a start waits for peers to answer its hello
+HELLO_LOOK: Final = 0.002  # seconds between two looks whether they have
 BOTH_ALIVE: Final = 1.0  # seconds without a message from a process, after which another may take its place
 STALE, ANOTHER = "is a stale copy", "another process with this id"  # refusals after which a node ends
 
@@ -117,6 +119,7 @@ class Peers:
         self.sequence = 0
         self.encoded: tuple[Message, bytes] = (None, b"")  # the last request, which often goes to all peers
         self.closed = False
+        self.introduced = False  # whether all peers that are there have had the time to refuse this start
 
     def start(self, deliver: Deliver) -> None:
         """Begin to connect. What arrives on our links goes to deliver(), which gives it to answer()."""
@@ -126,6 +129,19 @@ class Peers:
                 on_up=self._up, on_message=deliver, on_down=self._down, tls=self.tls, user=peer,
             )  # fmt: skip
             self.links[peer].start()
+
+    async def introduce(self) -> None:
+        """Wait until each peer has answered our hello, or is not there; HELLO_WAIT at most.
+
+        What peers send before is dropped, as if it were lost: a start that has forgotten something must not
+        vote before those who know better have refused it (N25).
+        """
+        deadline = self.loop.time() + HELLO_WAIT
+        while self.loop.time() < deadline and not all(
+            link.refused or peer in self.greeted for peer, link in self.links.items()
+        ):
+            await asyncio.sleep(HELLO_LOOK)
+        self.introduced = True
 
     def close(self) -> None:
         """Hang up on everybody."""
@@ -196,7 +212,7 @@ class Peers:
             return None
         if name == b"hello":
             self._greeted(link, message)
-        elif link.user in self.greeted and message.__class__ in ANSWERS:
+        elif self.introduced and link.user in self.greeted and message.__class__ in ANSWERS:
             return self.checked(message)
         return None
 

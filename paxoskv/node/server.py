@@ -77,7 +77,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, stop.set)
         listener, page = await self._listen(host, port, origin, metrics_port)
-        sweeper = self._serve()
+        sweeper = await self._serve()
         await stop.wait()
         log("stopping", pending=self.replica.pending)
         listener.close()
@@ -120,9 +120,10 @@ class Server:
                 reason="not a loopback address: whoever can connect can read and write")  # fmt: skip
         return listener, page
 
-    def _serve(self) -> asyncio.Task[None]:
+    async def _serve(self) -> asyncio.Task[None]:
         """Connect to the peers, and begin to tick. Returns the task that sweeps."""
         self.peers.start(self.inbox.answer)
+        await self.peers.introduce()
         self.health.look_at_rejoin()
         self._tick()
         sweeper = self.loop.create_task(self._sweep())

@@ -1,5 +1,6 @@
 """Who of the other nodes is listened to: strangers, stale copies, second processes. The core is real."""
 
+import asyncio
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from paxoskv.node import eventlog
 from paxoskv.node.calls import Call
 from paxoskv.node.eventlog import EXIT_STALE
 from paxoskv.node.metrics import Counts
-from paxoskv.node.peers import BOTH_ALIVE, MAX_COMPLAINTS, RECENT, Complaints, Peers
+from paxoskv.node.peers import BOTH_ALIVE, HELLO_WAIT, MAX_COMPLAINTS, RECENT, Complaints, Peers
 from paxoskv.protocol.node import Node
 from paxoskv.wire.codec import Malformed, NotDone, Refused
 from paxoskv.wire.connection import Flusher
@@ -58,6 +59,7 @@ class Bench:
         loop: Any = SimpleNamespace(time=lambda: self.now)
         parts: Any = (US, self.core, members, Flusher(), self.counts, None, loop)
         self.part = Peers(*parts)
+        self.part.introduced = True
 
     def hello(self, identity: Identity, wire: Wire | None = None) -> str | None:
         """A process connects and says who it is; returns why it is refused."""
@@ -172,6 +174,40 @@ def test_a_link_carries_requests_only_after_the_peer_has_said_who_it_is(bench: B
     bench.part._down(link, None)
     bench.part.send(2, request, None)
     assert len(link.sent) == 1 and bench.part.processes == {}
+
+
+def test_a_start_waits_until_each_peer_that_is_there_could_refuse_it(bench: Bench) -> None:
+    """What peers say before goes nowhere: a disk may have forgotten what it would contradict (N25)."""
+    bench.part.introduced = False
+    link = bench.link(2)
+    bench.link(3).refused = True  # nobody is there
+    frame = METHODS[b"accept"].reply(5, Accepted(1, 257, 257, Vote.TAKEN, 1, Fact(2, 0, 0, 0)))
+
+    async def start() -> None:
+        task = asyncio.ensure_future(bench.part.introduce())
+        await asyncio.sleep(0)
+        assert not bench.part.introduced, "it waits for node 2"
+        bench.answers(link, b"hello", METHODS[b"hello"].reply(0, peer()))
+        assert bench.answers(link, b"accept", frame) is None
+        await task
+        assert bench.answers(link, b"accept", frame) is not None
+
+    asyncio.run(start())
+
+
+def test_a_start_waits_for_silent_peers_for_a_while_only(bench: Bench) -> None:
+    bench.part.introduced = False
+    bench.link(2)
+
+    async def start() -> None:
+        task = asyncio.ensure_future(bench.part.introduce())
+        await asyncio.sleep(0)
+        assert not bench.part.introduced
+        bench.now = HELLO_WAIT
+        await task
+
+    asyncio.run(start())
+    assert bench.part.introduced and not bench.part.greeted
 
 
 def test_another_node_than_the_expected_one_is_hung_up(bench: Bench) -> None:
