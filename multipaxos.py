@@ -595,6 +595,14 @@ class Learner:
             self.passed(owner)
             yield timestamp, owner, payload
 
+    def has_passed(self, position: tuple[int, int]) -> bool:
+        """Whether all commands up to this position are applied, and no other can come there any more."""
+        timestamp, owner = position
+        following = self.next()
+        return (following is None or following > position) and all(
+            frontier >= timestamp - (log > owner) for log, frontier in self.frontier.items()
+        )
+
     def waits_on(self, read: int) -> dict[int, int]:
         """The logs whose frontier the next command, or a read with this timestamp (0: none), waits for, and
         how far.

@@ -393,6 +393,8 @@ class Node(Core):
         self.compaction.holds(sender, message.held)
         self.divergence.compare(sender, message.applied, message.hash, now)
         self.divergence.look_what_is_missing(sender, message, self.compaction.held(sender), now)
+        if message.applied > self.learner.position and self.learner.has_passed(message.applied):
+            self.divergence.applied_elsewhere(sender, message.applied, now)
         for fact in message.facts:
             self._learn(fact, now, sender)
 
