@@ -186,15 +186,7 @@ class Download:
         if not chunk.number or chunk.size < self.offset + len(chunk.data) or not chunk.data:
             self.stop()
             return False
-        if chunk.offset != self.offset:
-            return False
-        try:
-            if not self.number:
-                self.number, self.size, self.check = chunk.number, chunk.size, chunk.check
-                self.checkpoints.begin(chunk.size)
-            self.checkpoints.write(chunk.offset, chunk.data)
-        except OSError:
-            self.stop()
+        if chunk.offset != self.offset or not self._keep(chunk):
             return False
         self.offset += len(chunk.data)
         self.progress, self.asks = now, 0
@@ -212,6 +204,18 @@ class Download:
         if self.number:
             self.checkpoints.drop()
         self.peer, self.number, self.offset, self.finishing = None, 0, 0, False
+
+    def _keep(self, chunk: Chunk) -> bool:
+        """Write it to the disk; False if there is no room, which ends the download."""
+        try:
+            if not self.number:
+                self.number, self.size, self.check = chunk.number, chunk.size, chunk.check
+                self.checkpoints.begin(chunk.size)
+            self.checkpoints.write(chunk.offset, chunk.data)
+        except OSError:
+            self.stop()
+            return False
+        return True
 
     def _begin(self, now: float) -> None:
         self.number, self.offset, self.asks, self.progress = 0, 0, 0, now

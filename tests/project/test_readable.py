@@ -15,6 +15,7 @@ LIMITED = (
     "paxoskv/client",
     "paxoskv/state",
     "paxoskv/config.py",
+    "paxoskv/node",
     "paxoskv/storage/checkpoint.py",
     "paxoskv/storage/checkpoint_process.py",
 )
