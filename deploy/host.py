@@ -226,10 +226,14 @@ def push(task: Task, payload: BinaryIO) -> Report:
                 target = directory / member.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 new = target.with_name(target.name + ".new")
-                source = archive.extractfile(member)
-                assert source is not None, f"{member.name} is no file"
-                new.write_bytes(source.read())
-                new.chmod(member.mode)
+                if member.issym():
+                    new.unlink(missing_ok=True)
+                    new.symlink_to(member.linkname)
+                else:
+                    source = archive.extractfile(member)
+                    assert source is not None, f"{member.name} is no file"
+                    new.write_bytes(source.read())
+                    new.chmod(member.mode)
                 new.replace(target)
                 files.append(member.name)
         for name in set(before) - set(files):

@@ -37,7 +37,7 @@ ALIVE_S = 5  # seconds between two signs of life in a session; three missing one
 LINES = 50  # of each log, if not said otherwise
 WANTED = (
     "*.py", "*.thrift", "*.txt", "*.toml", "*.md", "gen-py/**/*.py",
-    "paxoskv/**/*.py", "paxoskv/kvstore/*.py", "scripts/*", "deploy/*", "tools/*",
+    "paxoskv/**/*.py", "paxoskv/kvstore", "scripts/*", "deploy/*", "tools/*",
     "docs/*",
 )  # fmt: skip
 SHOWN = 300  # characters of other programs' messages that are passed on
@@ -223,7 +223,7 @@ def archive(file: Path, wheels: Path | None) -> tuple[str, bytes]:
         path.relative_to(PROJECT).as_posix(): path
         for pattern in WANTED
         for path in PROJECT.glob(pattern)
-        if path.is_file() and "__pycache__" not in path.parts
+        if (path.is_file() or path.is_symlink()) and "__pycache__" not in path.parts
     }
     paths["cluster.json"] = file
     paths |= {f"wheels/{path.name}": path for path in sorted(wheels.glob("*.whl"))} if wheels else {}
@@ -231,6 +231,10 @@ def archive(file: Path, wheels: Path | None) -> tuple[str, bytes]:
     with tarfile.open(fileobj=buffer, mode="w:") as tar:
         for name, path in sorted(paths.items()):
             entry = tarfile.TarInfo(name)
+            if path.is_symlink() and name.startswith("paxoskv/"):
+                entry.type, entry.linkname = tarfile.SYMTYPE, os.readlink(path)
+                tar.addfile(entry)
+                continue
             entry.size = path.stat().st_size
             entry.mode = 0o755 if os.access(path, os.X_OK) else 0o644
             with path.open("rb") as source:

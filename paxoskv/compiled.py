@@ -18,7 +18,7 @@ COMPILED = (
     "paxoskv/wire/*.py",
     "paxoskv/protocol/**/*.py",
     "paxoskv/state/*.py",
-    "paxoskv/storage/journal.py",
+    "paxoskv/storage/*.py",
     "paxoskv/node/*.py",
     "paxoskv/client/operations.py",
 )

@@ -26,7 +26,7 @@ from paxoskv import Client, ClientError, ClusterError, load
 from paxoskv.config import data_directory
 from paxoskv.state.store import RESERVED_KEY
 from paxoskv.storage.checkpoint import parse, restore
-from paxoskv.storage.journal import JournalError
+from paxoskv.storage.files import JournalError
 from paxoskv.wire.codec import Malformed
 from paxoskv.wire.structs import Identity
 

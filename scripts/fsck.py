@@ -36,24 +36,10 @@ from paxoskv.node.replica import Single
 from paxoskv.protocol.node import Node
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import Core, checkpoint_path, cut_of, load, replay, state_of
-from paxoskv.storage.journal import (
-    FIRST,
-    Damaged,
-    Files,
-    JournalError,
-    Manifest,
-    Unreadable,
-    check_mark,
-    check_owner,
-    load_manifest,
-    load_mark,
-    read_frame,
-    read_identity,
-    read_segment,
-    scan,
-    segment_numbers,
-    segment_path,
-)
+from paxoskv.storage.data_dir import Manifest, load_manifest, read_identity
+from paxoskv.storage.files import Damaged, Files, JournalError, Unreadable
+from paxoskv.storage.mark import check_mark, check_owner, load_mark
+from paxoskv.storage.segments import FIRST, read_frame, read_segment, scan, segment_numbers, segment_path
 from paxoskv.wire.structs import Entry, Identity, Record
 
 WHOLE, DAMAGED, UNUSABLE = 0, 1, 2

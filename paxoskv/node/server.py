@@ -47,19 +47,16 @@ from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import Checkpoints, recover
 from paxoskv.storage.checkpoint_process import CheckpointProcess
-from paxoskv.storage.journal import (
+from paxoskv.storage.data_dir import (
     MANIFEST,
-    Damaged,
-    Full,
-    Journal,
-    JournalError,
-    Locked,
     Manifest,
-    Unreadable,
+    create,
     discard_replacement,
     finish_replacement,
     replace,
 )
+from paxoskv.storage.files import Damaged, Full, JournalError, Locked, Unreadable
+from paxoskv.storage.journal import Journal
 from paxoskv.wire.codec import (
     Malformed,
     NotDone,
@@ -1381,7 +1378,7 @@ def open_journal(directory: Path, identity: Identity, init: bool, fsync: bool) -
     if finish_replacement(directory):
         log("repair-resumed", "warning", directory=directory, reason="ended while its data was moved aside")
     elif init:
-        Journal.create(directory, identity)
+        create(directory, identity)
     deadline = time.monotonic() + LOCKED_FOR
     while True:
         try:

@@ -43,22 +43,18 @@ import orjson
 from paxoskv.multipaxos import Covered, Cut, Diverged
 from paxoskv.protocol.outbox import Ready
 from paxoskv.state.store import RESERVED_KEY, Store
-from paxoskv.storage.journal import (
+from paxoskv.storage.data_dir import (
     MANIFEST,
-    NO_ROOM,
-    Damaged,
-    Files,
-    Journal,
-    JournalError,
     Manifest,
     Saved,
-    Unreadable,
-    closed_frames,
+    create,
     load_manifest,
-    make_file,
     manifest_json,
     read_identity,
 )
+from paxoskv.storage.files import NO_ROOM, Damaged, Files, JournalError, Unreadable, make_file
+from paxoskv.storage.journal import Journal
+from paxoskv.storage.segments import closed_frames
 from paxoskv.wire.codec import Malformed
 from paxoskv.wire.structs import Chunk, Identity, Record
 
@@ -438,7 +434,7 @@ def restore(
     state = {**state, RESERVED_KEY: {**state[RESERVED_KEY], **bookkeeping(Cut(cut.position, logs, clock))}}
     Store("unused").load_state(state)  # raises what is wrong with it
     unfinished = directory.with_name(directory.name + ".new")
-    Journal.create(unfinished, identity, files=files)
+    create(unfinished, identity, files=files)
     journal = Journal(unfinished, files=files)
     try:
         for _ in journal.recover():

@@ -25,7 +25,8 @@ from paxoskv.node.replica import Single
 from paxoskv.protocol.node import Node
 from paxoskv.state.store import RESERVED_KEY, Store
 from paxoskv.storage.checkpoint import Checkpoints, Core, bookkeeping, cut_of, make_checkpoint, unthrottled
-from paxoskv.storage.journal import NO_ROOM, JournalError, Manifest, load_manifest, read_identity
+from paxoskv.storage.data_dir import Manifest, load_manifest, read_identity
+from paxoskv.storage.files import NO_ROOM, JournalError
 
 PROGRAM = [sys.executable, "-P", "-m", "paxoskv.storage.checkpoint_process"]  # this module, as a process
 PAUSE_S = 0.004  # seconds after each piece of the work: nobody waits for the checkpoint

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from paxoskv.storage.journal import Files
+from paxoskv.storage.files import Files
 
 SECTOR = 512  # what a disk writes whole or not at all
 

@@ -66,6 +66,9 @@ def met(name: str, run: str, *changes: Change) -> Mutant:
 
 CORE = "multipaxos"
 
+SYNC = "            self._files.fdatasync(handle)\n"
+SET_MARK = "            self._mark.set(Mark(self._number, self._segment.number, self._segment.check))\n"
+
 MUTANTS = [
     # -- one log: promises and votes
     met(
@@ -880,7 +883,7 @@ MUTANTS = [
         "N14: a torn frame is taken for a whole one",
         "test_journal.test_every_way_to_tear_a_frame_by_sectors_loses_only_that_frame",
         (
-            "storage.journal",
+            "storage.segments",
             "intact = end <= len(data) and zlib.crc32(view[offset + OVERHEAD : end]) == body_check",
             "intact = end <= len(data)",
         ),
@@ -889,7 +892,7 @@ MUTANTS = [
         "N14: frames behind a broken one are cut with it",
         "test_journal.test_a_damaged_frame_before_a_torn_one_is_damage_and_not_a_longer_torn_tail",
         (
-            "storage.journal",
+            "storage.segments",
             "        if header and not (offset == start and header[0] == expected):\n"
             "            return offset\n",
             "",
@@ -900,8 +903,8 @@ MUTANTS = [
         "default 1",
         (
             "storage.journal",
-            "            self._files.fdatasync(handle)\n            self._set_mark()\n",
-            "            self._set_mark()\n",
+            SYNC + SET_MARK,
+            SET_MARK,
         ),
     ),
     told(
@@ -1020,15 +1023,15 @@ MUTANTS = [
     told(
         "N24: a damaged last frame is taken for a torn one, whatever the mark says",
         "test_journal.test_a_frame_that_was_durable_and_cannot_be_read_is_damage_though_it_is_the_last",
-        ("storage.journal", "    if mark is not None and mark.number > last:\n", "    if False:\n"),
+        ("storage.mark", "    if mark is not None and mark.number > last:\n", "    if False:\n"),
     ),
     told(
         "N24: the mark stays where recovery has put it",
         "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_once_the_node_was_idle_or_stopped",
         (
             "storage.journal",
-            "            self._files.fdatasync(handle)\n            self._set_mark()\n",
-            "            self._files.fdatasync(handle)\n",
+            SYNC + SET_MARK,
+            SYNC,
         ),
     ),
     told(
@@ -1036,24 +1039,24 @@ MUTANTS = [
         "test_crash_states.test_no_state_that_a_power_cut_can_leave_loses_anything_acknowledged",
         (
             "storage.journal",
-            "            self._files.fdatasync(handle)\n            self._set_mark()\n",
-            "            self._set_mark()\n            self._files.fdatasync(handle)\n",
+            SYNC + SET_MARK,
+            SET_MARK + SYNC,
         ),
     ),
     told(
         "N24: the mark is never made durable",
         "test_journal.test_the_mark_survives_a_kill_and_a_power_cut_once_the_node_was_idle_or_stopped",
-        ("storage.journal", "        self._sync_mark()\n", ""),
+        ("storage.journal", "                self._mark.maintain()\n", "                pass\n"),
     ),
     told(
         "N24: a torn tail is cut though the mark is missing",
         "test_journal.test_without_a_mark_a_clean_journal_gets_one_and_a_torn_tail_is_damage",
-        ("storage.journal", "    if mark is None and torn:\n", "    if False:\n"),
+        ("storage.mark", "    if mark is None and torn:\n", "    if False:\n"),
     ),
     told(
         "N24: the mark of another directory is believed",
         "test_journal.test_a_mark_of_another_directory_or_none_that_can_be_read_is_damage",
-        ("storage.journal", "mark.segment == segment.number and mark.check != segment.check", "False"),
+        ("storage.mark", "mark.segment == segment.number and mark.check != segment.check", "False"),
     ),
 ]
 

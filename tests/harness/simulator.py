@@ -32,7 +32,10 @@ from paxoskv.protocol.node import Node
 from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store
 from paxoskv.storage import checkpoint
-from paxoskv.storage.journal import FIRST, Damaged, Journal, Manifest, read_frame_header, read_segment_header
+from paxoskv.storage.data_dir import Manifest, create
+from paxoskv.storage.files import Damaged
+from paxoskv.storage.journal import Journal
+from paxoskv.storage.segments import FIRST, read_frame_header, read_segment_header
 from paxoskv.wire.codec import (
     Expired,
     Forgotten,
@@ -822,7 +825,7 @@ class Machine:
         self.incarnation = int(self.disks == 1)
         self.disk = SlowDisk(Random(f"{self.simulation.seed} disk {self.node} {self.disks}"))
         identity = Identity("simulated", "", self.node, self.incarnation, 0)
-        Journal.create(DIRECTORY, identity, SEGMENT_BYTES, self.disk)
+        create(DIRECTORY, identity, SEGMENT_BYTES, self.disk)
         self.frames = 0  # durable
         self.spoiled = False  # whether what it holds was changed behind the node's back
         self.forgetful = False  # whether it has lost what was durable

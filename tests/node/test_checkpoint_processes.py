@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from paxoskv import Client
-from paxoskv.storage.journal import read_manifest
+from paxoskv.storage.data_dir import read_manifest
 from tests.harness.processes import PROJECT, Load, RealCluster, contended, eventually, finish
 
 CLIENT = PROJECT / "client.py"

@@ -7,25 +7,19 @@ import pytest
 
 from paxoskv import ClientError
 from paxoskv.node.server import EXIT_BUG, EXIT_STALE
-from paxoskv.storage.journal import (
-    SYNCED,
-    Mark,
-    frame,
-    mark_bytes,
-    read_mark,
-    read_records,
-    read_segment_header,
-    scan,
-)
-from paxoskv.wire.codec import Frame, Record, encode
+from paxoskv.storage.mark import SYNCED, Mark, mark_bytes, read_mark
+from paxoskv.storage.segments import frame, read_records, read_segment_header, scan
+from paxoskv.wire.codec import encode
+from paxoskv.wire.structs import Frame, Record
 from tests.harness.processes import RealCluster, eventually
 
 pytestmark = pytest.mark.slow
 
 
 def last_frame(directory: Path) -> tuple[Path, int, int, int]:
-    """The segment with the last frame of a journal that has no checkpoint; where that begins and ends, and
-    its number.
+    """The segment with a journal's last frame, where that begins and ends, and its number.
+
+    There must be no checkpoint.
     """
     found, number = None, 0
     for path in sorted((directory / "journal").glob("*.segment")):
@@ -56,8 +50,9 @@ def flip_last_frame(directory: Path) -> Path:
 
 
 def tear(directory: Path) -> None:
-    """Leave the disk as a power cut does while a frame is written: half of it is there, and the mark, which
-    was in memory, is some frames old.
+    """Leave the disk as a power cut does while a frame is written.
+
+    Half of the frame is there, and the mark, which was in memory, is some frames old.
     """
     path, _, end, number = last_frame(directory)
     data = bytearray(path.read_bytes())

@@ -35,17 +35,10 @@ from paxoskv.storage.checkpoint import (
     recover,
     sum_path,
 )
-from paxoskv.storage.journal import (
-    MANIFEST,
-    Damaged,
-    Files,
-    Journal,
-    Manifest,
-    Saved,
-    manifest_json,
-    read_manifest,
-    segment_path,
-)
+from paxoskv.storage.data_dir import MANIFEST, Manifest, Saved, create, manifest_json, read_manifest
+from paxoskv.storage.files import Damaged, Files
+from paxoskv.storage.journal import Journal
+from paxoskv.storage.segments import segment_path
 from paxoskv.wire.codec import Malformed
 from paxoskv.wire.structs import (
     Command,
@@ -140,7 +133,7 @@ class Server:
 @contextlib.contextmanager
 def serving(files: Files, directory: Path = NODE, nodes: Sequence[int] = ()) -> Iterator[Server]:
     if not files.exists(directory):
-        Journal.create(directory, IDENTITY, SMALL, files)
+        create(directory, IDENTITY, SMALL, files)
     server = Server(directory, files, nodes)
     yield server
     server.journal.close()

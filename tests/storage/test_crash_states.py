@@ -22,7 +22,9 @@ import pytest
 from paxoskv.multipaxos import Cut
 from paxoskv.state.store import RESERVED_KEY
 from paxoskv.storage.checkpoint import bookkeeping, cut_of
-from paxoskv.storage.journal import FIRST, Damaged, Journal, read_frame_header, read_segment_header
+from paxoskv.storage.data_dir import create
+from paxoskv.storage.files import Damaged
+from paxoskv.storage.segments import FIRST, read_frame_header, read_segment_header
 from paxoskv.wire.structs import Record
 from tests.harness.disk import SECTOR as SECTOR_BYTES
 from tests.harness.disk import Content, Disk, Folder, overlay, rename
@@ -205,7 +207,7 @@ def after_kill_and_damage(root: Folder) -> Disk | None:
 def test_no_state_that_a_power_cut_can_leave_loses_anything_acknowledged():
     disk = Recording()
     disk.make_directory(NODE)
-    Journal.create(NODE, Server.IDENTITY, SEGMENT, disk)
+    create(NODE, Server.IDENTITY, SEGMENT, disk)
     server = Server(NODE, disk, segment_bytes=SEGMENT)
 
     def step() -> None:
@@ -264,7 +266,7 @@ def test_a_journal_that_would_write_before_the_last_frame_is_durable_is_found_ou
     """The states are the right ones: without one sync, some of them lose what was acknowledged."""
     disk = Recording()
     disk.make_directory(NODE)
-    Journal.create(NODE, Server.IDENTITY, SEGMENT, disk)
+    create(NODE, Server.IDENTITY, SEGMENT, disk)
     server = Server(NODE, disk, segment_bytes=SEGMENT)
     server.journal._sync = False
     disk.asked = 1

@@ -19,25 +19,18 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from paxoskv.storage import journal as journal_module
-from paxoskv.storage.journal import (
+from paxoskv.storage import files as files_module
+from paxoskv.storage.data_dir import create, read_identity
+from paxoskv.storage.files import Damaged, Files, Full, JournalError, Locked
+from paxoskv.storage.journal import Journal
+from paxoskv.storage.mark import SYNCED, Mark, mark_bytes, read_mark
+from paxoskv.storage.segments import (
     FIRST,
     OVERHEAD,
-    SYNCED,
-    Damaged,
-    Files,
-    Full,
-    Journal,
-    JournalError,
-    Locked,
-    Mark,
     Segment,
     find_stray,
     frame,
-    mark_bytes,
     read_frame_header,
-    read_identity,
-    read_mark,
     read_segment,
     read_segment_header,
     scan,
@@ -85,7 +78,7 @@ def opened(
 def make(
     directory: Path, frames: list[list[Record]], files: Files | None = None, segment_bytes: int = SMALL
 ) -> None:
-    Journal.create(directory, IDENTITY, segment_bytes, files)
+    create(directory, IDENTITY, segment_bytes, files)
     with opened(directory, files, segment_bytes) as (journal, _):
         for records in frames:
             journal.write(records)
@@ -234,7 +227,7 @@ def test_every_kind_of_record_is_recovered(tmp_path: Path):
 
 
 def test_a_journal_goes_on_where_the_last_life_ended_however_often(tmp_path: Path):
-    Journal.create(tmp_path / "data", IDENTITY, SMALL)
+    create(tmp_path / "data", IDENTITY, SMALL)
     frames = numbered(30, size=120)
     for life in range(10):
         with opened(tmp_path / "data") as (journal, found):
@@ -283,7 +276,7 @@ def test_a_frame_that_fills_a_segment_to_its_last_byte_is_recovered(tmp_path: Pa
 
 
 def test_the_next_segment_is_made_before_it_is_needed(tmp_path: Path):
-    Journal.create(tmp_path / "data", IDENTITY, SMALL)
+    create(tmp_path / "data", IDENTITY, SMALL)
     journal = Journal(tmp_path / "data", SMALL)
     assert list(journal.recover()) == []
     assert len(segments(tmp_path / "data")) == 1
@@ -307,7 +300,7 @@ def test_a_segment_in_the_making_does_not_hold_up_writes(tmp_path: Path):
             return super().background(later)
 
     files = Slow()
-    Journal.create(tmp_path / "data", IDENTITY, SMALL)
+    create(tmp_path / "data", IDENTITY, SMALL)
     frames = [held(b"x" * 500), held(b"y"), held(b"z"), held(b"w" * 500)]
     with opened(tmp_path / "data", files) as (journal, _):
         for records in frames[:3]:
@@ -319,7 +312,7 @@ def test_a_segment_in_the_making_does_not_hold_up_writes(tmp_path: Path):
 
 
 def test_records_that_do_not_fit_their_types_are_refused_and_the_journal_goes_on(tmp_path: Path):
-    Journal.create(tmp_path / "data", IDENTITY, SMALL)
+    create(tmp_path / "data", IDENTITY, SMALL)
     with opened(tmp_path / "data") as (journal, _):
         for record in (Record(reservation=1 << 64), Record(reservation="x"), Record(held=Held(1, 1, 0, 5))):
             with pytest.raises((ValueError, TypeError, OverflowError)):
@@ -758,7 +751,7 @@ def test_a_mark_that_cannot_be_made_durable_ends_the_journal():
 
 
 def test_a_new_data_directory_has_its_identity_and_an_empty_journal(tmp_path: Path):
-    Journal.create(tmp_path / "not" / "there" / "yet", IDENTITY, SMALL)
+    create(tmp_path / "not" / "there" / "yet", IDENTITY, SMALL)
     with opened(tmp_path / "not" / "there" / "yet") as (journal, frames):
         assert journal.identity == IDENTITY
         assert (frames, journal.bytes, journal.torn) == ([], 0, None)
@@ -766,17 +759,17 @@ def test_a_new_data_directory_has_its_identity_and_an_empty_journal(tmp_path: Pa
 
 def test_an_empty_directory_may_become_a_data_directory_and_any_other_is_refused(tmp_path: Path):
     (tmp_path / "empty").mkdir()
-    Journal.create(tmp_path / "empty", IDENTITY, SMALL)
+    create(tmp_path / "empty", IDENTITY, SMALL)
     with pytest.raises(JournalError, match="is a data directory already"):
-        Journal.create(tmp_path / "empty", IDENTITY, SMALL)
+        create(tmp_path / "empty", IDENTITY, SMALL)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("precious")
     with pytest.raises(JournalError, match="is not empty"):
-        Journal.create(tmp_path / "full", IDENTITY, SMALL)
+        create(tmp_path / "full", IDENTITY, SMALL)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="file: Not a directory"):
-        Journal.create(tmp_path / "file", IDENTITY, SMALL)
+        create(tmp_path / "file", IDENTITY, SMALL)
 
 
 def test_a_parent_directory_that_another_node_makes_at_the_same_time_is_shared(tmp_path: Path):
@@ -787,7 +780,7 @@ def test_a_parent_directory_that_another_node_makes_at_the_same_time_is_shared(t
             return path != tmp_path / "data" and super().exists(path)
 
     (tmp_path / "data").mkdir()
-    Journal.create(tmp_path / "data" / "node-1", IDENTITY, files=Late())
+    create(tmp_path / "data" / "node-1", IDENTITY, files=Late())
     assert recovered(tmp_path / "data" / "node-1") == []
 
 
@@ -799,7 +792,7 @@ def test_a_directory_without_an_identity_is_refused_and_left_as_it_was(tmp_path:
             Journal(tmp_path / name)
         assert "\n" not in str(error.value)
     assert list((tmp_path / "there").iterdir()) == []
-    Journal.create(tmp_path / "there", IDENTITY, SMALL)  # still possible
+    create(tmp_path / "there", IDENTITY, SMALL)  # still possible
 
 
 def test_every_changed_byte_and_every_length_of_the_identity_is_noticed_or_harmless(tmp_path: Path):
@@ -1068,7 +1061,7 @@ def test_a_journal_that_is_closed_while_the_next_segment_fails_is_closed_all_the
 
 def test_without_sync_a_write_survives_a_kill_and_not_a_power_cut():
     disk = Disk()
-    Journal.create(NODE, IDENTITY, SMALL, disk)
+    create(NODE, IDENTITY, SMALL, disk)
     journal = Journal(NODE, SMALL, sync=False, files=disk)
     assert list(journal.recover()) == []
     journal.write(held(b"x"))
@@ -1078,13 +1071,13 @@ def test_without_sync_a_write_survives_a_kill_and_not_a_power_cut():
 
 def test_making_a_data_directory_is_all_or_refused_wherever_the_power_fails():
     total = Disk()
-    Journal.create(NODE / "data", IDENTITY, SMALL, total)
+    create(NODE / "data", IDENTITY, SMALL, total)
     for choose in (lost, kept, some(random.Random(1)), some(random.Random(2))):
         for crash in range(total.operations):
             disk = Disk()
             disk.crash_after(crash)
             with pytest.raises(Crash):
-                Journal.create(NODE / "data", IDENTITY, SMALL, disk)
+                create(NODE / "data", IDENTITY, SMALL, disk)
             disk.power_cut(choose)
             if disk.exists(NODE / "data" / "identity.json"):
                 assert recovered(NODE / "data", disk) == []
@@ -1171,7 +1164,7 @@ class Run:
         self.must: list[list[Record]] = []  # what a write() or a recovery has promised
         self.may: list[list[Record]] = []  # one more, under way when the crash came
         self.number = 0
-        Journal.create(NODE, IDENTITY, 1024, self.disk)
+        create(NODE, IDENTITY, 1024, self.disk)
         self.recover()
 
     def recover(self) -> None:
@@ -1295,9 +1288,9 @@ def test_a_short_write_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     files = Files()
     handle = files.create(tmp_path / "file")
     real = os.pwrite
-    monkeypatch.setattr(journal_module.os, "pwrite", lambda fd, data, offset: real(fd, data[:3], offset))
+    monkeypatch.setattr(files_module.os, "pwrite", lambda fd, data, offset: real(fd, data[:3], offset))
     files.pwrite(handle, b"0123456789", 2)
-    monkeypatch.setattr(journal_module.os, "pwrite", lambda fd, data, offset: 0)
+    monkeypatch.setattr(files_module.os, "pwrite", lambda fd, data, offset: 0)
     with pytest.raises(OSError, match="wrote nothing"):
         files.pwrite(handle, b"x", 0)
     files.close(handle)

@@ -17,18 +17,11 @@ import pytest
 
 from paxoskv.node.server import EXIT_USAGE, REPAIR
 from paxoskv.storage.checkpoint import checkpoint_path
-from paxoskv.storage.journal import (
-    FIRST,
+from paxoskv.storage.data_dir import (
     MANIFEST,
-    SEGMENT,
-    Damaged,
-    Files,
-    Journal,
-    JournalError,
-    Locked,
     Manifest,
     Saved,
-    Unreadable,
+    create,
     discard_replacement,
     finish_replacement,
     load_manifest,
@@ -37,9 +30,10 @@ from paxoskv.storage.journal import (
     read_manifest,
     replace,
     replacement_path,
-    segment_header,
-    segment_path,
 )
+from paxoskv.storage.files import Damaged, Files, JournalError, Locked, Unreadable
+from paxoskv.storage.journal import Journal
+from paxoskv.storage.segments import FIRST, SEGMENT, segment_header, segment_path
 from paxoskv.wire.structs import Identity, Record
 from tests.harness.disk import Chooser, Crash, Disk, kept, lost, some
 from tests.harness.processes import PROJECT, Process, RealCluster, eventually
@@ -57,7 +51,7 @@ SMALL = 1024  # bytes of a segment
 def damaged(disk: Disk) -> bytes:
     """Make a directory with three frames, the first of which is damaged; returns the segment's bytes."""
     disk.make_directory(DATA)
-    Journal.create(NODE, OLD, SMALL, disk)
+    create(NODE, OLD, SMALL, disk)
     disk.sync_directory(Path())
     journal = Journal(NODE, SMALL, files=disk)
     list(journal.recover())
@@ -119,8 +113,8 @@ def test_a_crash_anywhere_in_a_repair_leaves_what_the_next_start_goes_on_with(ch
 
 def test_a_replacement_that_was_not_used_is_gone_after_the_next_good_start(tmp_path: Path):
     node = tmp_path / "node-3"
-    Journal.create(node, OLD, SMALL)
-    Journal.create(replacement_path(node), NEW, SMALL)
+    create(node, OLD, SMALL)
+    create(replacement_path(node), NEW, SMALL)
     assert not finish_replacement(node), "the node's own data is there"
     discard_replacement(node)
     assert [path.name for path in tmp_path.iterdir()] == ["node-3"]
@@ -135,7 +129,7 @@ def test_a_replacement_that_is_being_removed_is_whole_or_has_no_identity(choose:
         disk = Disk()
         disk.make_directory(DATA)
         disk.sync_directory(Path())
-        Journal.create(replacement_path(NODE), NEW, SMALL, disk)
+        create(replacement_path(NODE), NEW, SMALL, disk)
         disk.crash_after(crashes)
         try:
             discard_replacement(NODE, disk)
@@ -166,7 +160,7 @@ def test_a_directory_that_cannot_be_moved_stays_and_nothing_is_left_beside_it(tm
             super().rename(old, new)
 
     node = tmp_path / "node-3"
-    Journal.create(node, OLD, SMALL)
+    create(node, OLD, SMALL)
     with pytest.raises(JournalError, match="node-3: Device or resource busy"):
         replace(node, tmp_path / "aside", NEW, SMALL, Mounted())
     assert [path.name for path in tmp_path.iterdir()] == ["node-3"]
@@ -174,7 +168,7 @@ def test_a_directory_that_cannot_be_moved_stays_and_nothing_is_left_beside_it(tm
 
 def test_something_else_where_the_replacement_is_made_is_not_removed(tmp_path: Path):
     node = tmp_path / "node-3"
-    Journal.create(node, OLD, SMALL)
+    create(node, OLD, SMALL)
     theirs = replacement_path(node) / "theirs"
     theirs.parent.mkdir()
     theirs.write_text("x")
@@ -186,7 +180,7 @@ def test_something_else_where_the_replacement_is_made_is_not_removed(tmp_path: P
 def test_the_lock_of_a_directory_that_was_moved_aside_is_not_that_of_the_new_one(tmp_path: Path):
     """A process that has opened the old lock's file just before must not be let in by it."""
     node, aside = tmp_path / "node-3", tmp_path / "aside"
-    Journal.create(node, OLD, SMALL)
+    create(node, OLD, SMALL)
 
     class Late(Files):
         """The directory is moved between the opening and the locking."""
@@ -199,7 +193,7 @@ def test_the_lock_of_a_directory_that_was_moved_aside_is_not_that_of_the_new_one
                 flock(handle, operation)
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("paxoskv.storage.journal.fcntl.flock", moved)
+                patch.setattr("paxoskv.storage.files.fcntl.flock", moved)
                 return super().lock(path)
 
     with pytest.raises(JournalError, match="lock"):
@@ -208,7 +202,7 @@ def test_the_lock_of_a_directory_that_was_moved_aside_is_not_that_of_the_new_one
 
 
 def test_a_damaged_manifest_is_told_while_the_lock_is_held(tmp_path: Path):
-    Journal.create(tmp_path / "node", OLD, SMALL)
+    create(tmp_path / "node", OLD, SMALL)
     (tmp_path / "node" / MANIFEST).write_bytes(b"{}")
     journal = Journal(tmp_path / "node", SMALL)
     with pytest.raises(Damaged, match="is not what a manifest is"):
@@ -221,7 +215,7 @@ def test_a_damaged_manifest_is_told_while_the_lock_is_held(tmp_path: Path):
 def test_what_another_version_wrote_and_what_is_missing_altogether_is_not_taken_for_lost(tmp_path: Path):
     def reason(change: Callable[[Path], None]) -> type[Damaged]:
         node = tmp_path / "node"
-        Journal.create(node, OLD, SMALL)
+        create(node, OLD, SMALL)
         change(node)
         journal = Journal(node, SMALL)
         with pytest.raises(Damaged) as error:
@@ -234,7 +228,7 @@ def test_what_another_version_wrote_and_what_is_missing_altogether_is_not_taken_
         def change(node: Path) -> None:
             path = segment_path(node / "journal", 1)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("paxoskv.storage.journal.MAGIC", magic)
+                patch.setattr("paxoskv.storage.segments.MAGIC", magic)
                 header = bytearray(segment_header(1, SMALL, bytes(8)))
             header[SEGMENT.size - 1] ^= flip
             path.write_bytes(header.ljust(SMALL, b"\0"))
@@ -382,7 +376,7 @@ def test_what_another_version_wrote_is_not_given_up(tmp_path: Path) -> None:
         cluster.kill(3)
         path = segment_path(cluster.data / "node-3" / "journal", 1)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("paxoskv.storage.journal.MAGIC", b"journal2")
+            patch.setattr("paxoskv.storage.segments.MAGIC", b"journal2")
             header = segment_header(1, path.stat().st_size, bytes(8))
         with path.open("r+b") as file:
             file.write(header)
