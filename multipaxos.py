@@ -1,56 +1,129 @@
-"""Multi-Paxos for a group of nodes that all propose: one log for each node, merged into one order.
+"""Multi-Paxos: nodes that fail agree on one order of commands; every node proposes, in a log of its own.
 
-Every node is the standing leader of its own log. It proposes in it straight away with phase 2; phase 1 is
-needed only after a restart, and to finish the log of a node that has died. All learners merge the logs into
-one order.
+**The problem.** Several nodes hold copies of one store. Each takes commands, messages are lost or come late,
+and nodes stop, and return with what is on their disks. All copies must apply the same commands in the same
+order, a command whose client was answered must never be lost, and a minority of dead nodes must stop nobody.
+(Nodes that lie are not considered.)
 
-**One log** is Lamport's multi-Paxos on a growing sequence. A candidate picks a *ballot*, a number that no
-other candidate has, and sends Prepare. An Acceptor promises to take nothing at a lower ballot, and hands over
-the entries that it holds. With promises of a *quorum*, a majority of the nodes, the candidate adopts the log
-of the highest (accepted ballot, length) among them. It now leads, and sends Accept: first its whole unchosen
-log, the *sync*, later only what is new. What a quorum holds at the leader's ballot is *chosen*, and will
-never change: any later candidate's quorum contains one of those acceptors, and no log beats theirs but one
-that was adopted from it.
+**Eight words.**
 
-**All logs.** Each entry bears a *timestamp* of its proposer's Lamport clock, and commands are applied in the
-order of (timestamp, owner). A learner may apply an entry once no log can bring an earlier one. It learns that
-from *facts*: (chosen, evidence, frontier) says that the first `chosen` entries of a log are chosen, counted
-in the established ballot `evidence`, and that every command of the log up to the timestamp `frontier` is
-among them. Facts stay true for ever, so anybody may relay them, and they merge by taking the larger.
+  quorum    a majority of the nodes, counted by who they are. Any two quorums share at least one node.
+  entry     what is decided for one place in a log: a timestamp, and commands; without commands, a no-op.
+  ballot    the number of one attempt to lead a log: (round, node), compared as a pair, never used twice.
+  accepted  an acceptor has accepted an entry when the entry is on its disk, with the leader's ballot.
+  chosen    a quorum has accepted the entry at one and the same ballot: it keeps its place for ever.
+  clock     a counter of each node, raised to the timestamp of every command that it sees. It tells no time.
+  frontier  of a log: its commands up to this timestamp are chosen, and no other will ever come among them.
+  applied   executed on a node's store, once the frontiers of all logs say that nothing earlier can come.
 
-  R1  Only its owner puts commands into a log.  Others finish it and add no-ops.
-  R2  The owner stamps an entry above its clock and above all that its log holds.
-  R3  A frontier made from the clock never exceeds a durable reservation: a restart begins there.
-  R4  Only the owner, its ballot established (a quorum took its sync), makes frontiers from its clock.
-  R5  A client is answered when its command has been applied, not when it is chosen.
-  R6  Who receives an entry raises its clock past it before it answers, so that the answer to an Accept brings
-      the frontier that the proposer waits for: one round trip, and one fsync, for a command.
+**One log** has a leader, and an acceptor on every node. Phase 1 makes a leader; phase 2 adds entries.
 
-**A node that holds the others up** is revoked: another node becomes leader of its log, finishes it, and
-appends a no-op stamped far ahead, a *skip*. The owner notices when its Accepts are refused, takes its log
-back with a higher ballot, and proposes again what the log lacks.
+  candidate                                    acceptors
+     | Prepare(ballot, from_slot) -----------> |   phase 1, once for each leader
+     | <--------- Promise(accepted, entries)   |   "I accept nothing of a lower ballot any more, and these
+     | a quorum: adopt the best log, and lead  |    are the entries that I have accepted"
+     | Accept(ballot, start, entries) -------> |   phase 2, for each entry; the first Accept of a ballot,
+     | <----------- Accepted(vote, length)     |   its *sync*, has all that is adopted and not known as chosen
+     | a quorum: chosen                        |   "so many entries of your log are on my disk"
 
-**Reads** ask a quorum for its clocks; the highest is the read's timestamp, and when all logs' frontiers have
-reached it and everything up to there is applied, the read is answered. Where an entry of the node's own
-leaves at the same time, the read rides on it for nothing: everything answered before lies below that entry.
+The best log is that of the highest accepted ballot, and of those the longest. The two examples, which
+tests/protocol/test_essay.py plays, have three nodes. They show of each acceptor the ballot that it has
+promised, and the entry that it has accepted, with its ballot.
 
-Nothing here does I/O or looks at a clock. The caller runs this loop, the same in the server and in the
-simulator:
+**The entry survives its proposer.**        node 1         node 2         node 3
+  1 stands with 1.1, and all promise        1.1, -         1.1, -         1.1, -
+  1 sends x; what it sends to 3 is lost     1.1, x 1.1     1.1, x 1.1     1.1, -
+  two votes at 1.1: x is chosen; 1 dies     dead           1.1, x 1.1     1.1, -
+  3 stands with 2.3; 2 and 3 promise        dead           2.3, x 1.1     2.3, -
+  3 adopts x, the best log, and sends it    dead           2.3, x 2.3     2.3, x 2.3
+  two votes at 2.3: x is chosen once more   dead           2.3, x 2.3     2.3, x 2.3
 
-    node.step(sender, message, now), node.propose(...), node.read(...), node.tick(now)   any number of times
-    ready = node.drain(now)                      (it says `more` if commands wait for the next entry)
-    send ready.send                            at once
-    journal ready.journal + node.notes()       in one frame; it may wait for others unless ready.urgent
-    send ready.send_after                      when that frame, and every frame before it, is durable
-    apply ready.apply to the store, then answer ready.reads
+**The entry is lost.** Only a minority had accepted it, so nobody was told that it was done.
+  1 stands with 1.1, and all promise        1.1, -         1.1, -         1.1, -
+  1 sends y to itself, and dies             dead           1.1, -         1.1, -
+  3 stands with 2.3; 2 and 3 promise        dead           2.3, -         2.3, -
+  3 adopts nothing, and sends a no-op, n    dead           2.3, n 2.3     2.3, n 2.3
+  1 is back and stands; all promise 3.1     3.1, y 1.1     3.1, n 2.3     3.1, n 2.3
+  1 adopts n, the best log, and sends it    3.1, n 3.1     3.1, n 3.1     3.1, n 3.1
 
+Had node 1 lived to promise 2.3, then 3 could have adopted y: until an entry is chosen, both ends are right.
 
-Messages that a node addresses to itself go into its step() when they would leave.
+**Why it is safe.** The quorum that promises to a later leader shares a node with the quorum that chose an
+entry. That node had accepted the entry when it promised, so its Promise shows it; it could not have accepted
+it afterwards, for a promise stops all lower ballots from finishing. And because the votes that choose are of
+one ballot, and every later ballot has adopted the entry in its turn, the best log, picked by its ballot, has
+the entry.
 
-**Checkpoints.** Now and then the journal begins a new segment with node.state(), and a checkpoint is made of
-the segments before it. Entries that all nodes hold are given up; for a node that lags far, only what such a
-checkpoint has, see node.checkpointed(). Who lacks entries that its peers have given up (ready.catch_up) takes
-a peer's checkpoint, and merges it by node.install(); where entries were given up since, a new one is made.
+(Votes of two ballots choose nothing: of three nodes the first holds x of 1.1, the second x of 3.1, the third
+z of 2.3. The first and the third are a quorum; their best log is z.)
+
+**The duel.** Two candidates for one log can go on to stand above each other before either gets its votes:
+safe, but nothing is chosen. So each node leads a log of its own, and stands for another's only in need.
+
+**Five logs, one order.** Commands are applied in the order of (timestamp, owner of the log). Node 2 gets a
+command d while its clock is 89. It stamps d with 90, and sends it to all.
+
+  timestamp   38   71   88   90    the receiver's clock, and the frontier of its log that its answer brings
+  log 1        a                   40 becomes 90; frontier 90: whatever comes later is stamped above
+  log 2             b         d    (the sender)
+  log 3                  c         88 becomes 90; frontier 87: c is not chosen yet
+  log 4                            71 becomes 90; frontier 90
+  log 5                            12 becomes 90; frontier 90
+
+a and b are applied. d is *chosen* with the third vote, its own node's included: it can never be lost. d is
+*applied* when c is, and the frontier of log 3 is 90: so on every node in the order a, b, c, d. Without c, one
+round trip does both. What is known of a log travels as a *fact*, (chosen, evidence, frontier): so many
+entries are chosen, as was counted at the ballot `evidence`. A fact stays true whatever happens, so anybody
+may pass it on. A ballot is *established* when a quorum has accepted its sync.
+
+Six rules, and what breaks without them:
+
+  R1  Only its owner puts commands into a log; others finish it, and add no-ops. Else a command comes below a
+      frontier that the owner has given, after others have applied what lies above it.
+  R2  The owner stamps an entry above its clock, and above all that its log holds. Else the same breaks.
+  R3  A frontier made from the clock never exceeds a reservation on the disk, where the clock begins after a
+      restart. Else a restarted owner stamps below a frontier that it has given.
+  R4  Only the owner makes a frontier from its clock, and only while its ballot is established. Else a later
+      leader may adopt the log of an older ballot, with commands below the frontier.
+  R5  A client is answered when its command is applied, not when it is chosen. Else its next command, sent to
+      a node with a lower clock, is stamped and applied before the one that was answered.
+  R6  Whoever receives an entry raises its clock to it before it answers. Else the frontier that comes with
+      the answer lies below the entry, and the proposer waits for another round trip.
+
+**A dead node** gives no frontiers, so another one *revokes* it: stands for its log, finishes it, and appends
+a *skip*, a no-op stamped far ahead. The owner, when it is back, stands for its log with a higher ballot.
+
+**A read** asks a quorum for its clocks, and waits until all frontiers have reached the highest of them and
+all up to there is applied. That is late enough: a write that was answered before was accepted by a quorum,
+which raised its clocks to it (R6), and one node of that quorum is among those that the read has asked.
+
+**Durability.** A Prepare, a Promise and a vote leave when what they say is on the disk; all else, at once.
+
+**Which function is which.**
+
+  1a  stand            `Proposer.prepare`, then `message`
+  1b  promise          `Acceptor.on_prepare`; the answer is a Verdict:
+        PROMISED       nothing below this ballot is accepted any more
+        NACK           a higher ballot is promised already
+        BEHIND         the candidate must fetch chosen entries first: they were given up here, or are many
+        COVERED        the frontier that a revoker waits for is known here: it need not stand
+      adopt, and lead  `Proposer.on_promise`, with `best_log`
+  2a  propose          `Proposer.append`, then `due`
+  2b  accept           `Acceptor.on_accept`; the answer is a Vote:
+        TAKEN          so many entries as `length` says are accepted
+        REFUSED        a higher ballot is promised already
+        NEEDS_SYNC     the sync of this ballot, or a chosen entry below it, is missing here
+        WITHHELD       no vote: this acceptor fails on purpose, as in an experiment
+      count votes      `Proposer.on_accepted`, with `quorum_length`
+      learn            `Learner.learn` (a fact), `Acceptor.learn` (what is chosen), `Learner.settle` (both)
+      merge, and wait  `Learner.next`, `Learner.apply`; `Learner.waits_on`
+
+**Elsewhere** (paxoskv/protocol/ has the rest of a node; docs/protocol.md tells all of it in words):
+
+  checkpoints     take the place of applied entries that are given up: compaction.py, `Acceptor.cover`
+  deferred votes  two of five answer at once, with what is on their disk by then: voters.py
+  riding reads    a read waits for an entry of its own node instead of asking a quorum: reads.py
+  rejoining       a node that has lost its disk asks all others before it votes again: node.py, Rejoining
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
