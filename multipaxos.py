@@ -123,7 +123,8 @@ which raised its clocks to it (R6), and one node of that quorum is among those t
   checkpoints     take the place of applied entries that are given up: compaction.py, `Acceptor.cover`
   deferred votes  two of five answer at once, with what is on their disk by then: voters.py
   riding reads    a read waits for an entry of its own node instead of asking a quorum: reads.py
-  rejoining       a node that has lost its disk asks all others before it votes again: node.py, Rejoining
+  rejoining       a node that has lost its disk asks all others before it votes again: docs/protocol.md,
+                  "What survives"
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
