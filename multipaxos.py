@@ -575,8 +575,8 @@ class Learner:
 
     Of each log it knows the facts that it was told: `chosen`, `evidence`, and `known`, a frontier. `held`
     counts the chosen entries that the acceptor has, and `frontier` is as much of `known` as they reach.
-    `executed` counts the entries that are applied, and the no-ops among them; `heads` has the timestamp of the
-    next command, if one is chosen.
+    `executed` counts the entries that are applied, and the no-ops among them. `heads` has the timestamp of
+    the log's next command, if one is chosen.
     """
 
     def __init__(self, acceptors: dict[int, Acceptor]) -> None:
