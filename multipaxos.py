@@ -8,15 +8,16 @@ order, a command whose client was answered must never be lost, and a minority of
 **Eight words.**
 
   quorum    a majority of the nodes, counted by who they are. Any two quorums share at least one node.
-  entry     what is decided for one place in a log: a timestamp, and commands; without commands, a no-op.
+  entry     what is decided for one slot, a place in a log: a timestamp, and commands; if none, a *no-op*.
   ballot    the number of one attempt to lead a log: (round, node), compared as a pair, never used twice.
   accepted  an acceptor has accepted an entry when the entry is on its disk, with the leader's ballot.
-  chosen    a quorum has accepted the entry at one and the same ballot: it keeps its place for ever.
-  clock     a counter of each node, raised to the timestamp of every command that it sees. It tells no time.
+  chosen    a quorum has accepted the entry at one and the same ballot: it keeps its slot for ever.
+  clock     a counter of each node, raised to the timestamp of every command that it sees: order, not time.
   frontier  of a log: its commands up to this timestamp are chosen, and no other will ever come among them.
   applied   executed on a node's store, once the frontiers of all logs say that nothing earlier can come.
 
-**One log** has a leader, and an acceptor on every node. Phase 1 makes a leader; phase 2 adds entries.
+**One log** has an acceptor on every node, and a leader. A node *stands* for the log when it wants to lead it
+(phase 1). The leader first sends what it has adopted from the acceptors, then entries of its own (phase 2).
 
   candidate                                    acceptors
      | Prepare(ballot, from_slot) -----------> |   phase 1, once for each leader
@@ -27,8 +28,8 @@ order, a command whose client was answered must never be lost, and a minority of
      | a quorum: chosen                        |   "so many entries of your log are on my disk"
 
 The best log is that of the highest accepted ballot, and of those the longest. The two examples, which
-tests/protocol/test_essay.py plays, have three nodes. They show of each acceptor the ballot that it has
-promised, and the entry that it has accepted, with its ballot.
+tests/protocol/test_essay.py plays, have three nodes; 2.3 is round 2 of node 3. They show of each acceptor the
+ballot that it has promised, and the entry that it has accepted, with the ballot.
 
 **The entry survives its proposer.**        node 1         node 2         node 3
   1 stands with 1.1, and all promise        1.1, -         1.1, -         1.1, -
@@ -48,17 +49,18 @@ promised, and the entry that it has accepted, with its ballot.
 
 Had node 1 lived to promise 2.3, then 3 could have adopted y: until an entry is chosen, both ends are right.
 
-**Why it is safe.** The quorum that promises to a later leader shares a node with the quorum that chose an
-entry. That node had accepted the entry when it promised, so its Promise shows it; it could not have accepted
-it afterwards, for a promise stops all lower ballots from finishing. And because the votes that choose are of
-one ballot, and every later ballot has adopted the entry in its turn, the best log, picked by its ballot, has
-the entry.
+**Why it is safe.** Two majorities share a node: of the nodes that promise to a later leader, one has accepted
+the entry that is chosen. A promise stops lower ballots from finishing: that node accepted the entry before it
+promised, since afterwards it would have refused, and so its Promise shows the entry. The votes that choose an
+entry are of one ballot, and every later ballot adopts the entry in its turn: so the best log, which is picked
+by its ballot, has it.
 
 (Votes of two ballots choose nothing: of three nodes the first holds x of 1.1, the second x of 3.1, the third
 z of 2.3. The first and the third are a quorum; their best log is z.)
 
 **The duel.** Two candidates for one log can go on to stand above each other before either gets its votes:
-safe, but nothing is chosen. So each node leads a log of its own, and stands for another's only in need.
+safe, but nothing is chosen. So each node is the *owner* of a log, which it leads; it stands for another's
+only in need.
 
 **Five logs, one order.** Commands are applied in the order of (timestamp, owner of the log). Node 2 gets a
 command d while its clock is 89. It stamps d with 90, and sends it to all.
@@ -98,6 +100,7 @@ all up to there is applied. That is late enough: a write that was answered befor
 which raised its clocks to it (R6), and one node of that quorum is among those that the read has asked.
 
 **Durability.** A Prepare, a Promise and a vote leave when what they say is on the disk; all else, at once.
+(What is to be durable goes to `Acceptor.journal`; paxoskv/storage/journal.py writes it.)
 
 **Which function is which.**
 
@@ -122,7 +125,7 @@ which raised its clocks to it (R6), and one node of that quorum is among those t
 
   checkpoints     take the place of applied entries that are given up: compaction.py, `Acceptor.cover`
   deferred votes  two of five answer at once, with what is on their disk by then: voters.py
-  riding reads    a read waits for an entry of its own node instead of asking a quorum: reads.py
+  reads           when a read may be answered; some *ride* on an entry instead of asking a quorum: reads.py
   rejoining       a node that has lost its disk asks all others before it votes again: docs/protocol.md,
                   "What survives"
 """

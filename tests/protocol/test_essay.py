@@ -1,6 +1,8 @@
 """The examples at the top of multipaxos.py are played by its classes: each line there is what they do."""
 
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -11,6 +13,7 @@ from paxoskv.protocol.node import Node
 from paxoskv.wire.structs import Accept, Accepted, Entry, Fact, Prepare, Promise, Verdict, Vote
 
 ESSAY = multipaxos.__doc__ or ""
+PROTOCOL = Path(__file__).resolve().parents[2] / "paxoskv" / "protocol"
 LOG = 1
 NODES = (1, 2, 3)
 NOTHING = Fact(LOG, 0, 0, 0)
@@ -224,7 +227,7 @@ def test_a_clock_becomes_that_of_the_entry_before_the_answer_leaves(clock: int) 
     assert node.clock == 90
 
 
-def test_the_essay_names_all_answers_and_only_functions_that_are_there() -> None:
+def test_the_essay_names_all_answers_and_only_functions_and_files_that_are_there() -> None:
     for values in (Verdict, Vote):
         for name in (name for name in vars(values) if name.isupper()):
             assert f"\n        {name} " in ESSAY, name
@@ -234,4 +237,7 @@ def test_the_essay_names_all_answers_and_only_functions_that_are_there() -> None
     for owner in ("Acceptor", "Proposer", "Learner"):
         for name in table.split(f"`{owner}.")[1:]:
             assert hasattr(getattr(multipaxos, owner), name.partition("`")[0]), name
+    _, elsewhere = ESSAY.split("**Elsewhere**")
+    modules = re.findall(r"\w+\.py", elsewhere)
+    assert modules and all((PROTOCOL / module).is_file() for module in modules)
     assert best_log([Promise(LOG, 1, 0, 0, 1, b, [], NOTHING) for b in (1, 3, 2)]).accepted == 3
