@@ -385,8 +385,8 @@ class Told:
     def hears(self, message: Message, sender: int, held: dict[int, Held]) -> None:
         """Note what a node hears. `held`: what is durable there.
 
-        Of ballots that it has not stood with it counts nothing: an answer may come to a later disk of the node
-        that had asked.
+        Of ballots that it has not stood with it counts nothing: an answer may come to a later disk of the
+        node that had asked.
         """
         kind = message.__class__
         if (kind is Promise or kind is Accepted) and message.ballot > held[message.log].candidate:
