@@ -41,8 +41,10 @@ class CatchUp:
         return max(self.fetch_at, min(at for at, _ in self.fetching.values()))
 
     def lacking(self, log: int, sender: int, now: float) -> None:
-        """Chosen entries of this log are not held here, as `sender` says. The log's leader had sent them
-        before, so that they were lost; others may speak of what is still on its way.
+        """Note that chosen entries of this log are not held here, as `sender` says.
+
+        The log's leader had sent them before, so that they were lost; others may speak of what is still on
+        its way.
         """
         if log not in self.fetching:
             hearsay = sender != node_of(self.learner.evidence[log])
@@ -73,8 +75,9 @@ class CatchUp:
         self.outbox.send(sender, fetched, call)
 
     def on_fetched(self, sender: int, message: Fetched, now: float) -> bool:
-        """True if these are entries that were asked for. Else another peer is asked; where this one has given
-        them up, it has a checkpoint instead.
+        """True if these are entries that were asked for; else another peer is asked.
+
+        A peer that has given them up has a checkpoint instead.
         """
         if message.log not in self.fetching:
             return False

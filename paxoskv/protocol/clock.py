@@ -31,8 +31,9 @@ class Clock:
             self.raise_to(time)
 
     def see(self, last: int, command: int) -> None:
-        """Entries up to the timestamp `last`, and commands up to `command` (0: none). Only commands raise the
-        clock: a skip lies far ahead.
+        """Note entries up to the timestamp `last`, and commands up to `command` (0: none).
+
+        Only commands raise the clock: a skip lies far ahead.
         """
         if last > self.highest:
             self.highest = last
@@ -61,8 +62,9 @@ class Clock:
         return min(self.time, self.reserved)
 
     def reserve(self) -> None:
-        """Renew the reservation when half of it is used; the frame of a vote so holds one at or above the
-        entry.
+        """Renew the reservation when half of it is used.
+
+        So the frame of a vote holds one at or above the entry.
         """
         if self.time > self.reserving - RESERVE // 2:
             self.reserving = self.time + RESERVE

@@ -53,11 +53,11 @@ class Commands:
             self.propose(*self.backlog.popleft())
 
     def _find_missing(self) -> None:
-        """Our ballot is established: which of our commands its log lacks can never be chosen where they
-        stood.
+        """Find which of our commands the log of our established ballot lacks.
 
-        Not earlier: promises alone leave a revoker free to find, on a node that we did not hear, an older
-        ballot's log with such an entry, and the command would be applied twice.
+        They can never be chosen where they stood. Not earlier: promises alone leave a revoker free to find,
+        on a node that we did not hear, an older ballot's log with such an entry, and the command would be
+        applied twice.
         """
         self.unsure = False
         acceptor = self.learner.acceptors[self.own.log]

@@ -39,9 +39,10 @@ class Divergence:
             self._judge(peer, position, ours == rolling, now)
 
     def look_what_is_missing(self, peer: int, message: Learn, held: list[int], now: float) -> None:
-        """A peer that holds all that is chosen, and knows that no earlier command can come, has applied what
-        we have. If it stays short of that, it has lost something: that is another history.
+        """Find out whether a peer stays short of what it should have applied.
 
+        A peer that holds all that is chosen, and knows that no earlier command can come, has applied what we
+        have. If it stays short of that, it has lost something: that is another history.
         `held`: how much of each log it holds.
         """
         timestamp, owner = self.position
@@ -72,8 +73,9 @@ class Divergence:
             self.agrees[peer] = same
 
     def tick(self, now: float) -> None:
-        """Diverged if most differ from us, or if after a while as many do as agree: nobody knows then who is
-        right, and none may go on in silence.
+        """Raise Diverged if most differ from us, or if after a while as many do as agree.
+
+        Nobody knows then who is right, and none may go on in silence.
         """
         if self.doubt is None:
             return

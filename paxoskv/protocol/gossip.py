@@ -64,8 +64,9 @@ class Gossip:
             self.fact_sent_or_queued[peer] = (own.chosen, own.frontier)
 
     def end_turn(self, own: Fact, now: float) -> None:
-        """Who is known to wait for our frontier hears at once that it has moved; all others with the next
-        message.
+        """Tell those at once that are known to wait for our frontier, if it has moved.
+
+        All others hear it with the next message.
         """
         if own is self.seen and not self.tell_all:
             return

@@ -38,8 +38,7 @@ class Incarnations:
         self.outbox.journal(Record(incarnation=incarnation))
 
     def identify(self, identity: Identity, joined: bool) -> Identity:
-        """What this node says to others of itself: with a rejoin the incarnation rises, with each start the
-        life.
+        """Say who this node is: with a rejoin the incarnation rises, with each start the life.
 
         While it rejoins it says 0: others may not note an incarnation that is not durable yet.
         """
@@ -51,9 +50,9 @@ class Incarnations:
         )
 
     def refusal(self, peer: int, incarnation: int, life: int) -> str | None:
-        """A process says that it is this peer, started with this disk: why nobody may listen to it; None if
-        one may. (Incarnation 0 is rejoining, and says nothing that counts.)
+        """Say why nobody may listen to a process that claims to be this peer; None if one may.
 
+        Incarnation 0 is rejoining, and says nothing that counts.
         An older disk, or an earlier start of the same one, is a copy that was put back: it has forgotten
         votes. So it is if there was another start with the same count.
         """
@@ -67,8 +66,9 @@ class Incarnations:
         return None
 
     def note(self, peer: int, incarnation: int, life: int) -> bool:
-        """Remember, durably, which disk and which start of it a peer has. True if the disk is another one:
-        then all that the old one has said must be forgotten.
+        """Remember, durably, which disk and which start of it a peer has.
+
+        True if the disk is another one: then all that the old one has said must be forgotten.
         """
         other = incarnation > self.lives[peer][0]
         self.lives[peer] = (incarnation, life)

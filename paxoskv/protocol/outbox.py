@@ -12,8 +12,10 @@ DEFER_AT_MOST: Final = 0.01  # seconds that records which nobody waits for may w
 
 
 class Ready:
-    """What the caller has to do, in this order. Messages are (receiver, message, call of the request
-    answered). `lost` are the tokens of own commands that a checkpoint covers: they may have been applied.
+    """What the caller has to do, in this order.
+
+    Messages are (receiver, message, call of the request answered). `lost` are the tokens of own commands that
+    a checkpoint covers: they may have been applied.
     """
 
     __slots__ = ("apply", "catch_up", "journal", "lost", "reads", "send", "send_after", "urgent")

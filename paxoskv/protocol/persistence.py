@@ -95,8 +95,9 @@ class Persistence:
             self.outbox.defer_from(first)
 
     def journal_notes(self, number: int) -> None:
-        """A checkpoint is about to be installed as this number. What was noted before comes first in the
-        journal: replaying it after the checkpoint would find other entries held.
+        """Journal what is to be noted before a checkpoint is installed as this number.
+
+        Replaying it after the checkpoint would find other entries held.
         """
         self.outbox.records += [*self._notes(), Record(installed=number)]
 
@@ -107,8 +108,9 @@ class Persistence:
         return records
 
     def state(self) -> list[Record]:
-        """All logs and ballots, for the first frame of a new segment. Entries that were executed when the
-        frame before was written are left to the checkpoint.
+        """All logs and ballots, for the first frame of a new segment.
+
+        Entries that were executed when the frame before was written are left to the checkpoint.
         """
         records = []
         for log, acceptor in self.acceptors.items():

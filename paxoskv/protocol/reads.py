@@ -121,8 +121,9 @@ class Reads:
                 self.outbox.to_answer += self.dated.popleft()[1]
 
     def tick(self, now: float) -> None:
-        """Ask again who has not said anything. Who waits for an entry that is not applied gets a round in the
-        end: others may have finished our log unheard.
+        """Ask those again that have not said anything.
+
+        A read that waits for an entry gets a round in the end: others may have finished our log unheard.
         """
         if self.round is not None and now - self.round.at >= RESEND_AFTER:
             self.round.at = now
@@ -156,8 +157,9 @@ class Reads:
             self.outbox.send(peer, message)
 
     def _date(self) -> None:
-        """With a quorum's clocks the reads of the round have their timestamp; whoever is behind it is told
-        so.
+        """Give the reads of the round their timestamp when a quorum has told its clocks.
+
+        Whoever is behind it is told so.
         """
         current = self.round
         if current is None or len(current.clocks) < self.quorum:

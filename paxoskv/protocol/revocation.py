@@ -68,8 +68,9 @@ class Revocation:
             self.waiting[log].since = now
 
     def patience(self, now: float) -> float:
-        """Seconds that a log may hold us up: measured, or a uniformly slow cluster would revoke itself for
-        ever (N12).
+        """Seconds that a log may hold us up.
+
+        They are measured, or a uniformly slow cluster would revoke itself for ever (N12).
         """
         return max(self.revoke_after, 8 * self.round_trips.longest(now))
 

@@ -27,8 +27,9 @@ class RoundTrips:
         self.probes: dict[int, Probe] = {}  # by peer
 
     def sent(self, node: int, message: Accept, now: float) -> None:
-        """Measure how long we wait for its vote, or where that can wait, for its frontier; unless another
-        Accept is being measured.
+        """Measure how long we wait for its vote, or where that can wait, for its frontier.
+
+        Not while another Accept is being measured.
         """
         frontier = message.entries[-1].timestamp if node in message.lazy else 0
         stale = node in self.probes and now - self.probes[node].at > STALE_PROBE

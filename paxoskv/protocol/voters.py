@@ -33,8 +33,10 @@ class Voters:
         self.asked_up_to = 0  # up to which slot of our log all have been asked to vote at once
 
     def choose(self, now: float) -> None:
-        """Entries are about to leave. Not those that are silent, have been slow, or lack more of our log than
-        one Fetched brings: they keep us waiting. If too few are left, everybody is to hurry.
+        """Choose who is to vote at once for the entries that are about to leave.
+
+        Not those that are silent, have been slow, or lack more of our log than one Fetched brings: they keep
+        us waiting. If too few are left, everybody is to hurry.
         """
         voters: list[int] = []
         for node in self.ring:
@@ -56,7 +58,7 @@ class Voters:
         self.asked_up_to = 0
 
     def on_vote(self, sender: int, vote: int, now: float) -> None:
-        """A vote has come, and has not been counted yet: was it late?"""
+        """Look whether a vote that has come, and was not counted yet, is late."""
         late = vote == Vote.TAKEN and sender in self.at_once
         if late and now - self.own.couriers[sender].at >= self._late():
             self.slow_until[sender] = now + SLOW

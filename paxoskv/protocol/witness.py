@@ -65,8 +65,9 @@ class Witness:
         return None
 
     def _lost(self, peer: int, found: Recovered, chosen: int) -> str | None:
-        """What this start of the peer should have found of a log, and has not. `chosen`: so many entries it
-        had said to hold and to know to be chosen.
+        """What this start of the peer should have found of a log, and has not.
+
+        `chosen`: so many entries it had said to hold and to know to be chosen.
         """
         log = found.log
         promised, candidate = self.promises[peer][log], self.candidates[peer][log]

@@ -148,7 +148,7 @@ MUTANTS = [
         "a vote that can wait says what is not durable",
         "default 1",
         (
-            "protocol.node",
+            "protocol.logs",
             "length = progress.durable_length if lazy else acceptor.length",
             "length = acceptor.length",
         ),
@@ -157,7 +157,7 @@ MUTANTS = [
         "a vote that can wait takes the length of an older ballot's log",
         "lossy 1",
         (
-            "protocol.node",
+            "protocol.logs",
             "lazy = self.me in message.lazy and progress.durable_ballot == message.ballot",
             "lazy = self.me in message.lazy",
         ),
@@ -181,7 +181,7 @@ MUTANTS = [
         "a candidate's ballot is not journaled",
         "default 1",
         (
-            "protocol.node",
+            "protocol.leadership",
             "self.outbox.journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))",
             "proposer.prepare(acceptor.chosen, acceptor.promised, wanted)",
         ),
@@ -224,7 +224,7 @@ MUTANTS = [
         "test_more_scenarios.test_a_promise_to_an_earlier_ballot_of_the_same_candidate_does_not_count",
         (CORE, "or message.ballot != self.ballot or message.from_slot", "or message.from_slot"),
         (
-            "protocol.node",
+            "protocol.logs",
             "not proposer.preparing or message.ballot != proposer.ballot:",
             "not proposer.preparing:",
         ),
@@ -232,14 +232,14 @@ MUTANTS = [
     met(
         "a deposed leader goes on",
         "default 1",
-        ("protocol.node", "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
+        ("protocol.logs", "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
         (
-            "protocol.node",
+            "protocol.logs",
             "        if message.promised > proposer.ballot:\n"
-            "            self._lose(proposer, message.promised, now)\n        elif message.ballot",
+            "            self.leadership.lose(proposer, message.promised, now)\n        elif message.ballot",
             "        if message.ballot",
         ),
-        ("protocol.node", "proposer.leading and evidence > proposer.ballot", "False"),
+        ("protocol.logs", "proposer.leading and evidence > proposer.ballot", "False"),
     ),
     met(
         "a new ballot's sync keeps the old log's end",
@@ -311,7 +311,7 @@ MUTANTS = [
         "a leader sends entries that it has given up",
         "test_more_scenarios.test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it",
         (
-            "protocol.node",
+            "protocol.leadership",
             "start < max(acceptor.base, chosen - UNCHOSEN_ENTRIES)",
             "start < chosen - UNCHOSEN_ENTRIES",
         ),
@@ -334,7 +334,7 @@ MUTANTS = [
         "a Prepare that was lost is not sent again",
         "test_more_scenarios.test_a_prepare_that_was_lost_is_sent_again",
         (
-            "protocol.node",
+            "protocol.leadership",
             "if proposer.preparing and now - proposer.prepared_at >=",
             "if False and now - proposer.prepared_at >=",
         ),
@@ -458,12 +458,12 @@ MUTANTS = [
     told(
         "N3: a rejoining node asks a quorum, not all",
         "test_rejoin.test_every_other_node_must_answer",
-        ("protocol.node", "return everybody and sum(", "return sum("),
+        ("protocol.rejoin", "return everybody and sum(", "return sum("),
     ),
     told(
         "a rejoining node trusts what it was told before all had noted it",
         "test_rejoin.test_a_vote_of_a_lost_disk_that_was_counted_after_others_had_answered_is_not_lost",
-        ("protocol.node", "            if rejoining.noted_by_all:", "            if True:"),
+        ("protocol.rejoin", "            if self.noted_by_all:", "            if True:"),
     ),
     told(
         "a node that hears of one that is wrong, and of few others, stops",
@@ -474,8 +474,8 @@ MUTANTS = [
         "rejoining nodes make up a state among themselves",
         "test_rejoin.test_three_of_five_that_lost_their_disks_do_not_make_up_a_state",
         (
-            "protocol.node",
-            "return everybody and sum(self.tells(peer) for peer in self.answers) >= quorum",
+            "protocol.rejoin",
+            "return everybody and sum(self.tells(peer) for peer in self.answers) >= self.quorum",
             "return everybody",
         ),
     ),
@@ -484,8 +484,8 @@ MUTANTS = [
         "test_rejoin.test_a_node_that_rejoins_has_no_part_in_anything_until_it_is_done",
         (
             "protocol.node",
-            "self.handlers = HANDLERS if incarnation else HANDLERS_REJOINING",
-            "self.handlers = HANDLERS | HANDLERS_REJOINING",
+            "if self.rejoining is None or kind in WHILE_REJOINING:",
+            "if True:",
         ),
     ),
     told(
@@ -501,26 +501,25 @@ MUTANTS = [
     told(
         "a rejoining node is not told what its leader has not voted for",
         "test_rejoin.test_what_a_leader_proposed_and_has_not_voted_for_is_told",
-        ("protocol.node", "accepted, entries = proposer.ballot, list(proposer.entries)", "pass"),
+        ("protocol.rejoin", "accepted, entries = proposer.ballot, list(proposer.entries)", "pass"),
     ),
     told(
         "a rejoining node is not told the ballots that a peer stood with",
         "test_rejoin.test_a_peer_tells_the_highest_ballot_that_it_ever_stood_with",
-        ("protocol.node", "promised = max(promised, proposer.highest)", "pass"),
+        ("protocol.rejoin", "promised = max(promised, proposer.highest)", "pass"),
     ),
     told(
         "a rejoining node never learns that a higher incarnation is noted",
         "test_rejoin.test_a_node_whose_incarnation_is_too_low_takes_a_higher_one_and_begins_anew",
-        ("protocol.node", "        if message.noted > self.incarnation:", "        if False:"),
+        ("protocol.rejoin", "        if message.noted > incarnation:", "        if False:"),
     ),
     told(
         "the clock of a node that rejoined lies below what the lost one said",
         "test_rejoin.test_the_clock_is_raised_to_the_highest_that_is_told",
         (
-            "protocol.node",
-            "        self.lamport.hear(message.clock)\n        self._learn(message.fact, now, sender)\n\n"
-            "    def _rejoin_logs",
-            "\n    def _rejoin_logs",
+            "protocol.rejoin",
+            "        self.clock.hear(message.clock)\n        return True\n",
+            "        return True\n",
         ),
     ),
     told(
@@ -538,10 +537,10 @@ MUTANTS = [
         "R1: a revoker puts a command of its own into the log that it finishes",
         "default 2",
         (
-            "protocol.node",
-            'proposer.append(Entry(self.lamport.stamp_skip(self.learner.last_timestamp(proposer)), b""))\n',
+            "protocol.leadership",
+            'proposer.append(Entry(self.clock.stamp_skip(self.learner.last_timestamp(proposer)), b""))\n',
             'theirs = next(iter(self.commands.pending.values()), (b"", None))[0]\n'
-            "        skip = self.lamport.stamp_skip(self.learner.last_timestamp(proposer))\n"
+            "        skip = self.clock.stamp_skip(self.learner.last_timestamp(proposer))\n"
             "        proposer.append(Entry(skip, theirs))\n",
         ),
     ),
@@ -582,7 +581,7 @@ MUTANTS = [
         "R4: a candidate makes frontiers",
         "default 1",
         (
-            "protocol.node",
+            "protocol.logs",
             "        if self.own.established:\n            first",
             "        if True:\n            first",
         ),
@@ -621,12 +620,12 @@ MUTANTS = [
         "R6: an answer to an Accept tells the frontier from before it",
         "test_more_scenarios.test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too",
         (
-            "protocol.node",
+            "protocol.logs",
             "        last = command = 0\n",
             "        before = self._own_fact()\n        last = command = 0\n",
         ),
         (
-            "protocol.node",
+            "protocol.logs",
             "acceptor.promised, vote, length, own)",
             "acceptor.promised, vote, length, before)",
         ),
@@ -634,7 +633,7 @@ MUTANTS = [
     met(
         "a frontier includes the first unchosen command",
         "default 1",
-        ("protocol.node", "frontier = min(frontier, first - 1)", "frontier = min(frontier, first)"),
+        ("protocol.logs", "frontier = min(frontier, first - 1)", "frontier = min(frontier, first)"),
     ),
     met(
         "a frontier may lie one below what a command needs",
@@ -661,9 +660,9 @@ MUTANTS = [
         "a skip raises the clock of those that receive it",
         "test_scenarios.test_a_skip_does_not_drag_the_clocks_along",
         (
-            "protocol.node",
-            "self.lamport.see(last, command)  # R6",
-            "self.lamport.see(last, last)",
+            "protocol.logs",
+            "self.clock.see(last, command)  # R6",
+            "self.clock.see(last, last)",
         ),
     ),
     met(
@@ -921,7 +920,7 @@ MUTANTS = [
         "N25: promises that were heard are forgotten",
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
-            "protocol.node",
+            "protocol.logs",
             "            self.witness.promised(sender, message.log, message.ballot)\n",
             "            pass\n",
         ),
@@ -930,7 +929,7 @@ MUTANTS = [
         "N25: votes that were heard are forgotten",
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
-            "protocol.node",
+            "protocol.logs",
             "            self.witness.voted(sender, message.log, message.ballot, message.length)\n",
             "            pass\n",
         ),

@@ -88,7 +88,7 @@ RULES: dict[str, Rule] = {
     ),
     "N11: what a revoker wants may be known already": rule(
         stories.test_a_revoker_that_is_merely_behind_deposes_nobody,
-        ("protocol.node", "if message.wanted and", "if False and"),
+        ("protocol.logs", "if message.wanted and", "if False and"),
     ),
     "N11: whoever is out of contact with a quorum deposes nobody": rule(
         stories.test_a_healed_node_deposes_nobody,
@@ -125,9 +125,9 @@ RULES: dict[str, Rule] = {
     "N18: no frontier raises a clock": rule(
         stories.test_a_skip_does_not_drag_the_clocks_along,
         (
-            "protocol.node",
+            "protocol.logs",
             "        if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):\n",
-            "        self.lamport.raise_to(fact.frontier)\n"
+            "        self.clock.raise_to(fact.frontier)\n"
             "        if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):\n",
         ),
     ),
@@ -144,7 +144,7 @@ RULES: dict[str, Rule] = {
             "            self.ballot = self.highest = ballot_of(round_of(self.highest) + 1, self.me)",
         ),
         (
-            "protocol.node",
+            "protocol.leadership",
             "        if proposer.leading:\n            if not proposer.entries:",
             "        if False:\n            if not proposer.entries:",
         ),
@@ -152,7 +152,7 @@ RULES: dict[str, Rule] = {
     "N21: a ballot is durable before its Prepare leaves": rule(
         stories.test_a_ballot_is_durable_before_anybody_hears_of_it,
         (
-            "protocol.node",
+            "protocol.leadership",
             "            self.outbox.send_after(node, message)",
             "            self.outbox.send(node, message)",
         ),
@@ -160,7 +160,7 @@ RULES: dict[str, Rule] = {
     "N22: a repeated Prepare restarts nobody's wait": rule(
         stories.test_a_candidate_that_cannot_finish_keeps_nobody_from_standing,
         (
-            "protocol.node",
+            "protocol.logs",
             "        if message.ballot > before:\n            self.revocation",
             "        if True:\n            self.revocation",
         ),
@@ -168,7 +168,7 @@ RULES: dict[str, Rule] = {
     "N22: a candidate out of contact gives up": rule(
         stories.test_a_candidate_that_hears_nobody_gives_up,
         (
-            "protocol.node",
+            "protocol.leadership",
             "                self.proposers[log].step_down()\n",
             "                pass\n",
         ),
@@ -196,11 +196,11 @@ RULES: dict[str, Rule] = {
     ),
     "R6: who receives an entry raises its clock before it answers": rule(
         stories.test_a_command_costs_one_round_trip_and_one_fsync,
-        ("protocol.node", "self.lamport.see(last, command)  # R6", "self.lamport.see(last, 0)"),
+        ("protocol.logs", "self.clock.see(last, command)  # R6", "self.clock.see(last, 0)"),
     ),
     "a frontier lies below the first unchosen command": rule(
         stories.test_commands_of_all_nodes_at_once_are_applied_in_one_order,
-        ("protocol.node", "frontier = min(frontier, first - 1)", "pass"),
+        ("protocol.logs", "frontier = min(frontier, first - 1)", "pass"),
     ),
     "a frontier counts when the entries below it are held": rule(
         stories.test_a_late_joiner_fetches_what_it_has_missed_and_takes_its_log_back,
@@ -225,7 +225,7 @@ RULES: dict[str, Rule] = {
     "a vote leaves when it is durable": rule(
         stories.test_a_vote_leaves_only_when_it_is_durable,
         (
-            "protocol.node",
+            "protocol.logs",
             "            self.gossip.tell_after(sender, answer, own, call)\n",
             "            self.gossip.tell(sender, answer, own, call)\n",
         ),
@@ -233,7 +233,7 @@ RULES: dict[str, Rule] = {
     "a promise leaves when it is durable": rule(
         stories.test_a_promise_leaves_only_when_it_is_durable,
         (
-            "protocol.node",
+            "protocol.logs",
             "self.outbox.send_after(sender, promise, call)",
             "self.outbox.send(sender, promise, call)",
         ),
@@ -260,7 +260,7 @@ RULES: dict[str, Rule] = {
     ),
     "votes count at one ballot only": rule(
         nodes.test_a_vote_at_an_older_ballot_does_not_count,
-        ("protocol.node", "        elif message.ballot == proposer.ballot:\n", "        else:\n"),
+        ("protocol.logs", "        elif message.ballot == proposer.ballot:\n", "        else:\n"),
     ),
     "a read waits until the frontiers have reached its timestamp": rule(
         more_stories.test_a_read_waits_for_its_own_nodes_log_too,
@@ -286,7 +286,7 @@ RULES: dict[str, Rule] = {
     ),
     "a read whose entry is stamped anew has a round": rule(
         more_stories.test_a_read_whose_entry_is_stamped_anew_is_answered_all_the_same,
-        ("protocol.node", "        self.reads.log_lost()\n        if led:", "        if led:"),
+        ("protocol.leadership", "        self.reads.log_lost()\n        if led:", "        if led:"),
     ),
     "a read's timestamp is the highest clock of a quorum": rule(
         stories.test_a_read_does_not_share_a_round_that_began_before_it,
@@ -295,7 +295,7 @@ RULES: dict[str, Rule] = {
     "who has promised lets the candidate have its time": rule(
         stories.test_who_has_promised_to_a_revoker_lets_it_have_its_time,
         (
-            "protocol.node",
+            "protocol.logs",
             "            self.revocation.wait_anew(message.log, now)  # once",
             "            pass  # once",
         ),
@@ -311,7 +311,7 @@ RULES: dict[str, Rule] = {
     "a skip that runs out is renewed": rule(
         nodes.test_a_skip_that_runs_out_is_renewed_by_the_revoker_that_still_leads,
         (
-            "protocol.node",
+            "protocol.leadership",
             "            if not proposer.entries:\n                self._skip",
             "            if False:\n                self._skip",
         ),
@@ -319,7 +319,7 @@ RULES: dict[str, Rule] = {
     "a vote that can wait says only what is durable": rule(
         more_stories.test_a_vote_that_can_wait_says_only_what_is_durable,
         (
-            "protocol.node",
+            "protocol.logs",
             "length = progress.durable_length if lazy else acceptor.length",
             "length = acceptor.length",
         ),
@@ -327,7 +327,7 @@ RULES: dict[str, Rule] = {
     "a vote that can wait counts for the ballot whose log is durable": rule(
         more_stories.test_a_vote_that_can_wait_does_not_take_an_older_ballots_entries_for_the_newer_ones,
         (
-            "protocol.node",
+            "protocol.logs",
             "lazy = self.me in message.lazy and progress.durable_ballot == message.ballot",
             "lazy = self.me in message.lazy",
         ),
@@ -338,19 +338,19 @@ RULES: dict[str, Rule] = {
     ),
     "who waits too long for a vote asks those that can wait": rule(
         more_stories.test_when_one_of_the_voters_dies_the_others_are_asked_at_once,
-        ("protocol.node", "            self._ask_to_vote(self.voters.tick(now))\n", "            pass\n"),
+        ("protocol.node", "            self.logs.ask_to_vote(self.voters.tick(now))\n", "            pass\n"),
     ),
     "a leader that promises to another has lost the log": rule(
         nodes.test_a_leader_whose_acceptor_promises_to_another_has_lost_the_log_at_that_moment,
-        ("protocol.node", "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
+        ("protocol.logs", "(proposer.leading or proposer.preparing) and promised > proposer.ballot", "False"),
     ),
     "a leader that hears of a later ballot's evidence has lost the log": rule(
         nodes.test_a_leader_that_hears_of_a_later_ballots_evidence_has_lost_the_log_at_that_moment,
-        ("protocol.node", "proposer.leading and evidence > proposer.ballot", "False"),
+        ("protocol.logs", "proposer.leading and evidence > proposer.ballot", "False"),
     ),
     "a silent peer that speaks again is sent what it lacks": rule(
         nodes.test_a_silent_peer_is_sent_what_it_lacks_when_it_speaks_again,
-        ("protocol.node", "proposer.couriers[peer].silent = 0", "pass"),
+        ("protocol.leadership", "proposer.couriers[peer].silent = 0", "pass"),
     ),
     "50 ms suffice while connections are refused": rule(
         stories.test_a_node_that_refuses_connections_is_revoked_sooner,
@@ -358,11 +358,11 @@ RULES: dict[str, Rule] = {
     ),
     "an acceptor that fails on purpose withholds its vote": rule(
         stories.test_acceptors_that_fail_on_purpose_cost_time_and_nothing_else,
-        ("protocol.node", "Vote.WITHHELD if self.faults.fails(now) else ", ""),
+        ("protocol.logs", "Vote.WITHHELD if self.faults.fails(now) else ", ""),
     ),
     "an owner revoked often waits before it takes its log back": rule(
         nodes.test_an_owner_that_is_revoked_again_and_again_waits_longer_each_time,
-        ("protocol.node", "pause = 0.0 if len(self.losses) < 3 else", "pause = 0.0 if True else"),
+        ("protocol.leadership", "pause = 0.0 if len(self.losses) < 3 else", "pause = 0.0 if True else"),
     ),
     "N25: who has found less than its peers were told is refused": rule(
         forgotten.test_a_copy_of_a_running_nodes_data_that_is_put_back_is_refused,
@@ -408,6 +408,7 @@ def removed(name: str) -> Iterator[None]:
             patch.setattr(scenario, "store", changed["state.store"])
         patch.setattr(scenario, "protocol", importlib.import_module("paxoskv.protocol.node"))
         multipaxos = importlib.import_module("paxoskv.multipaxos")
+        patch.setattr(scenario, "voters", importlib.import_module("paxoskv.protocol.voters"))
         patch.setattr(scenario, "Diverged", multipaxos.Diverged)
         patch.setattr(acceptors, "Acceptor", multipaxos.Acceptor)
         patch.setattr(nodes, "Node", scenario.protocol.Node)

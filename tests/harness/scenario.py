@@ -17,6 +17,7 @@ moment at which it happens.
 
 import heapq
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
@@ -27,6 +28,7 @@ from zlib import crc32
 from paxoskv.multipaxos import Diverged
 from paxoskv.node import replica
 from paxoskv.protocol import node as protocol
+from paxoskv.protocol import voters
 from paxoskv.state import store
 from paxoskv.storage import checkpoint
 from paxoskv.wire.codec import decode, encode
@@ -52,6 +54,7 @@ from paxoskv.wire.structs import (
 DELAY = 0.001  # seconds that a message takes
 FSYNC = 0.001  # seconds that an fsync takes
 TICK = 0.005  # seconds between two ticks of a node
+EVERYBODY_VOTES = "EVERYBODY_VOTES" in os.environ  # whether the stories are told with the reference
 CHUNK = 100  # bytes of a checkpoint in one message
 
 __all__ = ["DELAY", "FSYNC", "Accept", "Accepted", "Answer", "Cluster", "Envelope", "Gate", "Machine"]
@@ -255,6 +258,7 @@ class Machine:
             cluster.revoke_after,
             cluster.failures.get(self.me),
             self.incarnation,
+            voters.EverybodyVotes if EVERYBODY_VOTES else voters.Voters,
         )
         self.store = store.Store("unused")
         self.checked = dict.fromkeys(cluster.ids, 0)
@@ -662,4 +666,6 @@ class Cluster:
         assert len({machine.store.state_digest() for machine in running}) == 1
 
     def revocations(self) -> int:
-        return sum(machine.core.revocations for machine in self.machines.values() if machine.running)
+        return sum(
+            machine.core.leadership.revocations for machine in self.machines.values() if machine.running
+        )

@@ -30,6 +30,7 @@ from paxoskv.node.replica import Replica
 from paxoskv.protocol.faults import Failures
 from paxoskv.protocol.node import Node
 from paxoskv.protocol.outbox import Message
+from paxoskv.protocol.voters import EverybodyVotes, Voters
 from paxoskv.state.store import Store
 from paxoskv.storage import checkpoint
 from paxoskv.storage.data_dir import Manifest, create
@@ -146,6 +147,7 @@ class Profile:
     clocks: float = 2.0  # rates of clocks lie between 1 / this and this
     dead: int = 0  # nodes that never come back
     broken: bool = False  # whether one link between two others never heals
+    everybody_votes: bool = False  # whether all nodes vote at once, as the reference does
     # clients
     clients: int = 4
     in_flight: int = 4  # operations of one client
@@ -290,6 +292,7 @@ PROFILES: dict[str, Profile] = {
         Profile(name="one", nodes=1, seconds=4),
         Profile(name="three", nodes=3),
         Profile(name="seven", nodes=7, seconds=2),
+        Profile(name="everybody-votes", everybody_votes=True, checkpoints=1, wipes=0.2, crashes=8),
     ]
 }
 
@@ -688,9 +691,9 @@ class Oracle:
 
         `checked`: by log, how far that was seen before.
         """
-        if core.clock < self.clocks[node]:
-            self.fail(f"node {node} has the clock {core.clock} after {self.clocks[node]}")
-        self.clocks[node] = core.clock
+        if core.clock.time < self.clocks[node]:
+            self.fail(f"node {node} has the clock {core.clock.time} after {self.clocks[node]}")
+        self.clocks[node] = core.clock.time
         for log, acceptor in core.acceptors.items():
             chosen = acceptor.chosen
             seen = checked[log]
@@ -858,7 +861,10 @@ class Machine:
         self.offset = simulation.random.uniform(0, 1000)
         failures = profile.failures if simulation.faulty else Failures()
         random = Random(f"{simulation.seed} node {self.node} life {self.life}")
-        core = Node(self.node, simulation.nodes, random, profile.revoke_after, failures, self.incarnation)
+        voters = EverybodyVotes if profile.everybody_votes else Voters
+        core = Node(
+            self.node, simulation.nodes, random, profile.revoke_after, failures, self.incarnation, voters
+        )
         core.compaction.keep_bytes = profile.keep
         self.journal = Journal(DIRECTORY, SEGMENT_BYTES, files=self.disk)
         frames = list(self.journal.recover())
@@ -891,8 +897,8 @@ class Machine:
             for log, a in core.acceptors.items()
         }
         core.start(self.clock())
-        self.identities[core.life] = core.identify(Identity("", "", self.node, 0, 0))
-        self.lives.add(core.life)
+        self.identities[core.incarnations.life] = core.identify(Identity("", "", self.node, 0, 0))
+        self.lives.add(core.incarnations.life)
         self.checked = dict.fromkeys(simulation.nodes, 0)
         simulation.oracle.begins(self.node)
         self.core = core
@@ -1168,8 +1174,8 @@ class Network:
             simulation.fail(f"node {sender} answers {call} with {message} to {to}")
         link = self.links[sender, to]
         core, machine = simulation.machines[sender].core, simulation.machines[to]
-        incarnation = core.incarnation if core.rejoining is None else 0
-        ends = ((incarnation, core.life), machine.disks, machine.life if kind is Rejoined else 0)
+        incarnation = core.incarnations.incarnation if core.rejoining is None else 0
+        ends = ((incarnation, core.incarnations.life), machine.disks, machine.life if kind is Rejoined else 0)
         pause = random.expovariate(1 / link.delay)
         if not simulation.faulty:
             simulation.at(simulation.now + pause, self._deliver, sender, to, message, link.epoch, ends)
@@ -1656,9 +1662,7 @@ class Simulation:
             for log, a in core.acceptors.items()
         )
         paused = "paused " if machine.paused else ""
-        return (
-            f"{paused}clock {core.clock} reserved {core.lamport.reserved} head {core.learner.next()} {logs}"
-        )
+        return f"{paused}clock {core.clock.time} of {core.clock.reserved} head {core.learner.next()} {logs}"
 
     # -- faults
 
@@ -1945,7 +1949,7 @@ class Simulation:
             if (
                 unchosen > UNCHOSEN_ENTRIES
                 or len(core.round_trips.probes) > len(self.nodes)
-                or len(core.losses) > 1000
+                or len(core.leadership.losses) > 1000
             ):
                 self.fail(f"node {machine.node} hoards")
         try:

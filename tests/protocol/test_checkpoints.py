@@ -127,8 +127,8 @@ def test_a_segment_begins_with_all_that_must_not_be_forgotten() -> None:
     assert again.acceptors[2].promised == ballot_of(7, 3)
     assert again.learner.position == (20, 2)
     assert again.learner.next() == (30, 2)
-    assert again.clock == made.lamport.reserving
-    assert again.life >> LIFE_BITS == (made.life >> LIFE_BITS) + 1
+    assert again.clock.time == made.clock.reserving
+    assert again.incarnations.life >> LIFE_BITS == (made.incarnations.life >> LIFE_BITS) + 1
     assert again.incarnations.lives == made.incarnations.lives
     assert again.own.highest >= made.own.highest
 
@@ -212,11 +212,11 @@ def test_a_segment_does_not_begin_with_what_is_still_to_be_journaled() -> None:
 
 def test_each_start_is_another_life() -> None:
     made = started(Record(life=6 << LIFE_BITS | 99))
-    assert made.life >> LIFE_BITS == 7
+    assert made.incarnations.life >> LIFE_BITS == 7
     made = fresh()
     made.start(1.0)
-    assert [record.life for record in made.drain(1.0).journal if record.life] == [made.life]
-    assert made.life >> LIFE_BITS == 1
+    assert [record.life for record in made.drain(1.0).journal if record.life] == [made.incarnations.life]
+    assert made.incarnations.life >> LIFE_BITS == 1
 
 
 def test_what_was_noted_of_a_peer_is_replayed() -> None:
@@ -230,7 +230,7 @@ def test_a_checkpoint_stands_where_its_entries_are_executed() -> None:
     made = with_entries()
     nothing = Covered(0, 0, 0)
     assert made.cut() == Cut(
-        (20, 2), {1: nothing, 2: Covered(2, ballot_of(1, 2), 20), 3: nothing}, made.clock
+        (20, 2), {1: nothing, 2: Covered(2, ballot_of(1, 2), 20), 3: nothing}, made.clock.time
     )
 
 
@@ -506,7 +506,7 @@ def test_a_candidate_that_lacks_what_was_given_up_catches_up_before_it_leads() -
     """Behind: an entry that was given up never looks like one that was never accepted."""
     cluster = behind()
     cluster.restart(5)
-    cluster.core(5)._stand(1, 0, cluster.now)
+    cluster.core(5).leadership.stand(1, 0, cluster.now)
     cluster.run_until(
         lambda: any(e.message.verdict == Verdict.BEHIND for e in cluster.sent_messages(Promise, 2, 5)),
         within_s=2,

@@ -101,7 +101,7 @@ def test_a_promise_to_an_earlier_ballot_of_the_same_candidate_does_not_count() -
     candidate, owner = cluster[4], cluster.core(1)
     quiet = cluster.drop(Prepare, sender={4}, to={1, 2, 3})
     late = cluster.hold(Promise, sender={5}, to={4})
-    candidate.do(lambda: (candidate.core._stand(1, 0, cluster.now), candidate.replica.turn()))
+    candidate.do(lambda: (candidate.core.leadership.stand(1, 0, cluster.now), candidate.replica.turn()))
     cluster.run_until(lambda: bool(late.held), within_s=1)
     candidate.core.proposers[1].step_down()
     cluster.drop(Accept, sender={1}, to={2, 4}, where=lambda message: bool(message.entries))
@@ -117,7 +117,7 @@ def test_a_promise_to_an_earlier_ballot_of_the_same_candidate_does_not_count() -
     last = cluster.put(4, "y", "1")
     cluster.run(0.02)  # it waits for log 1, else it would not stand for long
     candidate.core.proposers[1].highest = cluster.core(2).acceptors[1].promised
-    candidate.do(lambda: (candidate.core._stand(1, 0, cluster.now), candidate.replica.turn()))
+    candidate.do(lambda: (candidate.core.leadership.stand(1, 0, cluster.now), candidate.replica.turn()))
     late.release()
     cluster.run(0.2)
     again.lift()
@@ -206,7 +206,7 @@ def test_no_command_is_taken_before_the_ballot_is_established() -> None:
 def write_unheard_of(cluster: Cluster, node: int, key: str) -> Answer:
     """A write at node 2 with a quorum that does not include this node, which hears nothing any more."""
     cluster.drop(to={node})
-    cluster.hear_clock(2, cluster.core(node).clock + 1000)
+    cluster.hear_clock(2, cluster.core(node).clock.time + 1000)
     write = cluster.put(2, key, "new")
     cluster.run_until(write.answered, within_s=3)
     return write
@@ -236,7 +236,7 @@ def test_a_read_does_not_count_the_answers_to_a_round_of_an_earlier_life() -> No
     late.lift()
     cluster.restart(1)
     cluster.run(1)  # it has its log again, and all clocks stand where its own does
-    clock = cluster.core(1).clock
+    clock = cluster.core(1).clock.time
     assert min(cluster.core(1).learner.frontier.values()) >= clock
     write_unheard_of(cluster, 1, "x")
     second = cluster.read(1, "x")
@@ -524,7 +524,7 @@ def test_a_promise_says_what_is_held_but_not_durable_only_when_it_is() -> None:
     cluster.hold_disk(5)
     put_within(cluster, 1, 1)
     machine = cluster[4]
-    machine.do(lambda: (machine.core._stand(1, 0, cluster.now), machine.replica.turn()))
+    machine.do(lambda: (machine.core.leadership.stand(1, 0, cluster.now), machine.replica.turn()))
     cluster.run(0.02)
     assert not messages(cluster, Promise, 5, 4)
     cluster.sync(5)

@@ -9,7 +9,8 @@ from paxoskv.multipaxos import FETCH_BYTES, ballot_of
 from paxoskv.protocol.catch_up import FETCH_AFTER, FETCH_ENTRIES, FETCH_PAUSE
 from paxoskv.protocol.clock import RESERVE, TOO_FAR
 from paxoskv.protocol.faults import Failures
-from paxoskv.protocol.node import TOO_MANY, Node
+from paxoskv.protocol.logs import TOO_MANY
+from paxoskv.protocol.node import Node
 from paxoskv.protocol.outbox import DEFER_AT_MOST, Ready
 from paxoskv.protocol.persistence import Persisted
 from paxoskv.wire.structs import (
@@ -79,8 +80,8 @@ def test_a_restart_applies_again_what_was_applied_and_stands_with_a_new_ballot()
     made.start(1.0)
     ready = made.drain(1.0)
     assert [(entry.timestamp, entry.owner, entry.payload) for entry in ready.apply] == [(10, 1, b"first")]
-    assert made.clock == 500
-    assert made.fact(1) == Fact(1, 2, ballot, 20)
+    assert made.clock.time == 500
+    assert made.logs.fact(1) == Fact(1, 2, ballot, 20)
     made.tick(1.1)
     (prepare,) = {message.ballot for message in sent(made.drain(1.1), Prepare)}
     assert prepare > ballot
@@ -119,12 +120,12 @@ def test_what_need_not_be_durable_soon_is_noted_once() -> None:
 
 def test_the_reservation_is_renewed_when_half_of_it_is_used() -> None:
     made = node(records=(Record(reservation=500),))
-    assert made.lamport.reserving == 500 + RESERVE
-    assert made.lamport.reserved == 500
+    assert made.clock.reserving == 500 + RESERVE
+    assert made.clock.reserved == 500
     made.step(1, Persisted(1, 500 + RESERVE, []), 1.0)
-    assert made.lamport.reserved == 500 + RESERVE
+    assert made.clock.reserved == 500 + RESERVE
     made.step(1, Persisted(0, 1, []), 1.0)
-    assert made.lamport.reserved == 500 + RESERVE
+    assert made.clock.reserved == 500 + RESERVE
     assert tell(made, 2, Learn(500 + RESERVE // 2, [], [], POSITION, 0)).journal == []
     ready = tell(made, 2, Learn(501 + RESERVE // 2, [], [], POSITION, 0))
     assert [record.reservation for record in ready.journal] == [501 + RESERVE // 2 + RESERVE]
@@ -154,8 +155,8 @@ def test_the_reservation_is_renewed_when_half_of_it_is_used() -> None:
 def test_what_lies_too_far_ahead_or_was_never_asked_for_changes_nothing(message: Any) -> None:
     made = node()
     tell(made, 2, message)
-    assert made.clock <= 1
-    assert made.lamport.highest == 0
+    assert made.clock.time <= 1
+    assert made.clock.highest == 0
     assert all(acceptor.length == acceptor.promised == 0 for acceptor in made.acceptors.values())
     assert [made.learner.fact(log) for log in (1, 2, 3)] == [Fact(log, 0, 0, 0) for log in (1, 2, 3)]
 
@@ -167,7 +168,7 @@ def test_fetched_entries_too_far_ahead_are_not_installed() -> None:
     assert made.acceptors[2].length == 0
     tell(made, 2, Fetched(2, 0, [Entry(5, b"x")], ballot_of(1, 2), 0))
     assert made.acceptors[2].chosen == 1
-    assert made.clock == 5
+    assert made.clock.time == 5
 
 
 def test_nobody_waits_until_fetched_entries_are_journaled() -> None:
@@ -203,7 +204,7 @@ def test_a_vote_at_an_older_ballot_does_not_count() -> None:
     answer = cluster.put(1, "x", "1")
     for peer in (2, 3):
         cluster[1].receive(
-            peer, Accepted(1, ballot - 256, ballot, Vote.TAKEN, 1, cluster.core(peer).fact(peer))
+            peer, Accepted(1, ballot - 256, ballot, Vote.TAKEN, 1, cluster.core(peer).logs.fact(peer))
         )
     cluster.run(0.05)
     assert not answer.answered()
@@ -325,14 +326,14 @@ def test_an_owner_that_is_revoked_again_and_again_waits_longer_each_time() -> No
     for _ in range(12):
         made.own.leading = True
         now += 0.001
-        made._lose(made.own, 0, now)
-        assert made.retake_at is not None
-        pauses.append(round(max(0.0, made.retake_at - now)))
-        made.retake_at = None
+        made.leadership.lose(made.own, 0, now)
+        assert made.leadership.retake_at is not None
+        pauses.append(round(max(0.0, made.leadership.retake_at - now)))
+        made.leadership.retake_at = None
     assert pauses == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
     made.own.leading = True
-    made._lose(made.own, 0, now + 61)
-    assert made.retake_at == now + 61  # a minute later it is forgiven
+    made.leadership.lose(made.own, 0, now + 61)
+    assert made.leadership.retake_at == now + 61  # a minute later it is forgiven
 
 
 def test_a_skip_that_runs_out_is_renewed_by_the_revoker_that_still_leads() -> None:
@@ -340,14 +341,14 @@ def test_a_skip_that_runs_out_is_renewed_by_the_revoker_that_still_leads() -> No
     cluster.crash(3)
     cluster.hear_clock(1, 100)
     cluster.run_until(cluster.put(1, "x", "1").answered, within_s=2)
-    (revoker,) = [number for number in (1, 2) if cluster.core(number).revocations]
+    (revoker,) = [number for number in (1, 2) if cluster.core(number).leadership.revocations]
     ballot = cluster.core(revoker).proposers[3].ballot
     for _ in range(2):
         cluster.hear_clock(revoker, cluster.core(revoker).learner.frontier[3] + 5)
         cluster.run_until(cluster.put(revoker, "x", "1").answered, within_s=3)
-    assert cluster.core(revoker).revocations == 3
+    assert cluster.core(revoker).leadership.revocations == 3
     assert cluster.core(revoker).proposers[3].ballot == ballot
-    assert cluster.core(3 - revoker).revocations == 0
+    assert cluster.core(3 - revoker).leadership.revocations == 0
 
 
 def test_a_revoker_that_cannot_finish_its_skip_adds_no_second_one() -> None:
@@ -358,7 +359,7 @@ def test_a_revoker_that_cannot_finish_its_skip_adds_no_second_one() -> None:
     cluster.put(2, "x", "1")
     cluster.run(5)
     assert cluster.core(2).proposers[1].leading
-    assert cluster.core(2).revocations == 1
+    assert cluster.core(2).leadership.revocations == 1
 
 
 def test_an_acceptor_is_silent_for_periods() -> None:

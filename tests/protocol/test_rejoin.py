@@ -55,7 +55,7 @@ def joined(cluster: Cluster, *nodes: int) -> bool:
 
 def stand(cluster: Cluster, node: int, log: int) -> None:
     machine = cluster[node]
-    machine.do(lambda: (machine.core._stand(log, 0, cluster.now), machine.replica.turn()))
+    machine.do(lambda: (machine.core.leadership.stand(log, 0, cluster.now), machine.replica.turn()))
 
 
 # ------------------------------------------------------------------------------------------- the procedure
@@ -70,7 +70,7 @@ def test_a_node_that_lost_its_disk_rejoins_and_serves_again() -> None:
     assert not cluster.core(5).ready
     cluster.run_until(lambda: joined(cluster, 5), within_s=2)
     cluster.run_until(lambda: cluster.core(5).ready, within_s=2)
-    assert cluster.core(5).incarnation == 3  # one for each time that it asked everybody
+    assert cluster.core(5).incarnations.incarnation == 3  # one for each time that it asked everybody
     assert all(cluster.core(peer).noted(5)[0] == 3 for peer in (1, 2, 3, 4))
     answer = cluster.put(5, "x", "5")
     cluster.run_until(answer.answered, within_s=2)
@@ -239,7 +239,7 @@ def test_the_clock_of_a_node_that_rejoined_lies_above_all_that_the_lost_one_said
     cluster.wipe(5)
     cluster.restart(5)
     cluster.run_until(lambda: cluster.core(5).ready, within_s=3)
-    assert cluster.core(5).clock >= frontier
+    assert cluster.core(5).clock.time >= frontier
     answer = cluster.put(5, "x", "1")
     cluster.run_until(answer.answered, within_s=2)
     assert cluster.order[-1][0] > frontier
@@ -286,7 +286,7 @@ def test_a_node_that_crashes_while_it_rejoins_begins_again() -> None:
         cluster.restart(5)
         core = cluster.core(5)
         cluster.run_until(lambda core=core: core.ready, within_s=3)
-        assert cluster.core(5).incarnation in (2, 3)
+        assert cluster.core(5).incarnations.incarnation in (2, 3)
         answer = cluster.put(5, "x", "1")
         cluster.run_until(answer.answered, within_s=2)
         cluster.assert_equal()
@@ -302,11 +302,11 @@ def test_a_node_that_rejoined_stays_so_over_restarts_and_segments() -> None:
     cluster.crash(5)
     cluster.restart(5)
     assert joined(cluster, 5)
-    assert cluster.core(5).incarnation == 3
+    assert cluster.core(5).incarnations.incarnation == 3
     cluster.wipe(5)
     cluster.restart(5)
     cluster.run_until(lambda: joined(cluster, 5), within_s=3)
-    assert cluster.core(5).incarnation == 5
+    assert cluster.core(5).incarnations.incarnation == 5
     cluster.assert_equal()
 
 
@@ -337,7 +337,7 @@ def test_a_segment_that_begins_while_a_node_rejoins_says_so() -> None:
     cluster.run(0.2)
     compact(cluster, 5)
     gate.lift()
-    cluster.run_until(lambda: cluster.core(5).incarnation == 2, within_s=1)
+    cluster.run_until(lambda: cluster.core(5).incarnations.incarnation == 2, within_s=1)
     gate = cluster.drop(Rejoined, sender={2})
     cluster.run(0.1)
     compact(cluster, 5)
@@ -392,9 +392,9 @@ def test_the_new_incarnation_lies_above_all_that_were_noted() -> None:
     made = rejoining()
     tell(made, 2, told(2, 0, noted=7))
     tell(made, 2, told(2, 0, noted=7))
-    assert made.incarnation == 0
+    assert made.incarnations.incarnation == 0
     journal = tell(made, 3, told(3, 0, noted=4)).journal
-    assert made.incarnation == 8
+    assert made.incarnations.incarnation == 8
     assert Record(incarnation=8) in journal
     tell(made, 3, told(3, 7))
     assert made.rejoining is not None and not any(made.rejoining.answers.values()), "of an earlier attempt"
@@ -412,7 +412,7 @@ def test_the_clock_is_raised_to_the_highest_that_is_told() -> None:
             for log in (1, 2, 3):
                 ours = (log, incarnation, incarnation)
                 tell(made, peer, Rejoined(*ours, False, 0, 0, 0, [], Fact(log, 0, 0, 0), 5000 * peer))
-        assert made.clock == 15_000
+        assert made.clock.time == 15_000
         made.tick(float(incarnation))
         assert (Record(rejoined=True) in made.drain(2.0).journal) == (incarnation == 3)
 
@@ -430,7 +430,7 @@ def test_a_skip_that_is_taken_over_raises_no_clock() -> None:
                 tell(made, peer, Rejoined(*ours, False, 256, 256, 0, entries, Fact(log, 0, 0, 0), 7))
         made.tick(float(incarnation))
     assert made.acceptors[3].length == 2
-    assert (made.clock, made.lamport.highest) == (50, 10**6)
+    assert (made.clock.time, made.clock.highest) == (50, 10**6)
 
 
 def test_a_peer_that_lost_its_disk_is_noted_and_forgotten() -> None:
@@ -476,7 +476,7 @@ def test_a_peer_tells_the_highest_ballot_that_it_ever_stood_with() -> None:
     """Its own acceptor may have failed on purpose when it stood."""
     ballot = ballot_of(9, 1)
     made = started()
-    made._proposer(2).highest = ballot
+    made.leadership.proposer(2).highest = ballot
     ready = tell(made, 3, Rejoin(2, 5))
     (answer,) = [message for _, message, _ in ready.send_after if message.__class__ is Rejoined]
     assert answer.promised == ballot
@@ -564,7 +564,7 @@ def test_a_vote_of_a_lost_disk_that_was_counted_after_others_had_answered_is_not
     assert not answer.answered()
     cluster.wipe(5)
     cluster.restart(5)
-    cluster.run_until(lambda: cluster.core(5).incarnation == 2, within_s=2)
+    cluster.run_until(lambda: cluster.core(5).incarnations.incarnation == 2, within_s=2)
     cluster.cut(1, 5)
     cluster.run_until(lambda: all(cluster.core(5).rejoining.tells(p) for p in (2, 3, 4)), within_s=2)
     for other in (3, 4):
@@ -594,7 +594,7 @@ def test_a_vote_of_a_lost_disk_counted_by_a_leader_without_a_vote_of_its_own_is_
     cluster.run_until(lambda: cluster.core(1).own.lengths[5] == 1, within_s=0.1)
     cluster.wipe(5)
     cluster.restart(5)
-    cluster.run_until(lambda: cluster.core(5).incarnation == 2, within_s=2)
+    cluster.run_until(lambda: cluster.core(5).incarnations.incarnation == 2, within_s=2)
     cluster.cut(1, 5)
     cluster.run_until(lambda: all(cluster.core(5).rejoining.tells(p) for p in (2, 3, 4)), within_s=2)
     cluster.cut(1, 4)

@@ -41,7 +41,7 @@ def candidate_only(cluster: Cluster, node: int) -> None:
 def stand(cluster: Cluster, node: int, log: int, wanted: int = 0) -> None:
     """Let a node become candidate for a log at once, as if its patience were at an end."""
     machine = cluster[node]
-    machine.do(lambda: (machine.core._stand(log, wanted, cluster.now), machine.replica.turn()))
+    machine.do(lambda: (machine.core.leadership.stand(log, wanted, cluster.now), machine.replica.turn()))
 
 
 # ------------------------------------------------------------------------------------------- without failures
@@ -397,14 +397,14 @@ def test_an_old_fact_relayed_late_changes_nothing() -> None:
         cluster.run_until(cluster.put(1, key, "1").answered, within_s=1)
     cluster.run(0.3)
     before = {node: [cluster.core(node).learner.fact(log) for log in ALL] for node in ALL}
-    clocks = {node: cluster.core(node).clock for node in ALL}
+    clocks = {node: cluster.core(node).clock.time for node in ALL}
     for sender in ALL:
         for to in ALL - {sender}:
             for envelope in cluster.sent_messages(Learn, sender, to):
                 cluster.deliver(envelope)
     cluster.run(DELAY)
     assert before == {node: [cluster.core(node).learner.fact(log) for log in ALL] for node in ALL}
-    assert clocks == {node: cluster.core(node).clock for node in ALL}
+    assert clocks == {node: cluster.core(node).clock.time for node in ALL}
 
 
 def test_a_fact_of_a_dead_node_is_relayed_by_whoever_knows_it() -> None:
@@ -575,7 +575,7 @@ def test_no_frontier_comes_from_a_ballot_that_is_not_established() -> None:
 def test_no_frontier_comes_from_a_clock_that_a_restart_would_forget() -> None:
     """N5, R3."""
     cluster = Cluster()
-    far = cluster.core(1).lamport.reserved + 10
+    far = cluster.core(1).clock.reserved + 10
     cluster.hold_disk(1)
     cluster.hear_clock(2, far)
     cluster.drop(sender={1}, where=lambda message: not isinstance(message, Barrier))  # tells no frontier
@@ -717,7 +717,7 @@ def test_a_healed_node_deposes_nobody() -> None:
     queue.release()
     cluster.run_until(read.answered, within_s=3)
     for node in (1, 4, 5):
-        assert not cluster.core(node).losses, f"{node} was deposed"
+        assert not cluster.core(node).leadership.losses, f"{node} was deposed"
 
 
 def test_a_uniformly_slow_cluster_deposes_nobody() -> None:
@@ -773,7 +773,7 @@ def test_a_skip_does_not_drag_the_clocks_along() -> None:
         answer = cluster.increment(1 + number % 4, "n")
         cluster.run_until(answer.answered, within_s=2)
     assert cluster.revocations() <= 2
-    assert max(cluster.core(node).clock for node in (1, 2, 3, 4)) < SKIP
+    assert max(cluster.core(node).clock.time for node in (1, 2, 3, 4)) < SKIP
 
 
 def test_a_promise_for_an_older_start_is_not_adopted() -> None:

@@ -1,0 +1,343 @@
+"""All logs as one node holds, leads and learns them: what one of these roles finds out, the others hear."""
+
+from typing import Any, Final
+
+from paxoskv.multipaxos import Cut, Learner, Proposer, node_of, round_of
+from paxoskv.protocol.catch_up import CatchUp
+from paxoskv.protocol.clock import Clock
+from paxoskv.protocol.contacts import Contacts
+from paxoskv.protocol.faults import Faults
+from paxoskv.protocol.gossip import Gossip
+from paxoskv.protocol.leadership import Leadership
+from paxoskv.protocol.outbox import Outbox
+from paxoskv.protocol.persistence import Persistence
+from paxoskv.protocol.revocation import Revocation
+from paxoskv.protocol.round_trips import RoundTrips
+from paxoskv.protocol.voters import Voters
+from paxoskv.protocol.witness import Witness
+from paxoskv.wire.structs import (
+    Accept,
+    Accepted,
+    Barrier,
+    Entry,
+    Fact,
+    Fetched,
+    LogStatus,
+    Prepare,
+    Promise,
+    Reading,
+    Verdict,
+    Vote,
+)
+
+TOO_MANY: Final = 1 << 40  # rounds: no sane node's ballot is so far above all of ours
+
+
+class Logs:
+    """Takes the messages of the algorithm, and keeps the Acceptors, Proposers and Learner in step."""
+
+    def __init__(
+        self,
+        ring: list[int],
+        leadership: Leadership,
+        learner: Learner,
+        clock: Clock,
+        persistence: Persistence,
+        contacts: Contacts,
+        faults: Faults,
+        voters: Voters,
+        round_trips: RoundTrips,
+        witness: Witness,
+        gossip: Gossip,
+        revocation: Revocation,
+        catch_up: CatchUp,
+        outbox: Outbox,
+    ) -> None:
+        self.ring = ring
+        self.leadership = leadership
+        self.proposers = leadership.proposers
+        self.own = leadership.own
+        self.me = leadership.me
+        self.acceptors = learner.acceptors
+        self.learner = learner
+        self.clock = clock
+        self.persistence = persistence
+        self.contacts = contacts
+        self.faults = faults
+        self.voters = voters
+        self.round_trips = round_trips
+        self.witness = witness
+        self.gossip = gossip
+        self.revocation = revocation
+        self.catch_up = catch_up
+        self.outbox = outbox
+
+    def on_accept(self, sender: int, message: Accept, now: float, call: Any) -> None:
+        last = command = 0
+        for entry in message.entries:
+            last = max(last, entry.timestamp)
+            if entry.payload:
+                command = last
+        if self.clock.is_absurd(last) or self.is_absurd(message.log, message.ballot):
+            return
+        self.clock.see(last, command)  # R6
+        if sender != self.me:
+            self.witness.stood(sender, message.log, message.ballot)
+            self.gossip.awaits(sender, command)
+            if command:
+                self.contacts.proposed(sender)
+        acceptor = self.acceptors[message.log]
+        before = len(self.outbox.records)
+        vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
+        progress = self.persistence.logs[message.log]
+        lazy = self.me in message.lazy and progress.durable_ballot == message.ballot
+        if lazy:
+            self.outbox.defer_from(before)
+        self.check_leader(message.log, now)
+        self.learn(message.fact, now, sender)
+        self.settle(message.log, now, sender)
+        length = 0
+        if vote == Vote.TAKEN:
+            length = progress.durable_length if lazy else acceptor.length
+        own = self.own_fact()
+        answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
+        if vote == Vote.TAKEN and not lazy:
+            self.gossip.tell_after(sender, answer, own, call)
+        else:
+            self.gossip.tell(sender, answer, own, call)
+
+    def on_accepted(self, sender: int, message: Accepted, now: float) -> None:
+        if sender != self.me:
+            self.round_trips.on_accepted(sender, message, now)
+            self.learn(message.fact, now, sender)
+        proposer = self.proposers.get(message.log)
+        if proposer is not None and message.vote == Vote.TAKEN and message.ballot <= proposer.highest:
+            self.witness.voted(sender, message.log, message.ballot, message.length)
+        if proposer is None or not proposer.leading or self.is_absurd(message.log, message.promised):
+            return
+        if message.promised > proposer.ballot:
+            self.leadership.lose(proposer, message.promised, now)
+        elif message.ballot == proposer.ballot:
+            if proposer is self.own:
+                self.voters.on_vote(sender, message.vote, now)
+            chosen = proposer.on_accepted(sender, message, now)
+            if chosen > self.learner.chosen[message.log]:
+                self.choose(proposer, chosen, now)
+            if message.vote == Vote.WITHHELD and proposer is self.own and sender in self.voters.at_once:
+                self.ask_to_vote(self.voters.ask_deferred(sender, now))
+
+    def on_prepare(self, sender: int, message: Prepare, now: float, call: Any) -> None:
+        acceptor = self.acceptors[message.log]
+        if self.is_absurd(message.log, message.ballot):
+            return
+        self.witness.stood(sender, message.log, message.ballot)
+        if message.wanted and self.fact(message.log).frontier >= message.wanted:
+            fact = self.fact(message.log)
+            ballots = (acceptor.promised, acceptor.accepted)
+            covered = Promise(
+                message.log, message.ballot, message.from_slot, Verdict.COVERED, *ballots, [], fact,
+            )  # fmt: skip
+            self.outbox.send(sender, covered, call)
+            return
+        if self.faults.fails(now):
+            return
+        before = acceptor.promised
+        promise = acceptor.on_prepare(message, self.fact(message.log))
+        if promise.verdict != Verdict.PROMISED:
+            self.outbox.send(sender, promise, call)
+            return
+        self.check_leader(message.log, now)
+        if message.ballot > before:
+            self.revocation.wait_anew(message.log, now)  # once per ballot (N22)
+        self.outbox.send_after(sender, promise, call)
+
+    def on_promise(self, sender: int, message: Promise, now: float) -> None:
+        if message.fact.log == message.log:
+            self.learn(message.fact, now, sender)
+        proposer = self.proposers.get(message.log)
+        if proposer is None:
+            return
+        if message.verdict == Verdict.PROMISED and message.ballot <= proposer.highest:
+            self.witness.promised(sender, message.log, message.ballot)
+        if not proposer.preparing or message.ballot != proposer.ballot:
+            return
+        if self.is_absurd(message.log, message.promised):
+            return
+        if message.verdict == Verdict.NACK:
+            self.leadership.lose(proposer, message.promised, now)
+        elif message.verdict == Verdict.COVERED:
+            proposer.step_down()
+        elif message.verdict == Verdict.PROMISED and proposer.on_promise(sender, message):
+            self.leadership.lead(proposer)
+
+    def on_fetched(self, sender: int, message: Fetched, now: float) -> None:
+        if not self.catch_up.on_fetched(sender, message, now):
+            return
+        for entry in message.entries:
+            if self.clock.is_absurd(entry.timestamp):
+                return
+            self.clock.see_entry(entry)
+        self.catch_up.installing(message.log)
+        before = len(self.outbox.records)
+        self.install(message.log, message.from_slot, message.entries, message.evidence, now, sender)
+        self.outbox.defer_from(before)  # others hold them: nobody waits until we do
+        self.catch_up.installed(message.log, sender, now)
+
+    def on_barrier(self, sender: int, message: Barrier, call: Any) -> None:
+        self.clock.hear(message.clock)
+        self.gossip.awaits(sender, min(message.clock, self.clock.time))
+        own = self.own_fact()
+        others = [
+            self.learner.fact(log)
+            for log in self.acceptors
+            if log != self.me and (self.learner.known[log] >= message.clock or not message.round)
+        ]
+        self.gossip.tell(sender, Reading(message.round, self.clock.time, [own, *others]), own, call)
+
+    def send_accepts(self, now: float) -> None:
+        for log, proposer in self.proposers.items():
+            if not (proposer.leading and proposer.fresh):
+                continue
+            proposer.fresh = False
+            if proposer is self.own:
+                self.voters.choose(now)
+            messages: dict[tuple[int, bool], Accept] = {}
+            for node in self.ring:  # our own acceptor first: it shares the frame; then those who are to vote
+                due = proposer.due(node, now) if proposer.leading else None
+                if due is None:
+                    continue
+                if due not in messages:
+                    start, sync = due
+                    start, entries = self.leadership.entries(proposer, start)
+                    lazy = self.voters.deferred() if proposer is self.own and not sync else []
+                    messages[due] = Accept(log, proposer.ballot, start, entries, sync, self.fact(log), lazy)
+                self._send_accept(node, messages[due], now)
+
+    def _send_accept(self, node: int, message: Accept, now: float) -> None:
+        if node == self.me:
+            self.on_accept(self.me, message, now, None)
+            return
+        if message.entries:
+            self.round_trips.sent(node, message, now)
+        if message.log == self.me:
+            self.gossip.tell(node, message, message.fact)
+        else:
+            self.outbox.send(node, message)
+
+    def ask_to_vote(self, nodes: list[int]) -> None:
+        """Their votes were to wait, and now we wait for them: all are to say what they hold."""
+        if nodes:
+            message = Accept(self.me, self.own.ballot, self.own.end, [], False, self.own_fact(), [])
+            for node in nodes:
+                self.gossip.tell(node, message, message.fact)
+
+    def fact(self, log: int) -> Fact:
+        """What is known of this log."""
+        return self.own_fact() if log == self.me else self.learner.fact(log)
+
+    def own_fact(self) -> Fact:
+        """The fact about our own log.
+
+        The owner of an established ballot makes its frontier from its clock (R3, R4).
+        """
+        learner = self.learner
+        if self.own.established:
+            first = self.own.first_unchosen_command()
+            frontier = self.clock.frontier_limit()
+            if first is not None:
+                frontier = min(frontier, first - 1)
+            if frontier > learner.known[self.me]:
+                learner.known[self.me] = frontier
+                learner.settle(self.me)
+        return learner.fact(self.me)
+
+    def learn(self, fact: Fact, now: float, sender: int) -> None:
+        log = fact.log
+        known = self.learner.facts.get(log)
+        if known is None:
+            return  # no log of ours
+        older = fact.chosen <= known.chosen and fact.frontier <= known.frontier
+        if older and fact.evidence <= known.evidence:
+            return
+        if self.clock.is_absurd(fact.frontier) or self.is_absurd(log, fact.evidence):
+            return
+        if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
+            if sender == log:
+                self.witness.claimed(sender, fact)
+            self.round_trips.on_frontier(log, fact.frontier, now)
+            self.check_evidence(log, fact.evidence, now)
+            self.settle(log, now, sender)
+
+    def settle(self, log: int, now: float, sender: int) -> None:
+        """Advance over what is held; fetch what is not."""
+        if self.learner.settle(log):
+            proposer = self.proposers.get(log)
+            chosen = self.acceptors[log].chosen
+            if proposer is not None and proposer.leading:
+                proposer.advance(chosen)
+            elif proposer is not None and proposer.preparing:
+                proposer.catch_up(chosen)
+                self.leadership.send_prepare(proposer, now)
+        if self.acceptors[log].chosen < self.learner.chosen[log]:
+            self.catch_up.lacking(log, sender, now)
+
+    def choose(self, proposer: Proposer, chosen: int, now: float) -> None:
+        """A quorum holds our log this far: a new fact, made here and nowhere else."""
+        log = proposer.log
+        self.learner.learn(log, chosen, proposer.ballot, 0)
+        acceptor = self.acceptors[log]
+        if acceptor.accepted < proposer.ballot or acceptor.length < chosen:  # it fails on purpose, or is late
+            entries = proposer.entries[: chosen - proposer.start]
+            self.install(log, proposer.start, entries, proposer.ballot, now, self.me)
+        else:
+            self.settle(log, now, self.me)
+        if log != self.me:
+            self.gossip.tell_all = True
+
+    def check_leader(self, log: int, now: float) -> None:
+        """Step down where our own acceptor has promised a higher ballot: the log is lost at that moment."""
+        proposer = self.proposers.get(log)
+        promised = self.acceptors[log].promised
+        if proposer is not None and (proposer.leading or proposer.preparing) and promised > proposer.ballot:
+            self.leadership.lose(proposer, promised, now)
+
+    def check_evidence(self, log: int, evidence: int, now: float) -> None:
+        """Likewise a leader that hears of a higher ballot that was established."""
+        proposer = self.proposers.get(log)
+        if proposer is not None and proposer.leading and evidence > proposer.ballot:
+            self.leadership.lose(proposer, evidence, now)
+
+    def is_absurd(self, log: int, ballot: int) -> bool:
+        """Whether a ballot is so far above all of ours that only a broken node can have sent it."""
+        return round_of(ballot) > round_of(self.acceptors[log].promised) + TOO_MANY
+
+    def install(
+        self, log: int, start: int, entries: list[Entry], evidence: int, now: float, sender: int
+    ) -> None:
+        """Hold chosen entries that somebody has handed over, counted in the ballot `evidence`."""
+        acceptor = self.acceptors[log]
+        self.learner.learn(log, start + len(entries), evidence, 0)
+        acceptor.install(start, entries, evidence)
+        self.check_leader(log, now)
+        self.settle(log, now, sender)
+
+    def install_cut(self, cut: Cut, now: float) -> bool:
+        """Merge a checkpoint. True if it has more than what is applied here. Nothing goes back by it."""
+        newer = self.learner.install(cut)
+        self.clock.install(cut.clock)
+        for log, covered in cut.logs.items():
+            self.clock.see(covered.last, 0)
+            self.check_leader(log, now)
+            self.check_evidence(log, covered.evidence, now)
+            self.settle(log, now, self.me)
+        return newer
+
+    def status(self) -> list[LogStatus]:
+        """How each log stands here."""
+        return [
+            LogStatus(
+                log, node_of(acceptor.promised), acceptor.promised, acceptor.accepted, acceptor.length,
+                acceptor.chosen, self.learner.executed[log], self.learner.frontier[log],
+            )
+            for log, acceptor in self.acceptors.items()
+        ]  # fmt: skip
