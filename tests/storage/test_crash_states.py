@@ -226,7 +226,7 @@ def test_no_state_that_a_power_cut_can_leave_loses_anything_acknowledged():
     def take_another_nodes_checkpoint() -> None:
         """One that stands further on than we do."""
         disk.asked += 1
-        clock = server.core.clock.time + 1
+        clock = server.core.clock + 1
         cut = Cut((clock, 0), {}, clock)
         more = {"sessions": [], "hash": 7, **bookkeeping(cut)}
         data = json.dumps({**expected(disk.asked), RESERVED_KEY: more}).encode()
