@@ -1,56 +1,133 @@
-"""Multi-Paxos for a group of nodes that all propose: one log for each node, merged into one order.
+"""Multi-Paxos: nodes that fail agree on one order of commands; every node proposes, in a log of its own.
 
-Every node is the standing leader of its own log. It proposes in it straight away with phase 2; phase 1 is
-needed only after a restart, and to finish the log of a node that has died. All learners merge the logs into
-one order.
+**The problem.** Several nodes hold copies of one store. Each takes commands, messages are lost or come late,
+and nodes stop, and return with what is on their disks. All copies must apply the same commands in the same
+order, a command whose client was answered must never be lost, and a minority of dead nodes must stop nobody.
+(Nodes that lie are not considered.)
 
-**One log** is Lamport's multi-Paxos on a growing sequence. A candidate picks a *ballot*, a number that no
-other candidate has, and sends Prepare. An Acceptor promises to take nothing at a lower ballot, and hands over
-the entries that it holds. With promises of a *quorum*, a majority of the nodes, the candidate adopts the log
-of the highest (accepted ballot, length) among them. It now leads, and sends Accept: first its whole unchosen
-log, the *sync*, later only what is new. What a quorum holds at the leader's ballot is *chosen*, and will
-never change: any later candidate's quorum contains one of those acceptors, and no log beats theirs but one
-that was adopted from it.
+**Eight words.**
 
-**All logs.** Each entry bears a *timestamp* of its proposer's Lamport clock, and commands are applied in the
-order of (timestamp, owner). A learner may apply an entry once no log can bring an earlier one. It learns that
-from *facts*: (chosen, evidence, frontier) says that the first `chosen` entries of a log are chosen, counted
-in the established ballot `evidence`, and that every command of the log up to the timestamp `frontier` is
-among them. Facts stay true for ever, so anybody may relay them, and they merge by taking the larger.
+  quorum    a majority of the nodes, counted by who they are. Any two quorums share at least one node.
+  entry     what is decided for one slot, a place in a log: a timestamp, and commands; if none, a *no-op*.
+  ballot    the number of one attempt to lead a log: (round, node), compared as a pair, never used twice.
+  accepted  an acceptor has accepted an entry when the entry is on its disk, with the leader's ballot.
+  chosen    a quorum has accepted the entry at one and the same ballot: it keeps its slot for ever.
+  clock     a counter of each node, raised to the timestamp of every command that it sees: order, not time.
+  frontier  of a log: its commands up to this timestamp are chosen, and no other will ever come among them.
+  applied   executed on a node's store, once the frontiers of all logs say that nothing earlier can come.
 
-  R1  Only its owner puts commands into a log.  Others finish it and add no-ops.
-  R2  The owner stamps an entry above its clock and above all that its log holds.
-  R3  A frontier made from the clock never exceeds a durable reservation: a restart begins there.
-  R4  Only the owner, its ballot established (a quorum took its sync), makes frontiers from its clock.
-  R5  A client is answered when its command has been applied, not when it is chosen.
-  R6  Who receives an entry raises its clock past it before it answers, so that the answer to an Accept brings
-      the frontier that the proposer waits for: one round trip, and one fsync, for a command.
+**One log** has an acceptor on every node, and a leader. A node *stands* for the log when it wants to lead it
+(phase 1). The leader first sends what it has adopted from the acceptors, then entries of its own (phase 2).
 
-**A node that holds the others up** is revoked: another node becomes leader of its log, finishes it, and
-appends a no-op stamped far ahead, a *skip*. The owner notices when its Accepts are refused, takes its log
-back with a higher ballot, and proposes again what the log lacks.
+  candidate                                    acceptors
+     | Prepare(ballot, from_slot) -----------> |   phase 1, once for each leader
+     | <--------- Promise(accepted, entries)   |   "I accept nothing of a lower ballot any more, and these
+     | a quorum: adopt the best log, and lead  |    are the entries that I have accepted"
+     | Accept(ballot, start, entries) -------> |   phase 2, for each entry; the first Accept of a ballot,
+     | <----------- Accepted(vote, length)     |   its *sync*, has all that is adopted and not known as chosen
+     | a quorum: chosen                        |   "so many entries of your log are on my disk"
 
-**Reads** ask a quorum for its clocks; the highest is the read's timestamp, and when all logs' frontiers have
-reached it and everything up to there is applied, the read is answered. Where an entry of the node's own
-leaves at the same time, the read rides on it for nothing: everything answered before lies below that entry.
+The best log is that of the highest accepted ballot, and of those the longest. The two examples, which
+tests/protocol/test_essay.py plays, have three nodes; 2.3 is round 2 of node 3. They show of each acceptor the
+ballot that it has promised, and the entry that it has accepted, with the ballot.
 
-Nothing here does I/O or looks at a clock. The caller runs this loop, the same in the server and in the
-simulator:
+**The entry survives its proposer.**        node 1         node 2         node 3
+  1 stands with 1.1, and all promise        1.1, -         1.1, -         1.1, -
+  1 sends x; what it sends to 3 is lost     1.1, x 1.1     1.1, x 1.1     1.1, -
+  two votes at 1.1: x is chosen; 1 dies     dead           1.1, x 1.1     1.1, -
+  3 stands with 2.3; 2 and 3 promise        dead           2.3, x 1.1     2.3, -
+  3 adopts x, the best log, and sends it    dead           2.3, x 2.3     2.3, x 2.3
+  two votes at 2.3: x is chosen once more   dead           2.3, x 2.3     2.3, x 2.3
 
-    node.step(sender, message, now), node.propose(...), node.read(...), node.tick(now)   any number of times
-    ready = node.drain(now)                      (it says `more` if commands wait for the next entry)
-    send ready.send                            at once
-    journal ready.journal + node.notes()       in one frame; it may wait for others unless ready.urgent
-    send ready.send_after                      when that frame, and every frame before it, is durable
-    apply ready.apply to the store, then answer ready.reads
+**The entry is lost.** Only a minority had accepted it, so nobody was told that it was done.
+  1 stands with 1.1, and all promise        1.1, -         1.1, -         1.1, -
+  1 sends y to itself, and dies             dead           1.1, -         1.1, -
+  3 stands with 2.3; 2 and 3 promise        dead           2.3, -         2.3, -
+  3 adopts nothing, and sends a no-op, n    dead           2.3, n 2.3     2.3, n 2.3
+  1 is back and stands; all promise 3.1     3.1, y 1.1     3.1, n 2.3     3.1, n 2.3
+  1 adopts n, the best log, and sends it    3.1, n 3.1     3.1, n 3.1     3.1, n 3.1
 
-Messages that a node addresses to itself go into its step() when they would leave. This file has the three
-roles; `node`, which joins them, is paxoskv/protocol/node.py, and the parts beside it do the rest.
+Had node 1 lived to promise 2.3, then 3 could have adopted y: until an entry is chosen, both ends are right.
 
-**Checkpoints.** Now and then the journal begins a new segment with node.state(), and a checkpoint is made of
-the segments before it. Entries that all nodes hold are given up; for a node that lags far, only what such a
-checkpoint has, see node.checkpointed(). Who lacks entries that its peers have given up (ready.catch_up) takes
-a peer's checkpoint, and merges it by node.install(); where entries were given up since, a new one is made.
+**Why it is safe.** Two majorities share a node: of the nodes that promise to a later leader, one has accepted
+the entry that is chosen. A promise stops lower ballots from finishing: that node accepted the entry before it
+promised, since afterwards it would have refused, and so its Promise shows the entry. The votes that choose an
+entry are of one ballot, and every later ballot adopts the entry in its turn: so the best log, which is picked
+by its ballot, has it.
+
+(Votes of two ballots choose nothing: of three nodes the first holds x of 1.1, the second x of 3.1, the third
+z of 2.3. The first and the third are a quorum; their best log is z.)
+
+**The duel.** Two candidates for one log can go on to stand above each other before either gets its votes:
+safe, but nothing is chosen. So each node is the *owner* of a log, which it leads; it stands for another's
+only in need.
+
+**Five logs, one order.** Commands are applied in the order of (timestamp, owner of the log). Node 2 gets a
+command d while its clock is 89. It stamps d with 90, and sends it to all.
+
+  timestamp   38   71   88   90    the receiver's clock, and the frontier of its log that its answer brings
+  log 1        a                   40 becomes 90; frontier 90: whatever comes later is stamped above
+  log 2             b         d    (the sender)
+  log 3                  c         88 becomes 90; frontier 87: c is not chosen yet
+  log 4                            71 becomes 90; frontier 90
+  log 5                            12 becomes 90; frontier 90
+
+a and b are applied. d is *chosen* with the third vote, its own node's included: it can never be lost. d is
+*applied* when c is, and the frontier of log 3 is 90: so on every node in the order a, b, c, d. Without c, one
+round trip does both. What is known of a log travels as a *fact*, (chosen, evidence, frontier): so many
+entries are chosen, as was counted at the ballot `evidence`. A fact stays true whatever happens, so anybody
+may pass it on. A ballot is *established* when a quorum has accepted its sync.
+
+Six rules, and what breaks without them:
+
+  R1  Only its owner puts commands into a log; others finish it, and add no-ops. Else a command comes below a
+      frontier that the owner has given, after others have applied what lies above it.
+  R2  The owner stamps an entry above its clock, and above all that its log holds. Else the same breaks.
+  R3  A frontier made from the clock never exceeds a reservation on the disk, where the clock begins after a
+      restart. Else a restarted owner stamps below a frontier that it has given.
+  R4  Only the owner makes a frontier from its clock, and only while its ballot is established. Else a later
+      leader may adopt the log of an older ballot, with commands below the frontier.
+  R5  A client is answered when its command is applied, not when it is chosen. Else its next command, sent to
+      a node with a lower clock, is stamped and applied before the one that was answered.
+  R6  Whoever receives an entry raises its clock to it before it answers. Else the frontier that comes with
+      the answer lies below the entry, and the proposer waits for another round trip.
+
+**A dead node** gives no frontiers, so another one *revokes* it: stands for its log, finishes it, and appends
+a *skip*, a no-op stamped far ahead. The owner, when it is back, stands for its log with a higher ballot.
+
+**A read** asks a quorum for its clocks, and waits until all frontiers have reached the highest of them and
+all up to there is applied. That is late enough: a write that was answered before was accepted by a quorum,
+which raised its clocks to it (R6), and one node of that quorum is among those that the read has asked.
+
+**Durability.** A Prepare, a Promise and a vote leave when what they say is on the disk; all else, at once.
+(What is to be durable goes to `Acceptor.journal`; paxoskv/storage/journal.py writes it.)
+
+**Which function is which.**
+
+  1a  stand            `Proposer.prepare`, then `message`
+  1b  promise          `Acceptor.on_prepare`; the answer is a Verdict:
+        PROMISED       nothing below this ballot is accepted any more
+        NACK           a higher ballot is promised already
+        BEHIND         the candidate must fetch chosen entries first: they were given up here, or are many
+        COVERED        the frontier that a revoker waits for is known here: it need not stand
+      adopt, and lead  `Proposer.on_promise`, with `best_log`
+  2a  propose          `Proposer.append`, then `due`
+  2b  accept           `Acceptor.on_accept`; the answer is a Vote:
+        TAKEN          so many entries as `length` says are accepted
+        REFUSED        a higher ballot is promised already
+        NEEDS_SYNC     the sync of this ballot, or a chosen entry below it, is missing here
+        WITHHELD       no vote: this acceptor fails on purpose, as in an experiment
+      count votes      `Proposer.on_accepted`, with `quorum_length`
+      learn            `Learner.learn` (a fact), `Acceptor.learn` (what is chosen), `Learner.settle` (both)
+      merge, and wait  `Learner.next`, `Learner.apply`; `Learner.waits_on`
+
+**Elsewhere** (paxoskv/protocol/ has the rest of a node; docs/protocol.md tells all of it in words):
+
+  checkpoints     take the place of applied entries that are given up: compaction.py, `Acceptor.cover`
+  deferred votes  two of five answer at once, with what is on their disk by then: voters.py
+  reads           when a read may be answered; some *ride* on an entry instead of asking a quorum: reads.py
+  rejoining       a node that has lost its disk asks all others before it votes again: docs/protocol.md,
+                  "What survives"
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,10 +149,10 @@ from paxoskv.wire.structs import (
     Vote,
 )
 
-RESEND_AFTER: Final = 0.05  # seconds: what is unanswered is sent again; doubled for a peer that stays silent
+RESEND_AFTER: Final = 0.05  # seconds until what is unanswered is sent again; doubled while a peer is silent
 RESEND_AT_MOST: Final = 1.0  # seconds: the longest such pause
-UNCHOSEN_ENTRIES: Final = 1024  # of a log at most, so that every sync and Promise fits one frame
-UNCHOSEN_BYTES: Final = 4 << 20  # bytes: likewise
+UNCHOSEN_ENTRIES: Final = 1024  # in one log, at most: every sync and every Promise has to fit one frame
+UNCHOSEN_BYTES: Final = 4 << 20  # bytes of them, at most, for the same reason
 FETCH_BYTES: Final = 1 << 20  # bytes in one Fetched, about
 
 
@@ -106,7 +183,7 @@ TWO_HISTORIES: Final = (
 
 
 class Applied(NamedTuple):
-    """An entry whose turn has come. `token` is what this node's propose() was given, else None."""
+    """An entry whose turn has come. `token` is what came with it, if this node proposed it; else None."""
 
     timestamp: int
     owner: int
@@ -115,11 +192,11 @@ class Applied(NamedTuple):
 
 
 class Covered(NamedTuple):
-    """A fact about one log, as a checkpoint has it.
+    """How much of one log a checkpoint covers.
 
-    The first `executed` entries are chosen, in the established ballot `evidence`, and all of them are in the
-    checkpoint; `last` is the timestamp of the last. (Without it the owner could stamp below a skip that
-    nobody holds any more.)
+    The first `executed` entries are chosen, as was counted at the ballot `evidence`, and all of them are in
+    the checkpoint. `last` is the timestamp of the last one: without it, the owner could stamp an entry below
+    a skip that nobody holds any more.
     """
 
     executed: int
@@ -128,7 +205,7 @@ class Covered(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Where a checkpoint stands: all entries up to `position` are applied, and of each log so many passed."""
+    """Where a checkpoint stands: all entries up to `position` are applied; `logs` says how many of each."""
 
     position: tuple[int, int]  # (timestamp, owner)
     logs: dict[int, Covered]
@@ -138,10 +215,13 @@ class Cut(NamedTuple):
 class Acceptor:
     """One node's vote in one log: what it has promised, and the entries that it has accepted.
 
-    `promised`, `accepted`, and the length held at one `accepted`, never decrease; `evidence` <= `accepted` <=
-    `promised`. The entries are always a prefix of the log of the ballot `accepted`, the first `chosen` of
-    them known to be chosen. Every handler hands its changes to `journal` (a callable); the caller sends no
-    answer that says PROMISED or TAKEN before they are durable.
+    The entries are always the beginning of the log of the ballot `accepted`; the first `chosen` of them are
+    known to be chosen, as was counted at the ballot `evidence`. `promised`, `accepted`, and the number of
+    entries at one `accepted`, never decrease; `evidence` <= `accepted` <= `promised`.
+
+    Every handler gives its changes to `journal`, a callable. The caller sends PROMISED when the promise is on
+    the disk, and TAKEN with a length when so many entries are. (So a vote that can wait leaves at once, with
+    the length that is on the disk by then.)
     """
 
     def __init__(self, log: int, journal: Callable[[Record], None]) -> None:
@@ -149,8 +229,8 @@ class Acceptor:
         self.journal = journal
         self.promised = 0
         self.accepted = 0
-        self.base = 0  # entries below this slot have been given up: they are executed
-        self.floor = 0  # the timestamp of the last of those
+        self.base = 0  # entries below this slot are executed, and have been given up
+        self.floor = 0  # the timestamp of the last entry that has been given up
         self.entries: list[Entry] = []  # from slot `base` on
         self.chosen = 0
         self.evidence = 0
@@ -164,17 +244,17 @@ class Acceptor:
         return self.timestamp_of(self.length)
 
     def timestamp_of(self, length: int) -> int:
-        """The timestamp of the last of the first so many entries, which may have been given up."""
+        """The timestamp of the last one of the first `length` entries; it may have been given up."""
         return self.entries[length - self.base - 1].timestamp if length > self.base else self.floor
 
     def from_slot(self, slot: int, end: int | None = None) -> list[Entry]:
         return self.entries[slot - self.base : None if end is None else end - self.base]
 
     def on_prepare(self, message: Prepare, fact: Fact) -> Promise:
-        """Phase 1b: promise to take nothing below the ballot, and show what is held.
+        """Phase 1b: promise to accept nothing below the ballot, and show the entries that are accepted.
 
-        An entry that was given up must not look like one that was never accepted, so a candidate that lacks
-        it is told that it is behind, and so is one that lacks more than fits a frame.
+        An entry that was given up must not look like one that was never accepted. So a candidate that needs
+        it is told that it is behind, and so is one that lacks more chosen entries than fit one frame.
         """
         if message.from_slot < self.base or self.bytes_to_chosen(message.from_slot) > FETCH_BYTES:
             return self._promise(message, Verdict.BEHIND, [], fact)
@@ -186,24 +266,23 @@ class Acceptor:
         return self._promise(message, Verdict.PROMISED, self.from_slot(message.from_slot), fact)
 
     def on_accept(self, message: Accept) -> int:
-        """Phase 2b: take the leader's entries unless a higher ballot has our promise. The answer is a Vote.
+        """Phase 2b: accept the leader's entries unless a higher ballot is promised. The answer is a Vote.
 
-        Taking them is also a promise: an acceptor that voted at a ballot it had not yet promised could
-        otherwise promise a lower one afterwards, and two leaders could choose differently.
+        To accept is to promise as well: otherwise an acceptor that had not promised this ballot could promise
+        a lower one afterwards, and two leaders could choose different entries.
         """
         if message.ballot < self.promised:
             return Vote.REFUSED
         if message.ballot > self.accepted:
             return self._take_sync(message)
-        if message.start <= self.length:  # else there is a gap, and the vote says how much is held
+        if message.start <= self.length:  # else there is a gap, and the answer says how long our log is
             self._check_same(message.start, message.entries, self.length)
             self._hold(message.ballot, self.length, message.entries[self.length - message.start :])
-        return (
-            Vote.TAKEN
-        )  # nothing is ever cut at one ballot: a late sync would cut entries that were counted (N1)
+        # Nothing is ever cut at one ballot: a late sync would cut entries that were counted (N1).
+        return Vote.TAKEN
 
     def _take_sync(self, message: Accept) -> int:
-        """A new ballot's log replaces ours from what is known to be chosen on."""
+        """A new ballot's log replaces ours, but for the entries that we know to be chosen."""
         if not message.sync or not message.start <= self.chosen <= message.start + len(message.entries):
             return Vote.NEEDS_SYNC
         self._check_same(message.start, message.entries, self.chosen)
@@ -211,19 +290,19 @@ class Acceptor:
         return Vote.TAKEN
 
     def learn(self, chosen: int, evidence: int) -> None:
-        """Take note that the first `chosen` entries are chosen.
+        """The first `chosen` entries are chosen, as was counted at `evidence`: advance if ours are the same.
 
-        Ours are the right ones if we hold the log of `evidence` or a later one.
+        They are if we have accepted the log of `evidence`, or a later one.
         """
         if self.accepted >= evidence and min(chosen, self.length) > self.chosen:
             self.chosen = min(chosen, self.length)
             self.evidence = evidence
 
     def install(self, start: int, entries: list[Entry], evidence: int) -> None:
-        """Take chosen entries from somebody who holds them, counted in the established ballot `evidence`.
+        """Take chosen entries that another node has, and that were counted at the ballot `evidence`.
 
-        Where our log is of a lower ballot, what we hold beyond them is dropped: it cannot have been chosen,
-        since the log of `evidence`, which a quorum took, contained all that could.
+        Where our log is of a lower ballot, what it has beyond them is dropped. That cannot have been chosen:
+        the log of `evidence`, which a quorum has accepted, contained all that could.
         """
         end = start + len(entries)
         self._check_same(start, entries, self.chosen)
@@ -235,10 +314,10 @@ class Acceptor:
         self.learn(end, evidence)
 
     def cover(self, chosen: int, evidence: int, last: int) -> None:
-        """Take note that a checkpoint has the first `chosen` entries, counted in `evidence`.
+        """A checkpoint has the first `chosen` entries, which were counted at the ballot `evidence`.
 
-        It is as if we had fetched, executed and given them up. The ballots rise as by install(), for the same
-        reason (N23).
+        This is as if we had fetched, executed and given up those entries. The ballots rise as they do in
+        install(), for the same reason (N23).
         """
         if chosen <= self.chosen:
             return
@@ -251,7 +330,7 @@ class Acceptor:
         self.chosen, self.evidence = chosen, evidence
 
     def rejoin(self, promised: int, accepted: int, entries: list[Entry]) -> None:
-        """Hold, beyond what is chosen, these entries, and promise: the disk that did so before is lost."""
+        """Accept these entries, and promise, in place of a disk that had done so and is lost."""
         if accepted >= self.accepted:
             self._hold(accepted, self.chosen, entries)
         if promised > self.promised:
@@ -259,7 +338,7 @@ class Acceptor:
             self.journal(Record(promised=LogBallot(self.log, promised)))
 
     def drop(self, below: int) -> None:
-        """Give up executed entries: whoever lacks them needs a checkpoint."""
+        """Give up the entries below this slot, which are executed: whoever lacks them needs a checkpoint."""
         assert below <= self.chosen, "only chosen entries can be given up"
         if below > self.base:
             self.floor = self.entries[below - self.base - 1].timestamp
@@ -267,7 +346,7 @@ class Acceptor:
             self.base = below
 
     def replay(self, record: Record) -> None:
-        """Recovery: what was journaled, once more."""
+        """Recovery: do once more what was journaled."""
         if record.promised:
             self.promised = max(self.promised, record.promised.ballot)
         elif record.held:
@@ -283,9 +362,9 @@ class Acceptor:
         self.journal(Record(held=Held(self.log, ballot, start, entries)))
 
     def _check_same(self, start: int, entries: list[Entry], end: int) -> None:
-        """Raise Diverged if entries from slot `start` on are not ours up to slot `end`.
+        """Raise Diverged if these entries, from slot `start` on, are not the same as ours below slot `end`.
 
-        They cannot differ there: they are of one ballot's log, or chosen.
+        There they cannot differ, because both are chosen, or are the log of one ballot.
         """
         for slot in range(max(start, self.base), min(start + len(entries), end)):
             ours, theirs = self.entries[slot - self.base], entries[slot - start]
@@ -318,31 +397,30 @@ class Acceptor:
 
 
 def best_log(promises: Iterable[Promise]) -> Promise:
-    """The promise whose log must be adopted: of the highest accepted ballot, and the longest of those."""
+    """The promise whose log is adopted: that of the highest accepted ballot, and of those the longest."""
     return max(promises, key=lambda promise: (promise.accepted, len(promise.entries)))
 
 
 def quorum_length(lengths: Iterable[int], quorum: int) -> int:
-    """How far a quorum holds the log: the quorum-th largest length; 0 if there are fewer."""
+    """How far a quorum has accepted the log: the quorum-th largest length; 0 if there are fewer."""
     ordered = sorted(lengths)
     return ordered[-quorum] if len(ordered) >= quorum else 0
 
 
 @dataclass(slots=True)
 class Courier:
-    """How far a leader has got with one peer."""
+    """How far a leader has come with sending its log to one peer."""
 
-    sent: int = -1  # the log was sent up to this slot; -1: not even the sync
+    sent: int = -1  # the log was sent up to this slot; -1: not even the sync was
     at: float = 0.0  # since when what was sent is unanswered, or when it was last sent again
-    silent: int = 0  # how often it was sent again without any answer since
-    again: bool = False  # whether what its acceptor lost on purpose was sent once more since the last vote
+    silent: int = 0  # how often it was sent again, and no answer has come since
+    again: bool = False  # whether a vote that was withheld has been asked for again since the last vote
 
 
 class Proposer:
-    """Candidate for one log, then its leader. Knows no other log, and no clock but its arguments.
+    """Candidate for one log, then its leader. It knows no other log, and no time but its arguments.
 
-    States: idle (neither flag), `preparing`, `leading`; a leader whose sync a quorum has taken is
-    `established`.
+    It is idle, `preparing`, or `leading`. A leader is `established` when a quorum has accepted its sync.
     """
 
     def __init__(self, log: int, me: int, nodes: Sequence[int]) -> None:
@@ -350,7 +428,7 @@ class Proposer:
         self.me = me
         self.nodes = nodes
         self.quorum = len(nodes) // 2 + 1
-        self.highest = 0  # the highest ballot seen, our own included: the next one lies above it
+        self.highest = 0  # the highest ballot seen, our own included: our next one lies above it
         self.ballot = 0
         self.preparing = False
         self.leading = False
@@ -359,7 +437,7 @@ class Proposer:
         self.entries: list[Entry] = []
         self.bytes = 0  # of payloads in `entries`
         self.promises: dict[int, Promise] = {}
-        self.lengths: dict[int, int] = {}  # by node: how much of our ballot's log it holds, durably
+        self.lengths: dict[int, int] = {}  # by node: how many entries of our ballot's log are on its disk
         self.couriers: dict[int, Courier] = {}
         self.prepared_at = 0.0
         self.prepares = 0
@@ -376,7 +454,7 @@ class Proposer:
     def prepare(self, from_slot: int, promised: int, wanted: int) -> Record:
         """Phase 1a: stand with a ballot above all that were seen.
 
-        The record must be durable before the Prepare leaves.
+        The record that is returned must be durable before the Prepare leaves.
         """
         self.highest = max(self.highest, promised)
         self.ballot = self.highest = ballot_of(round_of(self.highest) + 1, self.me)
@@ -387,7 +465,7 @@ class Proposer:
         return Record(candidate=LogBallot(self.log, self.ballot))
 
     def catch_up(self, from_slot: int) -> None:
-        """Our chosen length has grown: promises for another would be adopted at the wrong offset (N19)."""
+        """Our chosen length has grown: promises that begin elsewhere would be adopted one off (N19)."""
         self.start = from_slot
         self.promises.clear()
 
@@ -397,7 +475,7 @@ class Proposer:
         return Prepare(self.log, self.ballot, self.start, self.wanted)
 
     def on_promise(self, sender: int, message: Promise) -> bool:
-        """Count a promise; True when a quorum has promised and the best log is adopted: we lead."""
+        """Count a promise. True when a quorum has promised, and the best log is adopted: we lead."""
         if not self.preparing or message.ballot != self.ballot or message.from_slot != self.start:
             return False
         self.promises[sender] = message
@@ -412,7 +490,7 @@ class Proposer:
         return True
 
     def step_down(self, promised: int = 0) -> None:
-        """Somebody else has, or wants, the log. Our ballot, led or not, is never used again."""
+        """Another node leads the log, or wants to. Our ballot is never used again."""
         self.highest = max(self.highest, promised)
         self.preparing = self.leading = False
         self.entries, self.bytes = [], 0
@@ -420,7 +498,7 @@ class Proposer:
         self.lengths.clear()
 
     def forget(self, peer: int) -> None:
-        """The peer has lost its disk: what it promised and voted counts no more, and it lacks everything."""
+        """The peer has lost its disk: its promise and its votes count no more, and it lacks all entries."""
         self.promises.pop(peer, None)
         self.lengths.pop(peer, None)
         if peer in self.couriers:
@@ -436,16 +514,16 @@ class Proposer:
         return len(self.entries) < UNCHOSEN_ENTRIES and self.bytes < UNCHOSEN_BYTES
 
     def first_unchosen_command(self) -> int | None:
-        """Its timestamp."""
+        """The timestamp of the first command of our log that is not chosen yet."""
         for entry in self.entries:
             if entry.payload:
                 return int(entry.timestamp)
         return None
 
     def on_accepted(self, sender: int, message: Accepted, now: float) -> int:
-        """Count a vote at our ballot; return how far the log is chosen now.
+        """Count a vote at our ballot; the result says how far the log is chosen now.
 
-        Votes count per node, not per message.
+        A node counts once, however often it answers.
         """
         courier = self.couriers[sender]
         if message.vote != Vote.TAKEN:
@@ -456,29 +534,29 @@ class Proposer:
                 courier.again = True
                 courier.sent = min(courier.sent, self.lengths[sender])
                 self.fresh = True
-        elif message.length > self.lengths.get(sender, -1):  # else its disk hangs: it needs no more to write
+        elif message.length > self.lengths.get(sender, -1):  # else its disk hangs: send it nothing more
             courier.silent, courier.again = 0, False
             courier.at = now
             self.lengths[sender] = min(message.length, self.end)
         return quorum_length(self.lengths.values(), self.quorum)
 
     def advance(self, chosen: int) -> None:
-        """Entries below `chosen` are chosen, and held by our own acceptor: the leader's part is done."""
+        """Our own acceptor knows the entries below `chosen` to be chosen: the leader lets go of them."""
         done = self.entries[: chosen - self.start]
         self.bytes -= sum(len(entry.payload) for entry in done)
         del self.entries[: chosen - self.start]
         self.start = chosen
 
     def due(self, peer: int, now: float) -> tuple[int, bool] | None:
-        """What to send to a peer now, up to the end: (start, sync), or None.
+        """Where to begin what is sent to a peer now, and whether it is the sync; None if nothing is due.
 
-        The first Accept of a ballot is its sync. What stays unanswered is sent again from where the peer
-        stands, which may lie below our chosen length.
+        The first Accept of a ballot is its sync. What stays unanswered is sent again from the length that the
+        peer has answered, which may lie below our chosen length.
         """
         courier = self.couriers[peer]
         held = self.lengths.get(peer, -1)
         if held >= self.end and courier.sent >= self.end:
-            return None  # asked in every turn, and mostly so
+            return None  # the common case: nothing to send
         late = now - courier.at >= min(RESEND_AFTER * (1 << courier.silent), RESEND_AT_MOST)
         if late and held < courier.sent:
             start, sync = (held, False) if held >= 0 else (self.start, True)
@@ -498,9 +576,10 @@ class Proposer:
 class Learner:
     """Merges all logs into one order.
 
-    `chosen`, `evidence` and `known` are the facts known of each log; `frontier` is that part of `known` whose
-    entries the acceptor holds, as far as `held`; `executed` counts the entries passed; `heads` has the
-    timestamp of the next command of each log.
+    Of each log it knows the facts that it was told: `chosen`, `evidence`, and `known`, a frontier. `held`
+    counts the chosen entries that the acceptor has, and `frontier` is as much of `known` as they reach.
+    `executed` counts the entries that are applied, and the no-ops among them. `heads` has the timestamp of
+    the log's next command, if one is chosen.
     """
 
     def __init__(self, acceptors: dict[int, Acceptor]) -> None:
@@ -524,7 +603,7 @@ class Learner:
         return fact
 
     def last_timestamp(self, proposer: Proposer) -> int:
-        """The timestamp of a leader's last entry, or above what is known of its log."""
+        """A timestamp that no entry of this leader's log lies above: its next entry is stamped above it."""
         if proposer.entries:
             return proposer.entries[-1].timestamp
         held = self.acceptors[proposer.log].entries[-1:]
@@ -533,7 +612,7 @@ class Learner:
     def learn(self, log: int, chosen: int, evidence: int, frontier: int) -> bool:
         """Merge a fact; True if it said anything new.
 
-        (chosen, evidence) is one pair, the frontier goes by itself.
+        (chosen, evidence) is one pair: the larger one stays. The frontier goes by itself.
         """
         news = False
         if chosen > self.chosen[log] or (chosen == self.chosen[log] and evidence > self.evidence[log]):
@@ -545,7 +624,7 @@ class Learner:
         return news
 
     def settle(self, log: int) -> bool:
-        """Bring what is held and what is known together; True if the chosen prefix held has grown."""
+        """Bring the facts and the acceptor's entries together; True if more chosen entries are here now."""
         acceptor = self.acceptors[log]
         if acceptor.chosen < self.chosen[log]:
             acceptor.learn(self.chosen[log], self.evidence[log])
@@ -554,7 +633,7 @@ class Learner:
             self.moved = True
             self.held[log] = chosen
             self.passed(log)
-            if chosen > acceptor.base:  # else a checkpoint has just covered them all
+            if chosen > acceptor.base:  # else a checkpoint has just covered all of them
                 last = acceptor.timestamp_of(chosen)
                 self.frontier[log] = max(self.frontier[log], last)
                 self.known[log] = max(self.known[log], last)
@@ -564,7 +643,7 @@ class Learner:
         return chosen > before
 
     def passed(self, log: int) -> None:
-        """Find the log's next command; no-ops are passed over, they carry nothing and wait for nothing."""
+        """Find the log's next command. No-ops count as executed at once: they wait for nothing."""
         acceptor = self.acceptors[log]
         slot = self.executed[log]
         while slot < acceptor.chosen:
@@ -578,7 +657,7 @@ class Learner:
         self.executed[log] = slot
 
     def next(self) -> tuple[int, int] | None:
-        """(timestamp, owner) of the earliest chosen command that is not applied yet."""
+        """The (timestamp, owner) of the earliest chosen command that is not applied yet."""
         first = None
         for log, timestamp in self.heads.items():
             if first is None or (timestamp, log) < first:
@@ -603,10 +682,18 @@ class Learner:
             self.passed(owner)
             yield timestamp, owner, payload
 
-    def waits_on(self, read: int) -> dict[int, int]:
-        """The logs that the next command, or a read with this timestamp (0: none), waits for.
+    def has_passed(self, position: tuple[int, int]) -> bool:
+        """Whether all commands up to this position are applied, and no other can come there any more."""
+        timestamp, owner = position
+        following = self.next()
+        return (following is None or following > position) and all(
+            frontier >= timestamp - (log > owner) for log, frontier in self.frontier.items()
+        )
 
-        For each, how far its frontier has to come.
+    def waits_on(self, read: int) -> dict[int, int]:
+        """The logs whose frontiers are waited for, each with the timestamp that it has to reach.
+
+        The next command waits for them, or a read with the timestamp `read` (0: none).
         """
         timestamp, owner = self.next() or (0, 0)
         waits = {}
@@ -617,11 +704,10 @@ class Learner:
         return waits
 
     def install(self, cut: Cut) -> bool:
-        """Stand at least where a checkpoint stands.
+        """Merge a checkpoint. True if its position lies beyond ours: then its state takes the place of ours.
 
-        True if its position lies beyond ours: then its state takes the place of what we have applied.
-        Element by element, for no-ops are passed over early: of two nodes' positions neither need lie beyond
-        the other's in all logs.
+        This goes log by log, because no-ops count early: of two nodes, each may have executed more entries
+        than the other in some log.
         """
         timestamp, owner = cut.position
         for log, (executed, evidence, last) in cut.logs.items():
@@ -638,7 +724,7 @@ class Learner:
         return True
 
     def cut(self, clock: int) -> Cut:
-        """Where a checkpoint stands that is made of what is applied now."""
+        """Where a checkpoint would stand that is made of what is applied now."""
         logs = {}
         for log, acceptor in self.acceptors.items():
             executed = self.executed[log]
@@ -646,9 +732,9 @@ class Learner:
         return Cut(self.position, logs, clock)
 
     def recover(self, position: tuple[int, int]) -> Iterator[tuple[int, int, bytes]]:
-        """After a restart: the commands that were applied up to the position, in the same order.
+        """After a restart: the commands that had been applied up to the position, in the same order.
 
-        Those that an installed checkpoint has are left out.
+        Those that an installed checkpoint has are not among them.
         """
         logs = []
         covered = self.position  # by an installed checkpoint

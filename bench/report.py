@@ -496,10 +496,13 @@ def write(directory: Path) -> None:
     (directory / "report.html").write_text(page(tables, pictures, manifest, marked), encoding="utf-8")
 
 
-# ----------------------------------------------------------------------------------------------------- README
+# -------------------------------------------------------------------------------------------------- documents
 
-IN_README = ("mean", "stddev", "throughput", "percentiles", "scaling", "mix", "batches", "fault", "failures")
-CHARTS_IN_README = ("throughput", "scaling")
+IN_PERFORMANCE = (
+    "mean", "stddev", "throughput", "percentiles", "scaling", "mix", "batches", "fault", "failures",
+)  # fmt: skip
+CHARTS_IN_PERFORMANCE = ("throughput", "scaling")
+CHART_IN_README = "scaling"
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 
 
@@ -513,29 +516,54 @@ def command(settings: dict[str, Any]) -> str:
     return " ".join(["scripts/bench.sh --readme", *(f"{name} {value}" for name, value in options.items())])
 
 
-def into_readme(directory: Path, readme: Path) -> None:
-    """Put this result into README.md, between its two marks: tables, and two charts (in docs/charts)."""
+def summary(samples: Sequence[Sample]) -> list[Table]:
+    """The table of the README: a row for each system, at the largest size of the original tables."""
+    metrics = (("throughput", 1), ("mean_s", 1000), ("p99_s", 1000))
+    head = ["system", "operations per second", "mean, ms", "p99, ms"]
+    tables = []
+    for x in points(samples, "tables")[-1:]:
+        rows: list[list[Cell]] = [
+            [NAMES[name], *(point(samples, "tables", name, x, metric, scale) for metric, scale in metrics)]
+            for name in systems(samples, "tables")
+        ]
+        tables.append(Table("summary", f"{x:,.0f} operations from two closed-loop clients", head, rows))
+    return tables
+
+
+def into_documents(directory: Path, project: Path) -> None:
+    """Put this result between the marks of README.md (a small table, one chart) and docs/performance.md."""
     samples: list[Sample] = json.loads((directory / "results.json").read_text())
     facts = json.loads((directory / "manifest.json").read_text())
-    charts = readme.parent / "docs" / "charts"
-    charts.mkdir(parents=True, exist_ok=True)
+    docs = project / "docs"
+    (docs / "charts").mkdir(parents=True, exist_ok=True)
     revision = str(facts["revision"])[:10]
     where = f"nodes {facts['nodes']}, {facts['cores']} cores ({facts['processor']})"
     said = (
         f"Measured on {facts['date'][:10]} by `{command(facts['settings'])}`: revision {revision}, {where}."
     )
-    lines = [BEGIN, "", said, NOTE, ""]
+    short, long = [said, ""], [said, NOTE, ""]
     for name, figure in all_charts(samples).items():
-        if name in CHARTS_IN_README:
-            figure.savefig(charts / f"{name}.svg", metadata={"Date": None})
-            lines += [f"![{figure.get_suptitle()}](docs/charts/{name}.svg)", ""]
-    lines += [markdown(table) for table in all_tables(samples) if table.name in IN_README]
-    lines += [f"- not used: {problem}" for problem in problems(samples)]
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+        if name in CHARTS_IN_PERFORMANCE:
+            figure.savefig(docs / "charts" / f"{name}.svg", metadata={"Date": None})
+            long += [f"![{figure.get_suptitle()}](charts/{name}.svg)", ""]
+        if name == CHART_IN_README:
+            short += [f"![{figure.get_suptitle()}](docs/charts/{name}.svg)", ""]
+    short += map(markdown, summary(samples))
+    long += [markdown(table) for table in all_tables(samples) if table.name in IN_PERFORMANCE]
+    long += [f"- not used: {problem}" for problem in problems(samples)]
+    texts = {path: _between_marks(path, lines) for path, lines in (
+        (project / "README.md", short), (docs / "performance.md", long))}  # fmt: skip
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+
+
+def _between_marks(document: Path, lines: Sequence[str]) -> str:
+    """The document with these lines in place of those between its two marks."""
+    before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f"{readme}: no {BEGIN} followed by {END}")
-    readme.write_text(before + "\n".join([*lines, END]) + after, encoding="utf-8")
+        raise ValueError(f"{document}: no {BEGIN} followed by {END}")
+    return before + "\n".join([BEGIN, "", *lines, END]) + after
 
 
 # ------------------------------------------------------------------------------------------------- comparison

@@ -334,7 +334,7 @@ def bench(options: argparse.Namespace) -> int:
     for problem in bench_report.problems(samples):
         print(f"not used: {problem}", file=sys.stderr)
     if options.readme:
-        bench_report.into_readme(options.out, PROJECT / "README.md")
+        bench_report.into_documents(options.out, PROJECT)
     print((options.out / "tables.md").read_text())
     print(f"{options.out / 'report.html'} shows all of it")
     return 1 if any(sample["problem"] for sample in samples) else 0
@@ -362,7 +362,7 @@ def report(options: argparse.Namespace) -> int:
     """Make the report again."""
     bench_report.write(options.directory)
     if options.readme:
-        bench_report.into_readme(options.directory, PROJECT / "README.md")
+        bench_report.into_documents(options.directory, PROJECT)
     return 0
 
 
@@ -414,7 +414,11 @@ def parser() -> argparse.ArgumentParser:
         help="where to write; what is there is replaced (default: %(default)s)")  # fmt: skip
     add("--peers", type=_some(PEERS), default=[], metavar="NAME,...",
         help=f"compare with these, where they are installed ({','.join(PEERS)})")  # fmt: skip
-    add("--readme", action="store_true", help="put the tables and two charts into README.md")
+    add(
+        "--readme",
+        action="store_true",
+        help="put the tables into docs/performance.md, the shortest and a chart into README.md",
+    )
     add("--parts", type=_some(PARTS), default=[*PARTS], metavar="NAME,...",
         help=f"only these parts (default: {','.join(PARTS)})")  # fmt: skip
     add("--rows", type=_positive, default=8000, metavar="N",
@@ -442,7 +446,7 @@ def _command(words: list[str]) -> tuple[Callable[[argparse.Namespace], int], arg
             prog="bench.sh report", description="Make the report of a result again."
         )
         one.add_argument("directory", type=Path, metavar="DIR", help="where its results.json is")
-        one.add_argument("--readme", action="store_true", help="put it into README.md as well")
+        one.add_argument("--readme", action="store_true", help="put it into the documents as well")
         return report, one.parse_args(words[1:])
     options = parser().parse_args(words)
     options.sizes += [FULL] if options.full and FULL not in options.sizes else []

@@ -16,6 +16,8 @@ from paxoskv.client.operations import READ_MODES, ClientError, NoNodeReachable, 
 from paxoskv.client.sync import Client
 from paxoskv.config import Cluster, ClusterError, load
 
+PROJECT: Final = Path(__file__).resolve().parents[2]
+PROGRAM: Final = "client.py" if (PROJECT / "client.py").exists() else "paxoskv"  # the installed command
 DONE, NEGATIVE, USAGE, UNREACHABLE, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 4, 130  # see EXIT_CODES
 
 EXIT_CODES: Final = """\
@@ -74,7 +76,7 @@ class Output:
 
 
 def _complain(message: object) -> None:
-    print(f"client.py: {message}", file=sys.stderr)
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
 
 
 # -------------------------------------------------------------------------------------------------- commands
@@ -337,7 +339,7 @@ def _between(low: int, high: int) -> Callable[[str], int]:
 
 def _default_cluster() -> str:
     """Return the path of cluster.json beside client.py; an installed client has none beside it."""
-    beside = Path(__file__).resolve().parents[2] / "cluster.json"
+    beside = PROJECT / "cluster.json"
     return os.path.relpath(beside) if beside.exists() else "cluster.json"
 
 
@@ -368,7 +370,7 @@ Add = Callable[..., argparse.ArgumentParser]  # adds a command: its name, what i
 def arguments_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="client.py",
+        prog=PROGRAM,
         description="Talk to a cluster: single commands, or whole files of operations with measurements.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -411,7 +413,7 @@ def _add_operations(add: Add) -> None:
     _add_read(get)
     add("delete", "remove a key").add_argument("key")
     cas = add("cas", "set a key if it holds what is expected")
-    cas.usage = "client.py cas [options] KEY EXPECTED VALUE | client.py cas [options] KEY --absent VALUE"
+    cas.usage = "{0} KEY EXPECTED VALUE | {0} KEY --absent VALUE".format(f"{PROGRAM} cas [options]")
     cas.add_argument("key")
     cas.add_argument("values", nargs="+", metavar="EXPECTED VALUE")
     cas.add_argument("--absent", action="store_true", help="expect that the key does not exist")

@@ -12,6 +12,7 @@ import gc
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -41,7 +42,7 @@ from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import Checkpoints
 from paxoskv.storage.checkpoint_process import CheckpointProcess
-from paxoskv.storage.data_dir import discard_replacement
+from paxoskv.storage.data_dir import condemn, discard_replacement
 from paxoskv.storage.files import Damaged, JournalError, Unreadable
 from paxoskv.storage.journal import Journal
 from paxoskv.wire.connection import Flusher, tls_contexts
@@ -75,7 +76,7 @@ def put_together(
     accept_tls, connect_tls = tls_contexts(tls.certificate, tls.key, tls.authority) if tls else (None, None)
     writer = Writer(journal, loop, counts.fsync)
     answer = Answers(counts).answer
-    peers = Peers(identity, core, members, flusher, counts, connect_tls, loop)
+    peers = Peers(identity, core, members, flusher, counts, connect_tls, loop, partial(condemn, directory))
     files = Checkpoints(directory, journal, turns.later)
     nodes = sorted([identity.node, *members]) if identity.node else []
     maker = CheckpointProcess(files, nodes, PROCESSORS, journal.lock)

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from thrift.Thrift import TApplicationException
@@ -101,8 +102,12 @@ class Peers:
         counts: Counts,
         tls: ssl.SSLContext | None,
         loop: asyncio.AbstractEventLoop,
+        condemn: Callable[[str], None],
     ) -> None:
-        """`members`: the peers. `tls`: for the connections that we make."""
+        """`members`: the peers. `tls`: for the connections that we make.
+
+        `condemn`: let no later start use our data, for it is a stale copy.
+        """
         self.identity = identity
         self.core = core
         self.members = members
@@ -110,6 +115,7 @@ class Peers:
         self.counts = counts
         self.tls = tls
         self.loop = loop
+        self.condemn = condemn
         self.logs = frozenset({identity.node, *members})
         self.links: dict[int, Link] = {}
         self.greeted: set[int] = set()  # peers that our link may be used to
@@ -317,6 +323,9 @@ class Peers:
                 return
         elif STALE not in reason:
             return
+        else:
+            with suppress(OSError):  # the next start will be refused, too, if somebody who knows is there
+                self.condemn(reason)
         end(EXIT_STALE, "refused", reason=reason)
 
     def _down(self, link: Link, error: Exception | None) -> None:

@@ -186,10 +186,7 @@ class Download:
         if not chunk.number or chunk.size < self.offset + len(chunk.data) or not chunk.data:
             self.stop()
             return False
-        if chunk.offset != self.offset:
-            return False
-        if not self._store(chunk):
-            self.stop()
+        if chunk.offset != self.offset or not self._keep(chunk):
             return False
         self.offset += len(chunk.data)
         self.progress, self.asks = now, 0
@@ -202,22 +199,23 @@ class Download:
             self.ask_at = now + CHUNK_PAUSE
         return self.finishing
 
-    def _store(self, chunk: Chunk) -> bool:
-        """Write the piece into the file; False if the disk does not take it."""
+    def stop(self) -> None:
+        """Begin anew when the core asks for it, perhaps with another peer."""
+        if self.number:
+            self.checkpoints.drop()
+        self.peer, self.number, self.offset, self.finishing = None, 0, 0, False
+
+    def _keep(self, chunk: Chunk) -> bool:
+        """Write it to the disk; False if there is no room, which ends the download."""
         try:
             if not self.number:
                 self.number, self.size, self.check = chunk.number, chunk.size, chunk.check
                 self.checkpoints.begin(chunk.size)
             self.checkpoints.write(chunk.offset, chunk.data)
         except OSError:
+            self.stop()
             return False
         return True
-
-    def stop(self) -> None:
-        """Begin anew when the core asks for it, perhaps with another peer."""
-        if self.number:
-            self.checkpoints.drop()
-        self.peer, self.number, self.offset, self.finishing = None, 0, 0, False
 
     def _begin(self, now: float) -> None:
         self.number, self.offset, self.asks, self.progress = 0, 0, 0, now
@@ -247,10 +245,8 @@ class Replica:
         `write(frame, done, new_segment)` must call done() later, when the frame is durable, and never from
         inside the call. `new_segment`: the frame begins one, and when it is durable, a checkpoint can be made
         of all segments before it.
-
         `answer(token, value)`: the value is a Result, a list of them, whatever read()'s question returned, or
         one of the interface's exceptions.
-
         `wanted()`: a peer needs a newer checkpoint of ours: make one, soon, by roll(), unless one is being
         made. Without it roll() is called at once.
         """

@@ -1,4 +1,22 @@
-"""One node's protocol: the frame that joins the Acceptors, the Proposers, the Learner and the parts."""
+"""One node's protocol: the frame that joins the Acceptors, the Proposers, the Learner and the parts.
+
+Nothing here does I/O or looks at a clock. The caller runs this loop, the same in the server and in the
+simulator:
+
+    node.step(sender, message, now), node.propose(...), node.read(...), node.tick(now)   any number of times
+    ready = node.drain(now, more)              more: commands wait for the next entry
+    send ready.send                            at once
+    journal ready.journal + node.notes()       in one frame; it may wait for others unless ready.urgent
+    send ready.send_after                      when that frame, and every frame before it, is durable
+    apply ready.apply to the store, then answer ready.reads
+
+Messages that a node addresses to itself go into its step() when they would leave.
+
+Now and then the journal begins a new segment with node.state(), and a checkpoint is made of the segments
+before it; node.checkpointed() then lets the entries that it covers be given up. Where ready.catch_up names a
+peer, entries that we lack were given up there: the caller takes that peer's checkpoint, and node.install()
+merges it.
+"""
 
 from collections.abc import Collection, Iterable, Sequence
 from random import Random
@@ -275,6 +293,8 @@ class Node(Core):
         self.compaction.holds(sender, message.held)
         self.divergence.compare(sender, message.applied, message.hash, now)
         self.divergence.look_what_is_missing(sender, message, self.compaction.held(sender), now)
+        if message.applied > self.learner.position and self.learner.has_passed(message.applied):
+            self.divergence.applied_elsewhere(sender, message.applied, now)
         for fact in message.facts:
             self.logs.learn(fact, now, sender)
 

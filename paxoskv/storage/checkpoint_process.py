@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+import paxoskv
 from paxoskv.multipaxos import Cut
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.node import Node
@@ -30,6 +31,7 @@ from paxoskv.storage.data_dir import Manifest, load_manifest, read_identity
 from paxoskv.storage.files import NO_ROOM, JournalError
 
 PROGRAM = [sys.executable, "-P", "-m", "paxoskv.storage.checkpoint_process"]  # this module, as a process
+SOURCES = str(Path(str(paxoskv.__file__)).resolve().parents[1])  # __file__ may be the compiled module's
 PAUSE_S = 0.004  # seconds after each piece of the work: nobody waits for the checkpoint
 NICENESS = 10  # the process has time
 EXIT_FAILED, EXIT_FULL = 1, 3  # exit codes of the process; EXIT_FULL: no room on the disk
@@ -76,7 +78,7 @@ class CheckpointProcess:
         self.child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             pass_fds=[] if self.lock is None else [self.lock], start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+            env={**os.environ, "PYTHONPATH": SOURCES},
         )  # fmt: skip
         assert self.child.stdout and self.child.stderr and self.child.stdin
         with self.child:

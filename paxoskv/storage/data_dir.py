@@ -5,6 +5,7 @@
       identity.json                   who the node is; made by --init, last of all
       manifest.json                   which checkpoint (see checkpoint.py) the journal stands on; absent: none
       synced                          the mark, see mark.py
+      stale                           why peers refused this data as a stale copy; absent: they have not
       journal/0000000001.segment      frames, oldest first, see segments.py
       journal/0000000002.segment      the next segment, made ahead of need: a header, then zeros
       journal/0000000003.segment.new  not finished: removed by the next start
@@ -29,6 +30,7 @@ from paxoskv.wire.structs import Identity
 
 SEGMENT_BYTES: Final = 16 << 20  # a new segment is rare, and made in well under a second
 MANIFEST: Final = "manifest.json"
+STALE: Final = "stale"
 FORMAT: Final = 1  # of identity.json and manifest.json
 
 
@@ -155,6 +157,27 @@ def is_manifest_of_another_version(data: bytes) -> bool:
         return written and check == zlib.crc32(json.dumps(content).encode())
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return False
+
+
+# ------------------------------------------------------------------------------------ a copy that was refused
+
+
+def condemn(directory: Path, reason: str, files: Files | None = None) -> None:
+    """Let no start use this data any more: a peer has refused it as a stale copy.
+
+    Durably, for those who know better may be gone at the next start. OSError if that fails.
+    """
+    files = files or Files()
+    if not files.exists(directory / STALE):
+        make_file(files, directory / STALE, iter([f"{reason}\n".encode()]))
+
+
+def check_not_condemned(files: Files, directory: Path) -> None:
+    """Unreadable if this data was refused before: whether it is given up is for people to decide."""
+    path = directory / STALE
+    if files.exists(path):
+        reason = files.read(path).decode(errors="replace").strip()
+        raise Unreadable(path, 0, f"peers have refused this data: {reason}")
 
 
 # ----------------------------------------------------------------------------------- making and replacing one

@@ -32,7 +32,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from paxoskv.storage.data_dir import MANIFEST, SEGMENT_BYTES, Manifest, load_manifest, read_identity
+from paxoskv.storage.data_dir import (
+    MANIFEST,
+    SEGMENT_BYTES,
+    Manifest,
+    check_not_condemned,
+    load_manifest,
+    read_identity,
+)
 from paxoskv.storage.files import Damaged, Files, Full, JournalError, Locked, zeros
 from paxoskv.storage.mark import Mark, MarkFile, check_mark, check_owner, load_mark
 from paxoskv.storage.segments import (
@@ -111,6 +118,7 @@ class Journal:
             self._lock = files.lock(directory / "lock")
             identity = read_identity(files.read(path))
             path = directory / MANIFEST
+            check_not_condemned(files, directory)
             self.manifest = load_manifest(files, directory)
             return identity
         except BlockingIOError as error:

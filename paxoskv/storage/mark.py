@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from paxoskv.storage.files import Damaged, Files, make_file
+from paxoskv.storage.files import Damaged, Files, Unreadable, make_file
 from paxoskv.storage.segments import Segment
 
 SYNCED: Final = "synced"
@@ -50,14 +50,24 @@ def read_mark(data: bytes) -> Mark | None:
     return Mark(*fields) if magic == MARK_MAGIC and check == zlib.crc32(data[: MARK.size]) else None
 
 
+def is_of_another_version(data: bytes) -> bool:
+    """Whether this is an intact mark, but in a format that is not known here."""
+    (check,) = CHECK.unpack(data[-CHECK.size :]) if len(data) >= CHECK.size else (-1,)
+    same = data[: len(MARK_MAGIC)] == MARK_MAGIC
+    return not same and data.startswith(MARK_MAGIC[:-1]) and check == zlib.crc32(data[: -CHECK.size])
+
+
 def load_mark(files: Files, directory: Path) -> Mark | None:
     """The mark of a data directory; None if it is missing. Damaged if it cannot be read."""
     path = directory / SYNCED
     if not files.exists(path):
         return None
-    mark = read_mark(files.read(path))
+    data = files.read(path)
+    mark = read_mark(data)
+    if mark is None and is_of_another_version(data):
+        raise Unreadable(path, 0, "is intact, but no mark of a version known here")
     if mark is None:
-        raise Damaged(path, 0, "is no mark of this version, or its check does not match: it was changed")
+        raise Damaged(path, 0, "is no mark, or its check does not match: it was changed")
     return mark
 
 
@@ -81,7 +91,7 @@ def check_mark(
             f"frame {last + 1} was never durable, or is damaged: {directory / SYNCED}, which would tell, is "
             "missing (data of a version that made no such file: start it once with that version)"
         )
-        raise Damaged(*torn, reason)
+        raise Unreadable(*torn, reason)
     if mark is not None and mark.number > last:
         reason = (
             f"frame {last + 1} cannot be read, but {directory / SYNCED} says that frame {mark.number} was "
@@ -107,7 +117,10 @@ class MarkFile:
 
     def open(self, found: Mark | None, now: Mark) -> None:
         """Begin to write it. Recovery found the one, if any; what the other names is durable now."""
-        if found is None:  # data of an earlier version
+        if found is None:  # data of an earlier version, whose first start with this one may have ended here
+            unfinished = self._path.with_name(self._path.name + ".new")
+            if self._files.exists(unfinished):
+                self._files.remove(unfinished)
             make_file(self._files, self._path, iter([mark_bytes(now)]))
         self._handle = self._files.open(self._path)
         if found != now:

@@ -385,8 +385,15 @@ class Told:
         self.voted = dict.fromkeys(logs, (0, 0))
         self.stood = dict.fromkeys(logs, 0)
 
-    def hears(self, message: Message, sender: int) -> None:
+    def hears(self, message: Message, sender: int, held: dict[int, Held]) -> None:
+        """Note what a node hears. `held`: what is durable there.
+
+        Of ballots that it has not stood with it counts nothing: an answer may come to a later disk of the
+        node that had asked.
+        """
         kind = message.__class__
+        if (kind is Promise or kind is Accepted) and message.ballot > held[message.log].candidate:
+            return
         if kind is Promise and message.verdict == Verdict.PROMISED:
             self.promised[message.log] = max(self.promised[message.log], message.ballot)
         elif kind is Accepted and message.vote == Vote.TAKEN:
@@ -1047,10 +1054,13 @@ class Machine:
                 return
             if who > noted:
                 reason = self.core.greet(other.identities[who[1]]._replace(incarnation=who[0]))
-                if reason is not None:
+                if reason is not None and who[1] in other.lives:
                     self.simulation.fail(f"node {self.node} refuses: {reason}")
+                if reason is not None:  # a late message of a disk that is lost
+                    return
         if who[1] in other.lives:
-            self.simulation.oracle.told[self.node][sender].hears(message, sender)
+            oracle = self.simulation.oracle
+            oracle.told[self.node][sender].hears(message, sender, oracle.held[self.node])
         if message.__class__ is Promise and message.verdict == Verdict.BEHIND:
             self.simulation.faults["behind"] += 1
         self.replica.step(sender, message, call)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from paxoskv import ClientError
-from paxoskv.node.eventlog import EXIT_BUG, EXIT_STALE
+from paxoskv.node.eventlog import EXIT_BUG, EXIT_STALE, EXIT_USAGE
 from paxoskv.storage.mark import SYNCED, Mark, mark_bytes, read_mark
 from paxoskv.storage.segments import frame, read_records, read_segment_header, scan
 from paxoskv.wire.codec import encode
@@ -102,6 +102,11 @@ def test_a_copy_of_a_running_nodes_data_that_is_put_back_is_refused(tmp_path: Pa
         assert cluster.nodes[3].wait() == EXIT_STALE
         log = cluster.nodes[3].log(5)
         assert "is a stale copy" in log and "--rejoin" in log and "its data has" in log
+        cluster.kill(1, 2, 4, 5)  # whoever knew: the verdict must outlast them
+        cluster.nodes[3].start()
+        assert cluster.nodes[3].wait() == EXIT_USAGE
+        assert "stale: offset 0: peers have refused this data" in cluster.nodes[3].log(1)
+        cluster.restart(1, 2, 4, 5)
         shutil.rmtree(cluster.data / "node-3")
         cluster.nodes[3].start("--rejoin")
         cluster.wait_until_ready([3])

@@ -57,7 +57,8 @@ class Bench:
         self.counts = Counts()
         members = {node: SimpleNamespace(host="127.0.0.1", port=node) for node in (2, 3)}
         loop: Any = SimpleNamespace(time=lambda: self.now)
-        parts: Any = (US, self.core, members, Flusher(), self.counts, None, loop)
+        self.condemned: list[str] = []
+        parts: Any = (US, self.core, members, Flusher(), self.counts, None, loop, self.condemned.append)
         self.part = Peers(*parts)
         self.part.introduced = True
 
@@ -253,6 +254,7 @@ def test_a_node_that_is_told_that_it_is_a_stale_copy_ends_at_once(bench: Bench, 
     with pytest.raises(Ended):
         bench.answers(bench.link(2), b"hello", frame)
     assert ends == [EXIT_STALE]
+    assert bench.condemned == ["node 1 is a stale copy: remove its data"], "for the starts to come"
 
 
 def test_a_node_that_another_process_stands_in_for_ends_when_that_is_surely_alive(

@@ -186,7 +186,7 @@ def test_cluster_files_in_documents_are_read(tmp_path: Path) -> None:
         assert len(config.load(tmp_path / "cluster.json").nodes) == 5
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [*DOCUMENTS, PROJECT / "CONTRIBUTING.md"], ids=lambda path: path.name)
 def test_files_of_the_project_that_a_document_names_are_there(document: Path) -> None:
     named = set(
         re.findall(

@@ -1,8 +1,10 @@
 """`pip install` of the project's directory brings one package, with the library, the client and a node."""
 
+import importlib
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,8 @@ def test_an_installed_client_works_from_anywhere(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     server = [environment / "bin" / "paxoskv-server", "--standalone", "--listen", f"127.0.0.1:{port}"]
     single = ["--single", f"127.0.0.1:{port}", "--timeout", "60"]
+    done = finish([command, "get", *single, "colour"], cwd=elsewhere)
+    assert done.stderr.startswith("paxoskv: no node can be reached")
     with subprocess.Popen([*server, "--data", "data"], cwd=elsewhere, preexec_fn=die_with_parent) as node:
         try:
             put = [command, "put", *single, "colour", "red"]
@@ -99,3 +103,11 @@ def test_a_program_loads_no_module_of_the_other_side(program: str, others: list[
     done.check_returncode()
     loaded = {name.split(".")[1] for name in done.stdout.split() if "." in name}
     assert not loaded & set(others)
+
+
+def test_the_commands_that_are_installed_are_there() -> None:
+    scripts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert set(scripts) == {"paxoskv", "paxoskv-server"}
+    for place in scripts.values():
+        module, _, function = place.partition(":")
+        assert callable(getattr(importlib.import_module(module), function)), place

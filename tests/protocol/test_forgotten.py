@@ -121,6 +121,36 @@ def test_two_histories_are_found_out_when_the_others_return() -> None:
         assert "old copy of its data" in reason and '"Two histories" in docs/operations.md' in reason
 
 
+def test_two_histories_of_equal_length_are_found_out_without_any_further_command() -> None:
+    """Both have another command in the same slot of log 3, and nobody sends it again."""
+    cluster = Cluster()
+    some_commands(cluster, 3, ALL)
+    cluster.run(0.5)
+    backup = cluster.backup(3)
+    for node in (4, 5):
+        cluster.crash(node)
+    cluster.run(1)
+    lost = cluster.put(3, "x", "acknowledged")
+    cluster.run_until(lost.answered, within_s=3)
+    cluster.run(0.5)
+    for node in (1, 2, 3):
+        cluster.crash(node)
+    cluster.two_histories = True
+    for node in ALL:
+        cluster[node].on_diverged = lambda node: None
+    cluster.restore(3, backup)
+    for node in (4, 5):
+        cluster.restart(node)
+    cluster.run_until(lambda: cluster.core(3).ready, within_s=5)
+    second = cluster.put(3, "x", "second")
+    cluster.run_until(second.answered, within_s=5)
+    cluster.run(1)
+    for node in (1, 2):
+        cluster.restart(node)
+    cluster.run_until(lambda: not (cluster[1].running or cluster[2].running), within_s=5)
+    assert cluster[3].running and cluster[4].running and cluster[5].running, "most agree with them"
+
+
 def test_a_checkpoint_of_the_other_history_is_found_out_too() -> None:
     cluster = two_histories()
     for node in (3, 4, 5):

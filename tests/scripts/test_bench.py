@@ -171,24 +171,33 @@ def test_a_report_can_be_made_of_whatever_was_measured(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- comparison
 
 
-def test_the_readme_gets_tables_and_charts_between_its_marks_and_keeps_the_rest(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold figures\n{report.END}\nafter\n")
+def test_the_documents_get_tables_and_charts_between_their_marks_and_keep_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    readme, performance = documents = (tmp_path / "README.md", tmp_path / "docs" / "performance.md")
+    for document in documents:
+        document.write_text(f"before\n{report.BEGIN}\nold figures\n{report.END}\nafter\n")
     for faster in (1.0, 2.0):
         directory = results(tmp_path / f"{faster}", experiment(faster))
-        report.into_readme(directory, readme)
-        text = readme.read_text()
-        assert text.startswith("before\n")
-        assert text.endswith("\nafter\n")
-        assert "old figures" not in text
-        assert text.count("Average throughput") == 1
-        assert f"{1010 * faster:,.0f}" in text
-        charts = set(re.findall(r"\]\((docs/charts/[a-z]+\.svg)\)", text))
-        assert charts == {f"docs/charts/{name}.svg" for name in report.CHARTS_IN_README}
-        assert all((tmp_path / chart).stat().st_size > 1000 for chart in charts)
-    readme.write_text("no marks")
-    with pytest.raises(ValueError, match="no <!-- measured -->"):
-        report.into_readme(directory, readme)
+        report.into_documents(directory, tmp_path)
+        for document, charts, title in (
+            (readme, {report.CHART_IN_README}, "450 operations from two"),
+            (performance, set(report.CHARTS_IN_PERFORMANCE), "Average throughput"),
+        ):
+            text = document.read_text()
+            assert text.startswith("before\n")
+            assert text.endswith("\nafter\n")
+            assert "old figures" not in text
+            assert text.count(title) == 1
+            assert f"{1010 * faster:,.0f}" in text
+            shown = re.findall(r"\]\(([a-z/]+\.svg)\)", text)
+            assert {Path(chart).stem for chart in shown} == charts
+            assert all((document.parent / chart).stat().st_size > 1000 for chart in shown)
+    assert "| Paxos, linearizable reads | 2,020 (" in readme.read_text()
+    before = readme.read_text()
+    performance.write_text("no marks")
+    with pytest.raises(ValueError, match=r"performance.md: no <!-- measured -->"):
+        report.into_documents(results(tmp_path / "last", experiment()), tmp_path)
+    assert readme.read_text() == before
 
 
 def test_the_readme_names_the_command_that_measures_the_same_again() -> None:

@@ -24,6 +24,7 @@ from paxoskv.state.store import RESERVED_KEY
 from paxoskv.storage.checkpoint import bookkeeping, cut_of
 from paxoskv.storage.data_dir import create
 from paxoskv.storage.files import Damaged
+from paxoskv.storage.mark import SYNCED
 from paxoskv.storage.segments import FIRST, read_frame_header, read_segment_header
 from paxoskv.wire.structs import Record
 from tests.harness.disk import SECTOR as SECTOR_BYTES
@@ -208,6 +209,9 @@ def test_no_state_that_a_power_cut_can_leave_loses_anything_acknowledged():
     disk = Recording()
     disk.make_directory(NODE)
     create(NODE, Server.IDENTITY, SEGMENT, disk)
+    disk.remove(NODE / SYNCED)  # as an earlier version has left it
+    disk.sync_directory(NODE)
+    disk.acknowledged = 0
     server = Server(NODE, disk, segment_bytes=SEGMENT)
 
     def step() -> None:
@@ -222,7 +226,7 @@ def test_no_state_that_a_power_cut_can_leave_loses_anything_acknowledged():
     def take_another_nodes_checkpoint() -> None:
         """One that stands further on than we do."""
         disk.asked += 1
-        clock = server.core.clock.time + 1
+        clock = server.core.clock + 1
         cut = Cut((clock, 0), {}, clock)
         more = {"sessions": [], "hash": 7, **bookkeeping(cut)}
         data = json.dumps({**expected(disk.asked), RESERVED_KEY: more}).encode()

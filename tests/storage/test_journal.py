@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from paxoskv.storage import files as files_module
 from paxoskv.storage.data_dir import create, read_identity
-from paxoskv.storage.files import Damaged, Files, Full, JournalError, Locked
+from paxoskv.storage.files import Damaged, Files, Full, JournalError, Locked, Unreadable
 from paxoskv.storage.journal import Journal
 from paxoskv.storage.mark import SYNCED, Mark, mark_bytes, read_mark
 from paxoskv.storage.segments import (
@@ -685,8 +685,17 @@ def test_without_a_mark_a_clean_journal_gets_one_and_a_torn_tail_is_damage(tmp_p
     data[start + 40] ^= 1
     overwrite(path, data)
     with pytest.raises(
-        Damaged, match=r"frame 3 was never durable, or is damaged: .*synced, which would tell"
+        Unreadable, match=r"frame 3 was never durable, or is damaged: .*synced, which would tell"
     ):
+        recovered(tmp_path / "data")
+
+
+def test_an_intact_mark_of_another_version_is_not_given_up(tmp_path: Path):
+    make(tmp_path / "data", numbered(3))
+    path = tmp_path / "data" / SYNCED
+    data = path.read_bytes()[:-4].replace(b"synced_1", b"synced_2")
+    path.write_bytes(data + zlib.crc32(data).to_bytes(4, "big"))
+    with pytest.raises(Unreadable, match="no mark of a version known here"):
         recovered(tmp_path / "data")
 
 
