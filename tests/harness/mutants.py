@@ -454,6 +454,30 @@ MUTANTS = [
         ("protocol.divergence", "if len(differ) >= self.quorum or", "if False or"),
         ("protocol.divergence", "(asked and late and len(differ) >= ours)", "False"),
     ),
+    # -- between the parts
+    told(
+        "one more vote is deferred than may be",
+        "test_more_scenarios.test_a_command_makes_only_a_quorum_fsync_at_once",
+        (
+            "protocol.voters",
+            "if len(voters) == self.own.quorum:",
+            "if len(voters) == self.own.quorum - 1:",
+        ),
+    ),
+    told(
+        "reads are not told that a checkpoint has the entry that they ride on",
+        "test_checkpoints.test_reads_that_rode_on_commands_that_a_checkpoint_covers_have_a_round",
+        ("protocol.node", "            self.reads.log_lost()\n", ""),
+    ),
+    told(
+        "nobody forgets what a lost disk has said",
+        "test_rejoin.test_a_vote_of_the_lost_disk_does_not_count_once_its_successor_is_noted",
+        (
+            "protocol.node",
+            "        if self.incarnations.note(peer, incarnation, life):\n            self._forget(peer)\n",
+            "        self.incarnations.note(peer, incarnation, life)\n",
+        ),
+    ),
     # -- disks that were lost
     told(
         "N3: a rejoining node asks a quorum, not all",
