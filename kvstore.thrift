@@ -388,7 +388,7 @@ struct Accept {
 /** What an acceptor says to an Accept. */
 enum Vote {
     /** `length` entries of this ballot's log are held, durably. (Less than was sent: there was a gap.) */
-    TAKEN = 0,
+    ACCEPTED = 0,
     /** A higher ballot has been promised. */
     REFUSED = 1,
     /** This acceptor has not taken the ballot's sync, or must first fetch chosen entries below it. */
@@ -407,7 +407,7 @@ struct Accepted {
     3: Ballot promised
     /** Which answer it is. */
     4: Vote vote
-    /** TAKEN: entries held of this ballot's log, counted from slot 0, all of them durably. */
+    /** ACCEPTED: entries held of this ballot's log, counted from slot 0, all of them durably. */
     5: i64 length
     /** What the node knows of its own log. */
     6: Fact fact

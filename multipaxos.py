@@ -113,7 +113,7 @@ which raised its clocks to it (R6), and one node of that quorum is among those t
       adopt, and lead  `Proposer.on_promise`, with `best_log`
   2a  propose          `Proposer.append`, then `due`
   2b  accept           `Acceptor.on_accept`; the answer is a Vote:
-        TAKEN          so many entries as `length` says are accepted
+        ACCEPTED          so many entries as `length` says are accepted
         REFUSED        a higher ballot is promised already
         NEEDS_SYNC     the sync of this ballot, or a chosen entry below it, is missing here
         WITHHELD       no vote: this acceptor fails on purpose, as in an experiment
@@ -220,8 +220,8 @@ class Acceptor:
     entries at one `accepted`, never decrease; `evidence` <= `accepted` <= `promised`.
 
     Every handler gives its changes to `journal`, a callable. The caller sends PROMISED when the promise is on
-    the disk, and TAKEN with a length when so many entries are. (So a vote that can wait leaves at once, with
-    the length that is on the disk by then.)
+    the disk, and ACCEPTED with a length when so many entries are. (So a vote that can wait leaves at once,
+    with the length that is on the disk by then.)
     """
 
     def __init__(self, log: int, journal: Callable[[Record], None]) -> None:
@@ -279,7 +279,7 @@ class Acceptor:
             self._check_same(message.start, message.entries, self.length)
             self._hold(message.ballot, self.length, message.entries[self.length - message.start :])
         # Nothing is ever cut at one ballot: a late sync would cut entries that were counted (N1).
-        return Vote.TAKEN
+        return Vote.ACCEPTED
 
     def _take_sync(self, message: Accept) -> int:
         """A new ballot's log replaces ours, but for the entries that we know to be chosen."""
@@ -287,7 +287,7 @@ class Acceptor:
             return Vote.NEEDS_SYNC
         self._check_same(message.start, message.entries, self.chosen)
         self._hold(message.ballot, self.chosen, message.entries[self.chosen - message.start :])
-        return Vote.TAKEN
+        return Vote.ACCEPTED
 
     def learn(self, chosen: int, evidence: int) -> None:
         """The first `chosen` entries are chosen, as was counted at `evidence`: advance if ours are the same.
@@ -526,7 +526,7 @@ class Proposer:
         A node counts once, however often it answers.
         """
         courier = self.couriers[sender]
-        if message.vote != Vote.TAKEN:
+        if message.vote != Vote.ACCEPTED:
             courier.silent = 0
             if message.vote == Vote.NEEDS_SYNC:
                 courier.sent = -1

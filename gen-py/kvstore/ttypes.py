@@ -133,20 +133,20 @@ class Vote(object):
     What an acceptor says to an Accept.
 
     """
-    TAKEN = 0
+    ACCEPTED = 0
     REFUSED = 1
     NEEDS_SYNC = 2
     WITHHELD = 3
 
     _VALUES_TO_NAMES = {
-        0: "TAKEN",
+        0: "ACCEPTED",
         1: "REFUSED",
         2: "NEEDS_SYNC",
         3: "WITHHELD",
     }
 
     _NAMES_TO_VALUES = {
-        "TAKEN": 0,
+        "ACCEPTED": 0,
         "REFUSED": 1,
         "NEEDS_SYNC": 2,
         "WITHHELD": 3,
@@ -2961,7 +2961,7 @@ class Accepted(object):
      - ballot: The ballot of the Accept.
      - promised: The highest ballot promised.
      - vote: Which answer it is.
-     - length: TAKEN: entries held of this ballot's log, counted from slot 0, all of them durably.
+     - length: ACCEPTED: entries held of this ballot's log, counted from slot 0, all of them durably.
      - fact: What the node knows of its own log.
 
     """

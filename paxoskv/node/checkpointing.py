@@ -126,7 +126,7 @@ class Checkpointing:
         if journal.full and self.rolling:  # the state waits for room
             tokens, self.rolling = self.rolling, []
             self._refuse(tokens, f"disk full: {journal.full}")
-        wanted = journal.bytes > self.limit or journal.leans
+        wanted = journal.bytes > self.limit or journal.rests_on_foreign_checkpoint
         if self.asking or (wanted and self.turns.loop.time() >= self.retry_at):
             self._begin()
 

@@ -265,7 +265,7 @@ class Replica:
         self.reading: dict[Read, None] = {}  # in order of arrival
         self.records: list[Record] = []  # for the next frame
         self.after: list[tuple[int, Message, Any]] = []  # messages that wait for it
-        self.urgent = False  # whether somebody waits for the next frame; else it waits for more
+        self.flush_now = False  # whether somebody waits for the next frame; else it waits for more
         self.writing = False
         self.noted = False  # whether a frame was written since then: what is applied is in the journal
         self.rolling = False  # whether the next frame is to begin a segment
@@ -372,7 +372,7 @@ class Replica:
             again = self._dispatch(ready.send, now)
             self.records += ready.journal
             self.after += ready.send_after
-            self.urgent = self.urgent or ready.urgent
+            self.flush_now = self.flush_now or ready.flush_now
             if not self.writing:
                 again |= self._begin_frame(now)
             for applied in ready.apply:
@@ -410,11 +410,11 @@ class Replica:
         return own
 
     def _begin_frame(self, now: float) -> bool:
-        """Write what is urgent, or a state; what waits for no record leaves. True: as _dispatch()."""
-        if (self.records and self.urgent) or (self.rolling and self.core.drained):
+        """Write what is waited for, or a state; send what waits for no record. True: as _dispatch()."""
+        if (self.records and self.flush_now) or (self.rolling and self.core.drained):
             self._write_frame()
         elif self.after and not self.records:
-            self.urgent = False
+            self.flush_now = False
             after, self.after = self.after, []
             return self._dispatch(after, now)
         return False
@@ -430,7 +430,7 @@ class Replica:
             self.records += self.core.notes()
         records, self.records = self.records, []
         after, self.after = self.after, []
-        self.writing, self.urgent = True, False
+        self.writing, self.flush_now = True, False
         self.frames += 1
         self.write(records, lambda: self._durable(after), new_segment)
 

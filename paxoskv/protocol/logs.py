@@ -80,18 +80,18 @@ class Logs:
         before = len(self.outbox.records)
         vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
         progress = self.persistence.logs[message.log]
-        lazy = self.me in message.lazy and progress.durable_ballot == message.ballot
-        if lazy:
+        deferred = self.me in message.lazy and progress.durable_ballot == message.ballot
+        if deferred:
             self.outbox.defer_from(before)
         self.check_leader(message.log, now)
         self.learn(message.fact, now, sender)
         self.settle(message.log, now, sender)
         length = 0
-        if vote == Vote.TAKEN:
-            length = progress.durable_length if lazy else acceptor.length
+        if vote == Vote.ACCEPTED:
+            length = progress.durable_length if deferred else acceptor.length
         own = self.own_fact()
         answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
-        if vote == Vote.TAKEN and not lazy:
+        if vote == Vote.ACCEPTED and not deferred:
             self.gossip.tell_after(sender, answer, own, call)
         else:
             self.gossip.tell(sender, answer, own, call)
@@ -119,7 +119,7 @@ class Logs:
             self.round_trips.on_accepted(sender, message, now)
             self.learn(message.fact, now, sender)
         proposer = self.proposers.get(message.log)
-        if proposer is not None and message.vote == Vote.TAKEN and message.ballot <= proposer.highest:
+        if proposer is not None and message.vote == Vote.ACCEPTED and message.ballot <= proposer.highest:
             self.witness.voted(sender, message.log, message.ballot, message.length)
         if proposer is None or not proposer.leading or self.is_absurd(message.log, message.promised):
             return
@@ -220,8 +220,10 @@ class Logs:
                 if due not in messages:
                     start, sync = due
                     start, entries = self.leadership.entries(proposer, start)
-                    lazy = self.voters.deferred() if proposer is self.own and not sync else []
-                    messages[due] = Accept(log, proposer.ballot, start, entries, sync, self.fact(log), lazy)
+                    deferred = self.voters.deferred() if proposer is self.own and not sync else []
+                    messages[due] = Accept(
+                        log, proposer.ballot, start, entries, sync, self.fact(log), deferred
+                    )
                 self._send_accept(node, messages[due], now)
 
     def _send_accept(self, node: int, message: Accept, now: float) -> None:

@@ -6,7 +6,7 @@ simulator:
     node.step(sender, message, now), node.propose(...), node.read(...), node.tick(now)   any number of times
     ready = node.drain(now, more)              more: commands wait for the next entry
     send ready.send                            at once
-    journal ready.journal + node.notes()       in one frame; it may wait for others unless ready.urgent
+    journal ready.journal + node.notes()       in one frame; it may wait for others unless ready.flush_now
     send ready.send_after                      when that frame, and every frame before it, is durable
     apply ready.apply to the store, then answer ready.reads
 
@@ -324,10 +324,10 @@ class Node(Core):
         self.gossip.end_turn(own, now)  # whoever an Accept has told needs no gossip
         if self.catch_up.fetching:
             self.catch_up.send(now)
-        urgent = self.outbox.is_urgent(now)  # before the message to ourselves, for which nobody waits
+        flush_now = self.outbox.must_flush(now)  # before the message to ourselves, for which nobody waits
         if self.outbox.records:
             self.persistence.end_turn(now)  # last, when it is known which logs the records are about
-        return self.outbox.drain(urgent)
+        return self.outbox.drain(flush_now)
 
     def _apply(self) -> None:
         """The commands whose turn has come."""

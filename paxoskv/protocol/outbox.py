@@ -18,7 +18,7 @@ class Ready:
     a checkpoint covers: they may have been applied.
     """
 
-    __slots__ = ("apply", "catch_up", "journal", "lost", "reads", "send", "send_after", "urgent")
+    __slots__ = ("apply", "catch_up", "flush_now", "journal", "lost", "reads", "send", "send_after")
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Ready:
         reads: list[Any],
         lost: Sequence[Any] = (),
         catch_up: int | None = None,
-        urgent: bool = True,
+        flush_now: bool = True,
     ) -> None:
         self.send = send
         self.journal = journal
@@ -38,7 +38,7 @@ class Ready:
         self.reads = reads
         self.lost = lost
         self.catch_up = catch_up  # a peer to take a checkpoint from: it no longer holds the entries we lack
-        self.urgent = urgent  # whether anything waits for the journal; else it may gather records for a while
+        self.flush_now = flush_now  # whether anything waits for the journal; else it may gather records
 
 
 class Outbox:
@@ -54,7 +54,7 @@ class Outbox:
         self.catch_up: int | None = None
         self.deferrable = 0  # how many of `records` nobody waits for
         self.deferred_since: float | None = None  # since when such records wait for a frame
-        self.flush_now = False  # whether they have waited long enough
+        self.waited_enough = False  # whether they have waited long enough
 
     def send(self, to: int, message: Message, call: Any = None) -> None:
         """Send it at once."""
@@ -76,23 +76,23 @@ class Outbox:
 
     def tick(self, now: float) -> None:
         if self.deferred_since is not None and now - self.deferred_since >= DEFER_AT_MOST:
-            self.flush_now = True
+            self.waited_enough = True
 
-    def is_urgent(self, now: float) -> bool:
+    def must_flush(self, now: float) -> bool:
         """Whether anything waits for the journal. Asked once in a turn, at its end."""
-        urgent = self.flush_now or bool(self.to_send_after) or len(self.records) > self.deferrable
-        if urgent:
+        flush_now = self.waited_enough or bool(self.to_send_after) or len(self.records) > self.deferrable
+        if flush_now:
             self.deferred_since = None
         elif self.records and self.deferred_since is None:
             self.deferred_since = now
-        self.flush_now, self.deferrable = False, 0
-        return urgent
+        self.waited_enough, self.deferrable = False, 0
+        return flush_now
 
-    def drain(self, urgent: bool) -> Ready:
+    def drain(self, flush_now: bool) -> Ready:
         """Hand everything over."""
         ready = Ready(
             self.to_send, self.records, self.to_send_after, self.to_apply, self.to_answer,
-            self.lost, self.catch_up, urgent,
+            self.lost, self.catch_up, flush_now,
         )  # fmt: skip
         self.to_send, self.records, self.to_send_after, self.to_apply, self.to_answer = [], [], [], [], []
         self.lost, self.catch_up = [], None

@@ -41,7 +41,7 @@ class RoundTrips:
         probe = self.probes.get(sender)
         if probe is None or probe.frontier or message.log != probe.log:
             return
-        if message.vote != Vote.TAKEN or message.ballot != probe.ballot:
+        if message.vote != Vote.ACCEPTED or message.ballot != probe.ballot:
             del self.probes[sender]
         elif message.length >= probe.length:
             self._measure(sender, probe.at, now)

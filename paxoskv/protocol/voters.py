@@ -59,7 +59,7 @@ class Voters:
 
     def on_vote(self, sender: int, vote: int, now: float) -> None:
         """Look whether a vote that has come, and was not counted yet, is late."""
-        late = vote == Vote.TAKEN and sender in self.at_once
+        late = vote == Vote.ACCEPTED and sender in self.at_once
         if late and now - self.own.couriers[sender].at >= self._late():
             self.slow_until[sender] = now + SLOW
 

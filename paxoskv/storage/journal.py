@@ -233,7 +233,7 @@ class Journal:
                 self.installed[record.installed] = self._number
 
     @property
-    def leans(self) -> bool:
+    def rests_on_foreign_checkpoint(self) -> bool:
         """Whether it holds a checkpoint that another node made and none of our own covers yet.
 
         Until one does, what we have for our peers is older than what we know.

@@ -45,7 +45,7 @@ class Verdict:
 
 
 class Vote:
-    TAKEN: Final = 0
+    ACCEPTED: Final = 0
     REFUSED: Final = 1
     NEEDS_SYNC: Final = 2
     WITHHELD: Final = 3

@@ -88,7 +88,7 @@ MUTANTS = [
             CORE,
             "            self.lengths[sender] = min(message.length, self.end)\n",
             "            self.lengths[sender] = min(message.length, self.end)\n"
-            "        if message.vote == Vote.TAKEN:\n"
+            "        if message.vote == Vote.ACCEPTED:\n"
             "            self.lengths[-len(self.lengths)] = min(message.length, self.end)\n",
         ),
     ),
@@ -149,7 +149,7 @@ MUTANTS = [
         "default 1",
         (
             "protocol.logs",
-            "length = progress.durable_length if lazy else acceptor.length",
+            "length = progress.durable_length if deferred else acceptor.length",
             "length = acceptor.length",
         ),
     ),
@@ -158,8 +158,8 @@ MUTANTS = [
         "lossy 1",
         (
             "protocol.logs",
-            "lazy = self.me in message.lazy and progress.durable_ballot == message.ballot",
-            "lazy = self.me in message.lazy",
+            "deferred = self.me in message.lazy and progress.durable_ballot == message.ballot",
+            "deferred = self.me in message.lazy",
         ),
     ),
     told(

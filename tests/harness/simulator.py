@@ -396,7 +396,7 @@ class Told:
             return
         if kind is Promise and message.verdict == Verdict.PROMISED:
             self.promised[message.log] = max(self.promised[message.log], message.ballot)
-        elif kind is Accepted and message.vote == Vote.TAKEN:
+        elif kind is Accepted and message.vote == Vote.ACCEPTED:
             self.voted[message.log] = max(self.voted[message.log], (message.ballot, message.length))
         elif (kind is Prepare or kind is Accept) and message.ballot & 255 == sender:
             self.stood[message.log] = max(self.stood[message.log], message.ballot)
@@ -630,7 +630,7 @@ class Oracle:
                 self.claims(node, fact)
         elif kind is Accepted:
             self.claims(node, message.fact)
-            if message.vote == Vote.TAKEN:
+            if message.vote == Vote.ACCEPTED:
                 held = self.held[node][message.log]
                 if not (held.accepted > message.ballot or (
                     held.accepted == message.ballot and len(held.entries) >= message.length
@@ -906,7 +906,7 @@ class Machine:
         self.replica = Replica(core, self.store, self.clock, self.send, self.write, self.answer, self.files)
         self.tick_at = 0.0
         self.turning = False
-        if self.journal.leans:
+        if self.journal.rests_on_foreign_checkpoint:
             self.replica.roll()
         self.turn()
 

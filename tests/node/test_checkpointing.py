@@ -29,7 +29,11 @@ class Bench:
         self.took: list[int] = []
         self.covered: list[Cut] = []
         self.journal = SimpleNamespace(
-            rolled=None, full=None, leans=False, bytes=0, checkpointed=lambda manifest: None
+            rolled=None,
+            full=None,
+            rests_on_foreign_checkpoint=False,
+            bytes=0,
+            checkpointed=lambda manifest: None,
         )
         writer = SimpleNamespace(
             journal=self.journal,
@@ -182,7 +186,7 @@ def test_the_length_of_the_journal_and_a_foreign_checkpoint_begin_one_a_failure_
     bench.part.wanted()
     assert bench.part.state is State.IDLE, "not at once"
     bench.now += CHECKPOINT_AGAIN
-    bench.journal.bytes, bench.journal.leans = 0, True
+    bench.journal.bytes, bench.journal.rests_on_foreign_checkpoint = 0, True
     bench.part.sweep()
     assert bench.part.state is State.ROLLING
 

@@ -182,7 +182,7 @@ def test_a_start_waits_until_each_peer_that_is_there_could_refuse_it(bench: Benc
     bench.part.introduced = False
     link = bench.link(2)
     bench.link(3).refused = True  # nobody is there
-    frame = METHODS[b"accept"].reply(5, Accepted(1, 257, 257, Vote.TAKEN, 1, Fact(2, 0, 0, 0)))
+    frame = METHODS[b"accept"].reply(5, Accepted(1, 257, 257, Vote.ACCEPTED, 1, Fact(2, 0, 0, 0)))
 
     async def start() -> None:
         task = asyncio.ensure_future(bench.part.introduce())

@@ -87,8 +87,9 @@ def test_compiled_calls_and_answers_are_those_of_the_text() -> None:
         "        return frame, method.answer(kind, frame, start)\n"
         "    except Exception as error:\n"
         "        return frame, type(error).__name__, str(error)\n"
+        "vote = Accepted(1, 2, 3, Vote.ACCEPTED, 4, Fact(1, 0, 0, 0))\n"
         "print(methods.__file__.endswith('.py'), answer(b'accept', lambda m: m.fail(3, Malformed('bad'))),\n"
-        "      answer(b'accept', lambda m: m.reply(3, Accepted(1, 2, 3, Vote.TAKEN, 4, Fact(1, 0, 0, 0)))),\n"
+        "      answer(b'accept', lambda m: m.reply(3, vote)),\n"
         "      answer(b'put', lambda m: m.fail(3, NotDone('busy', False))))\n"
     )
     answers = both(code)

@@ -34,7 +34,8 @@ def acceptor(promised: int = 0, accepted: int = 0, length: int = 0, chosen: int 
     made = Acceptor(LOG, [].append)
     if accepted:
         assert (
-            made.on_accept(Accept(LOG, accepted, 0, LOGS[accepted][:length], True, NOTHING, [])) == Vote.TAKEN
+            made.on_accept(Accept(LOG, accepted, 0, LOGS[accepted][:length], True, NOTHING, []))
+            == Vote.ACCEPTED
         )
     made.learn(chosen, accepted)
     if promised > accepted:
@@ -143,7 +144,7 @@ def test_whatever_arrives_a_vote_says_only_what_is_true(ballot: int, sync: bool)
         case = f"{before} ballot {ballot} start {start} count {count} sync {sync}: {vote}"
         if ballot < promised:
             assert vote == Vote.REFUSED, case
-        if vote == Vote.TAKEN:
+        if vote == Vote.ACCEPTED:
             assert made.accepted == ballot <= made.promised, case
             assert made.entries == LOGS[ballot][: made.length], f"not a prefix of its leader's log: {case}"
         else:
@@ -161,9 +162,9 @@ def test_whatever_arrives_a_vote_says_only_what_is_true(ballot: int, sync: bool)
 def test_the_first_accept_of_a_ballot_must_be_its_sync() -> None:
     made = acceptor(1, 1, 2)
     assert made.on_accept(Accept(LOG, 2, 0, LOGS[2], False, NOTHING, [])) == Vote.NEEDS_SYNC
-    assert made.on_accept(Accept(LOG, 2, 0, LOGS[2][:2], True, NOTHING, [])) == Vote.TAKEN
+    assert made.on_accept(Accept(LOG, 2, 0, LOGS[2][:2], True, NOTHING, [])) == Vote.ACCEPTED
     assert made.entries == LOGS[2][:2]
-    assert made.on_accept(Accept(LOG, 2, 2, LOGS[2][2:], False, NOTHING, [])) == Vote.TAKEN
+    assert made.on_accept(Accept(LOG, 2, 2, LOGS[2][2:], False, NOTHING, [])) == Vote.ACCEPTED
     assert made.entries == LOGS[2]
 
 
@@ -171,7 +172,7 @@ def test_a_sync_that_starts_above_what_is_known_to_be_chosen_is_not_taken() -> N
     made = acceptor(1, 1, 2)
     assert made.on_accept(Accept(LOG, 2, 1, LOGS[2][1:], True, NOTHING, [])) == Vote.NEEDS_SYNC
     made.learn(1, 1)
-    assert made.on_accept(Accept(LOG, 2, 1, LOGS[2][1:], True, NOTHING, [])) == Vote.TAKEN
+    assert made.on_accept(Accept(LOG, 2, 1, LOGS[2][1:], True, NOTHING, [])) == Vote.ACCEPTED
 
 
 def test_a_late_sync_shorter_than_what_is_chosen_cuts_nothing() -> None:

@@ -188,7 +188,7 @@ def test_what_a_checkpoint_covers_is_durable_with_it() -> None:
     def length() -> int:
         ready = tell(made, 2, Accept(2, BALLOT, 8, [], False, NOTHING, [1]))
         (answer,) = [message for _, message, _ in ready.send if isinstance(message, Accepted)]
-        assert answer.vote == Vote.TAKEN
+        assert answer.vote == Vote.ACCEPTED
         return int(answer.length)
 
     sync(tell(made, 2, Accept(2, BALLOT, 0, [Entry(10, b"10"), Entry(20, b"20")], True, NOTHING, [])))

@@ -91,7 +91,7 @@ def test_an_entry_that_is_chosen_survives_its_proposer_as_the_essay_tells() -> N
 
     def sends_x() -> None:
         play.candidates[1].append(X)
-        assert play.send(1, (1, 2)) == [Vote.TAKEN, Vote.TAKEN]
+        assert play.send(1, (1, 2)) == [Vote.ACCEPTED, Vote.ACCEPTED]
 
     def dies() -> None:
         assert play.chosen == 1

@@ -186,9 +186,9 @@ def witness() -> Node:
     nothing = Fact(1, 0, 0, 0)
     for sender in (1, 2):
         tell(made, sender, Promise(1, BALLOT, 0, Verdict.PROMISED, BALLOT, 0, [], nothing))
-        tell(made, sender, Accepted(1, BALLOT, BALLOT, Vote.TAKEN, 0, nothing))
+        tell(made, sender, Accepted(1, BALLOT, BALLOT, Vote.ACCEPTED, 0, nothing))
     made.tick(1.1)
-    tell(made, 2, Accepted(1, BALLOT, BALLOT, Vote.TAKEN, 3, nothing))
+    tell(made, 2, Accepted(1, BALLOT, BALLOT, Vote.ACCEPTED, 3, nothing))
     tell(made, 2, Prepare(2, THEIRS, 0, 0))
     tell(made, 2, Learn(0, [Fact(2, 0, 0, 1000)], [1, 0, 0], Position(0, 0), 0))
     return made
@@ -216,7 +216,7 @@ def test_what_a_start_has_found_is_compared_with_all_that_was_heard() -> None:
 def test_what_a_life_has_found_is_asked_once_for_it_has_voted_since() -> None:
     made = witness()
     assert made.greet(identity(2, HELD, OWN)) is None
-    tell(made, 2, Accepted(1, BALLOT, BALLOT, Vote.TAKEN, 5, Fact(1, 0, 0, 0)))
+    tell(made, 2, Accepted(1, BALLOT, BALLOT, Vote.ACCEPTED, 5, Fact(1, 0, 0, 0)))
     assert made.greet(identity(2, HELD, OWN)) is None, "it found that much when it began"
 
 
@@ -256,7 +256,7 @@ def held(*timestamps: int) -> Acceptor:
     """An acceptor that holds these entries at ballot 257, all of them chosen."""
     made = Acceptor(1, lambda record: None)
     entries = [Entry(timestamp, b"x") for timestamp in timestamps]
-    assert made.on_accept(Accept(1, 257, 0, entries, True, Fact(1, 0, 0, 0), [])) == Vote.TAKEN
+    assert made.on_accept(Accept(1, 257, 0, entries, True, Fact(1, 0, 0, 0), [])) == Vote.ACCEPTED
     made.learn(len(entries), 257)
     return made
 

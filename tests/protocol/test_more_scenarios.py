@@ -449,7 +449,7 @@ def test_a_vote_that_can_wait_says_only_what_is_durable() -> None:
     put_within(cluster, 1, 1)
     cluster.run(0.2)
     votes = messages(cluster, Accepted, 5, 1)
-    assert [vote.length for vote in votes if vote.vote == Vote.TAKEN][-1] == 1
+    assert [vote.length for vote in votes if vote.vote == Vote.ACCEPTED][-1] == 1
     assert cluster.core(5).acceptors[1].length == 2
     cluster.crash(5)
     cluster.restart(5)

@@ -144,8 +144,8 @@ def test_the_reservation_is_renewed_when_half_of_it_is_used() -> None:
         Learn(1, [Fact(9, 1, 1, 1)], [], POSITION, 0),
         Reading(0, 1, [Fact(9, 1, 1, 1)]),
         Promise(2, 1, 0, Verdict.COVERED, 0, 0, [], Fact(9, 1, 1, 1)),
-        Accepted(2, 1, 1, Vote.TAKEN, 7, NOTHING),
-        Accepted(1, 1, 1, Vote.TAKEN, 7, NOTHING),
+        Accepted(2, 1, 1, Vote.ACCEPTED, 7, NOTHING),
+        Accepted(1, 1, 1, Vote.ACCEPTED, 7, NOTHING),
         Fetched(2, 0, [Entry(1, b"x")], 1, 0),
         Accept(2, ABSURD, 0, [Entry(1, b"x")], True, NOTHING, []),
         Prepare(2, ABSURD, 0, 0),
@@ -174,14 +174,14 @@ def test_fetched_entries_too_far_ahead_are_not_installed() -> None:
 def test_nobody_waits_until_fetched_entries_are_journaled() -> None:
     made = node()
     tell(made, 2, Learn(1, [Fact(2, 2, ballot_of(1, 2), 0)], [], POSITION, 0))
-    assert tell(made, 2, Fetched(2, 0, [Entry(RESERVE, b"x")], ballot_of(1, 2), 0)).urgent, "a reservation"
+    assert tell(made, 2, Fetched(2, 0, [Entry(RESERVE, b"x")], ballot_of(1, 2), 0)).flush_now, "a reservation"
     ready = tell(made, 2, Fetched(2, 1, [Entry(RESERVE + 1, b"y")], ballot_of(1, 2), 0))
     assert [record.held for record in ready.journal] == [
         Held(2, ballot_of(1, 2), 1, [Entry(RESERVE + 1, b"y")])
     ]
-    assert not ready.urgent
+    assert not ready.flush_now
     made.tick(1.0 + DEFER_AT_MOST)
-    assert made.drain(1.0 + DEFER_AT_MOST).urgent
+    assert made.drain(1.0 + DEFER_AT_MOST).flush_now
 
 
 def test_a_candidate_does_not_follow_into_absurd_ballots() -> None:
@@ -204,7 +204,7 @@ def test_a_vote_at_an_older_ballot_does_not_count() -> None:
     answer = cluster.put(1, "x", "1")
     for peer in (2, 3):
         cluster[1].receive(
-            peer, Accepted(1, ballot - 256, ballot, Vote.TAKEN, 1, cluster.core(peer).logs.fact(peer))
+            peer, Accepted(1, ballot - 256, ballot, Vote.ACCEPTED, 1, cluster.core(peer).logs.fact(peer))
         )
     cluster.run(0.05)
     assert not answer.answered()

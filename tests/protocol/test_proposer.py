@@ -47,7 +47,7 @@ def promise(proposer: Proposer, accepted: int = 0, entries: Any = (), **changes:
     return Promise(**{name: changes.get(name, getattr(message, name)) for name in message._fields})
 
 
-def vote(proposer: Proposer, length: int, kind: int = Vote.TAKEN) -> Accepted:
+def vote(proposer: Proposer, length: int, kind: int = Vote.ACCEPTED) -> Accepted:
     return Accepted(LOG, proposer.ballot, proposer.ballot, kind, length, NOTHING)
 
 

@@ -426,7 +426,7 @@ def test_a_gap_is_refused_and_filled() -> None:
     second = cluster.put(1, "y", "2")  # reaches 3, which lacks the first
     cluster.run(3 * DELAY)
     votes = [envelope.message for envelope in cluster.sent_messages(Accepted, 3, 1)]
-    assert votes[-1].vote == Vote.TAKEN
+    assert votes[-1].vote == Vote.ACCEPTED
     assert votes[-1].length == 0
     cluster.run_until(lambda: cluster.core(3).acceptors[1].length == 2, within_s=1)
     assert first.ok
