@@ -1006,7 +1006,11 @@ MUTANTS = [
     told(
         "N25: a command that others applied where none can come goes unnoticed",
         "test_forgotten.test_two_histories_of_equal_length_are_found_out_without_any_further_command",
-        ("protocol.divergence", "        self._judge(peer, position, False, now)\n\n", "        pass\n\n"),
+        (
+            "protocol.node",
+            "            self.divergence.applied_elsewhere(sender, now)\n",
+            "            pass\n",
+        ),
     ),
     told(
         "N25: a sync with another chosen entry is accepted",

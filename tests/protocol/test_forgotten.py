@@ -131,6 +131,8 @@ def test_a_write_that_others_lack_is_found_out_without_any_further_command() -> 
     for node in (1, 2):
         cluster.restart(node)
     cluster.run_until(lambda: not (cluster[1].running or cluster[2].running), within_s=5)
+    cluster.run(3)
+    assert cluster[3].running and cluster[4].running and cluster[5].running, "most agree with them"
 
 
 def test_two_histories_of_equal_length_are_found_out_without_any_further_command() -> None:
