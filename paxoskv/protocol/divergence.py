@@ -62,9 +62,9 @@ class Divergence:
         if now - since >= DOUBT:
             self._judge(peer, self.position, False, now)
 
-    def applied_elsewhere(self, peer: int, position: tuple[int, int], now: float) -> None:
+    def applied_elsewhere(self, peer: int, now: float) -> None:
         """A peer has applied a command at a position that we have passed without one: another history."""
-        self._judge(peer, position, False, now)
+        self._judge(peer, self.position, False, now)
 
     def _judge(self, peer: int, position: tuple[int, int], same: bool, now: float) -> None:
         if not same and self.doubt is None:

@@ -294,7 +294,7 @@ class Node(Core):
         self.divergence.compare(sender, message.applied, message.hash, now)
         self.divergence.look_what_is_missing(sender, message, self.compaction.held(sender), now)
         if message.applied > self.learner.position and self.learner.has_passed(message.applied):
-            self.divergence.applied_elsewhere(sender, message.applied, now)
+            self.divergence.applied_elsewhere(sender, now)
         for fact in message.facts:
             self.logs.learn(fact, now, sender)
 

@@ -838,5 +838,5 @@ def test_the_readme_shows_a_program_that_works(
     ]
     monkeypatch.chdir(tmp_path)
     exec(textwrap.dedent(program), {})
-    assert shell("get", "colour")[1:] == ("blue\n", "")
+    assert shell("get", "color")[1:] == ("blue\n", "")
     assert shell("get", "visits")[1:] == ("1\n", "")

@@ -548,7 +548,7 @@ MUTANTS = [
     ),
     told(
         "an older start of a disk is listened to",
-        "test_rejoin.test_yesterdays_backup_is_refused",
+        "test_rejoin.test_which_processes_may_speak_for_a_node",
         ("protocol.incarnations", "(incarnation == disk and older)", "False"),
     ),
     told(
@@ -1024,8 +1024,17 @@ MUTANTS = [
     ),
     told(
         "N25: a peer that stays short of what we applied goes unnoticed",
-        "test_forgotten.test_two_histories_are_found_out_when_the_others_return",
+        "test_forgotten.test_a_write_that_others_lack_is_found_out_without_any_further_command",
         ("protocol.divergence", "        if now - since >= DOUBT:\n", "        if False:\n"),
+    ),
+    told(
+        "N25: a command that others applied where none can come goes unnoticed",
+        "test_forgotten.test_two_histories_of_equal_length_are_found_out_without_any_further_command",
+        (
+            "protocol.node",
+            "            self.divergence.applied_elsewhere(sender, now)\n",
+            "            pass\n",
+        ),
     ),
     told(
         "N25: a sync with another chosen entry is accepted",

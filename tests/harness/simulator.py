@@ -1058,7 +1058,7 @@ class Machine:
                     self.simulation.fail(f"node {self.node} refuses: {reason}")
                 if reason is not None:  # a late message of a disk that is lost
                     return
-        if who[1] in other.lives:
+        if who[1] in other.lives and self.core.joined:  # else it listens to nobody yet
             oracle = self.simulation.oracle
             oracle.told[self.node][sender].hears(message, sender, oracle.held[self.node])
         if message.__class__ is Promise and message.verdict == Verdict.BEHIND:

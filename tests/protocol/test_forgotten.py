@@ -81,8 +81,11 @@ def test_a_node_that_has_lost_nothing_is_not_refused() -> None:
     cluster.assert_equal()
 
 
-def two_histories() -> Cluster:
-    """An entry is chosen by 1, 2 and 3; 3 gets an older copy of its data while 1 and 2 are down."""
+def two_histories(more: int = 5) -> Cluster:
+    """An entry is chosen by 1, 2 and 3; 3 gets an older copy of its data while 1 and 2 are down.
+
+    3, 4 and 5 then execute so many other commands.
+    """
     cluster = Cluster()
     some_commands(cluster, 3, ALL)
     cluster.run(0.5)
@@ -102,7 +105,9 @@ def two_histories() -> Cluster:
     cluster.restore(3, backup)
     for node in (4, 5):
         cluster.restart(node)
-    some_commands(cluster, 5, (3, 4, 5))
+    cluster.run_until(lambda: all(cluster.core(node).ready for node in (3, 4, 5)), within_s=5)
+    if more:
+        some_commands(cluster, more, (3, 4, 5))
     cluster.run(2)
     assert cluster.get(3, "x") is None, "nobody who is alive can know better"
     return cluster
@@ -119,6 +124,15 @@ def test_two_histories_are_found_out_when_the_others_return() -> None:
         reason = cluster[node].diverged
         assert reason is not None
         assert "old copy of its data" in reason and '"Two histories" in docs/operations.md' in reason
+
+
+def test_a_write_that_others_lack_is_found_out_without_any_further_command() -> None:
+    cluster = two_histories(more=0)
+    for node in (1, 2):
+        cluster.restart(node)
+    cluster.run_until(lambda: not (cluster[1].running or cluster[2].running), within_s=5)
+    cluster.run(3)
+    assert cluster[3].running and cluster[4].running and cluster[5].running, "most agree with them"
 
 
 def test_two_histories_of_equal_length_are_found_out_without_any_further_command() -> None:

@@ -53,7 +53,10 @@ def test_no_rule_is_broken_and_everything_comes_to_rest(
 
     In a process of its own: there the core runs compiled, where it has been compiled (see simulate.py).
     """
-    code = f"import json, simulate, test_simulation; print(json.dumps(test_simulation.simulate({chunk})))"
+    code = (
+        "import json, scripts.simulate; from tests.simulation import test_simulation; "
+        f"print(json.dumps(test_simulation.simulate({chunk})))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
