@@ -276,7 +276,8 @@ class Acceptor:
         if message.ballot > self.accepted:
             return self._take_sync(message)
         if message.start <= self.length:  # else there is a gap, and the answer says how long our log is
-            self._check_same(message.start, message.entries, self.length)
+            if message.start < self.length:
+                self._check_same(message.start, message.entries, self.length)
             self._hold(message.ballot, self.length, message.entries[self.length - message.start :])
         # Nothing is ever cut at one ballot: a late sync would cut entries that were counted (N1).
         return Vote.ACCEPTED

@@ -27,12 +27,14 @@ class Witness:
 
     def voted(self, peer: int, log: int, ballot: int, length: int) -> None:
         """At one ballot the length only grows; at a higher one, the log may be shorter."""
-        if peer in self.votes and (ballot, length) > self.votes[peer][log]:
-            self.votes[peer][log] = (ballot, length)
+        votes = self.votes.get(peer)
+        if votes is not None and (ballot, length) > votes[log]:
+            votes[log] = (ballot, length)
 
     def stood(self, peer: int, log: int, ballot: int) -> None:
-        if node_of(ballot) == peer and peer in self.candidates and ballot > self.candidates[peer][log]:
-            self.candidates[peer][log] = ballot
+        candidates = self.candidates.get(peer)
+        if candidates is not None and ballot > candidates[log] and node_of(ballot) == peer:
+            candidates[log] = ballot
 
     def claimed(self, peer: int, fact: Fact) -> None:
         if peer in self.claims and fact.frontier > self.claims[peer][0]:

@@ -41,7 +41,7 @@ from paxoskv.storage.data_dir import (
     read_identity,
 )
 from paxoskv.storage.files import Damaged, Files, Full, JournalError, Locked, zeros
-from paxoskv.storage.mark import Mark, MarkFile, check_mark, check_owner, load_mark
+from paxoskv.storage.mark import MarkFile, check_mark, check_owner, load_mark
 from paxoskv.storage.segments import (
     FIRST,
     OVERHEAD,
@@ -184,7 +184,7 @@ class Journal:
         self._spares.newest = numbers[-1]
         self._handle = files.open(segment_path(self._journal, self._segment.number))
         self._make_at = NEVER if self._spares.empty else self._segment.size // 2
-        self._mark.open(mark, Mark(self._number - 1, self._segment.number, self._segment.check))
+        self._mark.open(mark, self._number - 1, self._segment)
         self._ready = True
 
     def _refuse_damage(
@@ -279,7 +279,7 @@ class Journal:
         self._files.pwrite(handle, frame(body, self._number, self._segment), self._offset)
         if self._sync:
             self._files.fdatasync(handle)
-            self._mark.set(Mark(self._number, self._segment.number, self._segment.check))
+            self._mark.set(self._number, self._segment)
         if new_segment:
             self.rolled = (self._segment.number, self._number)
             self._before_roll = self._total

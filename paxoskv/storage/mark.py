@@ -35,10 +35,15 @@ class Mark(NamedTuple):
     check: int  # of the segment
 
 
-def mark_bytes(mark: Mark) -> bytes:
+def packed(number: int, segment: int, check: int) -> bytes:
     """The content of the file `synced`. It lies in one sector, so no power cut can tear it."""
-    content = MARK.pack(MARK_MAGIC, *mark)
+    content = MARK.pack(MARK_MAGIC, number, segment, check)
     return content + CHECK.pack(zlib.crc32(content))
+
+
+def mark_bytes(mark: Mark) -> bytes:
+    """The same of a mark."""
+    return packed(*mark)
 
 
 def read_mark(data: bytes) -> Mark | None:
@@ -115,8 +120,9 @@ class MarkFile:
         self._durable = 0  # the frame that it names durably, at least
         self._syncing: Future[None] | None = None  # it is being made durable
 
-    def open(self, found: Mark | None, now: Mark) -> None:
+    def open(self, found: Mark | None, number: int, segment: Segment) -> None:
         """Begin to write it. Recovery found the one, if any; what the other names is durable now."""
+        now = Mark(number, segment.number, segment.check)
         if found is None:  # data of an earlier version, whose first start with this one may have ended here
             unfinished = self._path.with_name(self._path.name + ".new")
             if self._files.exists(unfinished):
@@ -124,14 +130,14 @@ class MarkFile:
             make_file(self._files, self._path, iter([mark_bytes(now)]))
         self._handle = self._files.open(self._path)
         if found != now:
-            self.set(now)
-        self._last = now.number
+            self.set(number, segment)
+        self._last = number
 
-    def set(self, mark: Mark) -> None:
-        """The frame that it names is durable: what comes back now may be acknowledged."""
+    def set(self, number: int, segment: Segment) -> None:
+        """Name this frame of this segment. It is durable: what comes back now may be acknowledged."""
         assert self._handle is not None, "only an open mark is written"
-        self._files.pwrite(self._handle, mark_bytes(mark), 0)
-        self._last = mark.number
+        self._files.pwrite(self._handle, packed(number, segment.number, segment.check), 0)
+        self._last = number
 
     def maintain(self) -> None:
         """About once a second: where nothing was written since the last call, begin to make it durable."""

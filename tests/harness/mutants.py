@@ -67,7 +67,7 @@ def met(name: str, run: str, *changes: Change) -> Mutant:
 CORE = "multipaxos"
 
 SYNC = "            self._files.fdatasync(handle)\n"
-SET_MARK = "            self._mark.set(Mark(self._number, self._segment.number, self._segment.check))\n"
+SET_MARK = "            self._mark.set(self._number, self._segment)\n"
 
 MUTANTS = [
     # -- one log: promises and votes
@@ -972,7 +972,7 @@ MUTANTS = [
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
             "protocol.witness",
-            "if node_of(ballot) == peer and peer in self.candidates and ballot > self.candidates[peer][log]:",
+            "if candidates is not None and ballot > candidates[log] and node_of(ballot) == peer:",
             "if False:",
         ),
     ),
@@ -1044,7 +1044,7 @@ MUTANTS = [
     told(
         "N25: another entry at the same ballot is accepted",
         "test_forgotten.test_another_entry_where_one_is_chosen_is_a_contradiction",
-        (CORE, "            self._check_same(message.start, message.entries, self.length)\n", ""),
+        (CORE, "                self._check_same(message.start, message.entries, self.length)\n", "                pass\n"),
     ),
     told(
         "N25: another fetched entry is accepted",
