@@ -207,7 +207,7 @@ struct Status {
     19: i64 life
     /** Entries of its own log that are not applied yet. */
     20: i64 in_flight
-    /** serving, starting, rejoining, stopping, or disk-full. */
+    /** serving, starting, no-majority, rejoining, stopping, or disk-full. */
     21: string state
     /** Who refuses this node, or is refused by it, and why: at this time, a line for each. */
     22: list<string> problems
@@ -393,7 +393,7 @@ enum Vote {
     REFUSED = 1,
     /** This acceptor has not taken the ballot's sync, or must first fetch chosen entries below it. */
     NEEDS_SYNC = 2,
-    /** No vote: the acceptor role is silent, or nothing is durable yet. The fact counts all the same. */
+    /** No vote: the acceptor fails on purpose. The fact counts all the same. */
     WITHHELD = 3,
 }
 

@@ -89,8 +89,8 @@ Six rules, and what breaks without them:
       leader may adopt the log of an older ballot, with commands below the frontier.
   R5  A client is answered when its command is applied, not when it is chosen. Else its next command, sent to
       a node with a lower clock, is stamped and applied before the one that was answered.
-  R6  Whoever receives an entry raises its clock to it before it answers. Else the frontier that comes with
-      the answer lies below the entry, and the proposer waits for another round trip.
+  R6  Whoever receives an entry raises its clock to it before it answers. Else a read can miss a write that
+      was answered (see below), and the proposer waits for another round trip.
 
 **A dead node** gives no frontiers, so another one *revokes* it: stands for its log, finishes it, and appends
 a *skip*, a no-op stamped far ahead. The owner, when it is back, stands for its log with a higher ballot.
@@ -99,8 +99,9 @@ a *skip*, a no-op stamped far ahead. The owner, when it is back, stands for its 
 all up to there is applied. That is late enough: a write that was answered before was accepted by a quorum,
 which raised its clocks to it (R6), and one node of that quorum is among those that the read has asked.
 
-**Durability.** A Prepare, a Promise and a vote leave when what they say is on the disk; all else, at once.
-(What is to be durable goes to `Acceptor.journal`; paxoskv/storage/journal.py writes it.)
+**Durability.** What others count on leaves when it is on the disk: a Prepare, PROMISED, ACCEPTED, and what
+is said of a lost disk; all else, at once. (It goes to `Acceptor.journal`; paxoskv/protocol/node.py draws the
+way from there to the disk, paxoskv/storage/journal.py writes it.)
 
 **Which function is which.**
 
@@ -113,7 +114,7 @@ which raised its clocks to it (R6), and one node of that quorum is among those t
       adopt, and lead  `Proposer.on_promise`, with `best_log`
   2a  propose          `Proposer.append`, then `due`
   2b  accept           `Acceptor.on_accept`; the answer is a Vote:
-        ACCEPTED          so many entries as `length` says are accepted
+        ACCEPTED       so many entries as `length` says are accepted
         REFUSED        a higher ballot is promised already
         NEEDS_SYNC     the sync of this ballot, or a chosen entry below it, is missing here
         WITHHELD       no vote: this acceptor fails on purpose, as in an experiment

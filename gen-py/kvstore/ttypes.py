@@ -1311,7 +1311,7 @@ class Status(object):
      - incarnation: Which disk the node has: raised by a rejoin.
      - life: How often the node was started with this disk.
      - in_flight: Entries of its own log that are not applied yet.
-     - state: serving, starting, rejoining, stopping, or disk-full.
+     - state: serving, starting, no-majority, rejoining, stopping, or disk-full.
      - problems: Who refuses this node, or is refused by it, and why: at this time, a line for each.
 
     """

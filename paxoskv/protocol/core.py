@@ -26,7 +26,7 @@ class Report(NamedTuple):
 
 
 class Core(ABC):
-    """One node's protocol. It does no I/O; see the module multipaxos for the loop that drives it."""
+    """One node's protocol. It does no I/O; see node.py for the loop that drives it."""
 
     me: int
     quorum: int

@@ -22,7 +22,9 @@ class Divergence:
         self.hashes_before: dict[tuple[int, int], int] = {}  # and at RECENT before them
         self.doubt: float | None = None  # since when a peer's hash is not ours
         self.doubted = (0, 0)  # the first entry where it is not
-        self.short: dict[int, tuple[float, Position]] = {}  # by peer: since when it stands where, see there
+        self.short: dict[
+            int, tuple[float, Position]
+        ] = {}  # by peer: (since when, position), see look_what_is_missing()
         self.agrees: dict[int, bool] = {}  # by peer: whether its hash is ours, at that entry or later
 
     def hashed(self, position: tuple[int, int], rolling: int) -> None:

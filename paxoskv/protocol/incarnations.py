@@ -61,7 +61,7 @@ class Incarnations:
         if incarnation and (incarnation < disk or (incarnation == disk and older)):
             return (
                 f"node {peer} is a stale copy: incarnation {incarnation}, start {life >> LIFE_BITS}, but "
-                f"{disk} and {last >> LIFE_BITS} were seen: remove its data and start it with --rejoin"
+                f"{disk} and {last >> LIFE_BITS} were seen: move its data aside and start it with --rejoin"
             )
         return None
 

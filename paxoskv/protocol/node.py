@@ -413,7 +413,9 @@ class Node(Core):
         if refusal is None and incarnation == self.noted(peer)[0]:
             lost = self.witness.missing(identity, self.compaction.held(peer), self.acceptors[peer])
             if lost is not None:
-                refusal = f"node {peer} is a stale copy: {lost}: remove its data and start it with --rejoin"
+                refusal = (
+                    f"node {peer} is a stale copy: {lost}: move its data aside and start it with --rejoin"
+                )
         if refusal is None:
             self.note(peer, incarnation, life)
         return refusal

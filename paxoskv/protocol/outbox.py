@@ -6,7 +6,7 @@ from typing import Any, Final
 from paxoskv.multipaxos import Applied
 from paxoskv.wire.structs import Record
 
-Message = Any  # one of the interface's structs between nodes, or Synced
+Message = Any  # one of the interface's structs between nodes, or Persisted
 
 DEFER_AT_MOST: Final = 0.01  # seconds that records which nobody waits for may wait, to share an fsync
 

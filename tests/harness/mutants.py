@@ -1044,7 +1044,11 @@ MUTANTS = [
     told(
         "N25: another entry at the same ballot is accepted",
         "test_forgotten.test_another_entry_where_one_is_chosen_is_a_contradiction",
-        (CORE, "                self._check_same(message.start, message.entries, self.length)\n", "                pass\n"),
+        (
+            CORE,
+            "                self._check_same(message.start, message.entries, self.length)\n",
+            "                pass\n",
+        ),
     ),
     told(
         "N25: another fetched entry is accepted",
