@@ -9,7 +9,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser: Any) -> None:
     parser.addoption(
-        "--operations", type=int, default=4000, help="test_chaos.py: how many (default: %(default)s)"
+        "--operations", type=int, default=12000, help="test_chaos.py: how many (default: %(default)s)"
     )
     parser.addoption(
         "--all-graphs", action="store_true", help="test_graphs.py: all 1,024, not one of each shape"

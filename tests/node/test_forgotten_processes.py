@@ -41,6 +41,12 @@ def notes(directory: Path) -> bool:
     return any(record.applied for record in records) and not any(record.held for record in records)
 
 
+def copy_idle(directory: Path, copy: Path) -> None:
+    """Copy the data of a running node while it writes nothing: else the copy may be damaged in itself."""
+    eventually(lambda: notes(directory), "it has noted what it applied")
+    shutil.copytree(directory, copy)
+
+
 def flip_last_frame(directory: Path) -> Path:
     path, start, end, _ = last_frame(directory)
     data = bytearray(path.read_bytes())
@@ -91,7 +97,7 @@ def test_a_copy_of_a_running_nodes_data_that_is_put_back_is_refused(tmp_path: Pa
             for number in range(20):
                 client.put(f"key {number}", "before")
             cluster.wait_until_stores_are_equal()
-            shutil.copytree(cluster.data / "node-3", tmp_path / "copy")
+            copy_idle(cluster.data / "node-3", tmp_path / "copy")
             for number in range(20):
                 client.put(f"key {number}", "after")
         cluster.wait_until_stores_are_equal()
@@ -118,7 +124,7 @@ def test_where_nobody_who_knows_is_alive_those_who_return_name_the_cause(tmp_pat
         with cluster.client() as client:
             client.put("before", "1")
             cluster.wait_until_stores_are_equal()
-            shutil.copytree(cluster.data / "node-3", tmp_path / "copy")
+            copy_idle(cluster.data / "node-3", tmp_path / "copy")
             cluster.kill(4, 5)
             client.put("k", "acknowledged")
             eventually(lambda: cluster.store(1) == cluster.store(2) == cluster.store(3), "all have it")
