@@ -186,6 +186,8 @@ def make_file(files: Files, path: Path, pieces: Iterator[bytes]) -> None:
     """
     unfinished = path.with_name(path.name + ".new")
     try:
+        if files.exists(unfinished):  # a crash has left it
+            files.remove(unfinished)
         handle = files.create(unfinished)
         try:
             offset = 0

@@ -123,10 +123,7 @@ class MarkFile:
     def open(self, found: Mark | None, number: int, segment: Segment) -> None:
         """Begin to write it. Recovery found the one, if any; what the other names is durable now."""
         now = Mark(number, segment.number, segment.check)
-        if found is None:  # data of an earlier version, whose first start with this one may have ended here
-            unfinished = self._path.with_name(self._path.name + ".new")
-            if self._files.exists(unfinished):
-                self._files.remove(unfinished)
+        if found is None:  # data of an earlier version
             make_file(self._files, self._path, iter([mark_bytes(now)]))
         self._handle = self._files.open(self._path)
         if found != now:

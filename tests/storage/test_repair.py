@@ -3,6 +3,7 @@
 First the moving of directories, on a disk in memory with every crash; then real nodes with flipped bytes.
 """
 
+import contextlib
 import fcntl
 import json
 import random
@@ -22,6 +23,7 @@ from paxoskv.storage.data_dir import (
     MANIFEST,
     Manifest,
     Saved,
+    condemn,
     create,
     discard_replacement,
     finish_replacement,
@@ -494,3 +496,20 @@ def test_a_node_that_ended_before_its_own_checkpoint_followed_anothers_makes_it_
         cluster.kill(3)
         cluster.restart(3)
         assert cluster.wait_until_stores_are_equal() == written
+
+
+def test_a_copy_that_was_refused_stays_refused_wherever_the_power_fails() -> None:
+    for crash in range(8):
+        disk = Disk()
+        create(NODE, OLD, SMALL, disk)
+        disk.crash_after(crash)
+        with contextlib.suppress(Crash):
+            condemn(NODE, "node 3 is a stale copy", disk)
+        disk.power_cut(kept)
+        condemn(NODE, "node 3 is a stale copy", disk)  # what the crash left is in nobody's way
+        disk.power_cut(lost)
+        with (
+            contextlib.closing(Journal(NODE, SMALL, files=disk)) as journal,
+            pytest.raises(Unreadable, match="peers have refused this data: node 3 is a stale copy"),
+        ):
+            list(journal.recover())
