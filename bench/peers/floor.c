@@ -33,7 +33,7 @@
 
 enum {
     MAX_NODES = 31, MAX_CLIENTS = 256, MAX_SOCKETS = 1024, EVENTS = 64,
-    FRAME = 144,           /* bytes: about the average of ours */
+    FRAME = 192,           /* bytes: about the average of ours */
     RECORD = 256,          /* bytes that a node writes for one sync */
     FILE_BYTES = 8 << 20,  /* of a node's file: full of zeros, and then overwritten again and again */
     UNDER_WAY = 1 << 16,   /* operations that a node remembers */
