@@ -247,26 +247,11 @@ def take(turn: Turn, directory: Path, warm_up: Load) -> list[tuple[float, Sample
 
 
 class Progress:
-    """A bar on a terminal; otherwise a line for each run. On stderr."""
+    """A line on stderr for each run that is done, of so many."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.done = 0
-        self.bar: Any = None
-
-    def __enter__(self) -> "Progress":
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import Progress as Bar
-
-            self.bar = Bar(console=Console(stderr=True), transient=True)
-            self.bar.start()
-            self.bar.add_task("starting", total=self.total)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar:
-            self.bar.stop()
 
     def tell(self, sample: Sample) -> None:
         """One more is done."""
@@ -275,12 +260,7 @@ class Progress:
         if sample.get("recovered_s") is not None:
             result = f"recovered after {sample['recovered_s']:.1f} s"
         what = f"{sample['part']} {sample['x']:g} {sample['system']}: {result}"
-        if self.bar:
-            self.bar.update(self.bar.task_ids[0], completed=self.done, description=what)
-            if sample["problem"]:
-                self.bar.console.print(f"not used: {what}", markup=False)
-        else:
-            print(f"{self.done}/{self.total} {what}", file=sys.stderr, flush=True)
+        print(f"{self.done}/{self.total} {what}", file=sys.stderr, flush=True)
 
 
 # -------------------------------------------------------------------------------------------------- manifest
@@ -348,8 +328,7 @@ def bench(options: argparse.Namespace) -> int:
         groups = plan(options, files, peers)
         facts = manifest(options, [*peers])
         total = options.repeat * sum(len(turn.tasks) for group in groups for turn in group)
-        with Progress(total) as progress:
-            samples = measure(groups, options.repeat, directory, files.warm_up(), progress.tell)
+        samples = measure(groups, options.repeat, directory, files.warm_up(), Progress(total).tell)
     (options.out / "results.json").write_text(json.dumps(samples))
     (options.out / "manifest.json").write_text(json.dumps(facts, indent=2) + "\n")
     bench_report.write(options.out)
