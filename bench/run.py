@@ -33,6 +33,7 @@ from bench.systems import (  # noqa: E402
     BATCH,
     BenchError,
     Etcd,
+    Floor,
     Load,
     Ours,
     Paxos,
@@ -41,18 +42,22 @@ from bench.systems import (  # noqa: E402
     Single,
     System,
     build_etcd_load,
+    build_floor,
     check_pysyncobj,
 )
-from paxoskv import compiled  # noqa: E402
+from paxoskv import compiled, config  # noqa: E402
+from paxoskv.client import workload  # noqa: E402
 from scripts import make_workload  # noqa: E402
 
-PARTS: Final = ("tables", "scaling", "mix", "batches", "failures", "fault")
+WORKLOAD: Final = PROJECT / "workload.csv"
+PARTS: Final = ("original", "tables", "scaling", "mix", "batches", "failures", "fault")
 PEERS: Final = ("etcd", "pysyncobj")
 FULL: Final = 150_000
 LEVELS: Final = (1, 2, 4, 8, 16, 32, 64)  # outstanding operations
 MIX_LEVEL: Final = 32
 SHARES_OF_GETS: Final = (0.0, 0.5, 1.0)
 PROBABILITIES: Final = (0.0, 0.01, 0.05, 0.2)
+FAILING: Final = {"probability": 0.05, "silence_s": 1, "every_s": 10}  # acceptors, as in the original
 KEYS: Final = 500  # of the files that we make here
 FASTEST: Final = 6000  # operations per second of two closed-loop clients: a fault run must not end early
 SETTLE_S: Final = 1.0  # after the warm-up: a new node still writes the zeros of its next journal segment
@@ -95,15 +100,16 @@ def mixed(rows: int, gets: float, seed: int) -> str:
 class Files:
     """The files of operations; each is made once."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, given: Path = WORKLOAD) -> None:
         self.directory = directory
+        self.given = given
 
     def original(self, rows: int) -> Path:
-        """In the proportions of the original experiment."""
+        """The given file, repeated as in the original experiment."""
         path = self.directory / f"original-{rows}.csv"
         if not path.exists():
             with path.open("w", encoding="utf-8", newline="") as file:
-                make_workload.write(file, rows, seed=1)
+                make_workload.write(file, make_workload.repeat(self.given, rows))
         return path
 
     def mixed(self, rows: int, gets: float) -> Path:
@@ -132,6 +138,9 @@ def outstanding(level: int, file: Path, rows: int) -> Load:
 
 def plan(options: argparse.Namespace, files: Files, peers: dict[str, Start]) -> list[list[Turn]]:
     """The groups to measure."""
+    ways: dict[str, Any] = {way: {"proposing": way} for way in getattr(config, "WAYS", ())} or {
+        "own-logs": {}
+    }
     ours: dict[str, Start] = {"paxos": Paxos, "single": Single}
     rows = options.rows
     groups = []
@@ -141,14 +150,23 @@ def plan(options: argparse.Namespace, files: Files, peers: dict[str, Start]) -> 
             groups.append([Turn(part, name, start, tasks) for name, start in who.items()])
 
     for size in options.sizes:
-        work = Load(files.original(size), size)
-        everyone: dict[str, Start] = {"paxos-log": partial(Paxos, read="log"), **ours, **peers}
-        group("tables", everyone, [Task(size, partial(_run, work=work))])
+        tasks = [Task(size, partial(_run, work=Load(files.original(size), size)))]
+        failing = {
+            way: partial(Paxos, read="log", acceptor_failures=FAILING, **how) for way, how in ways.items()
+        }
+        healthy = {way: partial(Paxos, read="log", **how) for way, how in ways.items()}
+        groups.append([
+            Turn(part, name, start, tasks)
+            for part, who in (("original", failing), ("tables", {**healthy, **ours, **peers}))
+            for name, start in who.items()
+            if part in options.parts
+        ])  # fmt: skip
     tasks = [
         Task(level, partial(_run, work=outstanding(level, files.mixed(rows, 0.5), rows)))
         for level in options.levels
     ]
-    group("scaling", {**ours, **peers}, tasks)
+    others = {way: partial(Paxos, **how) for way, how in ways.items() if way != "own-logs"}
+    group("scaling", {**others, **ours, **peers}, tasks)
     tasks = [
         Task(gets, partial(_run, work=outstanding(MIX_LEVEL, files.mixed(rows, gets), rows)))
         for gets in SHARES_OF_GETS
@@ -187,6 +205,8 @@ def installed(names: Sequence[str], directory: Path) -> dict[str, Start]:
         try:
             if name == "etcd":
                 found[name] = partial(Etcd, program=build_etcd_load(directory))
+            elif name == "floor":
+                found[name] = partial(Floor, program=build_floor(directory))
             else:
                 check_pysyncobj()
                 found[name] = PySyncObj
@@ -286,6 +306,8 @@ def manifest(options: argparse.Namespace, peers: Sequence[str]) -> dict[str, Any
             for name in ("sizes", "repeat", "peers", "parts", "rows", "levels", "fault_seconds")
         },
     }
+    if options.workload != WORKLOAD:
+        found["settings"]["workload"] = options.workload.name
     if "etcd" in peers:
         found["etcd"] = _output("etcd", "--version").partition("\n")[0].rpartition(" ")[2]
     if "pysyncobj" in peers:
@@ -321,8 +343,8 @@ def bench(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         stack.callback(_remove_if_empty, run)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=run)))
-        peers = installed(options.peers, directory)
-        files = Files(directory)
+        peers = installed([*options.peers, "floor"], directory)
+        files = Files(directory, options.workload)
         groups = plan(options, files, peers)
         facts = manifest(options, [*peers])
         total = options.repeat * sum(len(turn.tasks) for group in groups for turn in group)
@@ -397,6 +419,18 @@ def _positive(text: str) -> int:
     return _numbers(text)[0]
 
 
+def _workload(text: str) -> Path:
+    """A file of operations without malformed rows: not every system's client leaves these out."""
+    try:
+        rows, bad = workload.parse(Path(text).read_bytes())
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+    if bad or not rows:
+        reason = f"{bad[0].line}: {bad[0].reason}" if bad else " no operations in it"
+        raise argparse.ArgumentTypeError(f"{text}:{reason}")
+    return Path(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
@@ -409,6 +443,13 @@ def parser() -> argparse.ArgumentParser:
     add("--sizes", type=_numbers, default=[150, 450, 1500, 15000], metavar="N,...",
         help="operations of the original tables (default: 150,450,1500,15000)")  # fmt: skip
     add("--full", action="store_true", help=f"and {FULL}")
+    add(
+        "--workload",
+        type=_workload,
+        default=WORKLOAD,
+        metavar="FILE",
+        help="what to repeat for these sizes, as the original did (default: workload.csv)",
+    )
     add("--repeat", type=_positive, default=5, metavar="N", help="runs of each (default: %(default)s)")
     add("--out", type=Path, default=Path("results"), metavar="DIR",
         help="where to write; what is there is replaced (default: %(default)s)")  # fmt: skip

@@ -478,6 +478,19 @@ def build_etcd_load(directory: Path) -> Path:
     return program
 
 
+def build_floor(directory: Path) -> Path:
+    """Compile the floor. BenchError says what is missing."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise BenchError("floor: there is no C compiler (Debian: apt-get install gcc)")
+    program = directory / "floor"
+    command = [compiler, "-O2", "-o", program, PROJECT / "bench/peers/floor.c"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode:
+        raise BenchError(f"floor: floor.c does not build: {built.stderr.strip().splitlines()[-1]}")
+    return program
+
+
 def check_pysyncobj() -> None:
     """BenchError if it is not installed."""
     if importlib.util.find_spec("pysyncobj") is None:
@@ -522,6 +535,31 @@ class Etcd(System):
             raise BenchError(f"etcd_load: {self.log('load')}")
         answer = json.loads(output)
         return measured(answer["seconds"], answer["latencies_s"], work.rows, answer["reason"])
+
+
+class Floor(System):
+    """The processes of bench/peers/floor.c, which are started for each run, before its clock."""
+
+    def __init__(self, directory: Path, program: Path) -> None:
+        super().__init__(directory)
+        self.program = program
+
+    def start(self) -> None:
+        """Nothing yet."""
+
+    def run(self, work: Load) -> Sample:
+        """As many operations as the file has, with its share of GETs."""
+        with work.file.open(encoding="utf-8") as file:
+            gets = sum(line.startswith("GET") for line in file)
+        code, output = self.finish(
+            "floor", patience(work), self.program, NODES, work.processes, work.in_flight, work.rows,
+            round(gets * 100 / work.rows), self.directory,
+        )  # fmt: skip
+        if code:
+            raise BenchError(f"floor: {self.log('floor')}")
+        answer = json.loads(output)
+        sample = measured(answer["seconds"], answer["latencies_s"], work.rows)
+        return {**sample, "cost": {"cpu_us": answer["cpu_us"]}}
 
 
 class PySyncObj(System):
