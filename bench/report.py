@@ -461,7 +461,7 @@ img {{ max-width: 100%; background: #fff; border-radius: 6px; margin: 0.5rem 0; 
 </body></html>
 """
 NOTE = (
-    "Median of the repeats (lowest-highest). All systems were started afresh for each run and run in turn. "
+    "Median of the repeats (lowest-highest). All systems ran in turn, started afresh. "
     "Runs with failed operations are marked and are part of no number. The original is a course project "
     "that compared multi-Paxos with a single RPC server; its figures stand here with all their digits. Its "
     "throughput is the reciprocal of its mean time: that of one client process. Ours is shown so, too, "
