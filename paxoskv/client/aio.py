@@ -207,7 +207,8 @@ class _Channel:
             # Shielded, for others may wait for the same connection, and longer.
             return await asyncio.wait_for(asyncio.shield(self._connecting), timeout)
         except TimeoutError:
-            raise NotSent(f"no connection within {timeout:.3g} s") from None
+            what = "answer" if self._arriving else "connection"
+            raise NotSent(f"no {what} within {timeout:.3g} s") from None
         except OSError as error:
             raise NotSent(described("cannot connect", error)) from None
 

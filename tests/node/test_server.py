@@ -423,10 +423,10 @@ def test_a_client_of_another_cluster_writes_nothing_into_this_one(
 ) -> None:
     other = tmp_path / "other.json"
     other.write_text(json.dumps(json.loads(cluster.file.read_text()) | {"name": "other"}))
-    told = client_py("put", "stray", "value", "--cluster", other)
+    told = finish([sys.executable, PROJECT / "client.py", "put", "stray", "value", "--cluster", other])
     assert (told.returncode, told.stdout) == (2, "")
     assert told.stderr.count("\n") == 1 and "a node of cluster 'test', not of 'other'" in told.stderr
-    told = client_py("status", "--cluster", other)
+    told = finish([sys.executable, PROJECT / "client.py", "status", "--cluster", other])
     assert told.returncode == 2
     assert told.stdout.count("a node of cluster 'test', not of 'other'") == 3
     with cluster.client() as client:
