@@ -8,7 +8,7 @@ from paxoskv.node.health import Health
 from paxoskv.node.replica import Replica
 from paxoskv.node.status import StatusReport
 from paxoskv.wire.codec import NotDone
-from paxoskv.wire.structs import Command, Item, Page, ReadMode, Result, Verb
+from paxoskv.wire.structs import Command, Item, Membership, Page, ReadMode, Result, Verb
 from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, invalid
 
 MAX_SCAN: Final = 1000  # items in a page
@@ -54,6 +54,7 @@ class Service:
             b"checkpoint": self._checkpoint,
             b"read_checkpoint": self._read_checkpoint,
             b"status": self._status,
+            b"membership": self._membership,
         }
 
     # ----------------------------------------------------------------------------------------------- commands
@@ -166,6 +167,10 @@ class Service:
             self.answer(token, NotDone("number and offset are not negative", True))
         else:
             self.answer(token, self.checkpointing.files.chunk(number or 0, offset or 0))
+
+    def _membership(self, token: Any, arguments: tuple[Any, ...]) -> None:
+        ours = self.status.identity
+        self.answer(token, Membership(ours.cluster, ours.digest, ours.node))
 
     def _status(self, token: Any, arguments: tuple[Any, ...]) -> None:
         self.answer(token, self.status.status(bool(arguments[0])))
