@@ -49,6 +49,8 @@ CHECKPOINT_S: Final = 300.0
 # Bounds of the options: files and memory are finite.
 MAX_PROCESSES: Final = 256
 MAX_IN_FLIGHT: Final = 1024
+OPEN_LOOP_IN_FLIGHT: Final = 64  # with a rate, unless another number is given
+MAX_RATE: Final = 1e6  # operations per second
 # Malformed rows that are told one by one.
 MAX_TOLD: Final = 20
 
@@ -242,14 +244,19 @@ def _run(arguments: argparse.Namespace, output: Output) -> int:
     with _client(arguments) as client:  # so that an error in the cluster's file is reported now, and once
         operations, lost = _rows(arguments, output)
         settings = workload.Settings(
-            _cluster(arguments), arguments.processes, arguments.in_flight, arguments.read, arguments.timeout,
-            bool(arguments.history),
+            _cluster(arguments), arguments.processes,
+            arguments.in_flight or (OPEN_LOOP_IN_FLIGHT if arguments.rate else 1),
+            arguments.read, arguments.timeout, bool(arguments.history),
+            arguments.rate, arguments.duration, arguments.warmup,
         )  # fmt: skip
+        total = workload.operations(len(operations), settings)
+        if arguments.rate and total == workload.MAX_OPERATIONS:
+            raise UsageError(f"--rate, --duration: more than {total:,} operations")
         # Opened first, so that no run begins whose results cannot be written.
         files = [(path, _open(path)) for path in _results(arguments)]
         _connect(client, arguments.timeout)
-    with Progress(len(operations)) as progress:
-        result = workload.run(operations, settings, progress.show)
+    with Progress(total if arguments.rate or not arguments.duration else None) as progress:
+        result = workload.run(operations, settings, lambda ended: progress.show(ended, report.live))
     for error in (*result.dead, *result.errors):
         output.complain(error)
     if not result.operations and result.unreachable is not None:
@@ -258,6 +265,7 @@ def _run(arguments: argparse.Namespace, output: Output) -> int:
     writers: list[Callable[[Any], object]] = []
     if arguments.out:
         writers.append(lambda file: report.write_operations(file, result))
+        writers.append(lambda file: report.write_timeseries(file, result))
         writers.append(lambda file: file.write(json.dumps(totals, indent=2) + "\n"))
     if arguments.history:
         writers.append(lambda file: report.write_history(file, result, settings.in_flight))
@@ -293,10 +301,9 @@ def _rows(arguments: argparse.Namespace, output: Output) -> tuple[list[rows.Row]
 
 
 def _results(arguments: argparse.Namespace) -> list[Path]:
-    """Return the files to write: operations.csv and summary.json, then the history, if asked for."""
-    files = (
-        [Path(arguments.out) / name for name in ("operations.csv", "summary.json")] if arguments.out else []
-    )
+    """Return the files to write: those in the directory for results, then the history, if asked for."""
+    names = ("operations.csv", "timeseries.csv", "summary.json") if arguments.out else ()
+    files = [Path(arguments.out) / name for name in names]
     return files + ([Path(arguments.history)] if arguments.history else [])
 
 
@@ -338,6 +345,15 @@ def _seconds(text: str) -> float:
         if 0 < float(text) <= 86400:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, above 0 and up to a day")
+
+
+def _rate(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= MAX_RATE:
+            return float(text)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not a number of operations per second, up to {MAX_RATE:,.0f}"
+    )
 
 
 def _between(low: int, high: int) -> Callable[[str], int]:
@@ -465,11 +481,20 @@ def _add_run(add: Add) -> None:
     run.add_argument("file", metavar="FILE.csv", help="the file; - reads from stdin")
     run.add_argument("--processes", metavar="N", type=_between(1, MAX_PROCESSES), default=2,
                      help="split the rows into this many parts, sent at once (default: 2)")  # fmt: skip
-    run.add_argument("--in-flight", metavar="N", type=_between(1, MAX_IN_FLIGHT), default=1,
+    run.add_argument("--in-flight", metavar="N", type=_between(1, MAX_IN_FLIGHT),
                      help="operations that each process keeps under way; with more than 1, neighboring rows "
-                          "may overtake one another (default: 1)")  # fmt: skip
+                          f"may overtake one another (default: 1; with --rate {OPEN_LOOP_IN_FLIGHT})")  # fmt: skip
+    run.add_argument("--rate", metavar="N", type=_rate, default=0.0,
+                     help="start so many operations per second, whether or not those before are done, and "
+                          "count each one's latency from when it was due")  # fmt: skip
+    run.add_argument("--duration", metavar="S", type=_seconds, default=0.0,
+                     help="run for so many seconds, after the warm-up, and repeat the rows meanwhile")  # fmt: skip
+    run.add_argument("--warmup", metavar="S", type=_seconds, default=0.0,
+                     help="leave the first seconds out of the summary")  # fmt: skip
     _add_read(run, node=False)
-    run.add_argument("--out", metavar="DIR", help="write operations.csv and summary.json there")
+    run.add_argument(
+        "--out", metavar="DIR", help="write operations.csv, timeseries.csv and summary.json there"
+    )
     run.add_argument("--history", metavar="FILE", help="write a history for checkers of linearizability")
     malformed = run.add_mutually_exclusive_group()
     malformed.add_argument("--strict", action="store_true", help="send nothing at all if a row is malformed")
