@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import sys
@@ -557,21 +558,27 @@ _WHOLE: Final = {"run": _run, "status": _status, "health": _health}  # these mak
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line, or these words, and return the exit code."""
-    program = Path(sys.argv[0]).name if words is None else "client.py"
-    output = Output(program)
+    output = Output(Path(sys.argv[0]).name if words is None else "client.py")
     try:
-        parser, commands = _parsers(program)
-        if "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next
-            import argcomplete
-
-            argcomplete.autocomplete(parser)
-        arguments = parser.parse_args(_verb_first(sys.argv[1:] if words is None else words, commands))
-        output = Output(program, arguments.output == "json", getattr(arguments, "raw", False))
+        arguments = _parse(sys.argv[1:] if words is None else words, output)
+        output = Output(output.program, arguments.output == "json", getattr(arguments, "raw", False))
         return output.end(_run_command(arguments, output))
     except SystemExit as end:  # of argparse: it has said why
         return output.end(int(end.code or 0))
     except KeyboardInterrupt:
         return output.end(INTERRUPTED)
+
+
+def _parse(words: Sequence[str], output: Output) -> argparse.Namespace:
+    parser, commands = _parsers(output.program)
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next
+        with contextlib.suppress(ImportError):
+            importlib.import_module("argcomplete").autocomplete(parser)
+    try:
+        return parser.parse_args(_verb_first(words, commands))
+    except OSError as error:  # it could not print its help
+        output.fail(error)
+        sys.exit(DONE)
 
 
 def _run_command(arguments: argparse.Namespace, output: Output) -> int:

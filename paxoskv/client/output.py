@@ -91,7 +91,7 @@ class Output:
                     raise OSError(errno.EBADF, os.strerror(errno.EBADF))
                 print(text)
             except OSError as error:
-                self._fail(error)
+                self.fail(error)
         return self.failure is None
 
     def flush(self) -> bool:
@@ -100,10 +100,11 @@ class Output:
             try:
                 sys.stdout.flush()
             except OSError as error:
-                self._fail(error)
+                self.fail(error)
         return self.failure is None
 
-    def _fail(self, error: OSError) -> None:
+    def fail(self, error: OSError) -> None:
+        """Note that stdout takes nothing any more."""
         self.failure = error
         if sys.stdout is not None:
             _discard(sys.stdout)

@@ -38,6 +38,8 @@ from paxoskv.wire.structs import Command, Item, Page, Result
 
 # Seconds after which an idle connection is checked before it is used: the node may have closed it.
 IDLE_S: Final = 0.05
+# Seconds that a node has at least to say who it is: 0 would make a socket that does not wait.
+MIN_PATIENCE_S: Final = 0.001
 
 _LENGTH: Final = Struct(">i")
 
@@ -63,14 +65,36 @@ class Client(BaseClient):
             self._drop(node)
 
     def connect(self, timeout: float = ATTEMPT_TIMEOUT_S) -> None:
-        """Connect to all nodes now, within `timeout` seconds each; raise NoNodeReachable if all fail."""
-        errors = []
+        """Connect to all nodes now, within `timeout` seconds each; raise NoNodeReachable if all fail.
+
+        At least one node has then said who it is.
+        """
+        errors: dict[int, Exception] = {}
+        asked: dict[int, int] = {}  # from the socket's number to the node
+        poll = select.poll()
         for node in range(len(self.nodes)):
             try:
-                self._connection(node, timeout)
+                connection = self._connection(node, timeout)
             except NotSent as error:
-                errors.append(error)
-        self._check_reachable(errors)
+                errors[node] = error
+                continue
+            if connection.unknown:
+                asked[connection.fileno()] = node
+                poll.register(connection, select.POLLIN)
+        known = len(errors) + len(asked) < len(self.nodes)
+        deadline = time.monotonic() + timeout
+        while asked and not known:
+            left = max(deadline - time.monotonic(), MIN_PATIENCE_S)
+            for number in [ready for ready, _ in poll.poll(left * 1000)] or [*asked]:
+                node = asked.pop(number)
+                poll.unregister(number)
+                try:
+                    self._connection(node, timeout).greet(left)
+                    known = True
+                except NotSent as error:
+                    errors[node] = error
+                    self._drop(node)
+        self._check_reachable([errors[node] for node in sorted(errors)])
 
     def run(self, operation: Operation) -> Any:
         """Carry out an operation of `calls`, and return its result."""
@@ -252,7 +276,7 @@ class _Socket:
             return False
         if self._greeting:
             try:
-                self._greet(self._greeting, self._patience)
+                self.greet(self._patience)
             except Stranger:
                 raise
             except NotSent:
@@ -269,12 +293,23 @@ class _Socket:
         frame = attempt.frame(sequence)
         patience = attempt.patience
         if self._greeting:
-            patience -= self._greet(self._greeting, patience)
+            patience -= self.greet(patience)
         return self._exchange(frame, sequence, patience)
 
-    def _greet(self, greeting: Greeting, patience: float) -> float:
+    @property
+    def unknown(self) -> bool:
+        """Tell whether it is still unknown who the node is."""
+        return self._greeting is not None
+
+    def fileno(self) -> int:
+        """Return the socket's number, for poll."""
+        return self._socket.fileno()
+
+    def greet(self, patience: float) -> float:
         """Read the answer to the greeting; return the seconds that it took, or raise NotSent."""
         began = time.monotonic()
+        greeting = self._greeting
+        assert greeting is not None, "greeted already"
         try:
             answer = self._exchange(b"", 0, patience)
         except Lost as error:
