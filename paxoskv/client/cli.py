@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -244,33 +245,21 @@ def _run(arguments: argparse.Namespace, output: Output) -> int:
     """Run a file of operations."""
     with _client(arguments) as client:  # so that an error in the cluster's file is reported now, and once
         operations, lost = _rows(arguments, output)
-        settings = workload.Settings(
-            _cluster(arguments), arguments.processes,
-            arguments.in_flight or (OPEN_LOOP_IN_FLIGHT if arguments.rate else 1),
-            arguments.read, arguments.timeout, bool(arguments.history),
-            arguments.rate, arguments.duration, arguments.warmup,
-        )  # fmt: skip
-        total = workload.operations(len(operations), settings)
-        if arguments.rate and total == workload.MAX_OPERATIONS:
-            raise UsageError(f"--rate, --duration: more than {total:,} operations")
+        settings, total = _settings(arguments, len(operations))
         # Opened first, so that no run begins whose results cannot be written.
-        files = [(path, _open(path)) for path in _results(arguments)]
+        files = [(path, _open(path), write) for path, write in _results(arguments, settings.in_flight)]
         _connect(client, arguments.timeout)
-    with Progress(total if arguments.rate or not arguments.duration else None) as progress:
+    with Progress(total) as progress:
         result = workload.run(operations, settings, lambda ended: progress.show(ended, report.live))
     for error in (*result.dead, *result.errors):
         output.complain(error)
     if not result.operations and result.unreachable is not None:
         return output.error("unreachable", result.unreachable, UNREACHABLE)
     totals = report.summary(result, lost)
-    writers: list[Callable[[Any], object]] = []
-    if arguments.out:
-        writers.append(lambda file: report.write_operations(file, result))
-        writers.append(lambda file: report.write_timeseries(file, result))
-        writers.append(lambda file: file.write(json.dumps(totals, indent=2) + "\n"))
-    if arguments.history:
-        writers.append(lambda file: report.write_history(file, result, settings.in_flight))
-    written = [_write(path, file, write, output) for (path, file), write in zip(files, writers, strict=True)]
+    written = [
+        _write(path, file, partial(write, result=result, totals=totals), output)
+        for path, file, write in files
+    ]
     table = report.table(totals)
     output.answer(table, totals)
     if not output.flush() and not isinstance(output.failure, BrokenPipeError):
@@ -301,11 +290,37 @@ def _rows(arguments: argparse.Namespace, output: Output) -> tuple[list[rows.Row]
     return good, lost
 
 
-def _results(arguments: argparse.Namespace) -> list[Path]:
-    """Return the files to write: those in the directory for results, then the history, if asked for."""
-    names = ("operations.csv", "timeseries.csv", "summary.json") if arguments.out else ()
-    files = [Path(arguments.out) / name for name in names]
-    return files + ([Path(arguments.history)] if arguments.history else [])
+def _settings(arguments: argparse.Namespace, count: int) -> tuple[workload.Settings, int | None]:
+    """Return how to run so many rows, and how many operations that makes, if that is known."""
+    settings = workload.Settings(
+        _cluster(arguments), arguments.processes,
+        arguments.in_flight or (OPEN_LOOP_IN_FLIGHT if arguments.rate else 1),
+        arguments.read, arguments.timeout, bool(arguments.history),
+        arguments.rate, arguments.duration, arguments.warmup,
+    )  # fmt: skip
+    total = workload.operations(count, settings)
+    if settings.rate and settings.duration and total == workload.MAX_OPERATIONS:
+        raise UsageError(f"--rate, --duration: {total:,} operations or more")
+    return settings, None if settings.duration and not settings.rate else total
+
+
+def _results(arguments: argparse.Namespace, in_flight: int) -> list[tuple[Path, Callable[..., object]]]:
+    """Return the files to write, each with what writes it when it is given the file, result and totals."""
+    files: list[tuple[Path, Callable[..., object]]] = []
+    if arguments.out:
+        out = Path(arguments.out)
+        files += [
+            (out / "operations.csv", lambda file, result, totals: report.write_operations(file, result)),
+            (out / "timeseries.csv", lambda file, result, totals: report.write_timeseries(file, result)),
+            (out / "summary.json",
+             lambda file, result, totals: file.write(json.dumps(totals, indent=2) + "\n")),
+        ]  # fmt: skip
+    if arguments.history:
+        files.append((
+            Path(arguments.history),
+            lambda file, result, totals: report.write_history(file, result, in_flight),
+        ))  # fmt: skip
+    return files
 
 
 def _open(path: Path) -> Any:
@@ -484,12 +499,13 @@ def _add_run(add: Add) -> None:
                      help="split the rows into this many parts, sent at once (default: 2)")  # fmt: skip
     run.add_argument("--in-flight", metavar="N", type=_between(1, MAX_IN_FLIGHT),
                      help="operations that each process keeps under way; with more than 1, neighboring rows "
-                          f"may overtake one another (default: 1; with --rate {OPEN_LOOP_IN_FLIGHT})")  # fmt: skip
+                          f"may overtake one another (default: 1; with --rate, {OPEN_LOOP_IN_FLIGHT})",
+                     )  # fmt: skip
     run.add_argument("--rate", metavar="N", type=_rate, default=0.0,
                      help="start so many operations per second, whether or not those before are done, and "
                           "count each one's latency from when it was due")  # fmt: skip
     run.add_argument("--duration", metavar="S", type=_seconds, default=0.0,
-                     help="run for so many seconds, after the warm-up, and repeat the rows meanwhile")  # fmt: skip
+                     help="run for so many seconds after the warm-up, and repeat the rows")  # fmt: skip
     run.add_argument("--warmup", metavar="S", type=_seconds, default=0.0,
                      help="leave the first seconds out of the summary")  # fmt: skip
     _add_read(run, node=False)

@@ -8,10 +8,10 @@ and then neighboring rows may overtake one another. Each process writes the outc
 that it shares with the parent. So the parent can draw progress without asking, and if a process dies, its
 outcomes are still known.
 
-Without a rate the loop is closed: an operation starts when one before it has ended, so a cluster that stalls is
-asked less, and the operations that would have met the stall are in no percentile. With a rate the loop is open:
-each operation is due at a moment of its own, whatever became of those before it, and its latency counts from
-then on, even if it could be sent only later. With a duration, the rows are repeated until it is over.
+Without a rate the loop is closed: an operation starts when one before it has ended. So a cluster that stalls
+is asked less, and the operations that would have met the stall are in no percentile. With a rate the loop is
+open: each operation is due at a moment of its own, whatever became of those before it, and its latency counts
+from then on, even if it could be sent only later. With a duration, the rows are repeated until it is over.
 """
 
 import asyncio
@@ -131,7 +131,7 @@ class _Part(NamedTuple):
     rows: list[Row]
     settings: Settings
     board: _Outcomes
-    count: int  # of the operations: more than the rows where these are repeated
+    size: int  # how many operations: more than the rows where these are repeated
     processes: int
 
     def row(self, i: int) -> Row:
@@ -169,8 +169,8 @@ def operations(rows: int, settings: Settings) -> int:
 def run(rows: list[Row], settings: Settings, progress: Callable[[list[Done]], None] | None = None) -> Run:
     """Run the rows; there must be at least one.
 
-    `progress` is called several times a second with what has ended since. KeyboardInterrupt ends the run early;
-    the result tells what was done.
+    `progress` is called several times a second with what has ended since. KeyboardInterrupt ends the run
+    early; the result tells what was done.
     """
     # Spawned, because a forked process gets copies of locks that nobody will release.
     context = multiprocessing.get_context("spawn")
@@ -184,8 +184,8 @@ def run(rows: list[Row], settings: Settings, progress: Callable[[list[Done]], No
             cut = parts(rows, settings.processes)
             for start, part in cut:
                 ours, theirs = context.Pipe()
-                count = operations(len(part), settings) // (len(cut) if settings.duration else 1)
-                work.append(_Part(len(work), start, part, settings, _Outcomes(count), count, len(cut)))
+                size = operations(len(part), settings) // (len(cut) if settings.duration else 1)
+                work.append(_Part(len(work), start, part, settings, _Outcomes(size), size, len(cut)))
                 process = context.Process(target=_work, args=(work[-1], theirs), daemon=True)
                 process.start()
                 theirs.close()
@@ -280,7 +280,7 @@ class _Seen:
         """Return the operations that have ended since."""
         board = self.part.board
         first = self.begun
-        while self.begun < self.part.count and board.started[self.begun]:
+        while self.begun < self.part.size and board.started[self.begun]:
             self.begun += 1
         looked_at = [*self.under_way, *range(first, self.begun)]
         self.under_way = [i for i in looked_at if not board.outcome[i]]
@@ -321,7 +321,7 @@ def _collect(result: Run, work: list[_Part], rest: dict[int, _Rest], processes: 
             )
         answers, errors = rest.get(part.process, _Rest({}, []))
         result.errors += errors
-        for i in range(part.count):
+        for i in range(part.size):
             if not part.board.started[i] and (result.interrupted or part.settings.duration):
                 break  # operations begin in order
             result.operations.append(_done(part, i, names, answers))
@@ -342,8 +342,9 @@ def _done(part: _Part, i: int, names: list[str], answers: dict[int, str | None])
     answer: Any = answers.get(i) if row.verb == "GET" else None
     if row.verb == "DELETE" and code in (_OK, _NOT_FOUND):
         answer = code == _OK
-    return Done(part.start + i % len(part.rows), part.process, board.lane[i], row, names[board.node[i]] if sent else "",
-                started, ended, outcome, board.attempts[i], answer, part.due(i))  # fmt: skip
+    number, node = part.start + i % len(part.rows), names[board.node[i]] if sent else ""
+    return Done(number, part.process, board.lane[i], row, node, started, ended, outcome, board.attempts[i],
+                answer, part.due(i))  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- in each process
@@ -438,7 +439,7 @@ def _one_at_a_time(part: _Part, worker: _Worker, pipe: Connection) -> None:
         pipe.send(refused)
         pipe.recv()
         calls = client.calls
-        for i in range(part.count):
+        for i in range(part.size):
             if not worker.wait_for(i):
                 break
             operation = worker.begin(calls, i)
@@ -464,11 +465,11 @@ async def _many_at_a_time(part: _Part, worker: _Worker, pipe: Connection) -> Non
             pass  # the first write tries again
         pipe.send(refused)
         pipe.recv()
-        numbers = iter(range(part.count))
+        numbers = iter(range(part.size))
         loop, due = asyncio.get_running_loop(), asyncio.Semaphore(0)
 
         def pace() -> None:  # in a thread, because a loop's timers are late by up to a millisecond
-            for i in range(part.count):
+            for i in range(part.size):
                 worker.wait_for(i)
                 loop.call_soon_threadsafe(due.release)
 
@@ -488,6 +489,4 @@ async def _many_at_a_time(part: _Part, worker: _Worker, pipe: Connection) -> Non
                     worker.end(i, operation, answer)
 
         pacing = [asyncio.to_thread(pace)] if settings.rate else []
-        await asyncio.gather(
-            *pacing, *(lane(number) for number in range(min(settings.in_flight, part.count)))
-        )
+        await asyncio.gather(*pacing, *(lane(number) for number in range(min(settings.in_flight, part.size))))
