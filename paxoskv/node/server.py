@@ -199,8 +199,9 @@ class Server:
 
     def _accepted(self) -> Connection:
         return Connection(
-            self.inbox.call, self._lost, MAX_CLIENT_FRAME, self.flusher, on_made=self.connections.made
-        )
+            self.inbox.call, self._lost, MAX_CLIENT_FRAME, self.flusher, on_made=self.connections.made,
+            answers=True,
+        )  # fmt: skip
 
     def _lost(self, connection: Connection, error: Exception | None) -> None:
         self.connections.lost(connection, error)
