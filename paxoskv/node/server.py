@@ -163,6 +163,7 @@ class Server:
         while (done := self.writer.work()) is not None:
             done()
             self.flusher.flush_all()
+        self.inbox.service.let_in()
         self.turns.plan(self.replica.core.busy, self.replica.turn_due)
 
     def _durable(self, done: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
 """What clients can ask of a node: one function for each method of the Thrift service KeyValue.
 
-No call costs others more than a moment. What is more than a command or a read of one key is long work: done in
-pieces, and of each connection only one at a time; what was sent behind it waits until it is answered.
+No call costs others more than a moment. What is more than a command or a read of one key is long work: done
+in pieces, and of each connection only one at a time; what was sent behind it waits until it is answered.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from paxoskv.node.long_work import Digests, LongWork, Work
 from paxoskv.node.replica import Replica
 from paxoskv.node.status import StatusReport
 from paxoskv.wire.codec import NotDone
+from paxoskv.wire.connection import Connection
 from paxoskv.wire.structs import Command, Page, ReadMode, Result, Verb
 from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, invalid
 
@@ -49,6 +50,7 @@ class Service:
         self.status = status
         self.long_work = long_work
         self.answer = answer
+        self.held: list[Connection] = []  # until fewer calls wait
         self.digests = Digests(self.store, long_work, lambda call, made: answer(call, status.status(made)))
         # What gets the call and its arguments, by the method's name. A turn must follow.
         self.methods: dict[bytes, Callable[[Any, tuple[Any, ...]], None]] = {
@@ -107,6 +109,7 @@ class Service:
             self.answer(token, NotDone(refusal, False))
         else:
             self.replica.submit(token, commands, batch)
+            self._hold_if_crowded(token)
 
     # -------------------------------------------------------------------------------------------------- reads
 
@@ -117,6 +120,20 @@ class Service:
             return
         reason = invalid(Command(Verb.GET, key))
         self._read(token, mode, reason, lambda: self.store.get(key), lambda: self._get_local(key))
+        self._hold_if_crowded(token)
+
+    def _hold_if_crowded(self, call: Call) -> None:
+        """Whoever has joined a crowd sends no more until there is none: so everybody comes in, in turns."""
+        if self.replica.crowded:
+            call.connection.hold()
+            self.held.append(call.connection)
+
+    def let_in(self) -> None:
+        """A turn has been made: go on with the connections that are held if fewer calls wait now."""
+        if self.held and not self.replica.crowded:
+            held, self.held = self.held, []
+            for connection in held:
+                connection.release()
 
     def _get_local(self, key: str) -> Result:
         result = self.store.get(key)

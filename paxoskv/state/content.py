@@ -64,7 +64,7 @@ class Content:
 
 
 class Digest:
-    """The SHA-256 of the content as it is when this is made, whatever is put and removed until it is ready."""
+    """The SHA-256 of the content as it is now, whatever is put and removed until this is ready."""
 
     def __init__(self, content: Content) -> None:
         """Begin; the keys must be in order."""

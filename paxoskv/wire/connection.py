@@ -27,7 +27,7 @@ from paxoskv.wire.methods import header
 MAX_CLIENT_OUTPUT: Final = 16 << 20
 MAX_NODE_OUTPUT: Final = 32 << 20
 # Seconds that a peer may take: for the TLS handshake, and from there to its first frame; from the first byte
-# of a later frame to its last; to read the rest of our output when we close the connection.
+# of a later frame to its last, or to read answers; to read the rest when we close the connection.
 GREETING_S, FRAME_S, GOODBYE_S = 10.0, 30.0, 10.0
 # Seconds for which a link tries to connect, and its pauses before the next attempt: doubled, from first to
 # last.
@@ -207,10 +207,12 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         if self._answers and self.user is None:
+            self._deadline = min(self._deadline, asyncio.get_running_loop().time() + FRAME_S)
             self.hold()
 
     def resume_writing(self) -> None:
         if self._answers and self.user is None:
+            self._deadline = asyncio.get_running_loop().time() + FRAME_S if self._partial else inf
             self.release()
 
     def send(self, frame: bytes) -> bool:
