@@ -4,16 +4,23 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from paxoskv.kvstore import KeyValue
+from paxoskv.node import calls
 from paxoskv.node.long_work import ANSWERS, SHARING, Digests, LongWork, Work
+from paxoskv.node.metrics import Counts
+from paxoskv.node.replica import CROWD, Replica
+from paxoskv.node.service import Service
 from paxoskv.state import content
 from paxoskv.state.store import Digested, Store, encode_batch
+from paxoskv.wire.codec import Unknown
 from paxoskv.wire.methods import METHODS, header
-from paxoskv.wire.structs import Command, Verb
+from paxoskv.wire.structs import Command, Outcome, Result, Verb
+from paxoskv.wire.validation import MAX_VALUE_BYTES
 from tests.harness.processes import DEADLINE_S, PROJECT, RealCluster
 
 
@@ -153,6 +160,50 @@ def test_those_who_ask_too_much_say_nothing_more_until_they_are_answered(asked: 
     assert [call.holds for call in calls] == [0] * (SHARING + 1) + [1] * 3
     asked.turns.run()
     assert not any(call.holds for call in calls) and len(asked.answers) == len(calls)
+
+
+# ------------------------------------------------------------------------------------- crowds, large answers
+
+
+def test_in_a_crowd_each_connection_adds_one_call_at_a_time() -> None:
+    nothing: Any = SimpleNamespace(refuses_commands=lambda: None, status=None)
+    replica: Any = SimpleNamespace(store=None, crowded=False, submit=lambda *_: None)
+    service = Service(replica, nothing, nothing, nothing, LongWork(nothing), lambda *_: None)
+    asking: list[Any] = [Call() for _ in range(3)]
+    service.methods[b"put"](asking[0], ("k", "v", None))
+    replica.crowded = True
+    for call in asking[1:]:
+        service.methods[b"put"](call, ("k", "v", None))
+    service.let_in()
+    assert [call.holds for call in asking] == [0, 1, 1]
+    replica.crowded = False
+    service.let_in()
+    assert not any(call.holds for call in asking)
+
+
+def test_commands_and_reads_that_wait_are_a_crowd() -> None:
+    core: Any = SimpleNamespace(me=1, gathers=False, ready=True, joined=True, read=lambda _: None)
+    for submit in (True, False):
+        replica = Replica(core, Store("never-written.json"), lambda: 0.0, *[lambda *_: None] * 3)
+        for _ in range(CROWD + 1):
+            assert not replica.crowded
+            if submit:
+                replica.submit(None, [Command(Verb.GET, "k")])
+            else:
+                replica.read(None, lambda: None)
+        assert replica.crowded
+
+
+def test_an_answer_that_is_far_too_large_is_not_even_encoded() -> None:
+    sent: list[bytes] = []
+    connection: Any = SimpleNamespace(send=sent.append, user=None)
+    call = calls.Call(connection, METHODS[b"execute"], 7)
+    result = Result(Outcome.OK, "v" * MAX_VALUE_BYTES)
+    calls.Answers(Counts()).answer(call, [result] * 10_000)  # five gigabytes
+    kind, _, sequence, offset = header(sent[0], 4)
+    assert sequence == 7
+    with pytest.raises(Unknown, match="done, but the answer has"):
+        METHODS[b"execute"].answer(kind, sent[0], offset)
 
 
 # ------------------------------------------------------------------------------------------- the real thing
