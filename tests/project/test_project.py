@@ -73,7 +73,7 @@ ROOMS = {
     "wire": {"kvstore"},
     "multipaxos": {"wire"},
     "protocol": {"multipaxos", "wire"},
-    "state": {"multipaxos", "protocol", "wire"},
+    "state": {"wire"},
     "storage": {"multipaxos", "protocol", "state", "wire"},
     "node": {"config", "kvstore", "multipaxos", "protocol", "state", "storage", "wire"},
     "client": {"config", "wire"},
