@@ -70,7 +70,7 @@ class Compaction:
             return
         self.compact_at = now + COMPACT_EVERY
         for index, (log, acceptor) in enumerate(self.acceptors.items()):
-            covered = max(acceptor.base, min(self.checkpointed_to[log], self.learner.executed[log]))
+            covered = max(acceptor.base, min(self.checkpointed_to[log], self.learner.logs[log].executed))
             noted = self.progress[log].executed_in_frame
             everywhere = min([noted, *(held[index] for held in self.held_by.values())])
             measured, size = self.measured[log]

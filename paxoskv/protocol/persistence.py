@@ -145,7 +145,7 @@ class Persistence:
         self._noted()
         for log, acceptor in self.acceptors.items():
             progress = self.logs[log]
-            progress.executed_in_frame = self.learner.executed[log]
+            progress.executed_in_frame = self.learner.logs[log].executed
             progress.durable_ballot, progress.durable_length = acceptor.accepted, acceptor.length
 
     def _notes(self) -> list[Record]:
@@ -168,4 +168,4 @@ class Persistence:
         """A frame is about to be written, with all that is noted."""
         self.chosen_in_frame = [progress.noted_chosen for progress in self.logs.values()]
         for log, progress in self.logs.items():
-            progress.executed_in_frame = self.learner.executed[log]
+            progress.executed_in_frame = self.learner.logs[log].executed
