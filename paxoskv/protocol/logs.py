@@ -79,8 +79,8 @@ class Logs:
         acceptor = self.acceptors[message.log]
         before = len(self.outbox.records)
         vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
-        progress = self.persistence.logs[message.log]
-        deferred = self.me in message.lazy and progress.durable_ballot == message.ballot
+        ballot, durable = self.persistence.durable[message.log]
+        deferred = self.me in message.lazy and ballot == message.ballot
         if deferred:
             self.outbox.defer_from(before)
         self.check_leader(message.log, now)
@@ -88,7 +88,7 @@ class Logs:
         self.settle(message.log, now, sender)
         length = 0
         if vote == Vote.ACCEPTED:
-            length = progress.durable_length if deferred else acceptor.length
+            length = durable if deferred else acceptor.length
         own = self.own_fact()
         answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
         if vote == Vote.ACCEPTED and not deferred:

@@ -149,7 +149,7 @@ MUTANTS = [
         "default 1",
         (
             "protocol.logs",
-            "length = progress.durable_length if deferred else acceptor.length",
+            "length = durable if deferred else acceptor.length",
             "length = acceptor.length",
         ),
     ),
@@ -158,7 +158,7 @@ MUTANTS = [
         "lossy 1",
         (
             "protocol.logs",
-            "deferred = self.me in message.lazy and progress.durable_ballot == message.ballot",
+            "deferred = self.me in message.lazy and ballot == message.ballot",
             "deferred = self.me in message.lazy",
         ),
     ),

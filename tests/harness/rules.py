@@ -320,7 +320,7 @@ RULES: dict[str, Rule] = {
         more_stories.test_a_vote_that_can_wait_says_only_what_is_durable,
         (
             "protocol.logs",
-            "length = progress.durable_length if deferred else acceptor.length",
+            "length = durable if deferred else acceptor.length",
             "length = acceptor.length",
         ),
     ),
@@ -328,7 +328,7 @@ RULES: dict[str, Rule] = {
         more_stories.test_a_vote_that_can_wait_does_not_take_an_older_ballots_entries_for_the_newer_ones,
         (
             "protocol.logs",
-            "deferred = self.me in message.lazy and progress.durable_ballot == message.ballot",
+            "deferred = self.me in message.lazy and ballot == message.ballot",
             "deferred = self.me in message.lazy",
         ),
     ),
