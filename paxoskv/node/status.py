@@ -49,6 +49,7 @@ class StatusReport:
     def status(self, digest: bool) -> Status:
         """The answer to a client. `digest`: with that of the store, for which all of it is read."""
         store, report = self.replica.store, self.replica.core.report()
+        certificates = self.peers.trust.certificates
         state = self.health.state()
         return Status(
             node=self.identity.node,
@@ -73,6 +74,7 @@ class StatusReport:
             in_flight=report.in_flight,
             state=state,
             problems=self._problems(report.rejoin_waits),
+            certificate_s=certificates.seconds() if certificates else None,
         )
 
     def counters(self) -> dict[str, int]:
