@@ -387,8 +387,10 @@ class Peers:
         if link.user in self.greeted and not self.closed:
             log("peer-lost", "warning", peer=link.user, reason=error or "it hung up")
         elif not self.closed and link.user not in self.refused:
-            reason = explained(error or "it hung up before it said who it is")
-            self.complaints.add("handshake", link.user, reason, self.loop.time())
+            silent = "it hung up at our hello" + (
+                ": does it speak TLS, and we do not?" if not link.tls else ""
+            )
+            self.complaints.add("handshake", link.user, explained(error or silent), self.loop.time())
         self.greeted.discard(link.user)
 
 
