@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import ssl
 import stat
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -21,6 +23,7 @@ from paxoskv.node.identity import NOTHING, OTHER, Certificates, Trust, is_loopba
 from paxoskv.wire.codec import Refused
 from paxoskv.wire.connection import tls_contexts
 from paxoskv.wire.structs import Accept, Entry, Fact, Identity, Learn, Position, Prepare, Rejoin
+from scripts.make_cluster import free_ports
 from tests.harness.certificates import Authority
 from tests.harness.processes import SERVER, RealCluster, cluster_file, eventually, finish
 from tests.harness.stranger import identity, raw, secret_of
@@ -230,7 +233,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def cluster(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[RealCluster]:
     """Three nodes with TLS that all tests of this module may use, and none may harm."""
     tls = authority.paths("{name}") | {"roles": {"reports": "reader"}}
-    with RealCluster(tmp_path_factory.mktemp("cluster"), nodes=3, tls=tls) as running:
+    directory = tmp_path_factory.mktemp("cluster")
+    file = cluster_file(directory, 3, tls=tls)
+    settings = json.loads(file.read_text())
+    settings["nodes"][0]["metrics_port"] = free_ports(1)[0]
+    file.write_text(json.dumps(settings))
+    with RealCluster(directory, file=file) as running:
         yield running
 
 
@@ -453,6 +461,9 @@ def test_a_certificate_that_expires_within_30_days_is_a_problem_in_time(authorit
 def test_the_status_and_the_metrics_tell_when_the_certificate_expires(cluster: RealCluster) -> None:
     status = cluster.status(1)
     assert status is not None and 364 * 86400 < status.certificate_s < 366 * 86400
+    with urlopen(f"http://127.0.0.1:{cluster.settings.member(1).metrics_port}/metrics") as page:
+        shown = re.search(r"^paxos_certificate_seconds (\S+)$", page.read().decode(), re.MULTILINE)
+    assert shown is not None and 364 * 86400 < float(shown[1]) < 366 * 86400
 
 
 def test_an_insecure_cluster_takes_certificates_without_names_as_before(authority: Authority) -> None:
