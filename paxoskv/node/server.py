@@ -162,6 +162,7 @@ class Server:
         while (done := self.writer.work()) is not None:
             done()
             self.flusher.flush_all()
+        self.inbox.service.let_in()
         self.turns.plan(self.replica.core.busy, self.replica.turn_due)
 
     def _durable(self, done: Callable[[], None]) -> None:
@@ -197,7 +198,9 @@ class Server:
     # ------------------------------------------------------------------------- connections that others made
 
     def _accepted(self) -> Connection:
-        return Connection(self.inbox.call, self._lost, MAX_CLIENT_FRAME, self.flusher, on_made=self._made)
+        return Connection(
+            self.inbox.call, self._lost, MAX_CLIENT_FRAME, self.flusher, on_made=self._made, answers=True
+        )
 
     def _made(self, connection: Connection) -> None:
         self.connections.made(connection)
