@@ -49,7 +49,7 @@ from bench.systems import (  # noqa: E402
     check_pysyncobj,
 )
 from paxoskv import compiled, config  # noqa: E402
-from paxoskv.client import rows as operations  # noqa: E402
+from paxoskv.client import rows as row_files  # noqa: E402
 from scripts import make_workload  # noqa: E402
 
 WORKLOAD: Final = PROJECT / "workload.csv"
@@ -422,10 +422,11 @@ def _positive(text: str) -> int:
 def _workload(text: str) -> Path:
     """A file of operations without malformed rows: not every system's client leaves these out."""
     try:
-        rows, bad = operations.parse(Path(text).read_bytes())
-    except (OSError, operations.WrongFile) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise argparse.ArgumentTypeError(f"{text}: {reason}") from None
+        rows, bad = row_files.parse(Path(text).read_bytes())
+    except row_files.WrongFile as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
     if bad or not rows:
         reason = f"{bad[0].line}: {bad[0].reason}" if bad else " no operations in it"
         raise argparse.ArgumentTypeError(f"{text}:{reason}")
