@@ -43,7 +43,7 @@ def begun(**settings: object) -> RecordedCluster:
 def answered(cluster: RecordedCluster, *answers: Answer, within_s: float = 5) -> RecordedCluster:
     """Run until these are answered, and the news of it has spread."""
     cluster.run_until(lambda: all(answer.answered() for answer in answers), within_s)
-    cluster.run(0.05)
+    cluster.run(0.04)
     return cluster
 
 
