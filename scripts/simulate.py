@@ -189,7 +189,9 @@ def explore(arguments: argparse.Namespace, progress: Progress, tally: Tally) -> 
 def selection(profile: str, nodes: int | None, settings: dict[str, Any]) -> str:
     """The options that, with a seed, select a run: of this program and of scripts/trace.py."""
     more = "" if nodes is None else f" --nodes {nodes}"
-    return f"--profile {profile}{more}" + "".join(f" --set {name}={value}" for name, value in settings.items())
+    return f"--profile {profile}{more}" + "".join(
+        f" --set {name}={value}" for name, value in settings.items()
+    )
 
 
 def replay(result: Result, nodes: int | None, settings: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@
 A scenario runs on the nodes' own code, in simulated time, with a scripted network; a seed is a run of
 scripts/simulate.py. Of a long run the last events are shown (--last). A run that breaks a rule ends there.
 
-Exit status: 0 done; 1 the run broke a rule (it was drawn all the same); 2 usage.
+Exit status: 0 done; 1 the run broke a rule (it was drawn all the same), or a file could not be written;
+2 usage.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from tests.harness.simulator import PROFILES, Violation  # noqa: E402
 from tests.harness.stories import STORIES  # noqa: E402
 
 LAST = 10_000  # events
+FORMS = {"html": Drawing.html, "svg": Drawing.svg, "mermaid": Drawing.mermaid, "json": Drawing.json}
 
 
 def of_scenario(name: str, last: int) -> list[str]:
@@ -42,18 +44,27 @@ def of_scenario(name: str, last: int) -> list[str]:
 
 def of_seed(found: argparse.Namespace) -> tuple[list[str], str | None]:
     """The lines of a run of the simulator, and the rule that it broke, if any."""
-    profile = profile_of(found.profile, found.nodes, dict(found.settings))
+    profile = profile_of(found.profile, found.nodes, found.settings)
     simulation = RecordedSimulation(found.seed, profile, found.last)
     failure = None
     try:
         simulation.run()
     except Violation as violation:
         failure = str(violation).splitlines()[0]
-    options = selection(found.profile, found.nodes, dict(found.settings))
+    options = selection(found.profile, found.nodes, found.settings)
     command = f"scripts/trace.py --seed {found.seed} {options}"
     title = f"Seed {found.seed} of the simulator, profile {found.profile}"
     text = failure or "No rule was broken."
-    return list(simulation.recording.lines(title=title, text=text, command=command, nodes=simulation.nodes)), failure
+    return list(
+        simulation.recording.lines(title=title, text=text, command=command, nodes=simulation.nodes)
+    ), failure
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -62,18 +73,24 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     what.add_argument("scenario", nargs="?", choices=STORIES, metavar="SCENARIO", help=", ".join(STORIES))
     what.add_argument("--seed", type=int, metavar="N", help="a run of the simulator")
     what.add_argument("--list", action="store_true", help="what each scenario is about")
-    parser.add_argument("--profile", choices=sorted(PROFILES), default="default", metavar="P", help="of the simulator")
-    parser.add_argument("--nodes", type=int, choices=range(1, 16, 2), metavar="N", help="with --seed: how many")
+    run = parser.add_argument_group("with --seed")
+    run.add_argument("--profile", choices=sorted(PROFILES), metavar="P", help="how hard life is (default)")
+    run.add_argument("--nodes", type=int, choices=range(1, 16, 2), metavar="N", help="another number, odd")
+    run.add_argument("--set", type=setting_of, action="append", dest="settings", metavar="NAME=VALUE")
     parser.add_argument(
-        "--set", type=setting_of, action="append", default=[], dest="settings", metavar="NAME=VALUE",
-        help="with --seed: another setting of the profile",
-    )  # fmt: skip
-    parser.add_argument("--last", type=int, default=LAST, metavar="N", help=f"events shown (default: {LAST:,})")
-    parser.add_argument("--all", action="store_true", help="show gossip and timers, too")
+        "--last", type=positive, default=LAST, metavar="N", help=f"show so many events (default: {LAST:,})"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="show gossip and timers, too (the page always can)"
+    )
     parser.add_argument("--text", action="store_true", help="print it in words (default)")
-    for form in ("html", "svg", "mermaid", "json"):
+    for form in FORMS:
         parser.add_argument(f"--{form}", type=Path, metavar="FILE")
-    return parser.parse_args(arguments)
+    found = parser.parse_args(arguments)
+    if found.seed is None and (found.profile or found.nodes or found.settings):
+        parser.error("--profile, --nodes and --set are for --seed")
+    found.profile, found.settings = found.profile or "default", dict(found.settings or ())
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,14 +100,19 @@ def main(arguments: list[str] | None = None) -> int:
         for story in STORIES.values():
             print(f"{story.name}: {story.title}\n    {story.text}")
         return 0
-    lines, failure = of_seed(found) if found.scenario is None else (of_scenario(found.scenario, found.last), None)
+    if found.scenario is not None:
+        lines, failure = of_scenario(found.scenario, found.last), None
+    else:
+        lines, failure = of_seed(found)
     drawing = Drawing(lines, found.all)
-    files = {"html": drawing.html, "svg": drawing.svg, "mermaid": drawing.mermaid,
-             "json": lambda: "\n".join(lines) + "\n"}  # fmt: skip
-    wanted = {form: path for form in files if (path := getattr(found, form))}
-    for form, path in wanted.items():
-        path.write_text(files[form](), encoding="utf-8")
-    if found.text or not wanted:
+    files = {form: path for form in FORMS if (path := getattr(found, form))}
+    for form, path in files.items():
+        try:
+            path.write_text(FORMS[form](drawing), encoding="utf-8")
+        except OSError as error:
+            print(f"{path}: {error.strerror}", file=sys.stderr)
+            return 1
+    if found.text or not files:
         print(drawing.text(), end="")
     if failure is not None:
         print(failure, file=sys.stderr)

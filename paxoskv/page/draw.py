@@ -22,7 +22,8 @@ class Drawing:
 
     def __init__(self, lines: Iterator[str] | Sequence[str], gossip: bool = False) -> None:
         """`gossip`: whether the drawings show what tells no story, too."""
-        self.header, *self.events = [loads(line) for line in lines]
+        self.lines = list(lines)
+        self.header, *self.events = [loads(line) for line in self.lines]
         self.members: list[int] = self.header["nodes"]
         self.steps = steps(self.events, self.members)
         self.shown = [step for step in self.steps if gossip or not step.minor]
@@ -30,6 +31,10 @@ class Drawing:
 
     def title(self) -> str:
         return str(self.header.get("title", "A run"))
+
+    def json(self) -> str:
+        """The lines themselves."""
+        return "\n".join(self.lines) + "\n"
 
     def text(self) -> str:
         """One paragraph for each step."""
@@ -48,7 +53,11 @@ class Drawing:
         for step in self.shown:
             for event in step.events:
                 lines += self._arrow(event)
-            notes = [words for kind, words in step.caption if kind not in ("sent", "delivered", "lost", "asked", "answered")]
+            notes = [
+                words
+                for kind, words in step.caption
+                if kind not in ("sent", "delivered", "lost", "asked", "answered")
+            ]
             if notes and step.node:
                 lines.append(f"    Note over N{step.node}: {_plain('<br/>'.join(notes))}")
             elif notes:
@@ -112,7 +121,9 @@ class Drawing:
         y = TOP + ROW * (number + 0.5) + 4
         yield f'<text x="8" y="{y}" fill="#666666">{step.time * 1000:.1f} ms</text>'
         words = " · ".join(words for _, words in step.caption)
-        bold = ' font-weight="bold"' if any(kind in ("chosen", "violation") for kind, _ in step.caption) else ""
+        bold = (
+            ' font-weight="bold"' if any(kind in ("chosen", "violation") for kind, _ in step.caption) else ""
+        )
         who = f"{step.node}: " if step.node else ""
         x = LEFT + COLUMN * len(self.members) + 10
         yield f'<text x="{x}" y="{y}"{bold}>{who}{escape(words[:88])}</text>'
@@ -128,9 +139,7 @@ class Drawing:
             "text": self.header.get("text", ""),
             "command": self.header.get("command", ""),
             "nodes": self.members,
-            "steps": [
-                [len(step.events), int(step.minor), step.caption, step.lines] for step in self.steps
-            ],
+            "steps": [[len(step.events), int(step.minor), step.caption, step.lines] for step in self.steps],
             "events": [_compact(event) for step in self.steps for event in step.events],
         }
         text = dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")

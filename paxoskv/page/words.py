@@ -9,10 +9,79 @@ Event = dict[str, Any]  # as in a line of a trace
 BEGIN: Final = frozenset({
     "state", "asked", "delivered", "timer", "durable", "crash", "restart", "cut", "heal", "pause", "resume",
     "wipe", "refused", "calm", "violation",
-})  # fmt: skip  # what a step begins with
+})  # fmt: skip  # kinds that a step begins with
 MINOR: Final = frozenset({"state", "timer", "journaled", "duplicated"})  # kinds that tell no story
-NOTES: Final = "disk: notes"
+UNTOLD: Final = frozenset({"journaled", "proposed", "timer", "duplicated"})  # kinds that a caption leaves out
+FIRST: Final = ("violation", "chosen", "leads")  # kinds that it begins with
 GOSSIP: Final = frozenset({"Learn", "Barrier", "Reading", "Chunk", "FetchCheckpoint"})
+NOTES: Final = "disk: notes"
+
+# What each kind of event says: in a few words, and in a sentence; `facts` has the fields.
+TEXTS: Final = {
+    "state": ("stands so", "So it stands at node {node} now."),
+    "asked": ("client: {what}", "A client asks node {node}: {what}."),
+    "proposed": ("proposes", "Node {node} proposes it."),
+    "stands": (
+        "stands with {ballot}", "Node {node} stands for log {log} with ballot {ballot}: it wants to lead it.",
+    ),
+    "promised": (
+        "promises {ballot}",
+        "Node {node} promises ballot {ballot} for log {log}: it accepts nothing lower there any more. The "
+        "promise is in memory, its disk does not have it yet.",
+    ),
+    "leads": (
+        "LEADS log {log} with {ballot}",
+        "Node {node} leads log {log} with ballot {ballot}: {who} have promised.",
+    ),
+    "rejoined": ("may vote again", "Node {node} has heard all others, and may vote again."),
+    "deposed": ("lost log {log}", "Node {node} leads log {log} no longer."),
+    "accepted": (
+        "accepts {held}",
+        "Node {node} accepts {held} in {place}, at ballot {ballot}: in memory, its disk does not have "
+        "it yet.",
+    ),
+    "journaled": ("writes", "Node {node} writes to its journal; the disk is at work."),
+    "durable": (NOTES, "The disk of node {node} has what was noted."),
+    "sent": ("{brief} to {to}", "Node {node} sends to {receivers}: {said}."),
+    "delivered": ("{brief} from {from}", "Node {node} gets from node {from}: {said}."),
+    "lost": (
+        "{message} {from} to {to} is lost", "{message} from node {from} to {receivers} is lost: {why}.",
+    ),
+    "duplicated": ("twice", "The network will deliver it {copies} times."),
+    "chosen": (
+        "CHOSEN: {held}",
+        "CHOSEN: {held}. Node {node} has counted the votes of {who} at ballot {ballot}: {place} will "
+        "never change.",
+    ),
+    "learned": ("learns", "Node {node} learns that {held} is chosen, in {place}."),
+    "applied": (
+        "applies {held}", "Node {node} applies {held} to its store: nothing earlier can come any more.",
+    ),
+    "answered": ("answers {answer}", "Node {node} answers its client: {answer}."),
+    "crash": ("dies", "Node {node} dies: what is not on its disk is lost."),
+    "restart": ("starts", "Node {node} starts, with what is on its disk."),
+    "pause": ("stands still", "Node {node} stands still."),
+    "resume": ("goes on", "Node {node} goes on."),
+    "wipe": ("has an empty disk", "Node {node} gets an empty disk: it has forgotten its promises and votes."),
+    "refused": ("is refused", "Node {node} is refused: its disk is older than what it has said."),
+    "cut": ("{cut}", "{cut}."),
+    "heal": ("the network works again", "The network works again."),
+    "calm": ("all faults end", "All faults end."),
+    "timer": ("timer", "A timer of node {node} goes off."),
+    "violation": ("A RULE IS BROKEN", "A RULE IS BROKEN: {reason}."),
+}  # fmt: skip
+CUTS: Final = {
+    "broken": "the link between {who} is cut", "partition": "{who} cut off", "one-way": "{who} cannot send",
+}  # fmt: skip
+MESSAGES: Final = {
+    "Prepare": "Prepare {ballot}", "Fetch": "Fetch from slot {slot}", "Fetched": "Fetched {held}",
+    "Learn": "News", "Barrier": "Barrier of a read",
+    "Rejoin": "Rejoin: what do you know of log {log}?", "Rejoined": "Rejoined: all of log {log}",
+    "Promise promised": "Promise {ballot}", "Promise nack": "No: {promised} is promised",
+    "Promise behind": "No: you are behind", "Promise covered": "No need: it is known",
+    "Accepted accepted": "Accepted: {length} on its disk", "Accepted refused": "No: {promised} is promised",
+    "Accepted needs_sync": "Needs what came before", "Accepted withheld": "No vote",
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -30,202 +99,125 @@ class Step:
 def listed(numbers: Sequence[Any]) -> str:
     """1, 2 and 3."""
     texts = [str(number) for number in numbers]
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}" if texts else "nobody"
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
 
 
-def nodes(numbers: Sequence[Any]) -> str:
+def nodes(numbers: Sequence[int]) -> str:
     return f"node{'s' if len(numbers) > 1 else ''} {listed(numbers)}"
 
 
 def values(event: Event) -> str:
-    """The commands of the entries that an event is about; of many, the first one."""
-    texts = [text for _, text in event.get("entries", ())]
-    if len(texts) > 1:
-        return f"{texts[0]} and {len(texts) - 1} more"
-    return texts[0] if texts else ""
+    """The commands of the entries that an event is about; of many, the first one's."""
+    texts = [str(text) for _, text in event.get("entries", ())]
+    return f"{texts[0]} and {len(texts) - 1} more" if len(texts) > 1 else "".join(texts)
 
 
 def message(event: Event) -> str:
     """What a message says, in a few words."""
-    kind, ballot, held = event["message"], event.get("ballot", ""), values(event)
-    if kind == "Prepare":
-        return f"Prepare {ballot}"
-    if kind == "Promise":
-        if event["verdict"] != "promised":
-            answers = {"nack": f"No: {event['promised']} is promised", "behind": "No: you are behind",
-                       "covered": "No need: it is known"}  # fmt: skip
-            return answers[event["verdict"]]
-        return f"Promise {ballot}" + (f", has {held} of {event['accepted']}" if held else "")
-    if kind == "Accept":
-        return f"Accept {held or ('(nothing yet)' if event['sync'] else '(how far are you?)')}"
-    if kind == "Accepted":
-        return {
-            "accepted": "Accepted: " + (f"{event['length']} on its disk" if event["length"] else "not on its disk yet"),
-            "refused": f"Refused: {event['promised']} is promised",
-            "needs_sync": "Needs what came before",
-            "withheld": "No vote",
-        }[event["vote"]]
-    if kind == "Fetch":
-        return f"Fetch log {event['log']} from slot {event['slot']}"
-    if kind == "Fetched":
-        return f"Fetched {held}"
-    if kind == "Learn" and event["chosen"]:
-        return "Learn what is chosen"
-    return {"Learn": "News", "Barrier": "Barrier of a read", "Reading": "Reading"}.get(kind, kind)
-
-
-def brief(event: Event) -> str:
-    """The message without the entries, which its receiver is said to accept."""
-    return message({**event, "entries": []}) if event["message"] != "Accept" else "Accept"
+    kind, held = event["message"], values(event)
+    answer = event.get("verdict", event.get("vote", ""))
+    text = str(MESSAGES.get(f"{kind} {answer}".strip(), kind)).format_map({**event, "held": held})
+    if kind == "Promise" and held:
+        text += f", has {held} of {event['accepted']}"
+    elif kind == "Accept":
+        text += " " + (held or ("(nothing yet)" if event["sync"] else "(how far are you?)"))
+    elif kind == "Accepted" and answer == "accepted" and not event["length"]:
+        text = "Accepted: not on its disk yet"
+    elif kind == "Learn" and event["chosen"]:
+        text = "Learn what is chosen"
+    return text
 
 
 def place(event: Event) -> str:
     """Which slots of which log."""
-    count = len(event["entries"]) if "entries" in event else event.get("length", 0) - event.get("slot", 0)
-    first = event.get("slot")
-    if first is None or count < 1:
-        return f"log {event['log']}"
-    slots = f"slot {first}" if count == 1 else f"slots {first} {'and' if count == 2 else 'to'} {first + count - 1}"
-    return f"{slots} of log {event['log']}"
+    first, count = event.get("slot", 0), len(event.get("entries", ()))
+    slots = {0: "", 1: f"slot {first} of ", 2: f"slots {first} and {first + 1} of "}
+    return slots.get(count, f"slots {first} to {first + count - 1} of ") + f"log {event.get('log')}"
 
 
-def sentence(event: Event) -> str:
-    """What happened, in plain English."""
-    node, kind, ballot = event["node"], event["kind"], event.get("ballot", "")
-    log = f"log {event['log']}" if "log" in event else ""
-    about = f" (ballot {ballot}, {log})" if ballot else ""
-    match kind:
-        case "asked":
-            what = listed(event["commands"])
-            return f"A client asks node {node} {'for a read' if what == 'read' else f'to do: {what}'}."
-        case "proposed":
-            return f"Node {node} proposes it: {values(event)}."
-        case "stands":
-            return f"Node {node} stands for {log} with ballot {ballot}: it wants to lead it."
-        case "promised":
-            return (
-                f"Node {node} promises ballot {ballot} for {log}: it accepts nothing lower there any more. "
-                "Its disk does not have the promise yet."
-            )
-        case "leads":
-            return f"{nodes(event['promises']).capitalize()} have promised: node {node} leads {log} with ballot {ballot}."
-        case "deposed":
-            return f"Node {node} leads {log} no longer."
-        case "accepted":
-            what = f"{values(event)} in {place(event)}" if event["entries"] else f"{log} as it is"
-            return f"Node {node} accepts {what}, at ballot {ballot}: in memory, its disk does not have it yet."
-        case "journaled":
-            return f"Node {node} writes to its journal; the disk is at work."
-        case "sent":
-            return f"Node {node} sends to {nodes(event['to'])}: {message(event)}{about}."
-        case "delivered":
-            return f"Node {node} gets from node {event['from']}: {message(event)}{about}."
-        case "lost":
-            return f"{event['message']} from node {event['from']} to node {event['to']} is lost: {event['why']}."
-        case "duplicated":
-            return f"The network will deliver it {event['copies']} times."
-        case "chosen":
-            return (
-                f"CHOSEN: {values(event) or 'an entry'}. Node {node} has counted the votes of {nodes(event['votes'])} "
-                f"at ballot {ballot}: {place(event)} will never change."
-            )
-        case "learned":
-            return f"Node {node} learns that {values(event) or 'an entry'} is chosen, in {place(event)}."
-        case "applied":
-            return f"Node {node} applies {values(event)} to its store: nothing earlier can come any more."
-        case "answered":
-            return f"Node {node} answers its client: {event['answer']}."
-        case "cut":
-            if event["how"] == "broken":
-                return f"The link between {nodes(event['nodes'])} is cut."
-            return f"{nodes(event['nodes']).capitalize()} {'cannot send' if event['how'] == 'one-way' else 'are cut off'}."
-        case "violation":
-            return f"A RULE IS BROKEN: {event['reason']}."
-    return {
-        "state": f"So it stands at node {node} now.",
-        "timer": f"A timer of node {node} goes off.",
-        "crash": f"Node {node} dies: what is not on its disk is lost.",
-        "restart": f"Node {node} starts, with what is on its disk.",
-        "heal": "The network works again.",
-        "pause": f"Node {node} stands still.",
-        "resume": f"Node {node} goes on.",
-        "wipe": f"Node {node} gets an empty disk: it has forgotten its promises and votes.",
-        "refused": f"Node {node} is refused: its disk is older than what it has said.",
-        "calm": "All faults end.",
-    }.get(kind, f"Node {node}: {kind}.")
+def facts(event: Event) -> dict[str, Any]:
+    """The fields of a text about an event."""
+    fields = {**event, "held": values(event) or "the log as it is", "place": place(event)}
+    fields["who"] = nodes(event.get("votes") or event.get("promises") or event.get("nodes") or ())
+    fields["what"] = listed(event.get("commands", ()))
+    if isinstance(event.get("to"), list):
+        fields.update(receivers=nodes(event["to"]), to=listed(event["to"]))
+    if event["kind"] in ("sent", "delivered"):
+        said = message(event)
+        fields["said"] = said + (
+            f" (ballot {event['ballot']}, log {event['log']})" if "ballot" in event else ""
+        )
+        fields["brief"] = "Accept" if event["message"] == "Accept" else message({**event, "entries": []})
+    if event["kind"] == "cut":
+        text = CUTS[event["how"]].format_map(fields)
+        fields["cut"] = text[0].upper() + text[1:]
+    return fields
 
 
-def short(event: Event) -> str:
-    """The same in a few words, for a diagram."""
-    kind, held = event["kind"], values(event)
-    match kind:
-        case "asked":
-            return f"client: {listed(event['commands'])}"
-        case "delivered":
-            return f"{brief(event)} from {event['from']}"
-        case "sent":
-            return f"{brief(event)} to {listed(event['to'])}"
-        case "accepted":
-            return f"accepts {held}" if held else "accepts"
-        case "promised" | "stands":
-            return f"{'promises' if kind == 'promised' else 'stands with'} {event['ballot']}"
-        case "leads":
-            return f"LEADS log {event['log']} with {event['ballot']}"
-        case "chosen":
-            return f"CHOSEN: {held or place(event)}"
-        case "applied":
-            return f"applies {held}"
-        case "answered":
-            return f"answers {event['answer']}"
-        case "lost":
-            return f"{event['message']} {event['from']} to {event['to']} is lost"
-        case "violation":
-            return "A RULE IS BROKEN"
-        case "cut" | "heal" | "calm":
-            return sentence(event).rstrip(".")
-    return {"crash": "dies", "restart": "starts", "learned": "learns", "wipe": "has an empty disk"}.get(kind, kind)
+def told(event: Event) -> tuple[str, str]:
+    """What happened, in a few words and in a sentence."""
+    fields = facts(event)
+    brief, sentence = TEXTS.get(event["kind"], ("{kind}", "Node {node}: {kind}."))
+    return brief.format_map(fields), sentence.format_map(fields)
 
 
 class Memory:
-    """What the events before say of the next: what was written when a disk is done, what stands in a slot."""
+    """Tells each step, with what those before say of it: such as what was written, when a disk is done."""
 
     def __init__(self, members: Sequence[int]) -> None:
         self.quorum = len(members) // 2 + 1
-        self.waiting: dict[int, Event] = {}  # promises and votes, by event
+        self.waiting: dict[int, Event] = {}  # promises and votes that are not durable, by event
         self.frames: dict[int, list[int]] = {}
-        self.held: dict[tuple[int, int, int], list[Any]] = {}  # by node, log and slot: the entry accepted last
+        self.held: dict[
+            tuple[int, int, int], list[Any]
+        ] = {}  # by node, log and slot: the entry accepted last
         self.having: dict[tuple[int, int, str], set[int]] = {}  # who has (log, slot, ballot) on the disk
 
-    def complete(self, event: Event) -> Event:
-        """A `chosen` or `learned` event with the entries that its node holds there."""
-        if event["kind"] not in ("chosen", "learned"):
-            return event
-        slots = range(event["slot"], event["length"])
-        places = [(event["node"], event["log"], slot) for slot in slots]
-        return event | {"entries": [self.held.get(place, [0, "an earlier entry"]) for place in places]}
+    def tell(self, step: Step) -> None:
+        """Find the words for a step."""
+        written = [self._follow(event) for event in step.events]
+        for event in merged(step.events):
+            kind = event["kind"]
+            if kind in ("chosen", "learned"):
+                event = event | {"entries": self._entries(event)}
+            brief, text = (written[0] if kind == "durable" else None) or told(event)  # a step begins with it
+            step.minor = step.minor and (kind in MINOR or event.get("message") in GOSSIP or brief == NOTES)
+            step.lines.append(text)
+            if kind not in UNTOLD:
+                step.caption.append((kind, brief))
+        step.caption.sort(key=lambda words: words[0] not in FIRST)
 
-    def follow(self, event: Event) -> tuple[str, str] | None:
-        """Look at an event; of a `durable` one, a few words and a sentence."""
-        kind = event["kind"]
+    def _entries(self, event: Event) -> list[Any]:
+        """What its node holds where a log is chosen."""
+        node, log = event["node"], event["log"]
+        return [
+            self.held.get((node, log, slot), [0, "an earlier entry"])
+            for slot in range(event["slot"], event["length"])
+        ]
+
+    def _follow(self, event: Event) -> tuple[str, str] | None:
+        kind, node = event["kind"], event["node"]
         if kind in ("promised", "accepted", "stands"):
             self.waiting[event["id"]] = event
             for slot, entry in enumerate(event.get("entries", ()), event.get("slot", 0)):
-                self.held[event["node"], event["log"], slot] = entry
+                self.held[node, event["log"], slot] = entry
         elif kind == "journaled":
             self.frames[event["id"]] = event["because"]
         elif kind == "wipe":
             for disks in self.having.values():
-                disks.discard(event["node"])
+                disks.discard(node)
         elif kind == "durable":
-            written = [self.waiting.pop(id_) for id_ in self.frames.pop(event.get("cause", 0), ()) if id_ in self.waiting]
-            return self._written(event["node"], written)
+            ids = self.frames.pop(event.get("cause", 0), ())
+            return self._written(node, [self.waiting.pop(id_) for id_ in ids if id_ in self.waiting])
         return None
 
-    def _written(self, node: int, written: Iterable[Event]) -> tuple[str, str]:
+    def _written(self, node: int, written: Iterable[Event]) -> tuple[str, str] | None:
         parts, chosen = [], ""
         for event in written:
             if event["kind"] != "accepted":
-                parts.append(f"{'its promise of' if event['kind'] == 'promised' else 'its ballot'} {event['ballot']}")
+                parts.append(
+                    f"{'its promise of' if event['kind'] == 'promised' else 'its ballot'} {event['ballot']}"
+                )
                 continue
             parts.append(f"{values(event) or f'''log {event['log']} as it is'''} at ballot {event['ballot']}")
             for slot in range(event["slot"], event["slot"] + len(event["entries"])):
@@ -237,54 +229,45 @@ class Memory:
                     )
                 disks.add(node)
         if not parts:
-            return NOTES, f"The disk of node {node} has what was noted."
+            return None
         text = f"The disk of node {node} has {listed(parts)} now.{chosen}"
         return "on disk" + (": A MAJORITY HAS IT" if chosen else ""), text
+
+
+def merged(events: Iterable[Event]) -> list[Event]:
+    """The events of a step; messages to several nodes that say the same, or are lost likewise, become one."""
+    found: list[Event] = []
+    places: dict[str, int] = {}
+    for event in events:
+        if event["kind"] not in ("sent", "lost"):
+            found.append(event)
+            continue
+        key = repr([(name, event[name]) for name in event if name not in ("id", "cause", "to")])
+        if key in places:
+            found[places[key]]["to"].append(event["to"])
+        else:
+            places[key] = len(found)
+            found.append(event | {"to": [event["to"]]})
+    return found
 
 
 def steps(events: Iterable[Event], members: Sequence[int]) -> list[Step]:
     """The whole trace, step by step; `lost` joins the step in which its message was sent, if it is there."""
     found: list[Step] = []
-    memory = Memory(members)
     senders: dict[int, Step] = {}  # by `sent` event
     for event in events:
         kind, node = event["kind"], event["node"]
         alone = kind == "lost" and (not found or found[-1].events[-1]["id"] != event.get("cause"))
         if not found or kind in BEGIN or alone or (node and node != found[-1].node):
             found.append(Step(node, event["time"]))
-        step = found[-1]
-        written = memory.follow(event)
-        _add(step, memory.complete(event), written)
+        found[-1].events.append(event)
         if kind == "sent":
-            senders[event["id"]] = step
-        quiet = kind in MINOR or event.get("message") in GOSSIP or (written is not None and written[0] == NOTES)
-        step.minor = step.minor and quiet
+            senders[event["id"]] = found[-1]
+    memory = Memory(members)
     for step in found:
-        step.caption.sort(key=lambda words: words[0] not in ("violation", "chosen", "leads"))
+        memory.tell(step)
+    for step in found:
         first = step.events[0]
         if not step.minor and first["kind"] == "delivered" and first.get("cause") in senders:
             senders[first["cause"]].minor = False
     return found
-
-
-def _add(step: Step, event: Event, written: tuple[str, str] | None) -> None:
-    """One more event; messages that say the same to several nodes are one line."""
-    kind = event["kind"]
-    step.events.append(event)
-    if kind == "sent":
-        alike = [
-            other
-            for other in step.events[:-1]
-            if other["kind"] == "sent"
-            and all(other.get(name) == event.get(name) for name in event if name not in ("id", "to"))
-        ]
-        told = {**event, "to": [other["to"] for other in alike] + [event["to"]]}
-        if alike:
-            step.lines.pop()
-            step.caption.pop()
-        step.lines.append(sentence(told))
-        step.caption.append((kind, short(told)))
-        return
-    step.lines.append(written[1] if written else sentence(event))
-    if kind not in ("journaled", "proposed", "timer", "duplicated"):
-        step.caption.append((kind, written[0] if written else short(event)))

@@ -5,16 +5,24 @@ the disk. What the acceptors have promised and accepted stands in the records of
 to be chosen, its core reports.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 from paxoskv.multipaxos import Applied
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.outbox import Message, Ready
 from paxoskv.trace.events import Trace, commands, described, dotted, entries, outcome, spoken
-from paxoskv.wire.structs import Accepted, Command, Held, LogStatus, Promise, Record, Verdict, Vote
+from paxoskv.wire.structs import Accepted, Command, Entry, Held, LogStatus, Promise, Record, Verdict, Vote
 
 STATE_EVERY: Final = 1000  # events of a node: a ring whose beginning is lost still shows how its logs stand
+
+
+class Counted(NamedTuple):
+    """A promise or a vote that was counted."""
+
+    ballot: int
+    length: int  # of the log that is voted for; -1: a promise
+    event: int
 
 
 class Recorder:
@@ -28,22 +36,15 @@ class Recorder:
         self.trace = trace
         self.core = core
         self.me = core.me
-        self.arriving = (
-            0  # the `sent` event of the message that is handed in next, where the network knows it
-        )
+        self.arriving = 0  # the `sent` event of what is delivered next, where the network knows it
         self.triggers: list[tuple[int, int | None]] = []  # of this turn: (event, log)
         self.over = True  # whether the turn has been drained: what comes begins another one
-        self.votes: dict[
-            int, dict[int, tuple[int, int, int]]
-        ] = {}  # by log and node: (ballot, length, event)
-        self.promises: dict[int, dict[int, tuple[int, int]]] = {}  # by log and node: (ballot, event)
+        self.votes: dict[int, dict[int, Counted]] = {}  # by log and node
+        self.promises: dict[int, dict[int, Counted]] = {}
         self.slots: dict[tuple[int, int], tuple[int, int]] = {}  # by log and timestamp: (slot, event)
         self.unwritten: list[int] = []  # events whose records are not in a frame yet
-        self.own: list[tuple[int, int, int, int]] = []  # own promises and votes: (log, ballot, length, event)
-        self.frame: tuple[int, list[tuple[int, int, int, int]]] = (
-            0,
-            [],
-        )  # under way: its event, what of `own`
+        self.own: list[tuple[int, int, int]] = []  # own promises and votes: (log, ballot, length)
+        self.frame: tuple[int, list[tuple[int, int, int]]] = (0, [])  # under way: its event, what of `own`
         self.asked_by: dict[int, int] = {}  # by id of the token: the `asked` event
         self.state()
 
@@ -92,10 +93,8 @@ class Recorder:
 
     def _count(self, node: int, log: int, ballot: int, length: int, event: int) -> None:
         """A promise (length -1) or a vote that counts now."""
-        if length < 0:
-            self.promises.setdefault(log, {})[node] = (ballot, event)
-        else:
-            self.votes.setdefault(log, {})[node] = (ballot, length, event)
+        counted = self.promises if length < 0 else self.votes
+        counted.setdefault(log, {})[node] = Counted(ballot, length, event)
 
     def _cause(self, log: int | None) -> int:
         """What has made an event of this log, in this turn. A timer becomes an event here."""
@@ -148,25 +147,34 @@ class Recorder:
             log, ballot = record.promised
             event = self.trace.add(self.me, "promised", self._cause(log), log, None, ballot)
             self.unwritten.append(event)
-            self.own.append((log, ballot, -1, event))
+            self.own.append((log, ballot, -1))
+        elif record.rejoined is not None:
+            self.trace.add(self.me, "rejoined", self._cause(None))
 
     def _leads(self, log: int) -> None:
         """A quorum has promised: which promises those are."""
         promises = self.promises.get(log, {})
-        ballot = max([promise[0] for promise in promises.values()], default=0)
-        nodes = sorted(node for node, promise in promises.items() if promise[0] == ballot)
-        because = [promises[node][1] for node in nodes]
-        self.trace.add(self.me, "leads", self._cause(log), log, None, ballot, promises=nodes, because=because)
+        ballot = max([promise.ballot for promise in promises.values()], default=0)
+        nodes = sorted(node for node, promise in promises.items() if promise.ballot == ballot)
+        because = [promises[node].event for node in nodes]
+        cause = self._cause(log)
+        event = self.trace.add(self.me, "leads", cause, log, None, ballot, promises=nodes, because=because)
+        self.triggers.append((event, log))  # of what is adopted now
 
     def _accepts(self, held: Held) -> None:
         event = self.trace.add(
             self.me, "accepted", self._cause(held.log), held.log, held.start, held.ballot,
-            entries=entries(held.entries),
+            entries=entries(held.entries), because=self._accepted(held.log, held.entries),
         )  # fmt: skip
         self.unwritten.append(event)
-        self.own.append((held.log, held.ballot, held.start + len(held.entries), event))
+        self.own.append((held.log, held.ballot, held.start + len(held.entries)))
         for slot, entry in enumerate(held.entries, held.start):
             self.slots[held.log, entry.timestamp] = (slot, event)
+
+    def _accepted(self, log: int, held: Iterable[Entry]) -> list[int]:
+        """The events in which these entries were accepted here before, if they were."""
+        events = [self.slots.get((log, entry.timestamp), (0, 0))[1] for entry in held]
+        return sorted({event for event in events if event})
 
     def _chosen(self, status: LogStatus, leads: bool) -> None:
         """More of a log is known to be chosen: counted here, by its leader, or told by others."""
@@ -179,19 +187,19 @@ class Recorder:
             return
         votes = self.votes.get(log, {})
         nodes = sorted(
-            node
-            for node, (ballot, length, _) in votes.items()
-            if ballot == status.accepted and length > first
+            node for node, vote in votes.items() if vote.ballot == status.accepted and vote.length > first
         )
         self.trace.add(
             self.me, "chosen", self._cause(log), log, first, status.accepted, length=status.chosen,
-            votes=nodes, because=[votes[node][2] for node in nodes],
+            votes=nodes, because=[votes[node].event for node in nodes],
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------- carrying it out
 
     def sent(self, to: int, message: Message) -> None:
         log, slot, ballot, about = described(message)
+        if message.__class__ is Promise:
+            about = {**about, "because": self._accepted(message.log, message.entries)}
         self.trace.add(self.me, "sent", self._cause(log), log, slot, ballot, to=to, **about)
 
     def journaled(self) -> None:
@@ -203,7 +211,7 @@ class Recorder:
     def durable(self) -> None:
         """The frame is on the disk: own promises and votes in it count."""
         event = self.trace.add(self.me, "durable", self.frame[0])
-        for log, ballot, length, _ in self.frame[1]:
+        for log, ballot, length in self.frame[1]:
             self._count(self.me, log, ballot, length, event)
         self.frame = (0, [])
         self._begin(event, None)

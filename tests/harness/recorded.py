@@ -1,8 +1,8 @@
 """Runs that are recorded: the simulator and the scripted cluster, with a Recorder at each node.
 
 Both write into one Trace, in the order in which things happen. The network knows which message it carries, so
-that a `delivered` event names the `sent` one, and it adds what no node can see: `lost` and `duplicated`; those
-who break things add `crash`, `restart`, `cut`, `heal`, `pause`, `resume`, `wipe` and `violation`.
+that a `delivered` event names the `sent` one, and it adds what no node can see: `lost` and `duplicated`. Who
+breaks things adds `crash`, `restart`, `cut`, `heal`, `pause`, `resume`, `wipe` and `violation`.
 """
 
 from collections.abc import Sequence
@@ -109,7 +109,7 @@ class RecordedSimulation(simulator.Simulation):
             raise
 
 
-# ------------------------------------------------------------------------------------------ the scripted cluster
+# ---------------------------------------------------------------------------------- the scripted cluster
 
 
 class ScriptedMachine(scenario.Machine):
@@ -173,7 +173,8 @@ class RecordedCluster(scenario.Cluster):
         self.passed = False
         super().post(envelope)
         if not self.passed and held == sum(len(gate.held) for gate in self.gates):
-            self.lose(envelope, "on its way")
+            cut = frozenset((envelope.sender, envelope.to)) in self.cuts
+            self.lose(envelope, "the link is cut" if cut else "on its way")
 
     def deliver(self, envelope: Envelope) -> None:
         self.passed = True

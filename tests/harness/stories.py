@@ -1,7 +1,7 @@
 """The named scenarios that scripts/trace.py records: each a script for the cluster of scenario.py.
 
 A function with @story and a name is all that a further one needs; its docstring is what the page says above
-the diagram. It makes a RecordedCluster and returns it when the story has been told.
+the diagram: a title, and what happens. It makes a RecordedCluster, and returns it when the story is told.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,10 @@ class Story(NamedTuple):
 STORIES: dict[str, Story] = {}
 
 
-def story(name: str, title: str) -> Callable[[Callable[[], RecordedCluster]], Callable[[], RecordedCluster]]:
+def story(name: str) -> Callable[[Callable[[], RecordedCluster]], Callable[[], RecordedCluster]]:
     def add(play: Callable[[], RecordedCluster]) -> Callable[[], RecordedCluster]:
-        STORIES[name] = Story(name, title, " ".join((play.__doc__ or "").split()), play)
+        title, _, text = (play.__doc__ or "").partition("\n\n")
+        STORIES[name] = Story(name, title.rstrip("."), " ".join(text.split()), play)
         return play
 
     return add
@@ -47,9 +48,11 @@ def answered(cluster: RecordedCluster, *answers: Answer, within_s: float = 5) ->
     return cluster
 
 
-@story("put", "A client puts a value")
+@story("put")
 def put() -> RecordedCluster:
-    """A client asks node 2 to put color=green. Watch for the moment when three of five disks have the entry:
+    """A client puts a value.
+
+    A client asks node 2 to put color=green. Watch for the moment when three of five disks have the entry:
     from then on it is chosen, whatever happens. Node 2 knows it a message later, and answers when nothing
     earlier can come any more.
     """
@@ -57,17 +60,21 @@ def put() -> RecordedCluster:
     return answered(cluster, cluster.put(2, "color", "green"))
 
 
-@story("start", "Five nodes start")
+@story("start")
 def start() -> RecordedCluster:
-    """Each node stands for its own log (phase 1 of Paxos): it asks all for a promise, and leads when three have
+    """Five nodes start.
+
+    Each node stands for its own log (phase 1 of Paxos): it asks all for a promise, and leads when three have
     given it. From then on it may propose without asking again.
     """
     return RecordedCluster(recorded=True)
 
 
-@story("two-proposers", "Two nodes compete for one log")
+@story("two-proposers")
 def two_proposers() -> RecordedCluster:
-    """Node 1 dies when only it and node 2 have accepted x=1. Nodes 2 and 3 both want to finish its log, and
+    """Two nodes compete for one log.
+
+    Node 1 dies when only it and node 2 have accepted x=1. Nodes 2 and 3 both want to finish its log, and
     stand above each other. The promises make sure that whoever wins finds the entry or makes sure that it
     never was: all end with the same log.
     """
@@ -86,9 +93,11 @@ def two_proposers() -> RecordedCluster:
     return answered(cluster, *answers)
 
 
-@story("leader-dies", "A leader dies, and its entry survives")
+@story("leader-dies")
 def leader_dies() -> RecordedCluster:
-    """Node 1 leads its log and sends x=1, but only nodes 1, 2 and 3 get it; then node 1 dies, before its client
+    """A leader dies, and its entry survives.
+
+    Node 1 leads its log and sends x=1, but only nodes 1, 2 and 3 get it; then node 1 dies, before its client
     has an answer. Another node stands for log 1, finds the entry in the promises, and finishes it.
     """
     cluster = begun()
@@ -99,9 +108,11 @@ def leader_dies() -> RecordedCluster:
     return answered(cluster, cluster.put(4, "y", "2"))
 
 
-@story("revoked", "A dead owner's log is revoked")
+@story("revoked")
 def revoked() -> RecordedCluster:
-    """Node 1 is dead, so nobody says that nothing earlier will come from it, and node 2's entry is chosen but
+    """A dead owner's log is revoked.
+
+    Node 1 is dead, so nobody says that nothing earlier will come from it, and node 2's entry is chosen but
     cannot be applied. Another node stands for log 1, and appends a skip, stamped far ahead. Then node 1 is
     back, and takes its log back with a higher ballot.
     """
@@ -113,9 +124,11 @@ def revoked() -> RecordedCluster:
     return answered(cluster, cluster.put(1, "x", "1"))
 
 
-@story("failing-acceptors", "Acceptors fail at random")
+@story("failing-acceptors")
 def failing_acceptors() -> RecordedCluster:
-    """The acceptors of nodes 3, 4 and 5 ignore half of all messages, as in the original experiment. It costs
+    """Acceptors fail at random.
+
+    The acceptors of nodes 3, 4 and 5 ignore half of all messages, as in the original experiment. It costs
     time and repeats, and nothing else.
     """
     failures = {node: Failures(probability=0.5) for node in (3, 4, 5)}
@@ -125,9 +138,11 @@ def failing_acceptors() -> RecordedCluster:
     return cluster
 
 
-@story("catch-up", "A node catches up")
+@story("catch-up")
 def catch_up() -> RecordedCluster:
-    """Node 5 is down while the others go on. When it is back, it learns how long the logs are, fetches what it
+    """A node catches up.
+
+    Node 5 is down while the others go on. When it is back, it learns how long the logs are, fetches what it
     lacks, and applies it in the same order as everybody.
     """
     cluster = begun()
@@ -140,9 +155,11 @@ def catch_up() -> RecordedCluster:
     return answered(cluster, cluster.increment(5, "n"))
 
 
-@story("minority", "A minority is cut off")
+@story("minority")
 def minority() -> RecordedCluster:
-    """Nodes 4 and 5 are cut off. What a client asks of node 5 cannot be chosen there; what is asked of node 1
+    """A minority is cut off.
+
+    Nodes 4 and 5 are cut off. What a client asks of node 5 cannot be chosen there; what is asked of node 1
     can. When the cut heals, both are applied, in one order, everywhere.
     """
     cluster = begun()
@@ -154,18 +171,23 @@ def minority() -> RecordedCluster:
     return answered(cluster, lonely)
 
 
-@story("chain", "The nodes are a chain")
+@story("chain")
 def chain() -> RecordedCluster:
-    """Only the links 1-2, 2-3, 3-4 and 4-5 work. Nodes 2, 3 and 4 still reach a majority with themselves, so
-    they get things done. Nodes 1 and 5 reach two nodes, and must wait.
+    """The nodes are a chain.
+
+    Only the links 1-2, 2-3, 3-4 and 4-5 work. Nodes 2, 3 and 4 still reach a majority with themselves, so
+    they get things done. Nodes 1 and 5 reach two
+    nodes: they wait, or somebody else finishes what they have begun.
     """
     return connected({(1, 2), (2, 3), (3, 4), (4, 5)}, done=3, waits=1)
 
 
-@story("star", "Only one node reaches a majority")
+@story("star")
 def star() -> RecordedCluster:
-    """Only the links of node 3 work. Node 3 alone reaches a majority, and gets things done; all others reach
-    two nodes, and wait until the links are back.
+    """Only one node reaches a majority.
+
+    Only the links of node 3 work. Node 3 alone reaches a majority, and gets things done; all others reach
+    two nodes, and cannot finish anything themselves.
     """
     return connected({(1, 3), (2, 3), (3, 4), (3, 5)}, done=3, waits=1)
 
@@ -183,9 +205,11 @@ def connected(links: set[tuple[int, int]], done: int, waits: int) -> RecordedClu
     return answered(cluster, lonely)
 
 
-@story("quorum-loss", "The majority is lost, and returns")
+@story("quorum-loss")
 def quorum_loss() -> RecordedCluster:
-    """Nodes 3, 4 and 5 die: two of five are no majority, so nothing can be chosen, and nothing wrong is
+    """The majority is lost, and returns.
+
+    Nodes 3, 4 and 5 die: two of five are no majority, so nothing can be chosen, and nothing wrong is
     answered. Node 3 returns with what is on its disk, and the waiting command is done.
     """
     cluster = begun()
@@ -198,9 +222,11 @@ def quorum_loss() -> RecordedCluster:
     return answered(cluster, waiting)
 
 
-@story("wiped-disk", "A node without its disk rejoins")
+@story("wiped-disk")
 def wiped_disk() -> RecordedCluster:
-    """Node 5's disk is replaced by an empty one: it has forgotten its promises and votes. It may vote again
+    """A node without its disk rejoins.
+
+    Node 5's disk is replaced by an empty one: it has forgotten its promises and votes. It may vote again
     only when every other node has told it what it may have had a part in.
     """
     cluster = begun()
