@@ -2,5 +2,5 @@
 
 All of it works on the events as they stand in a trace's JSON Lines, wherever they come from.
 
-May import: config.
+May import: trace.
 """

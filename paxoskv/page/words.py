@@ -251,21 +251,25 @@ def merged(events: Iterable[Event]) -> list[Event]:
     return found
 
 
-def steps(events: Iterable[Event], members: Sequence[int]) -> list[Step]:
-    """The whole trace, step by step; `lost` joins the step in which its message was sent, if it is there."""
+def parted(events: Iterable[Event]) -> list[Step]:
+    """The events step by step; `lost` joins the step in which its message was sent, if it comes with it."""
     found: list[Step] = []
-    senders: dict[int, Step] = {}  # by `sent` event
     for event in events:
         kind, node = event["kind"], event["node"]
-        alone = kind == "lost" and (not found or found[-1].events[-1]["id"] != event.get("cause"))
-        if not found or kind in BEGIN or alone or (node and node != found[-1].node):
+        begins = kind in BEGIN or not found or (node and node != found[-1].node)
+        if begins or (kind == "lost" and found[-1].events[-1]["id"] != event.get("cause")):
             found.append(Step(node, event["time"]))
         found[-1].events.append(event)
-        if kind == "sent":
-            senders[event["id"]] = found[-1]
+    return found
+
+
+def steps(events: Iterable[Event], members: Sequence[int]) -> list[Step]:
+    """The whole trace, step by step, in words."""
+    found = parted(events)
     memory = Memory(members)
     for step in found:
         memory.tell(step)
+    senders = {event["id"]: step for step in found for event in step.events if event["kind"] == "sent"}
     for step in found:
         first = step.events[0]
         if not step.minor and first["kind"] == "delivered" and first.get("cause") in senders:

@@ -4,6 +4,7 @@ Chromium runs without a screen, without the network, and in a directory of its o
 """
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,15 @@ class Page:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    browser, driver_program = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or driver_program is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium chromium-driver)")
     options = webdriver.ChromeOptions()
-    options.binary_location = "/usr/bin/chromium"
+    options.binary_location = browser
     for argument in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    driver = webdriver.Chrome(options=options, service=Service(driver_program))
     yield driver
     complaints = driver.get_log("browser")
     driver.quit()

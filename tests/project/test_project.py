@@ -75,6 +75,7 @@ ROOMS = {
     "protocol": {"multipaxos", "wire"},
     "state": {"multipaxos", "protocol", "wire"},
     "trace": {"multipaxos", "protocol", "wire"},
+    "page": {"trace"},
     "storage": {"multipaxos", "protocol", "state", "wire"},
     "node": {"config", "kvstore", "multipaxos", "protocol", "state", "storage", "trace", "wire"},
     "client": {"config", "wire"},
