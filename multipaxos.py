@@ -44,7 +44,7 @@ ballot that it has promised, and the entry that it has accepted, with the ballot
   1 sends y to itself, and dies             dead           1.1, -         1.1, -
   3 stands with 2.3; 2 and 3 promise        dead           2.3, -         2.3, -
   3 adopts nothing, and sends a no-op, n    dead           2.3, n 2.3     2.3, n 2.3
-  1 is back and stands; all promise 3.1     3.1, y 1.1     3.1, n 2.3     3.1, n 2.3
+  1 is back, hears of 2.3, stands with 3.1  3.1, y 1.1     3.1, n 2.3     3.1, n 2.3
   1 adopts n, the best log, and sends it    3.1, n 3.1     3.1, n 3.1     3.1, n 3.1
 
 Had node 1 lived to promise 2.3, then 3 could have adopted y: until an entry is chosen, both ends are right.

@@ -1,4 +1,4 @@
 """The replicated state: what every node builds from the same entries in the same order.
 
-May import: multipaxos, protocol, wire.
+May import: wire.
 """

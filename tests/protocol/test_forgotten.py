@@ -81,10 +81,10 @@ def test_a_node_that_has_lost_nothing_is_not_refused() -> None:
     cluster.assert_equal()
 
 
-def two_histories(more: int = 5) -> Cluster:
+def two_histories(more: int = 5, proposer: int = 1, second: bool = False) -> Cluster:
     """An entry is chosen by 1, 2 and 3; 3 gets an older copy of its data while 1 and 2 are down.
 
-    3, 4 and 5 then execute so many other commands.
+    3, 4 and 5 then execute so many other commands, and a `second` one in the slot of the first.
     """
     cluster = Cluster()
     some_commands(cluster, 3, ALL)
@@ -93,7 +93,7 @@ def two_histories(more: int = 5) -> Cluster:
     for node in (4, 5):
         cluster.crash(node)
     cluster.run(1)
-    lost = cluster.put(1, "x", "acknowledged")
+    lost = cluster.put(proposer, "x", "acknowledged")
     cluster.run_until(lost.answered, within_s=3)
     assert lost.ok
     cluster.run(0.5)
@@ -106,10 +106,12 @@ def two_histories(more: int = 5) -> Cluster:
     for node in (4, 5):
         cluster.restart(node)
     cluster.run_until(lambda: all(cluster.core(node).ready for node in (3, 4, 5)), within_s=5)
+    assert cluster.get(3, "x") is None, "nobody who is alive can know better"
+    if second:
+        cluster.run_until(cluster.put(proposer, "x", "second").answered, within_s=5)
     if more:
         some_commands(cluster, more, (3, 4, 5))
     cluster.run(2)
-    assert cluster.get(3, "x") is None, "nobody who is alive can know better"
     return cluster
 
 
@@ -137,28 +139,7 @@ def test_a_write_that_others_lack_is_found_out_without_any_further_command() -> 
 
 def test_two_histories_of_equal_length_are_found_out_without_any_further_command() -> None:
     """Both have another command in the same slot of log 3, and nobody sends it again."""
-    cluster = Cluster()
-    some_commands(cluster, 3, ALL)
-    cluster.run(0.5)
-    backup = cluster.backup(3)
-    for node in (4, 5):
-        cluster.crash(node)
-    cluster.run(1)
-    lost = cluster.put(3, "x", "acknowledged")
-    cluster.run_until(lost.answered, within_s=3)
-    cluster.run(0.5)
-    for node in (1, 2, 3):
-        cluster.crash(node)
-    cluster.two_histories = True
-    for node in ALL:
-        cluster[node].on_diverged = lambda node: None
-    cluster.restore(3, backup)
-    for node in (4, 5):
-        cluster.restart(node)
-    cluster.run_until(lambda: cluster.core(3).ready, within_s=5)
-    second = cluster.put(3, "x", "second")
-    cluster.run_until(second.answered, within_s=5)
-    cluster.run(1)
+    cluster = two_histories(more=0, proposer=3, second=True)
     for node in (1, 2):
         cluster.restart(node)
     cluster.run_until(lambda: not (cluster[1].running or cluster[2].running), within_s=5)
