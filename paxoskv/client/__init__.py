@@ -8,12 +8,14 @@ May import: config, wire.
 """
 
 import importlib
+import signal
 
 
 def main() -> int:
     """Run the command line; return the exit code. Ctrl-C ends it quietly, also while the rest is imported."""
     try:
         code: int = importlib.import_module("paxoskv.client.cli").main()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python's own end is short
     except KeyboardInterrupt:
         return 130
     return code

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import importlib
 import json
 import os
 import sys
@@ -158,9 +157,8 @@ def _status(arguments: argparse.Namespace, output: Output) -> int:
         _known(arguments), arguments.node, show, timeout=arguments.timeout, digest=arguments.digest,
         every=arguments.watch, live=live,
     ))  # fmt: skip
-    if all(isinstance(view.error, NoNodeReachable) for view in views):
-        strangers = any(isinstance(view.error, WrongCluster) for view in views)
-        return USAGE if strangers else UNREACHABLE
+    if unreached := _unreached([view.error for view in views]):
+        return unreached
     well = all(view.status and view.status.ready for view in views)
     return DONE if well and not any(row.differs for row in health.rows(views)) else NEGATIVE
 
@@ -178,9 +176,14 @@ def _health(arguments: argparse.Namespace, output: Output) -> int:
         elif not output.as_json:
             write_ms, read_ms = 1000 * (check.write_s or 0), 1000 * (check.read_s or 0)
             output.write(f"{check.node}: write {write_ms:.1f} ms, read {read_ms:.1f} ms")
-    if failed and all(check.unreachable for check in checks):
-        return UNREACHABLE
-    return NEGATIVE if failed else DONE
+    return _unreached([check.cause for check in checks]) or (NEGATIVE if failed else DONE)
+
+
+def _unreached(errors: Sequence[ClientError | None]) -> int | None:
+    """Return the exit code if no node was reached; None if one was."""
+    if not all(isinstance(error, NoNodeReachable) for error in errors):
+        return None
+    return USAGE if any(isinstance(error, WrongCluster) for error in errors) else UNREACHABLE
 
 
 def _known(arguments: argparse.Namespace) -> Cluster | str:
@@ -217,8 +220,8 @@ def _connect(client: Client, timeout: float) -> None:
         try:
             client.connect(min(ATTEMPT_TIMEOUT_S, timeout))
             return
-        except NoNodeReachable:
-            if time.monotonic() + RETRY_S > deadline:
+        except NoNodeReachable as error:
+            if isinstance(error, WrongCluster) or time.monotonic() + RETRY_S > deadline:
                 raise
         if not told:
             told = True
@@ -374,14 +377,13 @@ def _common(timeout: float) -> "_Parser":
 
 def _text(word: str) -> str:
     """Return a key or value from the command line; bytes that are no text came as lone surrogates."""
+    with contextlib.suppress(UnicodeEncodeError):
+        word.encode()
+        return word
     try:
-        return os.fsencode(word).decode() if not word.isascii() and _has_surrogates(word) else word
-    except UnicodeDecodeError:
+        return os.fsencode(word).decode()  # the locale's encoding is the one to blame
+    except UnicodeError:
         raise argparse.ArgumentTypeError(f"{os.fsencode(word)!r} is not UTF-8") from None
-
-
-def _has_surrogates(word: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in word)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -547,8 +549,9 @@ def main(words: Sequence[str] | None = None) -> int:
 def _parse(words: Sequence[str], output: Output) -> argparse.Namespace:
     parser, commands = _parsers(output.program)
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next
-        with contextlib.suppress(ImportError):
-            importlib.import_module("argcomplete").autocomplete(parser)
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     try:
         return parser.parse_args(_verb_first(words, commands))
     except OSError as error:  # it could not print its help
