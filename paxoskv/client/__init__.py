@@ -1,8 +1,8 @@
 """The client library and its command line.
 
 operations decides what to try and what to repeat; sync and aio carry that out over sockets. cli is the
-command line: output prints, rows reads files of operations, workload runs them, report makes tables of a run,
-health looks at the nodes.
+command line: arguments says what may be typed, output prints, rows reads files of operations, workload runs
+them, report makes tables of a run, health looks at the nodes.
 
 May import: config, wire.
 """
