@@ -7,35 +7,17 @@ of a node of the cluster that does not run. The frames come from a seeded source
 import contextlib
 import random
 import socket
-import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from paxoskv.client.operations import ClientError
 from paxoskv.client.sync import Client
-from paxoskv.wire.codec import Malformed
-from paxoskv.wire.methods import CALL, METHODS, ONEWAY, header
-from paxoskv.wire.structs import (
-    Accept,
-    Barrier,
-    Command,
-    Entry,
-    Fact,
-    Fetch,
-    FetchCheckpoint,
-    Identity,
-    Learn,
-    Position,
-    Prepare,
-    Rejoin,
-    RequestId,
-    Session,
-    Verb,
-)
+from paxoskv.wire.methods import METHODS
+from paxoskv.wire.structs import Identity
+from tests.harness.fuzz import CLIENT_CALLS, MUTATIONS, NODE_CALLS, malformed, mutants
 from tests.harness.processes import RealCluster, eventually
 
 FRAMES = 10_000
@@ -43,131 +25,6 @@ SEED = 20_261
 GROWTH = 16 << 20  # bytes of memory, at most
 OUTPUT = 8 << 20  # bytes that a node keeps for a client that does not read, at most
 GREETING_S = 10.0  # for the first frame of a connection
-
-REQUEST = RequestId(Session(5, 1, 0), 3, 2)
-FACT = Fact(3, 0, 0, 0)
-CLIENT_CALLS: dict[bytes, tuple[Any, ...]] = {
-    b"put": ("malformed/key", "value", REQUEST),
-    b"get": ("malformed/key", 0),
-    b"delete": ("malformed/key", REQUEST),
-    b"compare_and_set": ("malformed/key", "old", "new", REQUEST),
-    b"increment": ("malformed/number", 5, REQUEST),
-    b"execute": (
-        [
-            Command(Verb.PUT, "malformed/key", "value", None, None, REQUEST),
-            Command(Verb.GET, "malformed/key"),
-        ],
-    ),
-    b"scan": ("malformed/", "malformed/a", 10, 0),
-    b"status": (False,),
-}
-NODE_CALLS: dict[bytes, tuple[Any, ...]] = {
-    b"hello": (Identity("test", "0" * 64, 3, 1, 0),),
-    b"prepare": (Prepare(3, 0, 0, 0),),
-    b"accept": (Accept(3, 0, 0, [Entry(1, b"payload"), Entry(2, b"")], True, FACT, [1]),),
-    b"learn": (Learn(1, [FACT, FACT], [0, 0, 0], Position(0, 0), 0),),
-    b"fetch": (Fetch(3, 0),),
-    b"barrier": (Barrier(1, 1),),
-    b"fetch_checkpoint": (FetchCheckpoint(0, 0),),
-    b"rejoin": (Rejoin(3, 0),),
-}
-
-
-# ----------------------------------------------------------------------------------- from a frame to a mutant
-
-
-def flipped(frame: bytes, source: random.Random) -> bytes:
-    """Some bits are other bits."""
-    data = bytearray(frame)
-    for _ in range(source.choice((1, 1, 2, 8))):
-        data[source.randrange(len(data))] ^= 1 << source.randrange(8)
-    return bytes(data)
-
-
-def cut(frame: bytes, source: random.Random) -> bytes:
-    """The end is missing, and the length says so."""
-    body = frame[4 : source.randrange(5, len(frame))]
-    return struct.pack(">i", len(body)) + body
-
-
-def half(frame: bytes, source: random.Random) -> bytes:
-    """The end is missing, and the length does not say so: the node must wait for more."""
-    return frame[: source.randrange(1, len(frame))]
-
-
-def forged(frame: bytes, source: random.Random) -> bytes:
-    """The length is another one."""
-    length = source.choice(
-        (0, 1, 4, len(frame), len(frame) - 5, 2**20 + 1, 2**23 + 1, 2**31 - 1, -1, -(2**31))
-    )
-    return struct.pack(">i", length) + frame[4:]
-
-
-def swollen(frame: bytes, source: random.Random) -> bytes:
-    """A length within it is another one: of a string or a container, where the bytes happen to be one."""
-    places = [at for at in range(8, len(frame) - 4) if frame[at : at + 2] == b"\0\0"] or [8]
-    at = source.choice(places)
-    count = source.choice((2**31 - 1, -1, 2**30, 2**24, len(frame), 2**16))
-    return frame[:at] + struct.pack(">i", count) + frame[at + 4 :]
-
-
-def retyped(frame: bytes, source: random.Random) -> bytes:
-    """A byte that may be a field's type is another type, or none."""
-    types = [at for at in range(8, len(frame)) if frame[at] in (2, 3, 6, 8, 10, 11, 12, 15)] or [8]
-    data = bytearray(frame)
-    data[source.choice(types)] = source.choice((1, 2, 3, 4, 6, 8, 10, 11, 12, 13, 14, 15, 16, 99, 255))
-    return bytes(data)
-
-
-def emptied(frame: bytes, source: random.Random) -> bytes:
-    """The arguments' last fields are missing: the struct ends before them."""
-    _, _, _, offset = header(frame, 4)
-    body = frame[4 : source.randrange(offset, len(frame))] + b"\0" * source.choice((1, 2, 3))
-    return struct.pack(">i", len(body)) + body
-
-
-def garbage(frame: bytes, source: random.Random) -> bytes:
-    """A frame of anything."""
-    body = source.randbytes(source.randrange(1, 300))
-    return struct.pack(">i", len(body)) + body
-
-
-MUTATIONS = (flipped, cut, half, forged, swollen, retyped, emptied, garbage)
-
-
-def malformed(frame: bytes) -> bool:
-    """Whether these bytes do not begin with a call that a node could take for one of a peer's."""
-    length = struct.unpack_from(">i", frame)[0] if len(frame) >= 4 else 0
-    if not 0 < length <= len(frame) - 4:
-        return True
-    try:
-        frame = frame[: 4 + length]
-        kind, name, _, offset = header(frame, 4)
-        if name not in METHODS or kind not in (CALL, ONEWAY):
-            return True
-        METHODS[name].arguments(frame, offset)
-    except Malformed:
-        return True
-    return False
-
-
-def mutants(calls: dict[bytes, tuple[Any, ...]], count: int, seed: int, only: bool) -> Iterator[bytes]:
-    """So many mutants of all calls by all mutations. `only`: none that is a proper call after all.
-
-    (Nodes believe their peers: a flipped bit that makes another proper Accept would be a lie, not a malformed
-    frame.)
-    """
-    source = random.Random(seed)
-    names = list(calls)
-    made = 0
-    while made < count:
-        frame = METHODS[names[made % len(names)]].call(
-            source.randrange(2**31), *calls[names[made % len(names)]]
-        )
-        mutant = source.choice(MUTATIONS)(frame, source)
-        if not only or malformed(mutant):
-            made += 1
-            yield mutant
 
 
 def test_each_mutation_makes_malformed_frames_of_every_call() -> None:
