@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
         try:
             start = self._messages(data)
         except Malformed as error:
-            self._fault = error
+            self._fault = Malformed(str(error))  # without the frames that it was raised in, which have us
             self.close()
             return
         if not self.open:
@@ -279,6 +279,7 @@ class Connection(asyncio.Protocol):
         self._deadline = inf
         self._out.clear()
         self._partial.clear()
+        self._transport = None  # which has us: garbage is collected seldom
         self._on_lost(self, self._fault or error)
 
 
