@@ -166,6 +166,14 @@ class Crowd:
     def close(self) -> None:
         for wire in [*self.idle, *self.silent, *self.readers, *(wire for wire, _ in self.senders)]:
             wire.close()
+        self.idle, self.silent, self.senders, self.readers = [], [], [], []
+
+    def connected(self) -> int:
+        """How many of the idle ones the node has not hung up on."""
+        with selectors.DefaultSelector() as selector:
+            for wire in self.idle:
+                selector.register(wire, selectors.EVENT_READ)
+            return len(self.idle) - len(selector.select(0))
 
 
 def crowds(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
@@ -194,9 +202,10 @@ def crowds(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, 
             yield row(f"{IDLE} idle connections ({(memory(nodes, 1) - before) / IDLE / 1024:.1f} KiB each)")
             crowd.add_others(SLOW)
             yield row(f"and {SLOW} slow senders, {SLOW} slow readers, {SLOW} silent ones")
+            connected = crowd.connected()
         finally:
             crowd.close()
-        yield row("nobody again")
+        yield row(f"nobody again ({connected} of the idle ones were connected to the end)")
 
 
 # ------------------------------------------------------------------------------------------- few descriptors

@@ -34,7 +34,7 @@ GREETING_S, FRAME_S, GOODBYE_S = 10.0, 30.0, 10.0
 CONNECT_S, FIRST_PAUSE_S, LAST_PAUSE_S = 2.0, 0.02, 1.0
 # What a connection may do before the others have their turn: messages passed on, bytes of answers buffered.
 MESSAGES_AT_ONCE: Final = 64
-OUTPUT_AT_ONCE: Final = 512 << 10
+OUTPUT_AT_ONCE: Final = 64 << 10
 
 _LENGTH: Final = Struct(">i")
 
