@@ -56,6 +56,7 @@ CLIENT_CALLS: dict[bytes, tuple[Any, ...]] = {
     ),
     b"scan": ("malformed/", "malformed/a", 10, 0),
     b"status": (False,),
+    b"membership": (),
     b"open_session": (),
     b"read_checkpoint": (0, 0),
 }

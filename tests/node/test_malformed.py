@@ -1,9 +1,10 @@
 """Frames that are none: thousands of them at a real node, which goes on serving everybody else.
 
-Each malformed frame goes over a connection of its own: for methods between nodes after a hello in the name
-of a node of the cluster that does not run. The frames come from a seeded source.
+Those of methods between nodes go after a hello in the name of a node of the cluster that does not run, or
+without any. The frames come from a seeded source.
 """
 
+import asyncio
 import contextlib
 import random
 import socket
@@ -17,10 +18,22 @@ from paxoskv.client.operations import ClientError
 from paxoskv.client.sync import Client
 from paxoskv.wire.methods import METHODS
 from paxoskv.wire.structs import Identity
-from tests.harness.fuzz import CLIENT_CALLS, MUTATIONS, NODE_CALLS, malformed, mutants
+from tests.harness.fuzz import (
+    CLIENT_CALLS,
+    MUTATIONS,
+    NODE_CALLS,
+    cut,
+    flipped,
+    forged,
+    fuzz,
+    garbage,
+    groups,
+    half,
+    malformed,
+)
 from tests.harness.processes import RealCluster, eventually
 
-FRAMES = 10_000
+FRAMES = 100_000
 SEED = 20_261
 GROWTH = 16 << 20  # bytes of memory, at most
 OUTPUT = 8 << 20  # bytes that a node keeps for a client that does not read, at most
@@ -32,7 +45,7 @@ def test_each_mutation_makes_malformed_frames_of_every_call() -> None:
     for name, arguments in {**CLIENT_CALLS, **NODE_CALLS}.items():
         frame = METHODS[name].call(7, *arguments)
         assert not malformed(frame)
-        for mutation in MUTATIONS:
+        for mutation in MUTATIONS if arguments else (flipped, cut, half, forged, garbage):
             made = [mutation(frame, source) for _ in range(300)]
             assert any(malformed(mutant) for mutant in made), (name, mutation)
 
@@ -49,26 +62,12 @@ class Bereaved(RealCluster):
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Bereaved]:
     """Three nodes, the third of which has ended: the malformed frames come in its name."""
-    with Bereaved(tmp_path, nodes=3) as running:
+    with Bereaved(tmp_path, nodes=3, insecure=True) as running:
         status = running.status(3)
         assert status is not None
         running.life = status.life
         running.kill(3)
         yield running
-
-
-def send(cluster: RealCluster, frames: Iterator[bytes], first: bytes = b"") -> None:
-    """Each frame over a connection of its own to node 1, after `first`; until the node hangs up."""
-    member = cluster.settings.member(1)
-    for frame in frames:
-        with (
-            socket.create_connection((member.host, member.port), 60) as connection,
-            contextlib.suppress(OSError),  # it may hang up at any time
-        ):
-            connection.sendall(first + frame)
-            connection.shutdown(socket.SHUT_WR)
-            while connection.recv(65536):
-                pass
 
 
 class Good:
@@ -117,20 +116,29 @@ def healthy(cluster: RealCluster) -> None:
         assert client.get("after", node=1) == client.get("after", node=2) == "all"
 
 
-@pytest.mark.slow
-def test_10000_malformed_frames_disturb_nobody_and_leave_nothing_behind(cluster: Bereaved) -> None:
+async def fuzz_all(cluster: Bereaved, frames: int, seed: int) -> int:
+    """Send node 1 so many frames of all kinds."""
     settings = cluster.settings
     hello = METHODS[b"hello"].call(1, Identity(settings.name, settings.digest, 3, 1, cluster.life))
-    send(cluster, mutants(CLIENT_CALLS, 200, SEED, only=False))
-    send(cluster, mutants(NODE_CALLS, 200, SEED, only=True), hello)
+    large = {**CLIENT_CALLS, b"put": ("malformed/key", "x" * 100_000, None)}
+    member = settings.member(1)
+    address = (member.host, member.port)
+    sent = await fuzz(address, groups(CLIENT_CALLS, frames // 2, seed))
+    sent += await fuzz(address, groups(large, frames // 10, seed + 1))
+    sent += await fuzz(address, groups(NODE_CALLS, frames // 10, seed + 2, only=True, most=1))
+    return sent + await fuzz(address, groups(NODE_CALLS, frames * 3 // 10, seed + 3, only=True), hello)
+
+
+@pytest.mark.slow
+def test_100000_malformed_frames_disturb_nobody_and_leave_nothing_behind(cluster: Bereaved) -> None:
+    asyncio.run(fuzz_all(cluster, 400, SEED))
     member = cluster.settings.member(1)
     idle = [socket.create_connection((member.host, member.port)) for _ in range(20)]
     for connection in idle[:10]:
         connection.sendall(METHODS[b"status"].call(1, False)[:9])  # half a frame, and no more
     before = memory(cluster)
     with Good(cluster) as good:
-        send(cluster, mutants(CLIENT_CALLS, FRAMES // 2, SEED + 1, only=False))
-        send(cluster, mutants(NODE_CALLS, FRAMES // 2, SEED + 2, only=True), hello)
+        assert asyncio.run(fuzz_all(cluster, FRAMES, SEED + 10)) == FRAMES
         done = good.done
         eventually(lambda: good.done > done + 5 or good.error, "the good client goes on")
     assert good.error is None
