@@ -413,13 +413,13 @@ class _Worker:
 def _work(part: _Part, pipe: Connection) -> None:
     """Do the work of one process, from its start to its end."""
     worker = _Worker(part)
-    if part.settings.in_flight == 1:
-        _one_at_a_time(part, worker, pipe)
-    else:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_many_at_a_time(part, worker, pipe))
-    pipe.send(_Rest(worker.answers or {}, worker.errors))
-    with contextlib.suppress(EOFError, OSError):
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent waits no longer
+        if part.settings.in_flight == 1:
+            _one_at_a_time(part, worker, pipe)
+        else:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_many_at_a_time(part, worker, pipe))
+        pipe.send(_Rest(worker.answers or {}, worker.errors))
         # Wait for all others, because the end of a process takes time and would disturb their measurements.
         pipe.recv()
 

@@ -527,7 +527,7 @@ def test_results_that_cannot_be_written_are_told_before_anything_is_sent(
 
 def test_without_any_node_a_run_exits_with_3(shell: Shell, fakes: FakeCluster) -> None:
     fakes.close()
-    code, out, err = shell.run("PUT,a,1\n", "-o", "json")
+    code, out, err = shell.run("PUT,a,1\n", "-o", "json", "--timeout", "0.3")
     assert code == 3
     assert json.loads(out)["error"] == "unreachable"
     assert "node 3" in err
