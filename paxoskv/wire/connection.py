@@ -255,6 +255,10 @@ class Connection(asyncio.Protocol):
             self.abort()
         return False
 
+    def waiting(self) -> int:
+        """Bytes that wait for the rest of a frame, for a turn, or for the peer to read them."""
+        return len(self._partial) + self._unsent() + sum(map(len, self._out))
+
     def _unsent(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport else 0
 
