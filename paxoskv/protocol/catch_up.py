@@ -52,7 +52,7 @@ class CatchUp:
         its way.
         """
         if log not in self.fetching:
-            hearsay = sender != node_of(self.learner.evidence[log])
+            hearsay = sender != node_of(self.learner.logs[log].evidence)
             self.fetching[log] = (now + FETCH_AFTER if hearsay else now, sender)
 
     def pursue(self, log: int, chosen: int, sender: int, now: float) -> None:
@@ -62,7 +62,7 @@ class CatchUp:
 
     def _lacks(self, log: int) -> bool:
         """Whether there is anything to fetch."""
-        wanted = max(self.learner.chosen[log], self.pursued.get(log, 0))
+        wanted = max(self.learner.logs[log].chosen, self.pursued.get(log, 0))
         return self.acceptors[log].chosen < wanted
 
     def send(self, now: float) -> None:
@@ -117,7 +117,7 @@ class CatchUp:
 
     def _fetch(self, log: int) -> Fetch:
         acceptor = self.acceptors[log]
-        sure = acceptor.length if acceptor.accepted >= self.learner.evidence[log] else acceptor.chosen
+        sure = acceptor.length if acceptor.accepted >= self.learner.logs[log].evidence else acceptor.chosen
         return Fetch(log, sure)
 
     def _another(self, node: int) -> int:
