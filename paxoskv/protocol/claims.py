@@ -113,29 +113,31 @@ class Claims:
         return noted or self._clock(message.clock) or self._promise(sender, message)
 
     def _ballot(self, log: int, ballot: int) -> str | None:
-        return f"ballot {ballot} of log {log}" if is_too_high(ballot, self.acceptors[log].promised) else None
+        known = self.acceptors[log].promised
+        return f"ballot {ballot} of log {log}" if ballot > known and is_too_high(ballot, known) else None
 
     def _clock(self, timestamp: int) -> str | None:
-        clock = self.clock
-        return f"timestamp {timestamp}" if is_too_high(timestamp, max(clock.time, clock.highest)) else None
+        known = self.clock.known
+        return f"timestamp {timestamp}" if timestamp > known and is_too_high(timestamp, known) else None
 
     def _entries(self, entries: list[Entry]) -> str | None:
+        known = self.clock.known
         for entry in entries:
-            reason = self._clock(entry.timestamp)
-            if reason is not None:
-                return reason
+            if is_too_high(entry.timestamp, known):
+                return f"timestamp {entry.timestamp}"
         return None
 
     def _facts(self, facts: Iterable[Fact]) -> str | None:
-        for fact in facts:
-            log = fact.log
-            if log not in self.acceptors:
+        known = self.clock.known
+        for log, chosen, evidence, frontier in facts:
+            acceptor = self.acceptors.get(log)
+            if acceptor is None:
                 continue
-            reason = self._clock(fact.frontier) or self._ballot(log, fact.evidence)
-            if reason is not None:
-                return reason
+            if frontier > known and is_too_high(frontier, known):
+                return f"frontier {frontier} of log {log}"
+            if evidence > acceptor.promised and is_too_high(evidence, acceptor.promised):
+                return f"ballot {evidence} of log {log}"
             leader = self.proposers.get(log)
-            ours = leader is not None and leader.leading and leader.ballot == fact.evidence
-            if leader is not None and ours and fact.chosen > leader.end:
-                return f"{fact.chosen} entries of log {log}, of which we have sent {leader.end}, are chosen"
+            if leader is not None and leader.ballot == evidence and leader.leading and chosen > leader.end:
+                return f"{chosen} entries of log {log} are chosen, of which we have sent {leader.end}"
         return None

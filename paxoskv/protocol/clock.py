@@ -19,6 +19,11 @@ class Clock:
         self.reserving = 0  # journaled, perhaps not yet durable
         self.highest = 0  # the largest timestamp of any entry seen, skips included
 
+    @property
+    def known(self) -> int:
+        """The largest timestamp that we know of, skips included."""
+        return self.time if self.time > self.highest else self.highest
+
     def raise_to(self, timestamp: int) -> None:
         if timestamp > self.time:
             self.time = timestamp
