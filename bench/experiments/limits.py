@@ -282,7 +282,11 @@ def malformed(directory: Path, options: argparse.Namespace) -> Iterator[tuple[st
             if frames:
                 with signals_wait():
                     child.start()
-                name = f"{ours.recv():,} malformed frames"
+                theirs.close()
+                try:
+                    name = f"{ours.recv():,} malformed frames"
+                except EOFError:
+                    raise RuntimeError("the malformed frames' process ended") from None
                 child.join()
                 wanted = sum(each.count for each in loads)
             else:
