@@ -335,7 +335,7 @@ def test_a_cluster_that_nobody_would_read_is_not_made(words: list[str], told: st
 
 
 def test_comparing_stores_tells_a_difference_and_a_node_that_does_not_answer(tmp_path: Path) -> None:
-    """The nodes that differ have stores of their own, and are of a version that cannot say which cluster's."""
+    """The nodes have two stores, and are of a version that cannot say which cluster it is."""
     compare = [sys.executable, SCRIPTS / "compare_stores.py", "--within", "1", "--cluster"]
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -358,7 +358,8 @@ def test_comparing_stores_tells_a_difference_and_a_node_that_does_not_answer(tmp
 
         write("localhost", one)
         assert finish([*compare, mixed]).returncode == 0, "two empty stores are equal"
-        b.store.database.db["key"] = "value"
+        with Client(f"127.0.0.1:{two}") as client:
+            client.put("key", "value")
         done = finish([*compare, mixed])
         assert done.returncode == 1 and "THE STORES DIFFER" in done.stdout
 
