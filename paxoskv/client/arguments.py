@@ -24,6 +24,8 @@ CHECKPOINT_S: Final = 300.0
 # Bounds of the options: files and memory are finite.
 MAX_PROCESSES: Final = 256
 MAX_IN_FLIGHT: Final = 1024
+OPEN_LOOP_IN_FLIGHT: Final = 64  # with a rate, unless another number is given
+MAX_RATE: Final = 1e6  # operations per second
 
 
 def parse(words: Sequence[str], output: Output) -> argparse.Namespace:
@@ -45,6 +47,15 @@ def _seconds(text: str) -> float:
         if 0 < float(text) <= 86400:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, above 0 and up to a day")
+
+
+def _rate(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= MAX_RATE:
+            return float(text)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not a number of operations per second, up to {MAX_RATE:,.0f}"
+    )
 
 
 def _between(low: int, high: int) -> Callable[[str], int]:
@@ -171,11 +182,21 @@ def _add_run(add: Add) -> None:
     run.add_argument("file", metavar="FILE.csv", help="the file; - reads from stdin")
     run.add_argument("--processes", metavar="N", type=_between(1, MAX_PROCESSES), default=2,
                      help="split the rows into this many parts, sent at once (default: 2)")  # fmt: skip
-    run.add_argument("--in-flight", metavar="N", type=_between(1, MAX_IN_FLIGHT), default=1,
+    run.add_argument("--in-flight", metavar="N", type=_between(1, MAX_IN_FLIGHT),
                      help="operations that each process keeps under way; with more than 1, neighboring rows "
-                          "may overtake one another (default: 1)")  # fmt: skip
+                          f"may overtake one another (default: 1; with --rate, {OPEN_LOOP_IN_FLIGHT})",
+                     )  # fmt: skip
+    run.add_argument("--rate", metavar="N", type=_rate, default=0.0,
+                     help="start so many operations per second, whether or not those before are done, and "
+                          "count each one's latency from when it was due")  # fmt: skip
+    run.add_argument("--duration", metavar="S", type=_seconds, default=0.0,
+                     help="run for so many seconds after the warm-up, and repeat the rows")  # fmt: skip
+    run.add_argument("--warmup", metavar="S", type=_seconds, default=0.0,
+                     help="leave the first seconds out of the summary")  # fmt: skip
     _add_read(run, node=False)
-    run.add_argument("--out", metavar="DIR", help="write operations.csv and summary.json there")
+    run.add_argument(
+        "--out", metavar="DIR", help="write operations.csv, timeseries.csv and summary.json there"
+    )
     run.add_argument("--history", metavar="FILE", help="write a history for checkers of linearizability")
     malformed = run.add_mutually_exclusive_group()
     malformed.add_argument("--strict", action="store_true", help="send nothing at all if a row is malformed")

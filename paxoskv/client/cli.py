@@ -6,11 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from paxoskv.client import health, report, rows, workload
-from paxoskv.client.arguments import parse
+from paxoskv.client.arguments import OPEN_LOOP_IN_FLIGHT, parse
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, addresses_of
 from paxoskv.client.operations import ClientError, NoNodeReachable, UnknownOutcome, WrongCluster
 from paxoskv.client.output import (
@@ -242,27 +243,21 @@ def _run(arguments: argparse.Namespace, output: Output) -> int:
     """Run a file of operations."""
     with _client(arguments) as client:  # so that an error in the cluster's file is reported now, and once
         operations, lost = _rows(arguments, output)
-        settings = workload.Settings(
-            _cluster(arguments), arguments.processes, arguments.in_flight, arguments.read, arguments.timeout,
-            bool(arguments.history),
-        )  # fmt: skip
+        settings, total = _settings(arguments, len(operations))
+        # Opened first, so that no run begins whose results cannot be written.
+        files = [(path, _open(path), write) for path, write in _results(arguments, settings.in_flight)]
         _connect(client, arguments.timeout)
-    # Opened first, so that no run begins whose results cannot be written.
-    files = [(path, _open(path)) for path in _results(arguments)]
-    with Progress(len(operations)) as progress:
-        result = workload.run(operations, settings, progress.show)
+    with Progress(total) as progress:
+        result = workload.run(operations, settings, lambda ended: progress.show(ended, report.live))
     for error in (*result.dead, *result.errors):
         output.complain(error)
     if not result.operations and result.unreachable is not None:
         return output.error("unreachable", result.unreachable, UNREACHABLE)
     totals = report.summary(result, lost)
-    writers: list[Callable[[Any], object]] = []
-    if arguments.out:
-        writers.append(lambda file: report.write_operations(file, result))
-        writers.append(lambda file: file.write(json.dumps(totals, indent=2) + "\n"))
-    if arguments.history:
-        writers.append(lambda file: report.write_history(file, result, settings.in_flight))
-    written = [_write(path, file, write, output) for (path, file), write in zip(files, writers, strict=True)]
+    written = [
+        _write(path, file, partial(write, result=result, totals=totals), output)
+        for path, file, write in files
+    ]
     table = report.table(totals)
     output.answer(table, totals)
     if not output.flush() and not isinstance(output.failure, BrokenPipeError):
@@ -293,12 +288,37 @@ def _rows(arguments: argparse.Namespace, output: Output) -> tuple[list[rows.Row]
     return good, lost
 
 
-def _results(arguments: argparse.Namespace) -> list[Path]:
-    """Return the files to write: operations.csv and summary.json, then the history, if asked for."""
-    files = (
-        [Path(arguments.out) / name for name in ("operations.csv", "summary.json")] if arguments.out else []
-    )
-    return files + ([Path(arguments.history)] if arguments.history else [])
+def _settings(arguments: argparse.Namespace, count: int) -> tuple[workload.Settings, int | None]:
+    """Return how to run so many rows, and how many operations that makes, if that is known."""
+    settings = workload.Settings(
+        _cluster(arguments), arguments.processes,
+        arguments.in_flight or (OPEN_LOOP_IN_FLIGHT if arguments.rate else 1),
+        arguments.read, arguments.timeout, bool(arguments.history),
+        arguments.rate, arguments.duration, arguments.warmup,
+    )  # fmt: skip
+    total = workload.operations(count, settings)
+    if settings.rate and settings.duration and total == workload.MAX_OPERATIONS:
+        raise UsageError(f"--rate, --duration: {total:,} operations or more")
+    return settings, None if settings.duration and not settings.rate else total
+
+
+def _results(arguments: argparse.Namespace, in_flight: int) -> list[tuple[Path, Callable[..., object]]]:
+    """Return the files to write, each with what writes it when it is given the file, result and totals."""
+    files: list[tuple[Path, Callable[..., object]]] = []
+    if arguments.out:
+        out = Path(arguments.out)
+        files += [
+            (out / "operations.csv", lambda file, result, totals: report.write_operations(file, result)),
+            (out / "timeseries.csv", lambda file, result, totals: report.write_timeseries(file, result)),
+            (out / "summary.json",
+             lambda file, result, totals: file.write(json.dumps(totals, indent=2) + "\n")),
+        ]  # fmt: skip
+    if arguments.history:
+        files.append((
+            Path(arguments.history),
+            lambda file, result, totals: report.write_history(file, result, in_flight),
+        ))  # fmt: skip
+    return files
 
 
 def _open(path: Path) -> Any:
