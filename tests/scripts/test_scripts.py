@@ -1,5 +1,6 @@
 """The scripts as users call them: cluster control, the demonstration, and the tools beside them."""
 
+import contextlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 
 from paxoskv.client.sync import Client
 from paxoskv.config import load
+from tests.harness.fake_node import FakeCluster
 from tests.harness.processes import (
     CLIENT,
     DEADLINE_S,
@@ -23,7 +25,6 @@ from tests.harness.processes import (
     SCRIPTS,
     SERVER,
     Load,
-    RealCluster,
     cluster_file,
     contended,
     eventually,
@@ -333,12 +334,18 @@ def test_a_cluster_that_nobody_would_read_is_not_made(words: list[str], told: st
     assert done.stderr.startswith(f"make_cluster.py: {told}")
 
 
-@pytest.mark.slow
 def test_comparing_stores_tells_a_difference_and_a_node_that_does_not_answer(tmp_path: Path) -> None:
+    """The nodes have two stores, and are of a version that cannot say which cluster it is."""
     compare = [sys.executable, SCRIPTS / "compare_stores.py", "--within", "1", "--cluster"]
-    with RealCluster(tmp_path / "a", nodes=1) as a, RealCluster(tmp_path / "b", nodes=1) as b:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with (
+        contextlib.closing(FakeCluster(tmp_path / "a", 1)) as a,
+        contextlib.closing(FakeCluster(tmp_path / "b", 1)) as b,
+    ):
         mixed = tmp_path / "mixed.json"
-        one, two = a.settings.nodes[0].port, b.settings.nodes[0].port
+        one, two = a.nodes[0].port, b.nodes[0].port
+        a.nodes[0].old = b.nodes[0].old = True
 
         def write(host: str, third: int) -> None:
             places = [("127.0.0.1", one), ("127.0.0.1", two), (host, third)]
@@ -351,7 +358,7 @@ def test_comparing_stores_tells_a_difference_and_a_node_that_does_not_answer(tmp
 
         write("localhost", one)
         assert finish([*compare, mixed]).returncode == 0, "two empty stores are equal"
-        with b.client() as client:
+        with Client(f"127.0.0.1:{two}") as client:
             client.put("key", "value")
         done = finish([*compare, mixed])
         assert done.returncode == 1 and "THE STORES DIFFER" in done.stdout
