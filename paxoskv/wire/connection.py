@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
         """Pass on the whole messages in the data; return where the incomplete one begins."""
         start, size = 0, len(data)
         while start + 4 <= size:
-            length = _LENGTH.unpack_from(data, start)[0]
+            length: int = _LENGTH.unpack_from(data, start)[0]
             if not 0 < length <= self.max_frame:
                 raise Malformed(f"a frame of {length} bytes (1 to {self.max_frame} are allowed)")
             end = start + 4 + length
@@ -184,7 +184,6 @@ class Connection(asyncio.Protocol):
         if self._out and self._transport:
             self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
             self._out.clear()
-            self._room = self._max_output - self._unsent()
 
     def stale(self, now: float) -> bool:
         """Abort the connection if its peer is too slow, and tell whether it was; `now` is loop.time()."""

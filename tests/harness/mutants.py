@@ -981,7 +981,7 @@ MUTANTS = [
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
             "protocol.witness",
-            "        if peer in self.claims and fact.frontier > self.claims[peer][0]:\n",
+            "        if peer in self.claims and fact.frontier > self.claims[peer].frontier:\n",
             "        if False:\n",
         ),
     ),
