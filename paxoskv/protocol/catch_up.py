@@ -83,7 +83,7 @@ class CatchUp:
             return False
         if not message.entries:
             if message.base > self._fetch(message.log).from_slot:
-                self.outbox.catch_up = sender
+                self.outbox.ready.catch_up = sender
             self.fetching[message.log] = (now + FETCH_AFTER, self._another(sender))
             return False
         return True
