@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import random
+import re
 import shutil
 import socket
 import ssl
@@ -31,6 +33,9 @@ from paxoskv.wire.codec import (  # fmt: skip
     encode,
 )
 from paxoskv.wire.connection import (  # fmt: skip
+    FRAME_S,
+    MESSAGES_AT_ONCE,
+    OUTPUT_AT_ONCE,
     Connection,
     Flusher,
     Link,
@@ -61,6 +66,7 @@ from paxoskv.wire.structs import (  # fmt: skip
     Identity,
     Item,
     Learn,
+    Membership,
     Outcome,
     Page,  # fmt: skip
     Position,
@@ -106,6 +112,7 @@ FROM_CLIENTS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "checkpoint": ((), 3),
     "read_checkpoint": ((3, 7), Chunk(3, 7, 77, 7, b"")),
     "status": ((True,), STATUS),
+    "membership": ((), Membership("c", "digest", 1)),
 }
 EVERY_CALL = {name: ((message,), answer) for name, (message, answer) in BETWEEN_NODES.items()} | FROM_CLIENTS
 
@@ -280,6 +287,56 @@ def test_a_cut_message_is_malformed_at_every_length(name: str) -> None:
                 read(frame[:length], offset)
 
 
+REPLACED = "\ufffd"  # what Thrift makes of bytes that are not UTF-8; whoever sends it means it
+
+
+@pytest.mark.parametrize("wrong", [b"\xff", b"\xfe", b"\xc3", b"\xed\xa0\x80", b"ok\xf8ok"])
+@pytest.mark.parametrize(
+    ("name", "arguments", "field"),
+    [
+        ("put", (REPLACED, "v", REQUEST), "key"),
+        ("put", ("k", REPLACED, REQUEST), "value"),
+        ("get", (REPLACED, None), "key"),
+        ("delete", (REPLACED, None), "key"),
+        ("compare_and_set", (REPLACED, "v", "w", None), "key"),
+        ("compare_and_set", ("k", REPLACED, "w", None), "expected"),
+        ("compare_and_set", ("k", None, REPLACED, None), "value"),
+        ("increment", (REPLACED, 1, None), "key"),
+        ("scan", (REPLACED, "k", 1, 0), "prefix"),
+        ("scan", ("k", REPLACED, 1, 0), "start_after"),
+        ("execute", ([Command(Verb.GET, REPLACED)],), "commands[0].key"),
+        ("execute", ([Command(Verb.GET, "k"), Command(Verb.PUT, "k", REPLACED)],), "commands[1].value"),
+        ("execute", ([Command(Verb.COMPARE_AND_SET, "k", "v", REPLACED)],), "commands[0].expected"),
+        ("hello", (IDENTITY._replace(cluster=REPLACED),), "identity.cluster"),
+        ("hello", (IDENTITY._replace(digest=REPLACED),), "identity.digest"),
+    ],
+)
+def test_a_text_that_is_not_utf8_is_refused_with_the_name_of_its_field(
+    name: str, arguments: tuple[Any, ...], field: str, wrong: bytes
+) -> None:
+    method = METHODS[name.encode()]
+    _, frame, offset = body(method.call(7, *arguments))
+    assert method.arguments(frame, offset) == arguments
+    sent, size = REPLACED.encode(), struct.pack(">i", len(wrong))
+    assert frame.count(sent) == 1
+    frame = frame.replace(struct.pack(">i", len(sent)) + sent, size + wrong)
+    with pytest.raises(Malformed, match=re.escape(f"{field}: not UTF-8")) as caught:
+        method.arguments(frame, offset)
+    _, frame, offset = body(method.fail(7, caught.value))
+    with pytest.raises(TApplicationException if name == "hello" else NotDone) as told:
+        method.answer(REPLY if name != "hello" else EXCEPTION, frame, offset)
+    if name != "hello":
+        assert told.value == NotDone(f"{field}: not UTF-8", True)
+
+
+def test_of_two_equal_texts_the_one_that_was_sent_otherwise_is_named() -> None:
+    method = METHODS[b"execute"]
+    _, frame, offset = body(method.call(7, [Command(Verb.GET, REPLACED), Command(Verb.GET, REPLACED)]))
+    at = frame.rindex(REPLACED.encode())
+    with pytest.raises(Malformed, match=r"commands\[1\].key: not UTF-8"):
+        method.arguments(frame[:at] + b"\xff\xfe\xfd" + frame[at + 3 :], offset)
+
+
 def test_the_header_takes_nothing_but_strict_binary() -> None:
     good = METHODS[b"get"].call(1, "k", None)[4:]
     assert header(good)[0] == CALL
@@ -347,6 +404,7 @@ class Wire(asyncio.Transport):
         self.unread = b""
         self.writes = 0
         self.state = "open"
+        self.reading = True
 
     def write(self, data: Any) -> None:
         self.unread += data
@@ -354,6 +412,12 @@ class Wire(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         return len(self.unread)
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
     def close(self) -> None:
         self.state = "closing"
@@ -474,6 +538,119 @@ async def test_nothing_is_handed_out_after_the_owner_hung_up() -> None:
 
 
 @in_a_loop
+async def test_connections_take_turns_however_much_one_of_them_has_sent() -> None:
+    crowd, quiet = Pair(), Pair()
+    data, expected = gets(300)
+    crowd.connection.data_received(data)
+    assert len(crowd.messages) == MESSAGES_AT_ONCE
+    quiet.connection.data_received(gets(1)[0])
+    assert len(quiet.messages) == 1, "after one turn of the other connection"
+    crowd.connection.data_received(data[:10])  # more comes meanwhile, and in the end the rest of that
+    assert len(crowd.messages) == MESSAGES_AT_ONCE and not crowd.wire.reading
+    await until(lambda: crowd.messages == expected and crowd.wire.reading)
+    crowd.connection.data_received(data[10:])
+    await until(lambda: crowd.messages == 2 * expected)
+
+
+@in_a_loop
+async def test_a_turn_of_a_connection_ends_when_its_answers_are_large() -> None:
+    pair = Pair()
+    large = bytes(OUTPUT_AT_ONCE // 2 + 1)
+
+    def on_message(connection: Connection, *_: Any) -> None:
+        connection.send(large)
+
+    pair.connection = Connection(on_message, lambda *_: None, 1000, pair.flusher)
+    pair.connection.connection_made(pair.wire)
+    pair.connection.data_received(gets(10)[0])
+    pair.flusher.flush_all()
+    assert len(pair.wire.unread) == 2 * len(large)
+
+
+@in_a_loop
+async def test_a_connection_that_is_held_passes_on_nothing_until_all_have_let_it_go() -> None:
+    pair = Pair()
+    data, expected = gets(3)
+    pair.connection.hold()
+    pair.connection.hold()
+    pair.connection.data_received(data[:-1])
+    pair.connection.release()
+    await asyncio.sleep(0)
+    assert not pair.messages and not pair.wire.reading
+    pair.connection.release()
+    await until(lambda: pair.wire.reading)
+    assert pair.messages == expected[:2]
+    pair.connection.data_received(data[-1:])
+    assert pair.messages == expected
+
+
+@in_a_loop
+async def test_a_client_that_does_not_read_is_not_listened_to_and_is_cut_off_in_the_end() -> None:
+    now = asyncio.get_running_loop().time()
+    pair = Pair(answers=True)
+    data, expected = gets(2)
+    pair.connection.data_received(data)
+    pair.connection.pause_writing()
+    pair.connection.data_received(data)
+    assert pair.messages == expected
+    assert not pair.connection.stale(now + FRAME_S - 1)
+    pair.connection.resume_writing()
+    await until(lambda: pair.messages == 2 * expected)
+    assert not pair.connection.stale(now + 2 * FRAME_S), "it has read"
+    pair.connection.pause_writing()
+    assert pair.connection.stale(now + 2 * FRAME_S) and pair.wire.state == "aborted"
+
+
+@in_a_loop
+async def test_a_node_that_does_not_read_is_listened_to() -> None:
+    pair = Pair(answers=True, user=2)  # two that wait for each other would wait for ever
+    pair.connection.pause_writing()
+    data, expected = gets(2)
+    pair.connection.data_received(data)
+    assert pair.messages == expected
+
+
+@contextlib.contextmanager
+def without_garbage() -> Iterator[None]:
+    """What is done in the block leaves nothing for the garbage collector, which seldom runs in a node."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_bytes_that_are_decoded_leave_with_the_struct_and_so_do_those_that_are_none() -> None:
+    frame = METHODS[b"put"].call(1, "k", "v" * 1000, None)
+    *_, offset = header(frame, 4)
+    with without_garbage():
+        METHODS[b"put"].arguments(frame, offset)
+        for end in range(offset, len(frame)):
+            with contextlib.suppress(Malformed):
+                METHODS[b"put"].arguments(frame[:end], offset)
+
+
+@in_a_loop
+async def test_a_connection_that_was_hung_up_on_leaves_nothing_behind() -> None:
+    def on_message(*_: Any) -> None:
+        raise Malformed("bad arguments")
+
+    flusher = Flusher()
+    with without_garbage():
+        for data in (gets(1)[0], b"\0\0\0\5junk!", b"\xff" * 8):
+            connection = Connection(on_message, lambda *_: None, 1000, flusher)
+            wire = Wire()
+            wire.user = connection  # as real ones have it
+            connection.connection_made(wire)
+            connection.data_received(data)
+            connection.connection_lost(None)
+            wire._extra["socket"].close()
+        del connection, wire
+
+
+@in_a_loop
 async def test_a_turn_is_one_write() -> None:
     pair = Pair()
     assert all(pair.connection.send(frame) for frame in (b"one", b"two", b"three"))
@@ -556,14 +733,16 @@ class Toy:
         assert started.wait(30)
 
     def run(self, started: threading.Event) -> None:
-        server = self.loop.run_until_complete(listen("127.0.0.1", 0, self.connection, ssl=self.tls))
+        context = (lambda: self.tls) if self.tls else None
+        server: Any = self.loop.run_until_complete(listen("127.0.0.1", 0, self.connection, context))
         self.port = server.sockets[0].getsockname()[1]
         self.loop.call_soon(started.set)
         self.loop.run_forever()
         server.close()
         for connection in list(self.connections):
             connection.abort()
-        self.loop.run_until_complete(server.wait_closed())
+        if not self.tls:
+            self.loop.run_until_complete(server.wait_closed())
         while self.connections:
             self.loop.run_until_complete(asyncio.sleep(0))
         self.loop.close()
@@ -819,7 +998,7 @@ class Answering:
         self.flusher.flush_all()
 
     async def start(self, port: int, tls: Any = None) -> int:
-        self.server = await listen("127.0.0.1", port, self.connection, ssl=tls)
+        self.server: Any = await listen("127.0.0.1", port, self.connection, (lambda: tls) if tls else None)
         bound: int = self.server.sockets[0].getsockname()[1]
         return bound
 
