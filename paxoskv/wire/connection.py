@@ -263,6 +263,7 @@ class Connection(asyncio.Protocol):
         if self._out and self._transport:
             self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
             self._out.clear()
+            self._room = self._max_output - self._unsent()
 
     def stale(self, now: float) -> bool:
         """Abort the connection if its peer is too slow, and tell whether it was; `now` is loop.time()."""
