@@ -306,7 +306,7 @@ class Launch:
             )  # fmt: skip
         for node in rejoin & set(data):
             self.say(node, False, f"its data directory is there: start it without --rejoin {node}")
-        how = {node: "--rejoin" if node in rejoin else "" if data else "--init" for node in found}
+        how = {node: ["--rejoin"] if node in rejoin else [] if data else ["--init"] for node in found}
         stale = self.prepare(found)
         if not data and self.lines:
             for node in found:
@@ -336,9 +336,9 @@ class Launch:
         self.failures(self.hosts.each(idle, work))
         return stale - {node.id for host in idle for node in host.nodes}
 
-    def start(self, host: Host, how: dict[int, str]) -> dict[str, Any]:
+    def start(self, host: Host, how: dict[int, list[str]]) -> dict[str, Any]:
         nodes = [
-            {"id": node.id, "host": node.host, "port": node.port, "how": how[node.id]}
+            {"id": node.id, "host": node.host, "port": node.port, "words": how[node.id]}
             for node in self.left(host)
         ]
         return self.hosts.run(host, "start", nodes=nodes, restart=self.options.restart)

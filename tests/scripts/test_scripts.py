@@ -1,8 +1,10 @@
 """The scripts as users call them: cluster control, the demonstration, and the tools beside them."""
 
+import argparse
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +31,10 @@ from tests.harness.processes import (
     eventually,
     finish,
 )
+
+sys.path.append(str(PROJECT / "deploy"))
+
+import local
 
 CLUSTER = SCRIPTS / "cluster.sh"
 FAILOVER = PROJECT / "bench" / "experiments" / "failover.py"
@@ -57,12 +63,13 @@ class Controlled:
         self.data = directory / "data"
         self.settings = load(self.file)
 
+    def command(self, *words: str | int) -> list[Any]:
+        return [CLUSTER, *words, "--cluster", self.file, "--data", self.data]
+
     def run(self, *words: str | int) -> Any:
         """cluster.sh with these words: what it printed, and its exit code."""
         environment = {**os.environ, "PYTHON": sys.executable}
-        return finish(
-            [CLUSTER, *words, "--cluster", self.file, "--data", self.data], 2 * DEADLINE_S, env=environment
-        )
+        return finish(self.command(*words), 2 * DEADLINE_S, env=environment)
 
     def succeed(self, *words: str | int) -> str:
         done = self.run(*words)
@@ -79,7 +86,9 @@ class Controlled:
         return "".join(f"\n--- {path.name}\n{path.read_text()[-2000:]}" for path in self.data.glob("*.log"))
 
     def pid(self, node: int) -> int:
-        return int((self.data / f"node-{node}.pid").read_text())
+        """The process that was started last; see its log."""
+        log = (self.data / f"node-{node}.log").read_text()
+        return int(re.findall(r"event=listening .* pid=(\d+)", log)[-1])
 
     def client(self, timeout: float = DEADLINE_S) -> Client:
         return Client(self.settings, timeout=timeout)
@@ -87,7 +96,7 @@ class Controlled:
 
 @pytest.fixture
 def controlled(tmp_path: Path) -> Iterator[Controlled]:
-    cluster = Controlled(tmp_path)
+    cluster = Controlled(tmp_path / "a place")
     yield cluster
     for node in (1, 2, 3):
         cluster.run("kill", node)
@@ -116,7 +125,6 @@ def test_the_cluster_starts_answers_keeps_its_data_over_a_restart_and_stops(cont
 
     controlled.succeed("stop")
     assert not processes_with(controlled.file)
-    assert not list(controlled.data.glob("*.pid"))
     controlled.succeed("stop")  # nothing to do is no error
     assert controlled.run("status").returncode == 3
 
@@ -175,14 +183,73 @@ def test_a_rolling_restart_renews_every_node_and_fails_no_operation(controlled: 
 
 
 @pytest.mark.slow
-def test_a_start_that_fails_tells_the_node_the_reason_and_the_end_of_its_log(controlled: Controlled) -> None:
+def test_a_start_whose_port_is_taken_says_so_and_leaves_nothing_behind(controlled: Controlled) -> None:
     member = controlled.settings.member(2)
     with socket.create_server((member.host, member.port)):
         told = controlled.fail(1, "start")
-        assert "node 2 did not come up" in told and "node-2.log" in told
-        assert f"{member.host}:{member.port}: address already in use" in told
+        assert told.startswith(f"cluster.sh: node 2: port {member.port} of {member.host} is taken by another")
+        assert not controlled.data.exists() and len(told.splitlines()) == 1
     assert "3 nodes answer" in controlled.succeed("start"), "the port is free now"
     controlled.succeed("stop")
+
+
+@pytest.mark.slow
+def test_a_false_start_takes_no_other_clusters_answers_for_its_own_and_leaves_nothing_behind(
+    controlled: Controlled, tmp_path: Path
+) -> None:
+    controlled.succeed("start")
+    before = [controlled.pid(node) for node in (1, 2, 3)]
+    other = Controlled(tmp_path / "other")
+    other.file.write_text(controlled.file.read_text().replace('"test"', '"other"'))
+    told = other.fail(1, "start").splitlines()
+    assert len(told) == 3 and all("is taken by another program" in line for line in told)
+    assert not other.data.exists()
+
+    other.file.write_text(controlled.file.read_text())  # the same cluster, as far as anybody can ask
+    assert "is taken by another program" in other.fail(1, "start")
+    assert not other.data.exists()
+    # Without the look beforehand, as if the first cluster had been started at the same moment.
+    words = argparse.Namespace(cluster=str(other.file), data=str(other.data), id=None)
+    raced = local.Local(words)
+    other.data.mkdir()
+    raced.make()
+    with pytest.raises(local.Failure, match=r"node 1: port .* is taken by another program: server.py"):
+        raced.launch(fresh=True)
+    assert not processes_with(other.file) and not list(other.data.glob("node-?"))
+    assert [controlled.pid(node) for node in (1, 2, 3)] == before
+    assert "3 nodes answer" in controlled.succeed("start")
+
+
+@pytest.mark.slow
+def test_data_that_was_moved_away_under_running_nodes_is_not_made_anew(controlled: Controlled) -> None:
+    controlled.succeed("start")
+    moved = controlled.data.with_name("moved")
+    controlled.data.rename(moved)
+    told = controlled.fail(1, "start").splitlines()
+    assert len(told) == 3 and all("was it moved? move it back" in line for line in told)
+    assert not controlled.data.exists()
+    for node in (1, 2, 3):
+        (moved / f"node-{node}").rename(moved / f"kept-{node}")
+    moved.rename(controlled.data)
+    assert "its data is no more at" in controlled.fail(1, "start", 2)
+    controlled.succeed("stop")
+    assert not processes_with(controlled.file)
+
+
+@pytest.mark.slow
+def test_an_interrupted_start_leaves_nothing_running(controlled: Controlled) -> None:
+    controlled.succeed("start")
+    controlled.succeed("stop")
+    command = [str(word) for word in controlled.command("start", 1)]  # alone it has no majority
+    seen = (controlled.data / "node-1.log").read_text().count("event=listening")
+    with subprocess.Popen(command, env={**os.environ, "PYTHON": sys.executable}) as child:
+        eventually(
+            lambda: (controlled.data / "node-1.log").read_text().count("event=listening") > seen,
+            "node 1 is up, and waited for",
+        )
+        child.send_signal(signal.SIGINT)
+        assert child.wait(DEADLINE_S) == 130
+    assert not processes_with(controlled.file)
 
 
 @pytest.mark.slow
@@ -192,19 +259,29 @@ def test_a_node_whose_data_is_gone_is_not_started_as_if_it_were_new(controlled: 
     (controlled.data / "node-2").rename(controlled.data / "gone")
     for words in (("start",), ("start", 2)):
         told = controlled.fail(1, *words)
-        assert "node 2 did not come up" in told and "--init" in told
+        assert "node 2: its data directory" in told and "is missing, but others have theirs" in told
     assert not (controlled.data / "node-2").exists()
-    controlled.succeed("stop")
+    assert not processes_with(controlled.file), "no node is started where one cannot be"
+
+
+def test_data_directories_are_made_for_all_nodes_or_for_none(tmp_path: Path) -> None:
+    controlled = Controlled(tmp_path)
+    assert "the first start is of all nodes" in controlled.fail(1, "start", 1)
+    assert not controlled.data.exists()
+    cannot = Path("/proc/kv")
+    done = finish([CLUSTER, "start", "--cluster", controlled.file, "--data", cannot])
+    assert (done.returncode, done.stderr) == (1, f"cluster.sh: {cannot}: No such file or directory\n")
 
 
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        ((), 2, "usage:"),
-        (("fly",), 2, "unknown command fly"),
+        ((), 2, "the following arguments are required: COMMAND"),
+        (("fly",), 2, "invalid choice: 'fly'"),
         (("start", "9"), 2, "has no node 9"),
-        (("start", "1", "2"), 2, "usage:"),
-        (("start", "--force"), 2, "unknown option --force"),
+        (("start", "1", "2"), 2, "unrecognized arguments: 2"),
+        (("start", "--force"), 2, "unrecognized arguments: --force"),
+        (("start", "one"), 2, "invalid int value: 'one'"),
         (("kill",), 2, "kill needs a node's id"),
         (("pause",), 2, "pause needs a node's id"),
         (("resume",), 2, "resume needs a node's id"),
@@ -231,7 +308,10 @@ def test_a_bad_cluster_file_is_told_before_anything_starts(tmp_path: Path) -> No
 
 def test_an_option_without_its_value_is_told() -> None:
     done = finish([CLUSTER, "start", "--cluster"])
-    assert done.returncode == 2 and done.stderr == "cluster.sh: --cluster needs a value\n"
+    assert (
+        done.returncode == 2
+        and done.stderr == "cluster.sh: argument --cluster: expected one argument (see --help)\n"
+    )
 
 
 def test_help_is_on_stdout() -> None:
