@@ -13,11 +13,12 @@ The program is paxoskv/client/cli.py; this is its door.
 import importlib
 import sys
 
-from paxoskv import compiled
+from paxoskv import compiled, program
 
 
 def main() -> int:
     """Run the command line; returns the exit code."""
+    program.begin("thrift", "uvloop", "rich")
     compiled.use()  # before the modules that may be compiled are imported
     code: int = importlib.import_module("paxoskv.client.cli").main()
     return code

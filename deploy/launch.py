@@ -29,7 +29,11 @@ from typing import Any, Final
 PROJECT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from paxoskv.config import Cluster, ClusterError, Member, load  # noqa: E402
+from paxoskv import program
+
+program.begin()
+
+from paxoskv.config import Cluster, ClusterError, Member, load
 
 DONE, FAILED, USAGE = 0, 1, 2
 CONNECT_S = 10  # seconds for a connection; a host that is up answers in one

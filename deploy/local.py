@@ -23,7 +23,8 @@ import host
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from paxoskv.config import ClusterError, data_directory, load  # noqa: E402
+from paxoskv import program
+from paxoskv.config import ClusterError, data_directory, load
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 HELP = """\
@@ -264,6 +265,7 @@ def main() -> int:
         options = parser.parse_args()
         if options.command in SIGNALS and options.id is None:
             parser.error(f"{options.command} needs a node's id")
+        program.begin("thrift", "uvloop", "pickledb", "orjson", "rich")
         local = Local(options)
         if options.command == "status":
             client = [sys.executable, str(PROJECT / "client.py"), "status", "--cluster", options.cluster]

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """Takes a backup of a running cluster into one file, or makes a new cluster's data directories from one.
 
     scripts/backup.sh FILE.gz [--cluster cluster.json] [--node ID]
@@ -21,6 +21,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paxoskv import program
+
+program.begin("orjson", "thrift", "pickledb")
 
 from paxoskv import Client, ClientError, ClusterError, load
 from paxoskv.config import data_directory

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """Judge recorded histories: check_history.py FILE...
 
 A history is what `client.py run --history FILE` writes; the format and the method are
@@ -14,6 +14,10 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paxoskv import program
+
+program.begin()
 
 from tests.harness.linearizability import Malformed, Operation, Undecided, check, load
 

@@ -15,6 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from paxoskv import program
+
+program.begin()
+
 from paxoskv.config import ClusterError, load
 
 PORTS = range(10_000, 32_768)  # Linux takes those of outgoing connections from 32,768 on

@@ -13,6 +13,12 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paxoskv import program
+
+program.begin()
+
 PUTS, GETS, DELETES = 80, 60, 10
 # Lengths of key and value, one of which is drawn for each new key.
 SHAPES = ((3, 20), (4, 19), (4, 28), (5, 47), (5, 50), (8, 18), (8, 12), (9, 4), (9, 39))

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """How long clients hear nothing when a node dies, measured: kills of random nodes under load.
 
     .venv/bin/python bench/experiments/failover.py --kills 100

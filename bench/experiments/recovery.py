@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """How long nodes take to come back, measured: restart, cold start, catch-up, a wiped disk.
 
     .venv/bin/python bench/experiments/recovery.py

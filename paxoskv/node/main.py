@@ -25,7 +25,7 @@ from paxoskv import config as configuration
 from paxoskv.node.calls import Answers
 from paxoskv.node.checkpointing import Checkpointing
 from paxoskv.node.connections import Connections, most_connections
-from paxoskv.node.eventlog import EXIT_USAGE, LEVELS, Usage, log
+from paxoskv.node.eventlog import EXIT_DISK, EXIT_USAGE, LEVELS, Usage, log
 from paxoskv.node.health import Health
 from paxoskv.node.inbox import Inbox
 from paxoskv.node.metrics import Counts
@@ -45,7 +45,7 @@ from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import Checkpoints
 from paxoskv.storage.checkpoint_process import CheckpointProcess
 from paxoskv.storage.data_dir import condemn, discard_replacement
-from paxoskv.storage.files import Damaged, JournalError, Unreadable
+from paxoskv.storage.files import Damaged, Full, JournalError, Unreadable
 from paxoskv.storage.journal import Journal
 from paxoskv.wire.connection import Flusher, tls_contexts
 from paxoskv.wire.structs import Identity
@@ -124,7 +124,10 @@ def check_files(nodes: int) -> None:
 
 
 def check_address(host: str, port: int, origin: str) -> None:
-    """Usage if this process cannot listen there: before anything is written."""
+    """Usage if this process cannot listen there: before a data directory is made for it.
+
+    With data, that a process which ends may still have the port is waited for, with the data's lock.
+    """
     try:
         for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with socket.socket(family, kind) as probe:  # bound only: nobody can connect to it
@@ -147,8 +150,8 @@ async def serve_node(options: argparse.Namespace) -> None:
         raise Usage("--rejoin: a node alone cannot rejoin: nobody else knows what it has forgotten")
     check_files(len(settings.nodes))
     origin = f"{options.cluster}: nodes: host and port of node {options.id}"
-    for port in (member.port, member.metrics_port):
-        if port is not None:
+    if options.init or options.rejoin:
+        for port in filter(None, (member.port, member.metrics_port)):
             check_address(member.host, port, origin)
     identity = Identity(settings.name, settings.digest, options.id, int(not options.rejoin), 0)
     directory = configuration.data_directory(options.data, settings, options.cluster) / f"node-{options.id}"
@@ -188,7 +191,6 @@ async def serve_standalone(options: argparse.Namespace) -> None:
         raise Usage(f"--listen: {options.listen!r} is not HOST:PORT")
     host = host.removeprefix("[").removesuffix("]")
     check_files(1)
-    check_address(host, int(port), "--listen")
     identity = Identity("standalone", "", 0, 1, 0)
     directory = Path(options.data or "data") / "standalone"
     journal = open_journal(directory, identity, options.init or not directory.exists(), True)
@@ -254,5 +256,5 @@ def main() -> int:
         return EXIT_USAGE
     except (Usage, configuration.ClusterError, JournalError, OSError) as error:
         print(f"server.py: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return EXIT_DISK if isinstance(error, Full) else EXIT_USAGE
     return 0

@@ -12,7 +12,7 @@ from paxoskv.protocol.core import Core
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import recover
 from paxoskv.storage.data_dir import SEGMENT_BYTES, create, finish_replacement, replace
-from paxoskv.storage.files import Damaged, JournalError, Locked
+from paxoskv.storage.files import Damaged, Full, JournalError, Locked
 from paxoskv.storage.journal import Journal
 from paxoskv.wire.structs import Identity
 
@@ -23,12 +23,12 @@ ASIDE: Final = ".damaged-%Y%m%dT%H%M%SZ"  # after a data directory's name: when 
 
 
 def make(directory: Path, identity: Identity) -> None:
-    """Make a data directory. JournalError if there is not enough room for a node, or it cannot be made."""
+    """Make a data directory. Full if a node would not have enough room, JournalError if it cannot be made."""
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < ROOM:
         room = f"{free >> 20} MiB are free, a node needs {ROOM >> 20} MiB to begin with"
-        raise JournalError(f"{directory}: disk full: {room}: make room, or name another place with --data")
+        raise Full(f"{directory}: disk full: {room}: make room, or name another place with --data")
     create(directory, identity)
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +38,16 @@ sys.path.append(str(PROJECT / "deploy"))
 import local
 
 CLUSTER = SCRIPTS / "cluster.sh"
+PROGRAMS = (
+    "server.py",
+    "client.py",
+    *sorted(
+        str(path.relative_to(PROJECT))
+        for directory in ("scripts", "bench", "bench/experiments", "deploy", "tools")
+        for path in (PROJECT / directory).iterdir()
+        if path.is_file() and (os.access(path, os.X_OK) or path.name == "compile.py")
+    ),
+)
 FAILOVER = PROJECT / "bench" / "experiments" / "failover.py"
 
 
@@ -398,6 +409,31 @@ def test_a_script_runs_as_it_is_without_the_environments_python_in_the_path(scri
     done = finish([PROJECT / script, "--help"], env={"PATH": "/usr/bin:/bin"})
     assert done.returncode == 0, done.stderr
     assert done.stdout and not done.stderr
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project without .venv, at a path with a blank; `bin` has a Python without any package."""
+    project = tmp_path_factory.mktemp("bare") / "a project"
+    kept = shutil.ignore_patterns(".*", "__pycache__", "build")
+    shutil.copytree(PROJECT, project, symlinks=True, ignore=kept)
+    (project / "bin").mkdir()
+    python = project / "bin" / "python3"
+    python.write_text(f'#!/bin/sh\nexec {sys._base_executable} -S "$@"\n')  # type: ignore[attr-defined]
+    python.chmod(0o755)
+    return project
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_works_where_nothing_is_installed_and_misuse_is_no_traceback(bare: Path, program: str) -> None:
+    environment = {"PATH": f"{bare}/bin:/usr/bin:/bin"}
+    command = [bare / program] if os.access(bare / program, os.X_OK) else ["python3", bare / program]
+    done = finish([*command, "--help"], env=environment)
+    assert (done.returncode, done.stderr) == (0, "") and "usage" in done.stdout.lower()
+    if program not in ("scripts/demo.sh", "scripts/bench.sh", "scripts/test.sh"):  # they install first
+        done = finish([*command, "--no-such-option"], env=environment)
+        assert done.returncode == 2 and done.stderr and "Traceback" not in done.stderr
+    assert not (bare / ".venv").exists()
 
 
 @pytest.mark.parametrize(
