@@ -30,8 +30,8 @@ def begin(*packages: str) -> None:
     if not missing:
         return
     python = PROJECT / ".venv" / "bin" / "python"
-    if python.exists() and Path(sys.prefix) != python.parent.parent:
-        os.execv(python, [str(python), *sys.orig_argv[1:]])
+    if python.exists() and python.parent != Path(sys.executable).parent:  # so it happens once
+        os.execv(python, [str(python), *sys.argv])
     if not {"-h", "--help"} & set(sys.argv):
         print(f"{name()}: the package {missing[0]} is not installed: run scripts/setup.sh", file=sys.stderr)
         sys.exit(USAGE)

@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from paxoskv.node.metrics import Collector, Counts, Histogram
 from paxoskv.node.metrics import Page as MetricsPage
 from paxoskv.node.peers import MAX_PROBLEM, Peers
 from paxoskv.node.replica import Replica
+from paxoskv.state.store import Digested
 from paxoskv.storage.journal import Journal
 from paxoskv.wire.codec import Status
 from paxoskv.wire.structs import Identity, Position
@@ -46,19 +48,20 @@ class StatusReport:
         self.loop = loop
         self.started = loop.time()
 
-    def status(self, digest: bool) -> Status:
-        """The answer to a client. `digest`: with that of the store, for which all of it is read."""
+    def status(self, made: Digested | None = None) -> Status:
+        """The answer to a client. `made`: a digest of the store, and what belongs to it."""
         store, report = self.replica.store, self.replica.core.report()
         state = self.health.state()
+        shown = made or Digested(store.position, store.hash, store.size())
         return Status(
             node=self.identity.node,
             cluster=self.identity.cluster,
             version=VERSION,
             ready=state == "serving",
             clock=report.clock,
-            applied=Position(*store.position),
-            keys=store.size(),
-            digest=store.digest() if digest else None,
+            applied=Position(*shown.position),
+            keys=shown.keys,
+            digest=shown.digest or None,
             logs=report.logs,
             connected=sorted(self.peers.greeted),
             pending=self.replica.pending,
@@ -66,13 +69,14 @@ class StatusReport:
             memory_bytes=_memory_bytes(),
             uptime_s=self.loop.time() - self.started,
             counters=self.counters(),
-            hash=store.hash,
+            hash=shown.hash,
             checkpoint_age_s=self.checkpointing.age(),
             incarnation=report.incarnation,
             life=report.life,
             in_flight=report.in_flight,
             state=state,
             problems=self._problems(report.rejoin_waits),
+            certificate_s=self._certificate_s(None),
         )
 
     def counters(self) -> dict[str, int]:
@@ -103,6 +107,7 @@ class StatusReport:
             "waiting_records": len(replica.records),
             "waiting_messages": len(replica.after),
             "journal_bytes": self.journal.bytes,
+            "certificate_seconds": self._certificate_s(inf) or 0.0,
             "uptime_seconds": self.loop.time() - self.started,
         }
 
@@ -120,6 +125,11 @@ class StatusReport:
             return {**self.counters(), **self.gauges()}
 
         return MetricsPage(Collector(self.counts, batches, now, about), self.health.state)
+
+    def _certificate_s(self, without: float | None) -> float | None:
+        """Seconds until our certificate expires, if others accept it; `without`: where there is none."""
+        certificates = self.peers.trust.certificates
+        return certificates.seconds() if certificates else without
 
     def _problems(self, waits: str | None) -> list[str]:
         """What a rejoin waits for; who refuses us, or is refused by us, at this time, and why."""
