@@ -18,7 +18,7 @@ from paxoskv import compiled, program
 
 def main() -> int:
     """Run the command line; returns the exit code."""
-    program.begin("thrift", "uvloop", "rich")
+    program.begin(*program.PACKAGES)
     compiled.use()  # before the modules that may be compiled are imported
     code: int = importlib.import_module("paxoskv.client.cli").main()
     return code

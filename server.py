@@ -14,7 +14,7 @@ from paxoskv import compiled, program
 
 def main() -> int:
     """Run a node until it is stopped; returns the exit code."""
-    program.begin("thrift", "uvloop", "pickledb", "orjson")
+    program.begin(*program.PACKAGES)
     compiled.use()  # before the modules that may be compiled are imported
     code: int = importlib.import_module("paxoskv.node.main").main()
     return code

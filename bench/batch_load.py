@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from paxoskv import program
 
-program.begin("uvloop", "thrift")
+program.begin(*program.PACKAGES)
 
 import uvloop
 

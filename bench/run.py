@@ -31,7 +31,7 @@ sys.path.insert(0, str(PROJECT))
 
 from paxoskv import compiled, program
 
-program.begin("matplotlib", "thrift", "uvloop", "rich")
+program.begin(*program.PACKAGES, "matplotlib", "markdown_it")
 
 from bench import report as bench_report
 from bench.systems import (

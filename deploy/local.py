@@ -265,7 +265,7 @@ def main() -> int:
         options = parser.parse_args()
         if options.command in SIGNALS and options.id is None:
             parser.error(f"{options.command} needs a node's id")
-        program.begin("thrift", "uvloop", "pickledb", "orjson", "rich")
+        program.begin(*program.PACKAGES)
         local = Local(options)
         if options.command == "status":
             client = [sys.executable, str(PROJECT / "client.py"), "status", "--cluster", options.cluster]

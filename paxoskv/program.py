@@ -2,7 +2,7 @@
 
     from paxoskv import program
 
-    program.begin("thrift")  # then come the imports that need packages
+    program.begin(*program.PACKAGES)  # then come the imports that need packages
 
 It needs nothing but the standard library: so --help works where nothing is installed.
 """
@@ -19,6 +19,8 @@ from types import ModuleType, TracebackType
 from typing import Any, Final
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
+# What a program imports at once if it imports nodes or clients: see requirements.txt.
+PACKAGES: Final = ("thrift", "pickledb", "orjson", "uvloop", "rich", "sortedcontainers")
 USAGE, DISK = 2, 74  # exit codes: see docs/operations.md
 
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from paxoskv import program
 
-program.begin("orjson", "thrift", "pickledb")
+program.begin(*program.PACKAGES)
 
 from paxoskv import Client, ClientError, ClusterError, load
 from paxoskv.config import data_directory

@@ -17,7 +17,7 @@ sys.path.insert(0, str(CLIENT.parent))
 
 from paxoskv import program
 
-program.begin("thrift")
+program.begin(*program.PACKAGES)
 
 from paxoskv import config as configuration
 

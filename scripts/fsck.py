@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from paxoskv import program
 
-program.begin("orjson", "thrift", "pickledb")
+program.begin(*program.PACKAGES)
 
 import orjson
 

@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from paxoskv import compiled, program
 
-program.begin("rich", "orjson", "pickledb", "thrift")
+program.begin(*program.PACKAGES)
 
 # The core's are the same events in two thirds of the time; from the rest is derived, as text.
 compiled.use(("paxoskv", "paxoskv.wire", "paxoskv.protocol"))

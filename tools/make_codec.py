@@ -18,7 +18,7 @@ sys.path.insert(0, str(PROJECT))
 
 from paxoskv import program
 
-program.begin("thrift")
+program.begin(*program.PACKAGES)
 
 from thrift.Thrift import TType
 

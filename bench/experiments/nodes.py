@@ -16,7 +16,7 @@ sys.path.insert(0, str(PROJECT))
 
 from paxoskv import program
 
-program.begin("thrift")
+program.begin(*program.PACKAGES)
 
 from paxoskv import Client, ClientError, Cluster, load
 

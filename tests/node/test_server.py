@@ -138,7 +138,7 @@ def test_a_port_in_use_is_told_with_the_address(tmp_path: Path) -> None:
 
 
 def test_a_wrong_host_at_the_first_start_leaves_nothing_that_must_be_removed(tmp_path: Path) -> None:
-    path = cluster_file(tmp_path, 1)
+    path = cluster_file(tmp_path, 1, insecure=True)
     text = path.read_text()
     path.write_text(text.replace("127.0.0.1", "192.0.2.1"))
     line = refused(["--id", 1, "--cluster", path, "--data", tmp_path / "data", "--init"], tmp_path)

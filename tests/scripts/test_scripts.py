@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from paxoskv import program
 from paxoskv.client.sync import Client
 from paxoskv.config import load
 from tests.harness.processes import (
@@ -424,13 +425,19 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_help_works_where_nothing_is_installed_and_misuse_is_no_traceback(bare: Path, program: str) -> None:
+def test_the_packages_that_programs_look_for_are_those_that_are_installed() -> None:
+    listed = [line.split("==")[0] for line in (PROJECT / "requirements.txt").read_text().split()]
+    later = {"prometheus-client", "pytest"}  # where there is a metrics_port, and by tests
+    assert set(program.PACKAGES) == set(listed) - later
+
+
+@pytest.mark.parametrize("file", PROGRAMS)
+def test_help_works_where_nothing_is_installed_and_misuse_is_no_traceback(bare: Path, file: str) -> None:
     environment = {"PATH": f"{bare}/bin:/usr/bin:/bin"}
-    command = [bare / program] if os.access(bare / program, os.X_OK) else ["python3", bare / program]
+    command = [bare / file] if os.access(bare / file, os.X_OK) else ["python3", bare / file]
     done = finish([*command, "--help"], env=environment)
     assert (done.returncode, done.stderr) == (0, "") and "usage" in done.stdout.lower()
-    if program not in ("scripts/demo.sh", "scripts/bench.sh", "scripts/test.sh"):  # they install first
+    if file not in ("scripts/demo.sh", "scripts/bench.sh", "scripts/test.sh"):  # they install first
         done = finish([*command, "--no-such-option"], env=environment)
         assert done.returncode == 2 and done.stderr and "Traceback" not in done.stderr
     assert not (bare / ".venv").exists()
