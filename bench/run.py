@@ -53,7 +53,7 @@ from bench.systems import (
     check_pysyncobj,
 )
 from paxoskv import config
-from paxoskv.client import workload
+from paxoskv.client import rows as row_files
 from scripts import make_workload
 
 WORKLOAD: Final = PROJECT / "workload.csv"
@@ -426,7 +426,9 @@ def _positive(text: str) -> int:
 def _workload(text: str) -> Path:
     """A file of operations without malformed rows: not every system's client leaves these out."""
     try:
-        rows, bad = workload.parse(Path(text).read_bytes())
+        rows, bad = row_files.parse(Path(text).read_bytes())
+    except row_files.WrongFile as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
     if bad or not rows:
