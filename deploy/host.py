@@ -241,8 +241,10 @@ def push(task: Task, payload: BinaryIO) -> Report:
                 else:
                     source = archive.extractfile(member)
                     assert source is not None, f"{member.name} is no file"
-                    new.write_bytes(source.read())
-                    new.chmod(member.mode)
+                    new.unlink(missing_ok=True)
+                    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, member.mode)
+                    with open(handle, "wb") as file:  # nobody else reads a key in between
+                        file.write(source.read())
                 new.replace(target)
                 files.append(member.name)
         for name in set(before) - set(files):
@@ -318,11 +320,15 @@ def packages(task: Task) -> None:
 # Prints one line, what is known of each node, when all of them take commands or the time is over.
 AWAIT_READY = """
 import json, sys, time
+from dataclasses import replace
 sys.path[:0] = [sys.argv[1]]
 from paxoskv import Client, ClientError, load
+settings = load(sys.argv[2])
+if settings.tls:  # there is no client's certificate at a node's host
+    settings = replace(settings, tls=settings.tls.of("node-" + sys.argv[4]))
 states = {node: {} for node in map(int, sys.argv[4:])}
 end = time.monotonic() + float(sys.argv[3])
-with Client(load(sys.argv[2]), timeout=2) as client:
+with Client(settings, timeout=2) as client:
     while True:
         for node in states:
             try:
@@ -380,18 +386,13 @@ def begin(task: Task, node: Report, python: str) -> "subprocess.Popen[bytes] | N
     with log_of(task, node["id"]).open("ab") as output:
         node["offset"] = output.tell()
         return subprocess.Popen(
-            command, cwd=cwd_of(task), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            command, cwd=place(task), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             start_new_session=True,
         )  # fmt: skip
 
 
 def file_of(task: Task) -> str:
     return str(task.get("file", "cluster.json"))
-
-
-def cwd_of(task: Task) -> str:
-    """Where paths in cluster.json begin."""
-    return str(task.get("cwd", place(task)))
 
 
 def await_ready(
@@ -406,7 +407,7 @@ def await_ready(
     while nodes:
         command = [python, "-c", AWAIT_READY, str(place(task)), file_of(task), str(seconds)]
         waiter = subprocess.Popen(
-            [*command, *map(str, nodes)], cwd=cwd_of(task), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            [*command, *map(str, nodes)], cwd=place(task), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )  # fmt: skip
         deadline = time.monotonic() + seconds + ENDS_S
@@ -492,6 +493,19 @@ def stop(task: Task, _: BinaryIO) -> Report:
     return {"nodes": {str(node["id"]): end(task, node["id"]) for node in task["nodes"]}}
 
 
+def reload(task: Task, payload: BinaryIO) -> Report:
+    """Take the files, then let the servers read their certificates again."""
+    push(task, payload)
+
+    def one(node: int) -> Report:
+        pids = [pid for pid, supervisor in processes(task, node) if not supervisor]
+        for pid in pids:
+            os.kill(pid, signal.SIGHUP)
+        return {"did": "reads its certificates again"} if pids else {"problem": "does not run"}
+
+    return {"nodes": {str(node["id"]): one(node["id"]) for node in task["nodes"]}}
+
+
 def logs(task: Task, stdin: BinaryIO) -> None:
     """Print the ends of the logs, each line after its node; to follow them, until stdin is closed."""
     offsets: dict[int, int] = {}
@@ -553,6 +567,7 @@ ACTIONS: dict[str, Callable[[Task, BinaryIO], Report]] = {
     "prepare": prepare,
     "start": start,
     "ready": ready,
+    "reload": reload,
     "stop": stop,
 }
 

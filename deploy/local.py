@@ -105,7 +105,7 @@ class Local:
             if node.id in ids
         ]
         return {
-            "directory": PROJECT, "data": self.data, "logs": self.data, "file": self.file, "cwd": os.getcwd(),
+            "directory": PROJECT, "data": self.data, "logs": self.data, "file": self.file,
             "cluster": self.settings.name, "digest": self.settings.digest, "nodes": nodes,
         }  # fmt: skip
 
