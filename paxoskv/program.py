@@ -58,6 +58,8 @@ def _flush() -> None:
         sys.stdout.flush()
     except OSError as error:
         _unwritten(error)
+    except ValueError:  # it is closed already
+        pass
 
 
 def _unwritten(error: OSError) -> None:

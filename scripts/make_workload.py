@@ -202,7 +202,9 @@ def main(words: list[str] | None = None) -> int:
         else:
             write(sys.stdout, rows)
     except OSError as error:
-        print(f"make_workload.py: {error.filename or 'stdout'}: {error.strerror}", file=sys.stderr)
+        if not error.filename:  # stdout
+            raise
+        print(f"make_workload.py: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except (ValueError, argparse.ArgumentTypeError) as error:
         print(f"make_workload.py: {error}", file=sys.stderr)

@@ -70,7 +70,7 @@ def main() -> int:
             print(json.dumps(measure(nodes.settings, options)))
         except (RuntimeError, KeyboardInterrupt, ClientError) as error:
             print(f"checkpoint_pause.py: {str(error) or 'interrupted'}", file=sys.stderr)
-            return 1
+            return 130 if isinstance(error, KeyboardInterrupt) else 1
         finally:
             nodes.end()
     return 0

@@ -119,11 +119,11 @@ def main() -> int:
             gaps, loads = measure(nodes, options)
         except (RuntimeError, KeyboardInterrupt) as error:
             print(f"failover.py: {str(error) or 'interrupted'}", file=sys.stderr)
-            return 1
+            return 130 if isinstance(error, KeyboardInterrupt) else 1
         finally:
             nodes.end()
     if not gaps:
-        return 1
+        return 130
     failures = [failure for each in loads for failure in each.failures]
     operations = sum(len(each.done) for each in loads) + len(failures)
     if options.json:

@@ -195,7 +195,7 @@ def main() -> int:
             measure(nodes, options)
         except (RuntimeError, KeyboardInterrupt, ClientError) as error:
             print(f"recovery.py: {str(error) or 'interrupted'}", file=sys.stderr)
-            return 1
+            return 130 if isinstance(error, KeyboardInterrupt) else 1
         finally:
             nodes.end()
     return 0

@@ -20,6 +20,7 @@ import pytest
 from paxoskv import program
 from paxoskv.client.sync import Client
 from paxoskv.config import load
+from scripts import compare_stores
 from tests.harness.processes import (
     CLIENT,
     DEADLINE_S,
@@ -27,7 +28,6 @@ from tests.harness.processes import (
     SCRIPTS,
     SERVER,
     Load,
-    RealCluster,
     cluster_file,
     contended,
     eventually,
@@ -425,6 +425,70 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
+def exit_codes() -> dict[int, str]:
+    """By code, who ends with it: from the table in the operations guide."""
+    text = (PROJECT / "docs" / "operations.md").read_text()
+    return {int(code): who for code, who in re.findall(r"^\| (\d+) \| .* \| (.*) \|$", text, re.MULTILINE)}
+
+
+def test_every_program_is_named_beside_the_exit_codes() -> None:
+    text = (PROJECT / "docs" / "operations.md").read_text()
+    missing = [file for file in PROGRAMS if f"`{Path(file).name}`" not in text]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("code", "command"),
+    [
+        (0, "scripts/compare_stores.py --help"),
+        (0, "deploy/supervise.py --help"),
+        (1, "scripts/cluster.sh kill 1 --cluster {cluster}"),
+        (1, "scripts/make_certs.sh {cluster} /proc/nowhere"),
+        (2, "server.py --id 9 --cluster {cluster}"),
+        (2, "scripts/fsck.py {nowhere}"),
+        (2, "scripts/check_history.py {nowhere}"),
+        (2, "scripts/restore.sh {nowhere} --cluster {nowhere}"),
+        (2, "scripts/demo.sh {nowhere}"),
+        (2, "scripts/simulate.py --seeds none"),
+        (2, "scripts/test.sh --no-such-option"),
+        (2, "bench/experiments/failover.py --nodes 1"),
+        (3, "client.py get key --timeout 0.1 --cluster {cluster}"),
+        (3, "scripts/backup.sh {nowhere} --cluster {cluster}"),
+        (3, "scripts/compare_stores.py --within 0 --cluster {cluster}"),
+        (65, "client.py run {malformed} --timeout 0.1 --cluster {cluster}"),
+        (65, "scripts/check_history.py {malformed}"),
+        (74, "scripts/make_workload.py > /dev/full"),
+        (74, "scripts/make_cluster.py > /dev/full"),
+        (74, "server.py --help > /dev/full"),
+        (74, "scripts/cluster.sh --help > /dev/full"),
+        (74, "scripts/make_workload.py --rows 99999 | head -n 1; exit ${{PIPESTATUS[0]}}"),
+        (2, "scripts/make_workload.py -o /proc/nowhere"),
+    ],
+)
+def test_programs_end_with_the_exit_codes_of_the_table(tmp_path: Path, code: int, command: str) -> None:
+    who = exit_codes()[code]
+    assert "every program" in who or f"`{Path(command.split()[0]).name}`" in who
+    malformed = tmp_path / "malformed"
+    malformed.write_text("PUT\n")
+    named = {"cluster": cluster_file(tmp_path, 1), "nowhere": tmp_path / "nowhere", "malformed": malformed}
+    words = command.format(**named)
+    if command.startswith(("server.py", "client.py")):
+        words = f"{sys.executable} {words}"
+    done = finish(["bash", "-c", words], cwd=PROJECT, env={**os.environ, "PYTHON": sys.executable})
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+def test_an_interrupted_program_ends_quietly_as_the_signal_ends_it(tmp_path: Path) -> None:
+    command = [SCRIPTS / "compare_stores.py", "--within", "600", "--cluster", cluster_file(tmp_path, 1)]
+    with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as child:
+        eventually(lambda: len(processes_with(tmp_path)) > 1, "it asks a node")
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=DEADLINE_S)
+    assert (child.returncode, errors) == (-signal.SIGINT, "")
+    assert "130" in str(sorted(exit_codes()))
+
+
 def test_the_packages_that_programs_look_for_are_those_that_are_installed() -> None:
     listed = [line.split("==")[0] for line in (PROJECT / "requirements.txt").read_text().split()]
     later = {"prometheus-client", "pytest"}  # where there is a metrics_port, and by tests
@@ -446,6 +510,7 @@ def test_help_works_where_nothing_is_installed_and_misuse_is_no_traceback(bare: 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["--port", "65535"], "nodes[1].port: 65536 is not a port"),
         (["--nodes", "4"], "nodes: 4 is not an odd number of nodes"),
         (["--set", "foo=3"], "foo: 3 is in no known field"),
     ],
@@ -456,28 +521,21 @@ def test_a_cluster_that_nobody_would_read_is_not_made(words: list[str], told: st
     assert done.stderr.startswith(f"make_cluster.py: {told}")
 
 
-@pytest.mark.slow
-def test_comparing_stores_tells_a_difference_and_a_node_that_does_not_answer(tmp_path: Path) -> None:
-    compare = [sys.executable, SCRIPTS / "compare_stores.py", "--within", "1", "--cluster"]
-    with RealCluster(tmp_path / "a", nodes=1) as a, RealCluster(tmp_path / "b", nodes=1) as b:
-        mixed = tmp_path / "mixed.json"
-        one, two = a.settings.nodes[0].port, b.settings.nodes[0].port
-
-        def write(host: str, third: int) -> None:
-            places = [("127.0.0.1", one), ("127.0.0.1", two), (host, third)]
-            nodes = [{"id": i, "host": h, "port": port} for i, (h, port) in enumerate(places, start=1)]
-            mixed.write_text(json.dumps({"name": "mixed", "nodes": nodes}))
-
-        write("127.0.0.1", load(cluster_file(tmp_path, 1)).nodes[0].port)
-        done = finish([*compare, mixed])
-        assert done.returncode == 3 and "node 3: no answer" in done.stdout
-
-        write("localhost", one)
-        assert finish([*compare, mixed]).returncode == 0, "two empty stores are equal"
-        with b.client() as client:
-            client.put("key", "value")
-        done = finish([*compare, mixed])
-        assert done.returncode == 1 and "THE STORES DIFFER" in done.stdout
+def test_comparing_stores_tells_a_difference_and_a_node_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = cluster_file(tmp_path, 3)
+    compare = [SCRIPTS / "compare_stores.py", "--within", "0", "--cluster"]
+    assert finish([*compare, file]).returncode == 3, "no node runs"
+    monkeypatch.setattr(sys, "argv", ["compare_stores.py", "--within", "0", "--cluster", str(file)])
+    for stores, code, told in (
+        ([b"", b"", b""], 0, "all stores are equal"),
+        ([b"", b"key", b""], 1, "THE STORES DIFFER"),
+        ([b"key", b"key", None], 3, "node 3: no answer"),
+    ):
+        monkeypatch.setattr(compare_stores, "dump", lambda _, node, stores=stores: stores[node - 1])
+        assert compare_stores.main() == code
+        assert told in capsys.readouterr().out
 
 
 def test_a_made_cluster_file_has_free_ports_and_the_fields_asked_for(tmp_path: Path) -> None:
@@ -486,6 +544,8 @@ def test_a_made_cluster_file_has_free_ports_and_the_fields_asked_for(tmp_path: P
     assert settings.revoke_after_s == 2 and settings.fsync is False
     for member in settings.nodes:
         socket.create_server((member.host, member.port)).close()
+    done = finish([SCRIPTS / "make_cluster.py", "--nodes", "3", "--port", "7001"])
+    assert [node["port"] for node in json.loads(done.stdout)["nodes"]] == [7001, 7002, 7003]
 
 
 def test_a_made_workload_is_the_same_for_the_same_seed_and_one_that_the_client_takes(tmp_path: Path) -> None:
