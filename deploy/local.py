@@ -282,6 +282,8 @@ def main() -> int:
         print(failure, file=sys.stderr)
         return FAILED
     except OSError as error:
+        if error.filename is None:  # the output
+            raise
         print(f"cluster.sh: {error.filename}: {error.strerror}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
