@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """Measures the cluster beside the single server, and peers, and writes tables, charts and a report.
 
 The plan is a list of groups, each of systems that are compared with one another. It is gone through once for
@@ -29,8 +29,12 @@ from typing import Any, Final, NamedTuple
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from bench import report as bench_report  # noqa: E402
-from bench.systems import (  # noqa: E402
+from paxoskv import compiled, program
+
+program.begin(*program.PACKAGES, "matplotlib", "markdown_it")
+
+from bench import report as bench_report
+from bench.systems import (
     BATCH,
     OWN,
     BenchError,
@@ -48,12 +52,12 @@ from bench.systems import (  # noqa: E402
     build_floor,
     check_pysyncobj,
 )
-from paxoskv import compiled, config  # noqa: E402
-from paxoskv.client import rows as row_files  # noqa: E402
-from scripts import make_workload  # noqa: E402
+from paxoskv import config
+from paxoskv.client import rows as row_files
+from scripts import make_workload
 
 WORKLOAD: Final = PROJECT / "workload.csv"
-PARTS: Final = ("original", "tables", "scaling", "mix", "batches", "failures", "fault")
+PARTS: Final = ("original", "tables", "scaling", "mix", "batches", "leader", "failures", "fault")
 PEERS: Final = ("etcd", "pysyncobj")
 FULL: Final = 150_000
 LEVELS: Final = (1, 2, 4, 8, 16, 32, 64)  # outstanding operations
@@ -171,6 +175,10 @@ def plan(options: argparse.Namespace, files: Files, peers: dict[str, Start]) -> 
     group("batches", ours, tasks)
     if options.cluster:
         return groups
+    if "leader" in healthy:
+        work = Load(files.mixed(rows, 0.5), rows)
+        places = [Task(x, partial(_at_leader, work=work, leading=x)) for x in (1, 0)]
+        group("leader", {"leader": healthy["leader"]}, places)
     if "failures" in options.parts:
         work = Load(files.mixed(rows, 0.5), rows)
         groups.append([
@@ -212,6 +220,10 @@ def running(options: argparse.Namespace) -> tuple[Systems, Systems, Systems]:
 
 def _run(system: System, work: Load) -> Sample:
     return system.run(work)
+
+
+def _at_leader(system: Paxos, work: Load, leading: float) -> Sample:
+    return system.run_at(work, leading)
 
 
 def _batches(system: Ours, batches: int, in_flight: int) -> Sample:
