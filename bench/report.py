@@ -274,31 +274,25 @@ def costs(samples: Sequence[Sample], part: str, label: str) -> Table:
     return listing(measured, part, title, label, metrics)._replace(name=f"cost-{part}")
 
 
-def faults(samples: Sequence[Sample]) -> list[Table]:
-    """The tables of what happens when something fails."""
-    tables = []
-    if points(samples, "fault"):
-        times = [point(samples, "fault", "paxos", 0, metric) for metric in ("recovered_s", "gap_s")]
-        row: list[Cell] = ["one of five, kill -9", *times]
-        head = ["node killed", "back at 90 % of the throughput after, s", "longest time without an answer, s"]
-        tables.append(Table("fault", "A node is killed under load", head, [row]))
-    if xs := points(samples, "failures"):
-        base = ("failures", "paxos", 0.0)
-        rows: list[list[Cell]] = [
-            [f"{x:.0%}", point(samples, "failures", "paxos", x, "throughput"),
-             point(samples, "failures", "paxos", x, "p99_s", 1000),
-             ratio(samples, ("failures", "paxos", x), base, "throughput")]
-            for x in xs
-        ]  # fmt: skip
-        head = ["messages lost", "operations per second", "p99, ms", "of that without"]
-        tables.append(Table("failures", "Acceptors fail on purpose, for a share of the messages", head, rows))
-    return tables
+def failures_table(samples: Sequence[Sample]) -> Table:
+    """What is left of the throughput where acceptors fail on purpose."""
+    base = ("failures", "paxos", 0.0)
+    rows: list[list[Cell]] = [
+        [f"{x:.0%}", point(samples, "failures", "paxos", x, "throughput"),
+         point(samples, "failures", "paxos", x, "p99_s", 1000),
+         ratio(samples, ("failures", "paxos", x), base, "throughput")]
+        for x in points(samples, "failures")
+    ]  # fmt: skip
+    head = ["messages lost", "operations per second", "p99, ms", "of that without"]
+    return Table("failures", "Acceptors fail on purpose, for a share of the messages", head, rows)
 
 
 def all_tables(samples: Sequence[Sample]) -> list[Table]:
     """Every table that the samples give."""
     tables = original_tables(samples) if points(samples, "original", "tables") else []
     both = (TIMES[0], TIMES[5])
+    killed = (("back at 90 % of the throughput after, s", "recovered_s", 1),
+              ("longest time without an answer, s", "gap_s", 1))  # fmt: skip
     batches = (("commands per second", "throughput", 1), ("p99 of a batch, ms", "p99_s", 1000))
     for part, title, label, metrics, show in (
         ("tables", "The original's operations from two closed-loop clients", "operations", TIMES, "{:g}"),
@@ -306,6 +300,7 @@ def all_tables(samples: Sequence[Sample]) -> list[Table]:
         ("mix", "Reads and writes at 32 outstanding operations", "share of GET", both, "{:.0%}"),
         ("batches", "execute: batches of 100 PUTs from two processes, until all nodes have applied them",
          "batches in flight, each", batches, "{:g}"),
+        ("fault", "A node is killed under load", "node killed", killed, "one of five, kill -9"),
     ):  # fmt: skip
         if points(samples, part):
             tables.append(listing(samples, part, title, label, metrics, show.format))
@@ -313,7 +308,7 @@ def all_tables(samples: Sequence[Sample]) -> list[Table]:
                         ("tables", "operations")):  # fmt: skip
         if any(sample.get("cost") for sample in samples if sample["part"] == part):
             tables.append(costs(samples, part, label))
-    return tables + faults(samples)
+    return tables + [failures_table(samples)] * bool(points(samples, "failures"))
 
 
 # ----------------------------------------------------------------------------------------------------- charts
@@ -466,7 +461,7 @@ img {{ max-width: 100%; background: #fff; border-radius: 6px; margin: 0.5rem 0; 
 </body></html>
 """
 NOTE = (
-    "Median of the repeats (lowest-highest). All systems were started afresh for each run and run in turn. "
+    "Median of the repeats (lowest-highest). All systems ran in turn, started afresh. "
     "Runs with failed operations are marked and are part of no number. The original is a course project "
     "that compared multi-Paxos with a single RPC server; its figures stand here with all their digits. Its "
     "throughput is the reciprocal of its mean time: that of one client process. Ours is shown so, too, "

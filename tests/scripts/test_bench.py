@@ -17,7 +17,8 @@ from bench import report, run, systems
 from bench.report import Spread
 from bench.systems import BenchError, Load, System
 from paxoskv.client import workload
-from tests.harness.processes import PROJECT, eventually, finish
+from tests.harness.network import CLIENT, HOSTS, Network, missing
+from tests.harness.processes import PROJECT, die_with_parent, eventually, finish
 
 BENCH = PROJECT / "bench" / "run.py"
 MANIFEST = {"date": "2026-01-01", "revision": "0123456789abcdef", "dirty": False, "cores": 2,
@@ -117,7 +118,8 @@ def test_recovery_is_when_half_a_second_runs_at_nine_tenths_of_before() -> None:
 
 @pytest.mark.parametrize("gets", [0.0, 0.5, 1.0])
 def test_a_mixed_file_has_its_share_of_gets_and_no_malformed_row(gets: float) -> None:
-    rows, malformed = workload.parse(run.mixed(200, gets, seed=1).encode())
+    lines = (",".join(row) for row in run.mixed(200, gets, seed=1))
+    rows, malformed = workload.parse("\n".join(lines).encode())
     assert (malformed, len(rows)) == ([], 200)
     assert sum(row.verb == "GET" for row in rows) == 200 * gets
 
@@ -348,7 +350,16 @@ def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(
 
 
 @pytest.mark.parametrize(
-    "words", [["--sizes", "0"], ["--peers", "raft"], ["--parts", "all"], ["--levels", "3"], ["--repeat", "x"]]
+    "words",
+    [
+        ["--sizes", "0"],
+        ["--peers", "raft"],
+        ["--parts", "all"],
+        ["--levels", "3"],
+        ["--repeat", "x"],
+        ["--single", "h:1"],
+        ["--cluster", "c.json", "--readme"],
+    ],
 )
 def test_arguments_that_make_no_sense_are_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit) as refused:
@@ -377,6 +388,55 @@ def test_a_tiny_run_measures_every_part_and_leaves_nothing_behind(tmp_path: Path
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert done.stderr.count("\n") == len(samples)  # a line for each, and no more
     assert leftovers() <= before
+
+
+@pytest.mark.slow
+def test_a_cluster_that_runs_already_is_measured_and_keeps_its_keys(tmp_path: Path) -> None:
+    words = [
+        "--sizes",
+        "20",
+        "--repeat",
+        "1",
+        "--rows",
+        "20",
+        "--levels",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    with systems.Paxos(tmp_path / "paxos") as system, systems.Single(tmp_path / "single") as single:
+        words += ["--cluster", str(system.file), "--single", single.address]
+        with system.client() as client, single.client() as other:
+            client.put("theirs", "1")
+            assert run.main(words) == 0
+            samples = json.loads((tmp_path / "out" / "results.json").read_text())
+            assert {s["part"] for s in samples} == {"tables", "scaling", "mix", "batches"}
+            assert {s["system"] for s in samples} == {"own-logs", "paxos", "single"}
+            assert [item.key for item in client.scan()] == ["theirs"] and not [*other.scan()]
+            client.put("bench.theirs", "1")
+            other.put("bench.theirs", "1")
+            assert run.main(words) == 1
+            assert [item.key for item in client.scan()] == ["bench.theirs", "theirs"]
+            assert [item.key for item in other.scan()] == ["bench.theirs"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing() is not None, reason=missing() or "")
+def test_five_hosts_are_measured_from_a_sixth(tmp_path: Path) -> None:
+    with Network(tmp_path, ssh=False) as network:
+        file = network.cluster_file(tmp_path, data=str(tmp_path / "data"))
+        command = [sys.executable, PROJECT / "server.py", "--cluster", file, "--init", "--id"]
+        nodes = [
+            subprocess.Popen(network.at(n, [*command, str(n)]), preexec_fn=die_with_parent) for n in HOSTS
+        ]
+        words = ["--sizes", "20", "--repeat", "1", "--parts", "tables", "--cluster", file]
+        done = network.finish(CLIENT, [sys.executable, BENCH, *words, "--out", tmp_path / "out"], 300)
+        for node in nodes:
+            node.kill()
+            node.wait()
+    assert done.returncode == 0, done.stderr
+    samples = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(s["system"], s["operations"]) for s in samples] == [("own-logs", 20), ("paxos", 20)]
 
 
 @pytest.mark.slow
