@@ -1,27 +1,29 @@
 """Explores every state that a small world can reach, breadth first: the first breach has the fewest steps.
 
-A step touches one process: it is a function of that process's state and of one event. So every process state,
-message and history is numbered, the code under test runs once for each pair of them, and the rest is looking
-numbers up. A state of the world is a flat tuple of integers:
+A step touches one process: it is a function of that process's state and of one event. So every process
+state, message and history is numbered, the code under test runs once for each pair of them, and the rest is
+looking numbers up. A state of the world is a flat tuple of integers:
 
     the number of each process's state
     of each process: the messages that may be delivered to it, one bit each
     the number of the history, which is what an observer has seen so far
     the budgets that are left, packed: how often a crash, a candidacy, ... may still happen
 
-The network never forgets. A message that was sent may be delivered at any time, any number of times, or never:
-that is delay, reordering, duplication and loss at once, without an event for any of them.
+The network never forgets. A message that was sent may be delivered at any time, any number of times, or
+never: that is delay, reordering, duplication and loss at once, without an event for any of them. (In a
+world that says `once`, a message is gone when it was delivered and has changed something. What changes
+nothing stays: it may be delivered later, and need not be.)
 
 Two reductions; tests/simulation/test_explore.py compares the verdicts with and without each.
 
-*Messages without a future.* The world says which messages can never again change anything, given the states of
-both ends (`dead`). Without them, states that differ in nothing else are one. That it is right is checked while
-exploring, for every state met: such a message, if delivered, changes nothing, and stays dead in the following
-states of both ends (`check=True`).
+*Messages without a future.* The world says which messages can never again change anything, given the states
+of both ends (`dead`). Without them, states that differ in nothing else are one. That it is right is checked
+while exploring, for every state met: such a message, if delivered, changes nothing, and stays dead in the
+following states of both ends (`check=True`).
 
-*Symmetry.* Processes that are alike (acceptors that are not proposers) may be renamed: whatever follows from one
-state follows from the other, renamed. So of all orders only the smallest is kept. (What a process keeps about the
-others is renamed, too.)
+*Symmetry.* Processes that are alike (acceptors that are not proposers) may be renamed: whatever follows
+from one state follows from the other, renamed. So of all orders only the smallest is kept. (What a process
+keeps about the others is renamed, too.)
 
 States are kept as 64-bit hashes of their tuples: with n states, the probability that any is missed is below
 n * n / 2**65; for ten million, 3 in a million.
@@ -60,7 +62,8 @@ class World(Protocol):
 
     names: list[str]
     alike: int
-    budgets: dict[str, int]  # of events that do not come from a message
+    once: bool  # whether a message is delivered at most once; else it stays, and may come again
+    budgets: dict[str, int]  # of events that do not come from a message; others, like "sync", have none
     nothing_seen: Hashable  # the observer's first history
 
     def begin(self) -> list[Any]:
@@ -97,6 +100,7 @@ class Verdict(NamedTuple):
     transitions: int
     depth: int
     seconds: float
+    seen: frozenset[Hashable] = frozenset()  # all histories
     breach: str | None = None
     schedule: tuple[str, ...] = ()
 
@@ -140,6 +144,7 @@ class Explorer:
         self.count = len(world.names)
         self.alike = world.alike if symmetry else 0
         self.forget = forget
+        self.once = world.once
         self.check = check
         roles = [str(max(process - world.alike + 1, 0)) for process in range(self.count)]
         kinds = [*[f"state {role}" for role in roles], *[f"message {role}" for role in roles], "history"]
@@ -148,16 +153,19 @@ class Explorer:
         self.messages = [self.numbers[f"message {role}"] for role in roles]  # by receiver: (sender, message)
         self.histories = self.numbers["history"]
         self.between: dict[tuple[int, int], int] = {}  # (sender, receiver): the bits of all messages
-        self.outcomes: list[dict[tuple[int, int], Outcome | None | Breach]] = [{} for _ in world.names]
+        self.outcomes: list[dict[tuple[int, int], Outcome | Breach | None]] = [{} for _ in world.names]
         self.inert: list[dict[int, int]] = [{} for _ in world.names]  # by state: what certainly does nothing
         self.observed: dict[tuple[int, tuple[Any, ...]], int | Breach] = {}
         self.deads: list[dict[tuple[int, int, int], tuple[int, int, int]]] = [
             {} for _ in range(self.count * self.count)
         ]
         self.budget_names = list(world.budgets)
+        self.event_names = list(
+            dict.fromkeys([*world.budgets, *itertools.chain(*map(world.events, range(self.count)))])
+        )
         self.events = [
-            [(-1 - self.budget_names.index(event), BUDGET_BITS * self.budget_names.index(event))
-             for event in world.events(process)]
+            [(-1 - self.event_names.index(event), BUDGET_BITS * self.event_names.index(event)
+              if event in world.budgets else None) for event in world.events(process)]
             for process in range(self.count)
         ]  # fmt: skip
         self.orders = list(permutations(range(self.alike)))
@@ -208,12 +216,14 @@ class Explorer:
         state = self.state_of(process, number)
         try:
             if event < 0:
-                step = self.world.step(process, state, self.budget_names[-1 - event], None)
+                step = self.world.step(process, state, self.event_names[-1 - event], None)
             else:
                 sender, message = self.messages[process].things[event]
                 step = self.world.step(process, state, message, sender)
         except Breach as breach:
             return breach
+        except Exception as error:  # the core raises nothing
+            return Breach(f"{self.world.names[process]}: {type(error).__name__}: {error}")
         if step is None:
             return None
         bits: dict[int, int] = {}
@@ -255,13 +265,11 @@ class Explorer:
                             break
                     else:
                         continue
-                new = self.after(state, process, after, sends, facts)
-                if new.__class__ is Breach:
-                    yield process, low.bit_length() - 1, new
-                elif new != state:
+                new = self.after(state, process, after, sends, facts, 0, low if self.once else 0)
+                if new.__class__ is Breach or new != state:
                     yield process, low.bit_length() - 1, new
             for event, shift in self.events[process]:
-                if not left >> shift & ((1 << BUDGET_BITS) - 1):
+                if shift is not None and not left >> shift & ((1 << BUDGET_BITS) - 1):
                     continue
                 key = (local, event)
                 try:
@@ -274,15 +282,17 @@ class Explorer:
                     yield process, event, outcome
                     continue
                 after, sends, facts = outcome
-                yield process, event, self.after(state, process, after, sends, facts, 1 << shift)
+                spent = 0 if shift is None else 1 << shift
+                yield process, event, self.after(state, process, after, sends, facts, spent)
 
     def after(
-        self, state: State, process: int, local: int, sends: Any, facts: Any, spent: int = 0
+        self, state: State, process: int, local: int, sends: Any, facts: Any, spent: int = 0, taken: int = 0
     ) -> State | Breach:
         count = self.count
         new = list(state)
         changed = local != state[process]
         new[process] = local
+        new[count + process] ^= taken
         for to, bits in sends:
             new[count + to] |= bits
         if facts:
@@ -336,7 +346,10 @@ class Explorer:
         left = self.left(packed)
         source, target = self.state_of(one, first), self.state_of(other, second)
         masks = []
-        for sender, a, receiver, b, bits in ((one, source, other, target, there), (other, target, one, source, back)):
+        for sender, a, receiver, b, bits in (
+            (one, source, other, target, there),
+            (other, target, one, source, back),
+        ):
             mask, number = 0, 0
             while bits >> number:
                 if bits >> number & 1:
@@ -382,7 +395,9 @@ class Explorer:
         for to, bits in sends:
             answer = self.messages[to].things[bits.bit_length() - 1][1]
             assert to == sender and bits & (bits - 1) == 0, "it is answered to somebody else"
-            assert self.world.dead(receiver, target, sender, source, answer, left), self.told(receiver, number)
+            assert self.world.dead(receiver, target, sender, source, answer, left), self.told(
+                receiver, number
+            )
 
     def canonical(self, new: list[int]) -> State:
         """The smallest of the states that differ in the names of those that are alike."""
@@ -400,7 +415,7 @@ class Explorer:
             best = self.canonical_rest[key] = min(
                 self.rename(rest, order)
                 for order in self.orders
-                if all(pattern[a] <= pattern[b] for a, b in zip(order, order[1:], strict=False))
+                if all(pattern[a] <= pattern[b] for a, b in itertools.pairwise(order))
             )
         others = count - alike
         return (
@@ -416,7 +431,8 @@ class Explorer:
         others = range(self.alike, self.count)
         locals_ = [self.renamed_local(process, rest[process - self.alike], order, to) for process in others]
         inboxes = [
-            self.renamed_inbox(process, rest[len(others) + process - self.alike], order, to) for process in others
+            self.renamed_inbox(process, rest[len(others) + process - self.alike], order, to)
+            for process in others
         ]
         key = ("history", rest[-1], order)
         history = self.rename_memo.get(key)
@@ -452,7 +468,7 @@ class Explorer:
         """An event, in words."""
         name = self.world.names[process]
         if event < 0:
-            return f"{name}: {self.budget_names[-1 - event]}"
+            return f"{name}: {self.event_names[-1 - event]}"
         sender, message = self.messages[process].things[event]
         return f"{name} gets from {self.world.names[sender]}: {message}"
 
@@ -511,7 +527,9 @@ class Part:
         return True, [list(states.values()) for states in following], None
 
 
-def work(connection: Any, world: World, options: dict[str, bool], me: int, workers: int, until: float, most: int) -> None:
+def work(
+    connection: Any, world: World, options: dict[str, bool], me: int, workers: int, until: float, most: int
+) -> None:
     """A worker: whatever is new to it, the coordinator numbers."""
 
     def ask(kind: str, key: Hashable, thing: Any) -> int:
@@ -545,15 +563,22 @@ def explore(
     start = explorer.begin()
     pipes = [Pipe() for _ in range(workers)]
     processes = [
-        Process(target=work, args=(there, world, options, me, workers, began + seconds, most // workers), daemon=True)
+        Process(
+            target=work,
+            args=(there, world, options, me, workers, began + seconds, most // workers),
+            daemon=True,
+        )
         for me, (_, there) in enumerate(pipes)
     ]
     for process in processes:
         process.start()
     ends = [here for here, _ in pipes]
     depth, told = 0, [0] * workers
-    log = [(kind, key, numbers.things[number], number)
-           for kind, numbers in explorer.numbers.items() for key, number in numbers.known.items()]  # fmt: skip
+    log = [
+        (kind, key, numbers.things[number], number)
+        for kind, numbers in explorer.numbers.items()
+        for key, number in numbers.known.items()
+    ]
     batches = [[marshal.dumps([(start, 0)])] if hash(start) % workers == me else [] for me in range(workers)]
     while True:
         for me, end in enumerate(ends):
@@ -563,7 +588,11 @@ def explore(
         breach = next((result[2] for result in results if result[2]), None)
         states, transitions = sum(result[3] for result in results), sum(result[4] for result in results)
         batches = [[result[1][me] for result in results if result[1]] for me in range(workers)]
-        if breach or not all(result[0] for result in results) or not any(map(marshal.loads, itertools.chain(*batches))):
+        if (
+            breach
+            or not all(result[0] for result in results)
+            or not any(map(marshal.loads, itertools.chain(*batches)))
+        ):
             break
         depth += 1
     exhausted = not breach and all(result[0] for result in results)
@@ -572,7 +601,8 @@ def explore(
     shares = [end.recv() for end in ends]
     for process in processes:
         process.join()
-    verdict = Verdict(exhausted, states, transitions, depth, time.perf_counter() - began)
+    seen = frozenset(explorer.histories.known)
+    verdict = Verdict(exhausted, states, transitions, depth, time.perf_counter() - began, seen)
     if not breach:
         return verdict
     for what in log:

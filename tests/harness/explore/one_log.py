@@ -1,9 +1,10 @@
 """One log: acceptors, and candidates apart from them, each of which wants a command of its own in the log.
 
-The classes are the real Acceptor and Proposer; what joins them here is what Logs and Leadership do in a node, and no
-more. A step that journals is durable at once, with the messages that wait for it: a crash before that is the same as
-the event not having happened, because nothing else has left. (Where something leaves that should have waited, as in a
-mutant, the step stays pending until a "sync", and a crash loses it.)
+The classes are the real Acceptor and Proposer; what joins them here is what Logs and Leadership do in a
+node, and no more. A step that journals is durable at once, with the messages that wait for it: a crash
+before that is the same as the event not having happened, because nothing else has left. (Where something
+leaves that should have waited, as in a mutant, the step stays pending until a "sync", and a crash loses
+it.)
 """
 
 import pickle
@@ -13,6 +14,7 @@ from typing import Any
 from paxoskv.multipaxos import Acceptor, Proposer
 from paxoskv.wire.structs import Accept, Accepted, Entry, Fact, Prepare, Promise, Record, Verdict, Vote
 from tests.harness.explore.engine import Breach, Step, frozen
+from tests.harness.explore.observer import held
 
 NOW, EARLIER = 1000.0, 1.0  # the only times there are, beside 0.0: never
 JOURNAL: list[Record] = []
@@ -41,11 +43,15 @@ class Candidate:
 class OneLog:
     """The world of one log."""
 
+    once = False
+
     def __init__(self, acceptors: int = 3, proposers: int = 2, **budgets: int) -> None:
         self.alike = acceptors
         self.voters = list(range(acceptors))
         self.quorum = acceptors // 2 + 1
-        self.names = [f"acceptor {n + 1}" for n in self.voters] + [f"candidate {n + 1}" for n in range(proposers)]
+        self.names = [f"acceptor {n + 1}" for n in self.voters] + [
+            f"candidate {n + 1}" for n in range(proposers)
+        ]
         self.budgets = {"stand": 2, "resend": 0, "crash": 0} | budgets
         self.nothing_seen: Hashable = ((), ())
 
@@ -89,7 +95,9 @@ class OneLog:
         for record in JOURNAL:
             state.durable.replay(record)
             if record.held:
-                facts.append(("held", process, record.held.ballot, record.held.start, tuple(record.held.entries)))
+                facts.append(
+                    ("held", process, record.held.ballot, record.held.start, tuple(record.held.entries))
+                )
         return Step([(sender, answer)], tuple(facts))
 
     def candidate(self, process: int, state: Candidate, event: Any, sender: int | None) -> Step | None:
@@ -114,8 +122,10 @@ class OneLog:
                 courier.at = courier.at and EARLIER
             return Step(self.accepts(state))
         assert sender is not None
-        return self.promise(process, state, event, sender) if isinstance(event, Promise) else self.accepted(
-            state, event, sender
+        return (
+            self.promise(process, state, event, sender)
+            if isinstance(event, Promise)
+            else self.accepted(state, event, sender)
         )
 
     def promise(self, process: int, state: Candidate, message: Promise, sender: int) -> Step | None:
@@ -166,11 +176,12 @@ class OneLog:
                 for a in (state.acceptor, state.durable)
             )
         p = state.proposer
+        couriers = p.couriers if p.leading else {}
         return (
             p.highest, p.ballot, p.preparing, p.leading, frozen(p.entries),
             tuple(sorted((node, frozen(promise)) for node, promise in p.promises.items())),
             tuple(sorted(p.lengths.items())),
-            tuple(sorted((node, c.sent, c.at, c.again) for node, c in p.couriers.items())) if p.leading else (),
+            tuple(sorted((node, c.sent, c.at, c.again) for node, c in couriers.items())),
             state.durable, state.chosen, state.evidence,
         )  # fmt: skip
 
@@ -178,7 +189,7 @@ class OneLog:
         self, sender: int, source: Any, receiver: int, target: Any, message: Any, left: dict[str, int]
     ) -> bool:
         """A ballot never comes again; one who leads hears of promises in any answer, however old."""
-        candidate = (source if sender >= self.alike else target)
+        candidate = source if sender >= self.alike else target
         proposer = candidate.proposer
         if message.ballot > candidate.durable:
             return False  # it was not sent yet
@@ -211,31 +222,13 @@ class OneLog:
         for kind, *what in facts:
             if kind == "held":
                 voter, ballot, start, entries = what
-                chosen = self.held(chosen, table, voter, ballot, start, entries)
+                chosen = held(self.quorum, chosen, table, voter, ballot, start, entries)
             elif chosen[: len(what[0])] != what[0]:
                 raise Breach(f"{what[0]} is taken for chosen; chosen is {chosen}")
         return chosen, tuple(
-            (ballot, entries, tuple(sorted(votes.items()))) for ballot, (entries, votes) in sorted(table.items())
+            (ballot, entries, tuple(sorted(votes.items())))
+            for ballot, (entries, votes) in sorted(table.items())
         )
-
-    def held(self, chosen: Any, table: Any, voter: int, ballot: int, start: int, entries: Any) -> Any:
-        log, votes = table.setdefault(ballot, ((), {}))
-        if start > len(log):  # what is below is known to be chosen
-            if start > len(chosen):
-                raise Breach(f"{voter} accepts slot {start} of ballot {ballot}, and only {chosen} is chosen")
-            log = chosen[:start]
-        if log[start : start + len(entries)] != entries[: len(log) - start]:
-            raise Breach(f"ballot {ballot} has two logs: {log}, and {entries} from slot {start}")
-        log += entries[len(log) - start :]
-        votes[voter] = max(votes.get(voter, 0), start + len(entries))
-        table[ballot] = (log, votes)
-        if len(votes) < self.quorum:
-            return chosen
-        length = sorted(votes.values())[-self.quorum]
-        common = min(length, len(chosen))
-        if log[:common] != chosen[:common]:
-            raise Breach(f"chosen is {chosen}, and at ballot {ballot} {log[:length]}")
-        return log[:length] if length > len(chosen) else chosen
 
     def renamed_history(self, history: Any, to: dict[int, int]) -> Hashable:
         chosen, ballots = history
