@@ -26,7 +26,7 @@ from tests.harness.explore.one_log import OneLog
 
 BUDGETS = {
     "one-log": {"stand": 2, "resend": 0, "crash": 0},
-    "nodes": {"put": 1, "read": 0, "tick": 0, "crash": 0},
+    "nodes": {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0},
 }
 
 

@@ -4,6 +4,9 @@ Times are only these: never, long ago, now, and later. What is due when time pas
 "tick". A frame of the journal is durable at once, unless something has left that did not wait for it: then
 it is pending until the event "sync", and a crash in between loses it. (A crash between two steps that have
 sent nothing is the same as the first one's messages being lost.)
+
+Each message bears the incarnation of its sender: as in the transport, what a lost disk has said is not
+handed in any more once a later one is known.
 """
 
 import pickle
@@ -32,7 +35,7 @@ LEFT_OUT = frozenset(
         ("Revocation", "round_trips"), ("Revocation", "random"), ("Reads", "random"), ("CatchUp", "random"),
         ("CatchUp", "fetch_at"), ("Persistence", "journaled_at"), ("Persistence", "turn"),
         ("Persistence", "persisted_turn"), ("Persistence", "replayed_position"), ("Incarnations", "random"),
-        ("Incarnations", "lives"), ("Incarnations", "recovered"), ("Incarnations", "recovered_clock"),
+        ("Incarnations", "recovered"), ("Incarnations", "recovered_clock"),
         ("Incarnations", "life"), ("Node", "nodes"), ("Node", "peers"),
     }
 )  # fmt: skip
@@ -84,7 +87,7 @@ class Nodes:
         self.ids = list(range(1, nodes + 1))
         self.quorum = nodes // 2 + 1
         self.names = [f"node {node}" for node in self.ids]
-        self.budgets = {"put": 1, "read": 0, "tick": 0, "crash": 0} | budgets
+        self.budgets = {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0} | budgets
         self.nothing_seen: Hashable = ((), (), frozenset(), ())
         self.freeze = Freezer(LEFT_OUT)
 
@@ -122,7 +125,9 @@ class Nodes:
             if not state.pending:
                 return None
             self.sync(state)
-        elif event == "crash":
+        elif event in ("crash", "wipe"):
+            if event == "wipe":
+                state.disk = Node(state.me, self.ids, Chance(0), incarnation=0)
             self.crash(state)
             known = {}
         elif node is None:
@@ -146,7 +151,10 @@ class Nodes:
             node.read(token)
             self.turn(state)
         else:
-            node.step(self.ids[sender or 0], event, NOW)
+            peer, (incarnation, message) = self.ids[sender or 0], event
+            if incarnation < node.noted(peer)[0]:
+                return Step([])
+            node.step(peer, message, NOW)
             self.turn(state)
         assert state.node is not None
         for log, acceptor in state.node.acceptors.items():
@@ -212,7 +220,7 @@ class Nodes:
                 node.step(node.me, message, NOW)
                 own = True
             else:
-                self.sends.append((self.ids.index(to), message))
+                self.sends.append((self.ids.index(to), (node.incarnations.incarnation, message)))
         return own
 
     def times(self, node: Node, change: Callable[[float], float]) -> None:
@@ -224,6 +232,8 @@ class Nodes:
         node.persistence.journaled_at = change(node.persistence.journaled_at)
         if node.outbox.deferred_since is not None:
             node.outbox.deferred_since = change(node.outbox.deferred_since)
+        if node.rejoining is not None and node.rejoining.asked_at > 0:
+            node.rejoining.asked_at = change(node.rejoining.asked_at)
         if node.leadership.retake_at is not None:
             node.leadership.retake_at = change(node.leadership.retake_at)
         node.reads.waited_since = change(node.reads.waited_since)
