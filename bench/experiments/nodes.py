@@ -14,7 +14,11 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT))
 
-from paxoskv import Client, ClientError, Cluster, load  # noqa: E402
+from paxoskv import program
+
+program.begin(*program.PACKAGES)
+
+from paxoskv import Client, ClientError, Cluster, load
 
 POLL_S = 0.02
 START_S = 90.0  # a node that takes longer is broken
@@ -84,11 +88,13 @@ class Nodes:
         self.ids = [member.id for member in self.settings.nodes]
         self.children: dict[int, subprocess.Popen[bytes]] = {}
 
-    def start(self, node: int, *more: str) -> None:
+    def start(self, node: int, *more: str, before: Callable[[], None] | None = None) -> None:
+        """Start it; `before` is what its process does first."""
         command = [sys.executable, PROJECT / "server.py", "--id", str(node), "--cluster", self.file]
         with (self.directory / f"node-{node}.log").open("ab") as log, signals_wait():
             self.children[node] = subprocess.Popen(
                 [*command, "--data", self.directory / "data", *more], stdout=log, stderr=log,
+                preexec_fn=before,
                 start_new_session=True,  # Ctrl-C is for us: the nodes end when the clients have
             )  # fmt: skip
 

@@ -27,6 +27,7 @@ COUNTERS: Final = {
     "entries_applied": "Entries applied to the store.",
     "commands_applied": "Commands applied to the store.",
     "revocations": "Logs that this node set out to take over from nodes that made no progress.",
+    "claims_refused": "Messages of nodes that were refused because what they say makes no sense.",
     "fsyncs": "Frames of the journal written, each with one fdatasync.",
 }
 GAUGES: Final = {
@@ -42,6 +43,7 @@ GAUGES: Final = {
     "waiting_records": "Journal records that wait for the next frame.",
     "waiting_messages": "Messages that wait for the next frame to be durable.",
     "journal_bytes": "Bytes in the journal.",
+    "certificate_seconds": "Seconds until the node's certificate expires; +Inf: it has none.",
     "uptime_seconds": "Seconds since the node began to serve.",
 }
 

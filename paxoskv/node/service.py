@@ -15,12 +15,15 @@ from paxoskv.node.replica import Replica
 from paxoskv.node.status import StatusReport
 from paxoskv.wire.codec import NotDone
 from paxoskv.wire.connection import Connection
-from paxoskv.wire.structs import Command, Page, ReadMode, Result, Verb
+from paxoskv.wire.structs import Command, Membership, Page, ReadMode, Result, Verb
 from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, invalid
 
 MAX_SCAN: Final = 1000  # items in a page
 EXECUTE: Final = b"execute"
 TOO_MANY: Final = f"commands: a list of at most {MAX_BATCH} is needed"
+
+
+Methods = dict[bytes, Callable[[Any, tuple[Any, ...]], None]]
 
 
 def too_many(frame: bytes, offset: int) -> bool:
@@ -52,20 +55,19 @@ class Service:
         self.answer = answer
         self.held: list[Connection] = []  # until fewer calls wait
         self.digests = Digests(self.store, long_work, lambda call, made: answer(call, status.status(made)))
-        # What gets the call and its arguments, by the method's name. A turn must follow.
-        self.methods: dict[bytes, Callable[[Any, tuple[Any, ...]], None]] = {
+        # By role: what gets the call and its arguments, by the method's name. A turn must follow.
+        anybody: Methods = {b"membership": self._membership}
+        reader: Methods = anybody | {b"get": self._get, b"scan": self._scan, b"status": self._status}
+        writer: Methods = reader | {
             b"put": self._put,
-            b"get": self._get,
             b"delete": self._delete,
             b"compare_and_set": self._compare_and_set,
             b"increment": self._increment,
             b"execute": self._execute,
             b"open_session": self._open_session,
-            b"scan": self._scan,
-            b"checkpoint": self._checkpoint,
-            b"read_checkpoint": self._read_checkpoint,
-            b"status": self._status,
         }
+        admin = writer | {b"checkpoint": self._checkpoint, b"read_checkpoint": self._read_checkpoint}
+        self.methods = {"reader": reader, "writer": writer, "admin": admin, None: anybody}
 
     # ----------------------------------------------------------------------------------------------- commands
 
@@ -198,6 +200,10 @@ class Service:
             self.answer(token, NotDone("number and offset are not negative", True))
         else:
             self._at_its_time(token, lambda: self.checkpointing.files.chunk(number or 0, offset or 0))
+
+    def _membership(self, token: Any, arguments: tuple[Any, ...]) -> None:
+        ours = self.status.identity
+        self.answer(token, Membership(ours.cluster, ours.digest, ours.node))
 
     def _status(self, token: Call, arguments: tuple[Any, ...]) -> None:
         if arguments[0]:

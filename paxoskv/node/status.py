@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -75,18 +76,20 @@ class StatusReport:
             in_flight=report.in_flight,
             state=state,
             problems=self._problems(report.rejoin_waits),
+            certificate_s=self._certificate_s(None),
         )
 
     def counters(self) -> dict[str, int]:
         """What only grows."""
-        usage = resource.getrusage(resource.RUSAGE_SELF)
+        report, usage = self.replica.core.report(), resource.getrusage(resource.RUSAGE_SELF)
         return {
             "entries_applied": self.replica.entries_applied,
             "commands_applied": self.replica.commands_applied,
             "fsyncs": self.replica.frames,
             **self.counts.totals(),
             "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1e6),
-            "revocations": self.replica.core.report().revocations,
+            "revocations": report.revocations,
+            "claims_refused": report.claims_refused,
         }
 
     def gauges(self) -> dict[str, float]:
@@ -105,6 +108,7 @@ class StatusReport:
             "waiting_records": len(replica.records),
             "waiting_messages": len(replica.after),
             "journal_bytes": self.journal.bytes,
+            "certificate_seconds": self._certificate_s(inf) or 0.0,
             "uptime_seconds": self.loop.time() - self.started,
         }
 
@@ -122,6 +126,11 @@ class StatusReport:
             return {**self.counters(), **self.gauges()}
 
         return MetricsPage(Collector(self.counts, batches, now, about), self.health.state)
+
+    def _certificate_s(self, without: float | None) -> float | None:
+        """Seconds until our certificate expires, if others accept it; `without`: where there is none."""
+        certificates = self.peers.trust.certificates
+        return certificates.seconds() if certificates else without
 
     def _problems(self, waits: str | None) -> list[str]:
         """What a rejoin waits for; who refuses us, or is refused by us, at this time, and why."""

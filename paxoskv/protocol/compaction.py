@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from paxoskv.multipaxos import Acceptor, Cut, Learner
-from paxoskv.protocol.persistence import LogProgress
+from paxoskv.protocol.catch_up import CREDIT
+from paxoskv.protocol.persistence import Persistence
 
 COMPACT_EVERY: Final = 1.0  # seconds between two looks for entries that nobody needs any more
 KEEP_BYTES: Final = 64 << 20  # of one log, for nodes that lag; further behind, they take a checkpoint
@@ -19,11 +20,11 @@ class Compaction:
         peers: Sequence[int],
         acceptors: dict[int, Acceptor],
         learner: Learner,
-        progress: dict[int, LogProgress],
+        persistence: Persistence,
     ) -> None:
         self.acceptors = acceptors
         self.learner = learner
-        self.progress = progress
+        self.persistence = persistence
         self.checkpointed_to = dict.fromkeys(acceptors, 0)  # by log: how much of it our own checkpoint has
         self.measured = dict.fromkeys(acceptors, (0, 0))  # by log: up to which slot, bytes kept up to there
         self.nothing = [0] * len(acceptors)
@@ -32,9 +33,10 @@ class Compaction:
         self.compact_at = 0.0
 
     def holds(self, peer: int, lengths: list[int]) -> None:
-        """A peer says how much of each log it holds, durably."""
+        """A peer says how much of each log it holds, durably. Not much more than we hold is believed."""
         if len(lengths) == len(self.acceptors):
-            self.held_by[peer] = lengths
+            known = [acceptor.length + CREDIT for acceptor in self.acceptors.values()]
+            self.held_by[peer] = [*map(min, lengths, known)]
 
     def held(self, peer: int) -> list[int]:
         """How much of each log the peer has said to hold."""
@@ -70,8 +72,8 @@ class Compaction:
             return
         self.compact_at = now + COMPACT_EVERY
         for index, (log, acceptor) in enumerate(self.acceptors.items()):
-            covered = max(acceptor.base, min(self.checkpointed_to[log], self.learner.executed[log]))
-            noted = self.progress[log].executed_in_frame
+            covered = max(acceptor.base, min(self.checkpointed_to[log], self.learner.logs[log].executed))
+            noted = self.persistence.executed_in_frame[index]
             everywhere = min([noted, *(held[index] for held in self.held_by.values())])
             measured, size = self.measured[log]
             if measured < acceptor.base:  # a checkpoint has covered it meanwhile

@@ -103,6 +103,12 @@ class Position(NamedTuple):
     owner: int
 
 
+class Membership(NamedTuple):
+    cluster: str
+    digest: str
+    node: int
+
+
 class LogStatus(NamedTuple):
     log: int
     leader: int
@@ -239,6 +245,8 @@ class Identity(NamedTuple):
     life: int
     recovered: list[Recovered] | None = None
     reserved: int | None = None
+    nonce: bytes | None = None
+    proof: bytes | None = None
 
 
 class LogBallot(NamedTuple):

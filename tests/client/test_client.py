@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import socket
 import textwrap
@@ -32,8 +33,9 @@ from paxoskv.client.operations import (
     Router,
     Unfit,
     UnknownOutcome,
+    WrongCluster,
 )
-from paxoskv.config import Cluster
+from paxoskv.config import Cluster, Member
 from paxoskv.wire.codec import Expired, Forgotten, NotDone, Unknown
 from paxoskv.wire.methods import METHODS
 from paxoskv.wire.structs import (
@@ -663,6 +665,60 @@ def test_an_async_client_keeps_many_operations_under_way_and_survives_a_lost_con
     assert sorted(asyncio.run(run())) == list(range(1, 65))
 
 
+@both
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"name": "other"}, "it is a node of cluster 'fake', not of 'other'"),
+        ({"nodes": 2}, "its file of cluster 'fake' has other nodes or addresses than this one"),
+    ],
+)
+def test_nodes_of_another_cluster_are_sent_nothing(
+    fakes: FakeCluster, kind: Any, change: dict[str, Any], reason: str
+) -> None:
+    nodes = fakes.cluster.nodes[: change.get("nodes", 3)]
+    with kind(Cluster(change.get("name", "fake"), nodes)) as client:
+        for command in (lambda: client.put("k", "v"), lambda: client.get("k"), lambda: client.status(1)):
+            with pytest.raises(WrongCluster, match=re.escape(reason)):
+                command()
+    assert fakes.calls() == []
+
+
+@both
+def test_a_node_in_another_ones_place_is_sent_nothing_and_the_others_serve(
+    fakes: FakeCluster, kind: Any
+) -> None:
+    fakes.nodes[1].claims = 3
+    with kind(fakes.cluster) as client:
+        for i in range(6):
+            client.put(f"k{i}", "v")
+        with pytest.raises(WrongCluster, match="it is node 3"):
+            client.status(2)
+    assert fakes.nodes[1].calls == []
+    assert len(fakes.content) == 6
+
+
+@both
+def test_a_node_that_cannot_say_who_it_is_is_believed(fakes: FakeCluster, kind: Any) -> None:
+    for node in fakes.nodes:
+        node.old = True
+    with kind(Cluster("any", fakes.cluster.nodes)) as client:
+        client.put("k", "v")
+    assert fakes.content == {"k": "v"}
+
+
+@both
+def test_a_node_that_does_not_say_who_it_is_is_not_used_and_nothing_is_doubtful(
+    fakes: FakeCluster, kind: Any
+) -> None:
+    with contextlib.ExitStack() as sockets:
+        silent = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        nodes = [Member(i + 1, *listener.getsockname()) for i, listener in enumerate(silent)]
+        cluster = Cluster("mute", tuple(nodes))
+        with kind(cluster, timeout=0.3, attempt_timeout=0.05) as client, pytest.raises(NoNodeReachable):
+            client.put("k", "v")
+
+
 def test_addresses_are_understood_or_refused() -> None:
     assert [(n.host, n.port, str(n)) for n in addresses_of("[::1]:7001")] == [("::1", 7001, "[::1]:7001")]
     assert str(addresses_of("localhost:1")[0]) == "localhost:1"
@@ -770,7 +826,7 @@ def test_without_any_node_commands_exit_with_3_and_status_names_the_dead(
     for node in (fakes.nodes[0], fakes.nodes[2]):
         node.stop()
     assert shell("status")[0] == 3
-    code, out, err = shell("put", "k", "v")
+    code, out, err = shell("put", "k", "v", "--timeout", "0.3")
     assert (code, out) == (3, "")
     assert "node 3" in err
 
@@ -814,7 +870,7 @@ def test_every_command_explains_itself_and_its_exit_codes(shell: Any, command: s
 
 
 def test_every_error_of_the_library_is_a_client_error() -> None:
-    for error in (NotDoneError, NoNodeReachable, UnknownOutcome, NotANumber):
+    for error in (NotDoneError, NoNodeReachable, WrongCluster, UnknownOutcome, NotANumber):
         assert issubclass(error, ClientError)
 
 

@@ -150,7 +150,7 @@ MUTANTS = [
         "default 1",
         (
             "protocol.logs",
-            "length = progress.durable_length if deferred else acceptor.length",
+            "length = durable if deferred else acceptor.length",
             "length = acceptor.length",
         ),
     ),
@@ -159,14 +159,14 @@ MUTANTS = [
         "lossy 1",
         (
             "protocol.logs",
-            "deferred = self.me in message.lazy and progress.durable_ballot == message.ballot",
+            "deferred = self.me in message.lazy and ballot == message.ballot",
             "deferred = self.me in message.lazy",
         ),
     ),
     told(
         "an installed checkpoint does not count as durable",
         "test_checkpoints.test_what_a_checkpoint_covers_is_durable_with_it",
-        ("protocol.persistence", "                logs.update(self.logs)\n", "                pass\n"),
+        ("protocol.persistence", "                logs.update(self.acceptors)\n", "                pass\n"),
     ),
     told(
         "what a slow disk has not written is sent again and again",
@@ -290,8 +290,8 @@ MUTANTS = [
         "default 1",
         (
             CORE,
-            "self.chosen[log], self.evidence[log] = chosen, evidence",
-            "self.chosen[log], self.evidence[log] = chosen, self.evidence[log] or evidence",
+            "of.chosen, of.evidence = chosen, evidence",
+            "of.chosen, of.evidence = chosen, of.evidence or evidence",
         ),
     ),
     told(
@@ -361,7 +361,7 @@ MUTANTS = [
         (
             "protocol.compaction",
             "min([noted, *(",
-            "min([self.learner.executed[log], *(",
+            "min([self.learner.logs[log].executed, *(",
         ),
     ),
     told(
@@ -399,7 +399,7 @@ MUTANTS = [
     told(
         "positions are not merged: a checkpoint's are taken",
         "test_learner.test_positions_merge_log_by_log",
-        (CORE, "self.executed[log] = max(self.executed[log], executed)", "self.executed[log] = executed"),
+        (CORE, "of.executed = max(of.executed, executed)", "of.executed = executed"),
     ),
     told(
         "a checkpoint does not know the timestamp of a skip that was given up",
@@ -505,12 +505,36 @@ MUTANTS = [
         ),
     ),
     told(
+        "claims that make no sense are heeded",
+        "test_claims.test_what_nobody_can_have_come_to_is_refused_counted_and_changes_nothing",
+        ("protocol.claims", "return reason is not None", "return False"),
+    ),
+    told(
+        "an incarnation that nobody can have is noted",
+        "test_claims.test_a_process_whose_disk_or_start_nobody_can_have_is_refused_and_not_noted",
+        ("protocol.node", "self.claims.refusal(identity) or ", ""),
+    ),
+    told(
+        "any number of entries is believed to be chosen",
+        "test_claims.test_writes_go_on_when_somebody_says_that_a_thousand_million_entries_are_chosen",
+        (
+            "protocol.logs",
+            "if fact.chosen > self.acceptors[log].length + self.catch_up.credit:",
+            "if False:",
+        ),
+    ),
+    told(
+        "who has missed many skips is refused",
+        "test_claims.test_honest_steps_are_never_too_high_however_many_were_missed",
+        ("protocol.claims", "max(NUMBERS - known >> SHARE, SKIP)", "SKIP"),
+    ),
+    told(
         "a rejoining node votes",
         "test_rejoin.test_a_node_that_rejoins_has_no_part_in_anything_until_it_is_done",
         (
             "protocol.node",
-            "if self.rejoining is None or kind in WHILE_REJOINING:",
-            "if True:",
+            "(self.rejoining is None or kind in WHILE_REJOINING)",
+            "True",
         ),
     ),
     told(
@@ -623,7 +647,7 @@ MUTANTS = [
             "node.replica",
             "    def _apply(self, applied: Applied) -> None:\n",
             "    def _answer_early(self) -> None:\n"
-            "        chosen = self.core.learner.frontier[self.core.me]\n"
+            "        chosen = self.core.learner.logs[self.core.me].frontier\n"
             "        held = self.core.acceptors[self.core.me]\n"
             "        for entry in held.entries[: held.chosen]:\n"
             "            payload, token = self.core.commands.pending.get(entry.timestamp, (None, None))\n"
@@ -663,17 +687,17 @@ MUTANTS = [
     met(
         "a frontier may lie one below what a command needs",
         "default 1",
-        (CORE, "if frontier < timestamp - (log > owner):", "if frontier < timestamp - 1:"),
+        (CORE, "if of.frontier < timestamp - (log > owner):", "if of.frontier < timestamp - 1:"),
     ),
     told(
         "a frontier must lie one above what a command needs",
         "test_more_scenarios.test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too",
-        (CORE, "if frontier < timestamp - (log > owner):", "if frontier < timestamp + (log < owner):"),
+        (CORE, "if of.frontier < timestamp - (log > owner):", "if of.frontier < timestamp + (log < owner):"),
     ),
     met(
         "commands are applied in the order in which they are chosen",
         "default 1",
-        (CORE, "if frontier < timestamp - (log > owner):", "if False:"),
+        (CORE, "if of.frontier < timestamp - (log > owner):", "if False:"),
         (CORE, "if head <= self.position:", "if False:"),
         (
             "state.store",
@@ -704,7 +728,7 @@ MUTANTS = [
         "test_more_scenarios.test_nodes_with_nothing_to_do_follow_the_clocks_of_others",
         (
             "protocol.clock",
-            "        if not self.is_absurd(time):\n            self.raise_to(time)\n",
+            "        self.raise_to(time)\n",
             "        pass\n",
         ),
     ),
@@ -713,14 +737,14 @@ MUTANTS = [
         "test_more_scenarios.test_commands_of_all_nodes_at_once_are_answered_in_half_a_round_trip_more",
         (
             "protocol.gossip",
-            "if self.tell_all or (told < own.frontier and told < self.awaited[peer]):",
+            "if self.tell_all or (told.frontier < own.frontier and told.frontier < self.awaited[peer]):",
             "if False:",
         ),
     ),
     met(
         "what was applied is applied again from one entry earlier after a restart",
         "default 1",
-        (CORE, "if (e.timestamp, log) <= position", "if (e.timestamp, log) < position"),
+        (CORE, "if (entry.timestamp, log) <= position", "if (entry.timestamp, log) < position"),
     ),
     # -- proposals, reads and clients
     told(
@@ -798,9 +822,9 @@ MUTANTS = [
         "test_more_scenarios.test_a_read_waits_for_its_own_nodes_log_too",
         (
             "protocol.reads",
-            "        frontier = min(self.learner.frontier.values())\n",
-            "        frontier = min([f for log, f in "
-            "self.learner.frontier.items() if log != self.me], default=0)\n",
+            "        frontier = min(log.frontier for log in self.learner.logs.values())\n",
+            "        frontier = min([of.frontier for log, of in "
+            "self.learner.logs.items() if log != self.me], default=0)\n",
         ),
     ),
     met(
@@ -982,7 +1006,7 @@ MUTANTS = [
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
             "protocol.witness",
-            "        if peer in self.claims and fact.frontier > self.claims[peer][0]:\n",
+            "        if peer in self.claims and fact.frontier > self.claims[peer].frontier:\n",
             "        if False:\n",
         ),
     ),

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocol, TBinaryProtocolAcce
 from thrift.transport.TSocket import TSocket
 from thrift.transport.TTransport import TFramedTransport, TTransportException
 
-from paxoskv.client.operations import ClientError
+from paxoskv.client.operations import ClientError, WrongCluster
 from paxoskv.client.sync import Client
 from paxoskv.config import load
 from paxoskv.kvstore import KeyValue
@@ -37,6 +36,7 @@ from paxoskv.wire.structs import (
     ReadMode,
     Verb,
 )
+from tests.harness.certificates import Authority
 from tests.harness.linearizability import check
 from tests.harness.processes import (
     DEADLINE_S,
@@ -46,7 +46,6 @@ from tests.harness.processes import (
     Process,
     Processes,
     RealCluster,
-    certificates,
     cluster_file,
     contended,
     eventually,
@@ -54,6 +53,7 @@ from tests.harness.processes import (
     finish,
     passes,
 )
+from tests.harness.stranger import identity, raw, secret_of
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,36 @@ def test_a_port_in_use_is_told_with_the_address(tmp_path: Path) -> None:
     assert f"{member.host}:{member.port}" in line and "address already in use" in line
 
 
+def test_a_wrong_host_at_the_first_start_leaves_nothing_that_must_be_removed(tmp_path: Path) -> None:
+    path = cluster_file(tmp_path, 1, insecure=True)
+    text = path.read_text()
+    path.write_text(text.replace("127.0.0.1", "192.0.2.1"))
+    line = refused(["--id", 1, "--cluster", path, "--data", tmp_path / "data", "--init"], tmp_path)
+    assert str(path) in line and "192.0.2.1" in line
+    assert not (tmp_path / "data").exists()
+    path.write_text(text)
+    with RealCluster(tmp_path, file=path) as cluster, cluster.client() as client:
+        client.put("key", "value")
+
+
+@pytest.mark.parametrize("role", [["--id", "1", "--init"], ["--standalone"]])
+def test_too_few_open_files_are_told_at_the_start(tmp_path: Path, role: list[str]) -> None:
+    server = [
+        sys.executable,
+        SERVER,
+        *role,
+        "--cluster",
+        cluster_file(tmp_path, 5),
+        "--data",
+        tmp_path / "data",
+    ]
+    done = finish(["sh", "-c", 'ulimit -n 41; exec "$@"', "sh", *server], cwd=tmp_path)
+    assert done.returncode == 2 and not (tmp_path / "data").exists()
+    needed = 42 if "--standalone" in role else 50
+    assert done.stderr.startswith(f"server.py: open files: 41 are allowed, {needed} are needed")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_second_process_on_the_same_data_directory_is_refused(tmp_path: Path) -> None:
     with RealCluster(tmp_path, nodes=1) as cluster:
         line = refused(cluster.nodes[1].arguments, tmp_path)
@@ -189,9 +219,7 @@ def test_a_damaged_journal_is_told_with_file_and_offset_and_nothing_is_served(tm
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    if not shutil.which("openssl"):
-        pytest.skip("the openssl command is missing")
-    return certificates(tmp_path_factory.mktemp("tls") / "ours")
+    return Authority(tmp_path_factory.mktemp("tls")).cluster()
 
 
 @pytest.mark.slow
@@ -203,7 +231,7 @@ def test_a_cluster_with_tls_serves_those_of_its_authority_and_nobody_else(
             use_the_library(client)
             for node in cluster.ids:
                 assert client.get("a", node=node) == "w"
-        theirs = certificates(tmp_path / "theirs")
+        theirs = Authority(tmp_path / "theirs").cluster()
         stranger = tmp_path / "stranger.json"
         stranger.write_text(json.dumps(json.loads(cluster.file.read_text()) | {"tls": theirs}))
         with Client(load(stranger), timeout=5) as client, pytest.raises(ClientError):
@@ -395,6 +423,44 @@ def test_a_repeat_with_the_same_request_id_at_another_node_is_applied_once(clust
         assert one.get("once", None).value == "20"
 
 
+def test_keys_that_are_not_utf8_are_refused_by_name_and_nothing_is_written(cluster: RealCluster) -> None:
+    member, put = cluster.settings.member(1), METHODS[b"put"]
+    mark = "not-utf8-"
+    with socket.create_connection((member.host, member.port)) as connection, plain(cluster, 1) as client:
+        for sequence, wrong in enumerate((b"\xff", b"\xfe")):  # as Thrift reads them they are one key
+            frame = put.call(sequence, mark + "?", "value", None)
+            connection.sendall(frame.replace(mark.encode() + b"?", mark.encode() + wrong))
+            answer = connection.recv(4096)
+            kind, _, echoed, offset = header(answer, 4)
+            with pytest.raises(NotDone) as told:
+                put.answer(kind, answer, offset)
+            assert (echoed, told.value) == (sequence, NotDone("key: not UTF-8", True))
+        assert client.scan(mark, None, None, None).items == []
+        assert client.put(mark + "\ufffd", "\ufffd", None).outcome == Outcome.OK  # this one was meant
+        assert [item.key for item in client.scan(mark, None, None, None).items] == [mark + "\ufffd"]
+
+
+def test_a_node_says_which_one_it_is_and_of_which_cluster(cluster: RealCluster) -> None:
+    with plain(cluster, 2) as client:
+        found = client.membership()
+    assert (found.cluster, found.digest, found.node) == ("test", cluster.settings.digest, 2)
+
+
+def test_a_client_of_another_cluster_writes_nothing_into_this_one(
+    cluster: RealCluster, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(json.loads(cluster.file.read_text()) | {"name": "other"}))
+    told = finish([sys.executable, PROJECT / "client.py", "put", "stray", "value", "--cluster", other])
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.count("\n") == 1 and "a node of cluster 'test', not of 'other'" in told.stderr
+    told = finish([sys.executable, PROJECT / "client.py", "status", "--cluster", other])
+    assert told.returncode == 2
+    assert told.stdout.count("a node of cluster 'test', not of 'other'") == 3
+    with cluster.client() as client:
+        assert client.get("stray") is None
+
+
 def test_an_unknown_session_is_expired_and_nothing_is_applied(cluster: RealCluster) -> None:
     with plain(cluster, 1) as client:
         with pytest.raises(Expired):
@@ -452,52 +518,6 @@ def test_a_frame_over_the_limit_ends_its_connection_and_no_other(cluster: RealCl
 # ----------------------------------------------------------------------------------------------- among nodes
 
 
-class Raw:
-    """A bare connection that speaks frames."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self.socket = socket.create_connection((host, port), 60)
-
-    def __enter__(self) -> "Raw":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def call(self, name: bytes, *arguments: Any) -> Any:
-        """The answer; EOFError if the other side hangs up instead."""
-        self.socket.sendall(METHODS[name].call(7, *arguments))
-        length = int.from_bytes(self._exactly(4))
-        frame = self._exactly(length)
-        kind, answered, sequence, offset = header(frame)
-        assert (answered, sequence) == (name, 7)
-        return METHODS[name].answer(kind, frame, offset)
-
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            try:
-                more = self.socket.recv(size - len(data))
-            except ConnectionError:
-                more = b""
-            if not more:
-                raise EOFError
-            data += more
-        return data
-
-
-def raw(cluster: RealCluster, node: int) -> Raw:
-    member = cluster.settings.member(node)
-    return Raw(member.host, member.port)
-
-
-def identity(cluster: RealCluster, node: int) -> Identity:
-    """Who this node says it is: another process with its id would be refused."""
-    status = cluster.status(node)
-    assert status is not None
-    return Identity(cluster.settings.name, cluster.settings.digest, node, 1, status.life)
-
-
 def test_a_message_between_nodes_before_hello_ends_the_connection(cluster: RealCluster) -> None:
     status = cluster.status(1)
     assert status is not None
@@ -518,14 +538,14 @@ def test_hello_tells_strangers_what_differs_and_refuses_them(cluster: RealCluste
         (Identity(us.cluster, us.digest, 1, 1, 0), "node: 1"),
     ):
         with raw(cluster, 1) as connection, pytest.raises(Refused) as caught:
-            connection.call(b"hello", stranger)
+            connection.greet(stranger, secret_of(cluster))
         assert told in caught.value.reason
         assert "event=stranger" in cluster.nodes[1].log()
 
 
 def test_hello_answers_a_peer_with_who_it_called(cluster: RealCluster) -> None:
     with raw(cluster, 1) as connection:
-        answer = connection.call(b"hello", identity(cluster, 2))
+        answer = connection.greet(identity(cluster, 2), secret_of(cluster))
         assert (answer.node, answer.cluster) == (1, cluster.settings.name)
 
 
@@ -587,6 +607,9 @@ def test_nodes_whose_cluster_files_differ_refuse_each_other_and_say_why(tmp_path
         with Client(load(path), timeout=90) as client:
             client.put("key", "value")  # the two that agree are a quorum
             assert client.status(1).connected == [2]
+            with pytest.raises(WrongCluster, match="other nodes or addresses"):
+                client.status(3)
+        with Client(load(tmp_path / "other.json"), timeout=90) as client:
             assert client.status(3).connected == []
             assert client.get("key", "local", node=3) is None
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import random
+import re
 import shutil
 import socket
 import ssl
@@ -64,6 +66,7 @@ from paxoskv.wire.structs import (  # fmt: skip
     Identity,
     Item,
     Learn,
+    Membership,
     Outcome,
     Page,  # fmt: skip
     Position,
@@ -109,6 +112,7 @@ FROM_CLIENTS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "checkpoint": ((), 3),
     "read_checkpoint": ((3, 7), Chunk(3, 7, 77, 7, b"")),
     "status": ((True,), STATUS),
+    "membership": ((), Membership("c", "digest", 1)),
 }
 EVERY_CALL = {name: ((message,), answer) for name, (message, answer) in BETWEEN_NODES.items()} | FROM_CLIENTS
 
@@ -281,6 +285,56 @@ def test_a_cut_message_is_malformed_at_every_length(name: str) -> None:
             with pytest.raises(Malformed):
                 _, _, _, offset = header(frame[:length])
                 read(frame[:length], offset)
+
+
+REPLACED = "\ufffd"  # what Thrift makes of bytes that are not UTF-8; whoever sends it means it
+
+
+@pytest.mark.parametrize("wrong", [b"\xff", b"\xfe", b"\xc3", b"\xed\xa0\x80", b"ok\xf8ok"])
+@pytest.mark.parametrize(
+    ("name", "arguments", "field"),
+    [
+        ("put", (REPLACED, "v", REQUEST), "key"),
+        ("put", ("k", REPLACED, REQUEST), "value"),
+        ("get", (REPLACED, None), "key"),
+        ("delete", (REPLACED, None), "key"),
+        ("compare_and_set", (REPLACED, "v", "w", None), "key"),
+        ("compare_and_set", ("k", REPLACED, "w", None), "expected"),
+        ("compare_and_set", ("k", None, REPLACED, None), "value"),
+        ("increment", (REPLACED, 1, None), "key"),
+        ("scan", (REPLACED, "k", 1, 0), "prefix"),
+        ("scan", ("k", REPLACED, 1, 0), "start_after"),
+        ("execute", ([Command(Verb.GET, REPLACED)],), "commands[0].key"),
+        ("execute", ([Command(Verb.GET, "k"), Command(Verb.PUT, "k", REPLACED)],), "commands[1].value"),
+        ("execute", ([Command(Verb.COMPARE_AND_SET, "k", "v", REPLACED)],), "commands[0].expected"),
+        ("hello", (IDENTITY._replace(cluster=REPLACED),), "identity.cluster"),
+        ("hello", (IDENTITY._replace(digest=REPLACED),), "identity.digest"),
+    ],
+)
+def test_a_text_that_is_not_utf8_is_refused_with_the_name_of_its_field(
+    name: str, arguments: tuple[Any, ...], field: str, wrong: bytes
+) -> None:
+    method = METHODS[name.encode()]
+    _, frame, offset = body(method.call(7, *arguments))
+    assert method.arguments(frame, offset) == arguments
+    sent, size = REPLACED.encode(), struct.pack(">i", len(wrong))
+    assert frame.count(sent) == 1
+    frame = frame.replace(struct.pack(">i", len(sent)) + sent, size + wrong)
+    with pytest.raises(Malformed, match=re.escape(f"{field}: not UTF-8")) as caught:
+        method.arguments(frame, offset)
+    _, frame, offset = body(method.fail(7, caught.value))
+    with pytest.raises(TApplicationException if name == "hello" else NotDone) as told:
+        method.answer(REPLY if name != "hello" else EXCEPTION, frame, offset)
+    if name != "hello":
+        assert told.value == NotDone(f"{field}: not UTF-8", True)
+
+
+def test_of_two_equal_texts_the_one_that_was_sent_otherwise_is_named() -> None:
+    method = METHODS[b"execute"]
+    _, frame, offset = body(method.call(7, [Command(Verb.GET, REPLACED), Command(Verb.GET, REPLACED)]))
+    at = frame.rindex(REPLACED.encode())
+    with pytest.raises(Malformed, match=r"commands\[1\].key: not UTF-8"):
+        method.arguments(frame[:at] + b"\xff\xfe\xfd" + frame[at + 3 :], offset)
 
 
 def test_the_header_takes_nothing_but_strict_binary() -> None:
@@ -556,6 +610,46 @@ async def test_a_node_that_does_not_read_is_listened_to() -> None:
     assert pair.messages == expected
 
 
+@contextlib.contextmanager
+def without_garbage() -> Iterator[None]:
+    """What is done in the block leaves nothing for the garbage collector, which seldom runs in a node."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_bytes_that_are_decoded_leave_with_the_struct_and_so_do_those_that_are_none() -> None:
+    frame = METHODS[b"put"].call(1, "k", "v" * 1000, None)
+    *_, offset = header(frame, 4)
+    with without_garbage():
+        METHODS[b"put"].arguments(frame, offset)
+        for end in range(offset, len(frame)):
+            with contextlib.suppress(Malformed):
+                METHODS[b"put"].arguments(frame[:end], offset)
+
+
+@in_a_loop
+async def test_a_connection_that_was_hung_up_on_leaves_nothing_behind() -> None:
+    def on_message(*_: Any) -> None:
+        raise Malformed("bad arguments")
+
+    flusher = Flusher()
+    with without_garbage():
+        for data in (gets(1)[0], b"\0\0\0\5junk!", b"\xff" * 8):
+            connection = Connection(on_message, lambda *_: None, 1000, flusher)
+            wire = Wire()
+            wire.user = connection  # as real ones have it
+            connection.connection_made(wire)
+            connection.data_received(data)
+            connection.connection_lost(None)
+            wire._extra["socket"].close()
+        del connection, wire
+
+
 @in_a_loop
 async def test_a_turn_is_one_write() -> None:
     pair = Pair()
@@ -639,14 +733,16 @@ class Toy:
         assert started.wait(30)
 
     def run(self, started: threading.Event) -> None:
-        server = self.loop.run_until_complete(listen("127.0.0.1", 0, self.connection, ssl=self.tls))
+        context = (lambda: self.tls) if self.tls else None
+        server: Any = self.loop.run_until_complete(listen("127.0.0.1", 0, self.connection, context))
         self.port = server.sockets[0].getsockname()[1]
         self.loop.call_soon(started.set)
         self.loop.run_forever()
         server.close()
         for connection in list(self.connections):
             connection.abort()
-        self.loop.run_until_complete(server.wait_closed())
+        if not self.tls:
+            self.loop.run_until_complete(server.wait_closed())
         while self.connections:
             self.loop.run_until_complete(asyncio.sleep(0))
         self.loop.close()
@@ -902,7 +998,7 @@ class Answering:
         self.flusher.flush_all()
 
     async def start(self, port: int, tls: Any = None) -> int:
-        self.server = await listen("127.0.0.1", port, self.connection, ssl=tls)
+        self.server: Any = await listen("127.0.0.1", port, self.connection, (lambda: tls) if tls else None)
         bound: int = self.server.sockets[0].getsockname()[1]
         return bound
 
