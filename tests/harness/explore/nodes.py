@@ -26,7 +26,7 @@ NOW, EARLIER, LATER = 1000.0, 1.0, 2000.0  # and 0.0: never
 LEFT_OUT = frozenset(
     {
         ("Acceptor", "journal"), ("Proposer", "bytes"), ("Proposer", "prepares"), ("Proposer", "wanted"),
-        ("Learner", "facts"), ("Node", "round_trips"), ("Node", "divergence"), ("Node", "compaction"),
+        ("Learned", "fact"), ("Node", "claims"), ("Claims", "checks"), ("Node", "round_trips"), ("Node", "divergence"), ("Node", "compaction"),
         ("Node", "witness"), ("Node", "faults"), ("Contacts", "heard"), ("Contacts", "newest"),
         ("Leadership", "round_trips"), ("Leadership", "revocations"), ("Leadership", "random"),
         ("Leadership", "losses"), ("Logs", "round_trips"), ("Logs", "witness"), ("Logs", "faults"),
@@ -273,7 +273,7 @@ class Nodes:
             disk.clock.reserved, disk.persistence.replayed_position, self.freeze(disk.acceptors),
             tuple(sorted((log, p.highest) for log, p in disk.proposers.items())),
         )  # fmt: skip
-        same = node.gossip.seen is node.learner.facts[node.me], node.persistence.turn - turn
+        same = node.gossip.seen is node.learner.logs[node.me].fact, node.persistence.turn - turn
         return (
             self.freeze(node), same, durable, pending, state.applied, state.life, state.proposed, state.asked,
         )  # fmt: skip
