@@ -1387,12 +1387,27 @@ def tell(mutant: Mutant, found: Catch | None) -> None:
     print(f"         {found.reason[:140]}", flush=True)
 
 
+def explore_all(mutants: list[Mutant], jobs: int) -> int:
+    """Say which of them the small worlds show, and after how many states; returns the exit status."""
+    count = 0
+    with ThreadPoolExecutor(jobs) as pool:
+        for mutant, found in zip(mutants, pool.map(explore_it, mutants), strict=True):
+            count += found is not None
+            what = (
+                f"{found.by}, {found.seed:,} states: {found.reason[:100]}" if found else "not in these worlds"
+            )
+            print(f"{mutant.name}  <- {what}", flush=True)
+    print(f"{count} of {len(mutants)} mutants found")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line says; returns the exit status."""
     parser = argparse.ArgumentParser(description="Deliberate bugs: each must be caught.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="part of a mutant's name (default: all)")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: 2)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table as Markdown")
+    parser.add_argument("--explore", action="store_true", help="explore small worlds instead")
     parser.add_argument("--attempt", help=argparse.SUPPRESS)
     found = parser.parse_args(arguments)
     if found.attempt:
@@ -1402,6 +1417,8 @@ def main(arguments: list[str] | None = None) -> int:
     mutants = [m for m in everything() if not found.names or any(name in m.name for name in found.names)]
     if not mutants:
         parser.error("no mutant has such a name")
+    if found.explore:
+        return explore_all(mutants, found.jobs)
     rows = list(results(mutants, found.jobs, tell))
     survivors = sum("**nothing**" in row for row in rows)
     if found.write:

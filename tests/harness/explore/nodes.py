@@ -26,7 +26,8 @@ NOW, EARLIER, LATER = 1000.0, 1.0, 2000.0  # and 0.0: never
 LEFT_OUT = frozenset(
     {
         ("Acceptor", "journal"), ("Proposer", "bytes"), ("Proposer", "prepares"), ("Proposer", "wanted"),
-        ("Learned", "fact"), ("Node", "claims"), ("Claims", "checks"), ("Node", "round_trips"), ("Node", "divergence"), ("Node", "compaction"),
+        ("Learned", "fact"), ("Node", "claims"),
+        ("Node", "round_trips"), ("Node", "divergence"), ("Node", "compaction"),
         ("Node", "witness"), ("Node", "faults"), ("Contacts", "heard"), ("Contacts", "newest"),
         ("Leadership", "round_trips"), ("Leadership", "revocations"), ("Leadership", "random"),
         ("Leadership", "losses"), ("Logs", "round_trips"), ("Logs", "witness"), ("Logs", "faults"),
