@@ -77,7 +77,7 @@ def test_no_rule_is_broken_and_everything_comes_to_rest(
 def test_who_believes_little_of_what_is_said_to_be_chosen_breaks_no_rule_and_comes_to_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """(No simulation is long enough for a node to fall so far behind that it believes only what it fetches.)"""
+    """By itself no simulation is long enough for a node to fall so far behind."""
     pursued: list[int] = []
     begin, pursue = CatchUp.__init__, CatchUp.pursue
 
