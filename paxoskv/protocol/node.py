@@ -102,7 +102,7 @@ class Node(Core):
         self.round_trips = trips = RoundTrips(learner)
         self.voters = voters(me, ring, own, contacts, trips)
         self.persistence = Persistence(me, acceptors, self.proposers, learner, clock, outbox)
-        self.compaction = Compaction(peers, acceptors, learner, self.persistence.logs)
+        self.compaction = Compaction(peers, acceptors, learner, self.persistence)
         self.divergence = Divergence(nodes, quorum)
         self.witness = Witness(peers, nodes)
         self.commands = Commands(own, learner, clock)
