@@ -3,5 +3,5 @@
 operations decides what to try and what to repeat; sync and aio carry that out over sockets. cli is the
 command line: workload runs files of operations, report makes tables of a run, health looks at the nodes.
 
-May import: config, wire.
+May import: config, page, wire.
 """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from paxoskv.client import health, report, workload
+from paxoskv.client import explain, health, report, workload
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, TIMEOUT_S, addresses_of
 from paxoskv.client.operations import READ_MODES, ClientError, NoNodeReachable, UnknownOutcome
 from paxoskv.client.sync import Client
@@ -153,6 +153,31 @@ def _checkpoint(client: Client, arguments: argparse.Namespace, output: Output) -
         _complain(error)
     if failures:
         raise failures[-1]
+    return DONE
+
+
+def _trace(client: Client, arguments: argparse.Namespace, _: Output) -> int:
+    if arguments.what == "show":
+        events, missing = explain.gathered(client)
+        for event in events:
+            print(json.dumps(event, ensure_ascii=False))
+        for line in missing:
+            _complain(line)
+        return NEGATIVE if missing else DONE
+    print("\n".join(explain.switch(client, arguments.what == "on")))
+    return DONE
+
+
+def _explain(client: Client, arguments: argparse.Namespace, _: Output) -> int:
+    by_place = arguments.log is not None and arguments.slot is not None
+    if by_place == (arguments.key is not None):
+        raise UsageError("explain: give KEY, or --log and --slot")
+    drawn = explain.drawing(client, arguments)
+    try:
+        if not explain.save(drawn, arguments):
+            print(drawn.text(), end="")
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}") from None
     return DONE
 
 
@@ -438,13 +463,22 @@ def _add_inspections(add: Add) -> None:
                        help="this node only (may be given several times)")  # fmt: skip
     checkpoint = add("checkpoint", "let every node make a checkpoint of its journal", timeout=CHECKPOINT_S)
     checkpoint.add_argument("--node", metavar="ID", type=int, help="this node only")
+    more = "\nIt is kept in memory, the last 20,000 events of each node; `off` forgets it."
+    add("trace", "let all nodes record what happens, or show it as JSON lines", more).add_argument(
+        "what", choices=("on", "off", "show"))  # fmt: skip
+    tell = add("explain", "tell how the last value of a key came to be, from what the nodes have recorded")
+    tell.add_argument("key", nargs="?")
+    tell.add_argument("--log", metavar="P", type=_between(1, 255), help="instead of a key: a slot of a log")
+    tell.add_argument("--slot", metavar="S", type=_between(0, 2**62))
+    for form in explain.FORMS:
+        tell.add_argument(f"--{form}", metavar="FILE", help="write it there instead of telling it in words")
     dump = add("dump", "print everything that one node has, as JSON lines; for comparing stores")
     dump.add_argument("--node", metavar="ID", type=int, help="the node (with --single not needed)")
 
 
 _COMMANDS: Final = {
     "put": _put, "get": _get, "delete": _delete, "cas": _cas, "incr": _incr, "scan": _scan, "dump": _dump,
-    "checkpoint": _checkpoint,
+    "checkpoint": _checkpoint, "trace": _trace, "explain": _explain,
 }  # fmt: skip
 
 _WHOLE: Final = {"run": _run, "status": _status, "health": _health}  # these make clients of their own

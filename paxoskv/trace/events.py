@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 from json import dumps
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,7 @@ from paxoskv.wire.structs import (
 
 KEPT: Final = 20_000  # events in a ring
 SHOWN: Final = 60  # characters of a command
+COMMANDS: Final = 50  # of an entry are shown
 VERSION: Final = 1
 
 WORDS: Final = {
@@ -101,6 +103,11 @@ class Trace:
         self.events.append(Event(self.last, self.clock(), node, kind, cause, log, slot, ballot, about))
         return self.last
 
+    def after(self, last: int) -> Iterator[Event]:
+        """The events behind the one with this id."""
+        first = self.last - len(self.events)  # the id before all that are kept
+        return islice(self.events, max(last - first, 0), None)
+
     def lines(self, **header: Any) -> Iterator[str]:
         """All of it in JSON Lines: first what it is, then an event in each line."""
         yield dumps({"format": "paxoskv-trace", "version": VERSION, **header}, ensure_ascii=False)
@@ -127,10 +134,13 @@ def spoken(command: Command) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
-@lru_cache(1024)
+@lru_cache(64)
 def commands(payload: bytes) -> str:
-    """What an entry holds."""
-    return "; ".join(spoken(command) for command in decode(Batch, payload).commands) if payload else "no-op"
+    """What an entry holds: its first commands, for a ring must not fill the memory."""
+    held = decode(Batch, payload).commands if payload else ()
+    texts = [spoken(command) for command in held[:COMMANDS]]
+    more = [f"and {len(held) - COMMANDS} more"] if len(held) > COMMANDS else []
+    return "; ".join(texts + more) or "no-op"
 
 
 def entries(held: Iterable[Entry]) -> list[list[Any]]:

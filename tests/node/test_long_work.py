@@ -232,6 +232,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "scan": ("key", None, None, None),
     "checkpoint": (),
     "read_checkpoint": (0, 0),
+    "trace": (None, 0),
     "status": (True,),
 }
 
