@@ -127,8 +127,8 @@ struct Page {
 struct Traced {
     /** Whether it records now. */
     1: bool on
-    /** Events, a JSON object each; docs/trace.md has the format. */
-    2: list<string> events
+    /** Events, a JSON object in each line; docs/trace.md has the format. */
+    2: string events
     /** The id of the last one. */
     3: i64 last
     /** Whether there are more. */

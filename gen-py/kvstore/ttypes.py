@@ -875,7 +875,7 @@ class Traced(object):
 
     Attributes:
      - on: Whether it records now.
-     - events: Events, a JSON object each; docs/trace.md has the format.
+     - events: Events, a JSON object in each line; docs/trace.md has the format.
      - last: The id of the last one.
      - more: Whether there are more.
 
@@ -923,13 +923,8 @@ class Traced(object):
                 else:
                     iprot.skip(ftype)
             elif fid == 2:
-                if ftype == TType.LIST:
-                    events = []
-                    (_etype10, _size7) = iprot.readListBegin()
-                    for _i11 in range(_size7):
-                        _elem12 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
-                        events.append(_elem12)
-                    iprot.readListEnd()
+                if ftype == TType.STRING:
+                    events = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
                 else:
                     iprot.skip(ftype)
             elif fid == 3:
@@ -963,11 +958,8 @@ class Traced(object):
             oprot.writeBool(self.on)
             oprot.writeFieldEnd()
         if self.events is not None:
-            oprot.writeFieldBegin('events', TType.LIST, 2)
-            oprot.writeListBegin(TType.STRING, len(self.events))
-            for iter13 in self.events:
-                oprot.writeString(iter13.encode('utf-8') if sys.version_info[0] == 2 else iter13)
-            oprot.writeListEnd()
+            oprot.writeFieldBegin('events', TType.STRING, 2)
+            oprot.writeString(self.events.encode('utf-8') if sys.version_info[0] == 2 else self.events)
             oprot.writeFieldEnd()
         if self.last is not None:
             oprot.writeFieldBegin('last', TType.I64, 3)
@@ -1586,20 +1578,20 @@ class Status(object):
             elif fid == 9:
                 if ftype == TType.LIST:
                     logs = []
-                    (_etype17, _size14) = iprot.readListBegin()
-                    for _i18 in range(_size14):
-                        _elem19 = LogStatus.read(iprot)
-                        logs.append(_elem19)
+                    (_etype10, _size7) = iprot.readListBegin()
+                    for _i11 in range(_size7):
+                        _elem12 = LogStatus.read(iprot)
+                        logs.append(_elem12)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 10:
                 if ftype == TType.LIST:
                     connected = []
-                    (_etype23, _size20) = iprot.readListBegin()
-                    for _i24 in range(_size20):
-                        _elem25 = iprot.readI32()
-                        connected.append(_elem25)
+                    (_etype16, _size13) = iprot.readListBegin()
+                    for _i17 in range(_size13):
+                        _elem18 = iprot.readI32()
+                        connected.append(_elem18)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -1626,11 +1618,11 @@ class Status(object):
             elif fid == 15:
                 if ftype == TType.MAP:
                     counters = {}
-                    (_ktype27, _vtype28, _size26) = iprot.readMapBegin()
-                    for _i30 in range(_size26):
-                        _key31 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
-                        _val32 = iprot.readI64()
-                        counters[_key31] = _val32
+                    (_ktype20, _vtype21, _size19) = iprot.readMapBegin()
+                    for _i23 in range(_size19):
+                        _key24 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                        _val25 = iprot.readI64()
+                        counters[_key24] = _val25
                     iprot.readMapEnd()
                 else:
                     iprot.skip(ftype)
@@ -1667,10 +1659,10 @@ class Status(object):
             elif fid == 22:
                 if ftype == TType.LIST:
                     problems = []
-                    (_etype36, _size33) = iprot.readListBegin()
-                    for _i37 in range(_size33):
-                        _elem38 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
-                        problems.append(_elem38)
+                    (_etype29, _size26) = iprot.readListBegin()
+                    for _i30 in range(_size26):
+                        _elem31 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                        problems.append(_elem31)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -1749,15 +1741,15 @@ class Status(object):
         if self.logs is not None:
             oprot.writeFieldBegin('logs', TType.LIST, 9)
             oprot.writeListBegin(TType.STRUCT, len(self.logs))
-            for iter39 in self.logs:
-                iter39.write(oprot)
+            for iter32 in self.logs:
+                iter32.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.connected is not None:
             oprot.writeFieldBegin('connected', TType.LIST, 10)
             oprot.writeListBegin(TType.I32, len(self.connected))
-            for iter40 in self.connected:
-                oprot.writeI32(iter40)
+            for iter33 in self.connected:
+                oprot.writeI32(iter33)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.pending is not None:
@@ -1779,9 +1771,9 @@ class Status(object):
         if self.counters is not None:
             oprot.writeFieldBegin('counters', TType.MAP, 15)
             oprot.writeMapBegin(TType.STRING, TType.I64, len(self.counters))
-            for kiter41, viter42 in self.counters.items():
-                oprot.writeString(kiter41.encode('utf-8') if sys.version_info[0] == 2 else kiter41)
-                oprot.writeI64(viter42)
+            for kiter34, viter35 in self.counters.items():
+                oprot.writeString(kiter34.encode('utf-8') if sys.version_info[0] == 2 else kiter34)
+                oprot.writeI64(viter35)
             oprot.writeMapEnd()
             oprot.writeFieldEnd()
         if self.hash is not None:
@@ -1811,8 +1803,8 @@ class Status(object):
         if self.problems is not None:
             oprot.writeFieldBegin('problems', TType.LIST, 22)
             oprot.writeListBegin(TType.STRING, len(self.problems))
-            for iter43 in self.problems:
-                oprot.writeString(iter43.encode('utf-8') if sys.version_info[0] == 2 else iter43)
+            for iter36 in self.problems:
+                oprot.writeString(iter36.encode('utf-8') if sys.version_info[0] == 2 else iter36)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.certificate_s is not None:
@@ -2424,10 +2416,10 @@ class Batch(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     commands = []
-                    (_etype47, _size44) = iprot.readListBegin()
-                    for _i48 in range(_size44):
-                        _elem49 = Command.read(iprot)
-                        commands.append(_elem49)
+                    (_etype40, _size37) = iprot.readListBegin()
+                    for _i41 in range(_size37):
+                        _elem42 = Command.read(iprot)
+                        commands.append(_elem42)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2447,8 +2439,8 @@ class Batch(object):
         if self.commands is not None:
             oprot.writeFieldBegin('commands', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.commands))
-            for iter50 in self.commands:
-                iter50.write(oprot)
+            for iter43 in self.commands:
+                iter43.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -2824,10 +2816,10 @@ class Promise(object):
             elif fid == 7:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype54, _size51) = iprot.readListBegin()
-                    for _i55 in range(_size51):
-                        _elem56 = Entry.read(iprot)
-                        entries.append(_elem56)
+                    (_etype47, _size44) = iprot.readListBegin()
+                    for _i48 in range(_size44):
+                        _elem49 = Entry.read(iprot)
+                        entries.append(_elem49)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2883,8 +2875,8 @@ class Promise(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 7)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter57 in self.entries:
-                iter57.write(oprot)
+            for iter50 in self.entries:
+                iter50.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -2994,10 +2986,10 @@ class Accept(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype61, _size58) = iprot.readListBegin()
-                    for _i62 in range(_size58):
-                        _elem63 = Entry.read(iprot)
-                        entries.append(_elem63)
+                    (_etype54, _size51) = iprot.readListBegin()
+                    for _i55 in range(_size51):
+                        _elem56 = Entry.read(iprot)
+                        entries.append(_elem56)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3014,10 +3006,10 @@ class Accept(object):
             elif fid == 7:
                 if ftype == TType.LIST:
                     lazy = []
-                    (_etype67, _size64) = iprot.readListBegin()
-                    for _i68 in range(_size64):
-                        _elem69 = iprot.readI32()
-                        lazy.append(_elem69)
+                    (_etype60, _size57) = iprot.readListBegin()
+                    for _i61 in range(_size57):
+                        _elem62 = iprot.readI32()
+                        lazy.append(_elem62)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3055,8 +3047,8 @@ class Accept(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter70 in self.entries:
-                iter70.write(oprot)
+            for iter63 in self.entries:
+                iter63.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.sync is not None:
@@ -3070,8 +3062,8 @@ class Accept(object):
         if self.lazy is not None:
             oprot.writeFieldBegin('lazy', TType.LIST, 7)
             oprot.writeListBegin(TType.I32, len(self.lazy))
-            for iter71 in self.lazy:
-                oprot.writeI32(iter71)
+            for iter64 in self.lazy:
+                oprot.writeI32(iter64)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -3312,20 +3304,20 @@ class Learn(object):
             elif fid == 2:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype75, _size72) = iprot.readListBegin()
-                    for _i76 in range(_size72):
-                        _elem77 = Fact.read(iprot)
-                        facts.append(_elem77)
+                    (_etype68, _size65) = iprot.readListBegin()
+                    for _i69 in range(_size65):
+                        _elem70 = Fact.read(iprot)
+                        facts.append(_elem70)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 3:
                 if ftype == TType.LIST:
                     held = []
-                    (_etype81, _size78) = iprot.readListBegin()
-                    for _i82 in range(_size78):
-                        _elem83 = iprot.readI64()
-                        held.append(_elem83)
+                    (_etype74, _size71) = iprot.readListBegin()
+                    for _i75 in range(_size71):
+                        _elem76 = iprot.readI64()
+                        held.append(_elem76)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3363,15 +3355,15 @@ class Learn(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 2)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter84 in self.facts:
-                iter84.write(oprot)
+            for iter77 in self.facts:
+                iter77.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.held is not None:
             oprot.writeFieldBegin('held', TType.LIST, 3)
             oprot.writeListBegin(TType.I64, len(self.held))
-            for iter85 in self.held:
-                oprot.writeI64(iter85)
+            for iter78 in self.held:
+                oprot.writeI64(iter78)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.applied is not None:
@@ -3569,10 +3561,10 @@ class Fetched(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype89, _size86) = iprot.readListBegin()
-                    for _i90 in range(_size86):
-                        _elem91 = Entry.read(iprot)
-                        entries.append(_elem91)
+                    (_etype82, _size79) = iprot.readListBegin()
+                    for _i83 in range(_size79):
+                        _elem84 = Entry.read(iprot)
+                        entries.append(_elem84)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3614,8 +3606,8 @@ class Fetched(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter92 in self.entries:
-                iter92.write(oprot)
+            for iter85 in self.entries:
+                iter85.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.evidence is not None:
@@ -3955,10 +3947,10 @@ class Rejoined(object):
             elif fid == 8:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype96, _size93) = iprot.readListBegin()
-                    for _i97 in range(_size93):
-                        _elem98 = Entry.read(iprot)
-                        entries.append(_elem98)
+                    (_etype89, _size86) = iprot.readListBegin()
+                    for _i90 in range(_size86):
+                        _elem91 = Entry.read(iprot)
+                        entries.append(_elem91)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4025,8 +4017,8 @@ class Rejoined(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 8)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter99 in self.entries:
-                iter99.write(oprot)
+            for iter92 in self.entries:
+                iter92.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -4217,10 +4209,10 @@ class Reading(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype103, _size100) = iprot.readListBegin()
-                    for _i104 in range(_size100):
-                        _elem105 = Fact.read(iprot)
-                        facts.append(_elem105)
+                    (_etype96, _size93) = iprot.readListBegin()
+                    for _i97 in range(_size93):
+                        _elem98 = Fact.read(iprot)
+                        facts.append(_elem98)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4250,8 +4242,8 @@ class Reading(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter106 in self.facts:
-                iter106.write(oprot)
+            for iter99 in self.facts:
+                iter99.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -4528,10 +4520,10 @@ class Identity(object):
             elif fid == 6:
                 if ftype == TType.LIST:
                     recovered = []
-                    (_etype110, _size107) = iprot.readListBegin()
-                    for _i111 in range(_size107):
-                        _elem112 = Recovered.read(iprot)
-                        recovered.append(_elem112)
+                    (_etype103, _size100) = iprot.readListBegin()
+                    for _i104 in range(_size100):
+                        _elem105 = Recovered.read(iprot)
+                        recovered.append(_elem105)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4594,8 +4586,8 @@ class Identity(object):
         if self.recovered is not None:
             oprot.writeFieldBegin('recovered', TType.LIST, 6)
             oprot.writeListBegin(TType.STRUCT, len(self.recovered))
-            for iter113 in self.recovered:
-                iter113.write(oprot)
+            for iter106 in self.recovered:
+                iter106.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.reserved is not None:
@@ -4798,10 +4790,10 @@ class Held(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype117, _size114) = iprot.readListBegin()
-                    for _i118 in range(_size114):
-                        _elem119 = Entry.read(iprot)
-                        entries.append(_elem119)
+                    (_etype110, _size107) = iprot.readListBegin()
+                    for _i111 in range(_size107):
+                        _elem112 = Entry.read(iprot)
+                        entries.append(_elem112)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4836,8 +4828,8 @@ class Held(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter120 in self.entries:
-                iter120.write(oprot)
+            for iter113 in self.entries:
+                iter113.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -5349,10 +5341,10 @@ class Frame(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     records = []
-                    (_etype124, _size121) = iprot.readListBegin()
-                    for _i125 in range(_size121):
-                        _elem126 = Record.read(iprot)
-                        records.append(_elem126)
+                    (_etype117, _size114) = iprot.readListBegin()
+                    for _i118 in range(_size114):
+                        _elem119 = Record.read(iprot)
+                        records.append(_elem119)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -5372,8 +5364,8 @@ class Frame(object):
         if self.records is not None:
             oprot.writeFieldBegin('records', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.records))
-            for iter127 in self.records:
-                iter127.write(oprot)
+            for iter120 in self.records:
+                iter120.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -5448,7 +5440,7 @@ all_structs.append(Traced)
 Traced.thrift_spec = (
     None,  # 0
     (1, TType.BOOL, 'on', None, None, ),  # 1
-    (2, TType.LIST, 'events', (TType.STRING, 'UTF8', False), None, ),  # 2
+    (2, TType.STRING, 'events', 'UTF8', None, ),  # 2
     (3, TType.I64, 'last', None, None, ),  # 3
     (4, TType.BOOL, 'more', None, None, ),  # 4
 )

@@ -186,7 +186,7 @@ class Client(BaseClient):
         last = 0
         while True:
             traced = self.run(self.calls.trace(self._index(node), on, last))
-            events += traced.events
+            events += traced.events.split("\n") if traced.events else []
             last = traced.last
             if on is not None or not traced.more:
                 return traced.on, events

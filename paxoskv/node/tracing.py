@@ -22,7 +22,7 @@ class Tracing:
         """Begin anew, or stop; what was recorded before is gone."""
         if on and self.replica.recorder is None:
             self.trace = Trace(time.time)
-            self.replica.recorder = Recorder(self.trace, self.replica.core)
+            self.replica.recorder = Recorder(self.trace, self.replica.core, brief=True)
         elif not on:
             self.replica.recorder = None
             self.trace = Trace(time.time)
@@ -37,4 +37,4 @@ class Tracing:
             events.append(event.as_json())
             size += len(events[-1])
             last = event.id
-        return Traced(self.replica.recorder is not None, events, last, last < self.trace.last)
+        return Traced(self.replica.recorder is not None, "\n".join(events), last, last < self.trace.last)

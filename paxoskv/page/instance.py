@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from paxoskv.page.words import Event
+from paxoskv.trace.events import CUT
 
 APART: Final = frozenset({"id", "time", "node", "kind", "cause", "because", "from", "to"})  # not of a message
 PHASE_1: Final = frozenset({"stands", "promised", "leads"})
@@ -58,41 +59,74 @@ def written(events: Iterable[Event], key: str) -> tuple[int, int] | None:
 
 def _names(command: str, key: str) -> bool:
     _, _, rest = command.partition(" ")
+    if rest.endswith(CUT) and len(key) >= len(rest):  # a long key is not shown whole
+        return key.startswith(rest[: -len(CUT)])
     return rest == key or rest.startswith((f"{key}=", f"{key} "))
+
+
+class Instance:
+    """What happened to one slot of one log; the events are taken one after the other."""
+
+    def __init__(self, log: int, slot: int) -> None:
+        self.log = log
+        self.slot = slot
+        self.kept: dict[int, Event] = {}
+        self.voted: set[tuple[int, str]] = set()  # nodes, and at which ballot
+        self.chosen = False  # afterwards, whoever has voted speaks of later slots
+
+    def take(self, event: Event) -> None:
+        """Keep the event if it is about the slot."""
+        here = event.get("log") == self.log and event["kind"] != "proposed"
+        if here and event["kind"] == "sent" and event["message"] == "Accepted":
+            keeps = self._votes(event) or event["cause"] in self.kept
+        else:
+            keeps = (here and holds(event, self.slot)) or self._follows(event)
+        if keeps:
+            self.kept[event["id"]] = event
+            self.chosen = self.chosen or event["kind"] == "chosen"
+
+    def _votes(self, event: Event) -> bool:
+        """Whether it is a vote for the slot; its length says so for ever after."""
+        if event["length"] <= self.slot:
+            return False
+        voter = (event["node"], event["ballot"])
+        first = voter not in self.voted
+        self.voted.add(voter)
+        return first or not self.chosen
+
+    def _follows(self, event: Event) -> bool:
+        """Whether it is what becomes of an event that is kept: on its way to the disk, or arriving."""
+        kind = event["kind"]
+        if kind == "journaled":
+            return not self.kept.keys().isdisjoint(event["because"])
+        vote = kind == "delivered" and event["message"] == "Accepted"
+        return (vote or kind in ("durable", "lost", "duplicated")) and event["cause"] in self.kept
+
+    def ballots(self) -> set[str]:
+        """At which ballots the slot was accepted."""
+        return {event["ballot"] for event in self.kept.values() if event["kind"] == "accepted"}
+
+    def proposals(self) -> set[int]:
+        """Those who proposed what was accepted."""
+        return {event["cause"] for event in self.kept.values() if event["kind"] == "accepted"}
 
 
 def about(events: list[Event], log: int, slot: int) -> list[Event]:
     """What happened to one slot: who proposed it, each message and vote, and what came of it."""
-    by_id = {event["id"]: event for event in events}
-    kept: set[int] = set()
-    voted: set[tuple[int, str]] = set()  # nodes, and at which ballot
+    instance = Instance(log, slot)
     for event in events:
-        here = event.get("log") == log
-        if here and event.get("message") == "Accepted" and event["kind"] == "sent" and event["length"] > slot:
-            voter = (event["node"], event["ballot"])
-            if voter not in voted:
-                kept.add(event["id"])
-            voted.add(voter)
-        elif (here and event["kind"] != "proposed" and holds(event, slot)) or _follows(event, kept):
-            kept.add(event["id"])
-    ballots = {by_id[id_]["ballot"] for id_ in kept if by_id[id_]["kind"] == "accepted"}
-    kept |= {e["id"] for e in events if e.get("log") == log and _phase_1(e) and e["ballot"] in ballots}
-    for id_ in sorted(kept):
-        proposed = by_id.get(by_id[id_].get("cause", 0), {})
-        if by_id[id_]["kind"] == "accepted" and proposed.get("kind") == "proposed":
-            kept |= {proposed["id"], proposed["cause"], *proposed["because"]}
-    asked = {id_ for id_ in kept if id_ in by_id and by_id[id_]["kind"] == "asked"}
-    kept |= {e["id"] for e in events if e["kind"] == "answered" and not asked.isdisjoint(e["because"])}
-    return [event for event in events if event["id"] in kept]
-
-
-def _follows(event: Event, kept: set[int]) -> bool:
-    """Whether it is what becomes of an event that is kept: on its way to the disk, or an answer to it."""
-    kind = event["kind"]
-    if kind == "journaled":
-        return not kept.isdisjoint(event["because"])
-    answer = kind in ("sent", "delivered") and event["message"] == "Accepted"
-    return (answer or kind in ("durable", "lost", "duplicated")) and event["cause"] in kept
+        instance.take(event)
+    ids = set(instance.kept)
+    ballots, proposals, asked = instance.ballots(), instance.proposals(), set[int]()
+    for event in events:
+        if event["kind"] == "proposed" and event["id"] in proposals:
+            asked |= {event["cause"], *event["because"]}
+            ids.add(event["id"])
+        phase_1 = event.get("log") == log and event.get("ballot") in ballots and _phase_1(event)
+        if phase_1 or (event["kind"] == "answered" and not asked.isdisjoint(event["because"])):
+            ids.add(event["id"])
+    told = ids | asked
+    return [event for event in events if event["id"] in told]
 
 
 def _phase_1(event: Event) -> bool:

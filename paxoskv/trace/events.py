@@ -27,6 +27,7 @@ from paxoskv.wire.structs import (
 
 KEPT: Final = 20_000  # events in a ring
 SHOWN: Final = 60  # characters of a command
+CUT: Final = "…"  # what the end of a longer one is replaced by
 COMMANDS: Final = 50  # of an entry are shown
 VERSION: Final = 1
 
@@ -131,7 +132,7 @@ def spoken(command: Command) -> str:
         text += f" {command.value}" if command.expected is not None else f"={command.value}"
     if command.delta is not None:
         text += f" by {command.delta}"
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + CUT
 
 
 @lru_cache(64)

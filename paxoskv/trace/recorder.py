@@ -12,7 +12,18 @@ from paxoskv.multipaxos import Applied
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.outbox import Message, Ready
 from paxoskv.trace.events import Trace, commands, described, dotted, entries, outcome, spoken
-from paxoskv.wire.structs import Accepted, Command, Entry, Held, LogStatus, Promise, Record, Verdict, Vote
+from paxoskv.wire.structs import (
+    Accepted,
+    Command,
+    Entry,
+    Held,
+    Learn,
+    LogStatus,
+    Promise,
+    Record,
+    Verdict,
+    Vote,
+)
 
 STATE_EVERY: Final = 1000  # events of a node: a ring whose beginning is lost still shows how its logs stand
 
@@ -25,6 +36,14 @@ class Counted(NamedTuple):
     event: int
 
 
+class Trigger(NamedTuple):
+    """What has made a turn, perhaps."""
+
+    event: int  # 0: it is none yet
+    log: int | None
+    gossip: tuple[int, Learn] | None  # the sender, and what it will be an event of
+
+
 class Recorder:
     """Writes the events of one node's life.
 
@@ -32,12 +51,14 @@ class Recorder:
     the same log.
     """
 
-    def __init__(self, trace: Trace, core: Core) -> None:
+    def __init__(self, trace: Trace, core: Core, brief: bool = False) -> None:
+        """`brief`: leave out gossip that nothing comes of, which would fill a ring in minutes."""
         self.trace = trace
+        self.brief = brief
         self.core = core
         self.me = core.me
         self.arriving = 0  # the `sent` event of what is delivered next, where the network knows it
-        self.triggers: list[tuple[int, int | None]] = []  # of this turn: (event, log)
+        self.triggers: list[Trigger] = []  # of this turn
         self.over = True  # whether the turn has been drained: what comes begins another one
         self.votes: dict[int, dict[int, Counted]] = {}  # by log and node
         self.promises: dict[int, dict[int, Counted]] = {}
@@ -70,26 +91,31 @@ class Recorder:
         self._begin(event, self.me)
 
     def delivered(self, sender: int, message: Message) -> None:
-        log, slot, ballot, about = described(message)
-        event = self.trace.add(
-            self.me, "delivered", self.arriving, log, slot, ballot, **{"from": sender}, **about
-        )
-        self.arriving = 0
-        self._begin(event, log)
+        if self.brief and message.__class__ is Learn:
+            self._begin(0, None, (sender, message))
+            return
+        event = self._arrival(sender, message)
+        self._begin(event, getattr(message, "log", None))
         if message.__class__ is Accepted and message.vote == Vote.ACCEPTED:
             self._count(sender, message.log, message.ballot, message.length, event)
         elif message.__class__ is Promise and message.verdict == Verdict.PROMISED:
             self._count(sender, message.log, message.ballot, -1, event)
 
+    def _arrival(self, sender: int, message: Message) -> int:
+        log, slot, ballot, about = described(message)
+        cause, self.arriving = self.arriving, 0
+        return self.trace.add(self.me, "delivered", cause, log, slot, ballot, **{"from": sender}, **about)
+
     def ticked(self) -> None:
         """Time has passed: an event only if something comes of it."""
         self._begin(0, None)
 
-    def _begin(self, event: int, log: int | None) -> None:
+    def _begin(self, event: int, log: int | None, gossip: tuple[int, Learn] | None = None) -> None:
+        """Something may make a turn; event 0: it becomes one when something comes of it."""
         if self.over:
             self.triggers.clear()
             self.over = False
-        self.triggers.append((event, log))
+        self.triggers.append(Trigger(event, log, gossip))
 
     def _count(self, node: int, log: int, ballot: int, length: int, event: int) -> None:
         """A promise (length -1) or a vote that counts now."""
@@ -97,16 +123,18 @@ class Recorder:
         counted.setdefault(log, {})[node] = Counted(ballot, length, event)
 
     def _cause(self, log: int | None) -> int:
-        """What has made an event of this log, in this turn. A timer becomes an event here."""
+        """What has made an event of this log, in this turn."""
         if not self.triggers:
             return 0
         index = len(self.triggers) - 1
-        for at, (_, about) in enumerate(self.triggers):
-            if about == log:
+        for at, trigger in enumerate(self.triggers):
+            if trigger.log == log:
                 index = at
-        if not self.triggers[index][0]:
-            self.triggers[index] = (self.trace.add(self.me, "timer"), None)
-        return self.triggers[index][0]
+        if not self.triggers[index].event:
+            gossip = self.triggers[index].gossip
+            event = self._arrival(*gossip) if gossip else self.trace.add(self.me, "timer")
+            self.triggers[index] = Trigger(event, None, None)
+        return self.triggers[index].event
 
     # --------------------------------------------------------------------------------- what a turn wants done
 
@@ -159,7 +187,7 @@ class Recorder:
         because = [promises[node].event for node in nodes]
         cause = self._cause(log)
         event = self.trace.add(self.me, "leads", cause, log, None, ballot, promises=nodes, because=because)
-        self.triggers.append((event, log))  # of what is adopted now
+        self.triggers.append(Trigger(event, log, None))  # of what is adopted now
 
     def _accepts(self, held: Held) -> None:
         event = self.trace.add(
@@ -197,6 +225,8 @@ class Recorder:
     # ------------------------------------------------------------------------------------- carrying it out
 
     def sent(self, to: int, message: Message) -> None:
+        if self.brief and message.__class__ is Learn:
+            return
         log, slot, ballot, about = described(message)
         if message.__class__ is Promise:
             about = {**about, "because": self._accepted(message.log, message.entries)}

@@ -92,7 +92,7 @@ class Page(NamedTuple):
 
 class Traced(NamedTuple):
     on: bool
-    events: list[str]
+    events: str
     last: int
     more: bool
 
