@@ -6,15 +6,14 @@ have applied the same entries have the same content.
 """
 
 import asyncio
-import json
-import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from paxoskv.client.aio import AsyncClient
 from paxoskv.client.base import Address
-from paxoskv.client.operations import ClientError, NoNodeReachable
+from paxoskv.client.operations import ClientError, NoNodeReachable, WrongCluster
+from paxoskv.client.output import escaped
 from paxoskv.config import Cluster
 from paxoskv.wire.codec import Status
 from paxoskv.wire.structs import LogStatus
@@ -32,7 +31,7 @@ class Row(NamedTuple):
     """What the table says of one node by comparing all views; None means unknown."""
 
     node: str
-    state: str  # the node's own word, or "unreachable"
+    state: str  # the node's own word, "unreachable", or "another's": it is of another cluster
     leader: int | None  # the node that leads this node's own log
     lag: int | None  # how many entries fewer than the furthest node it has applied
     differs: bool  # another node has applied the same entries and has other content
@@ -60,13 +59,17 @@ def rows(views: Sequence[View]) -> list[Row]:
     return [
         Row(
             str(view.node),
-            (view.status.state or "?") if view.status else "unreachable",
+            (view.status.state or "?") if view.status else _silence(view.error),
             _leader(view, statuses),
             furthest - _executed(view.status) if view.status else None,
             view.status is not None and _differs(view.status, statuses),
         )
         for view in views
     ]
+
+
+def _silence(error: ClientError | None) -> str:
+    return "another's" if isinstance(error, WrongCluster) else "unreachable"
 
 
 def _executed(status: Status) -> int:
@@ -136,9 +139,9 @@ def remarks(views: Iterable[View], colon: str = ": ") -> list[str]:
     for view in views:
         name = str(view.node)
         if view.error:
-            lines.append(name + colon + str(view.error).rpartition(name + ": ")[2])
+            lines.append(name + colon + escaped(str(view.error).rpartition(name + ": ")[2]))
         elif view.status:
-            lines += [name + colon + problem for problem in view.status.problems or ()]
+            lines += [name + colon + escaped(problem) for problem in view.status.problems or ()]
     return lines
 
 
@@ -168,6 +171,16 @@ def as_table(views: Sequence[View]) -> Any:
     return Group(table, *(Text(line, style="red") for line in remarks(views)))
 
 
+def as_colored(views: Sequence[View]) -> str:
+    """Return the table as text in color, for a terminal."""
+    from rich.console import Console
+
+    console = Console()
+    with console.capture() as captured:
+        console.print(as_table(views))
+    return captured.get().removesuffix("\n")
+
+
 def as_data(views: Sequence[View]) -> list[dict[str, Any]]:
     """Return the table for programs: each node's own status, and what comparing the nodes shows."""
     return [
@@ -194,36 +207,28 @@ def _as_dict(struct: Any) -> Any:
 
 async def status(
     cluster: Cluster | str,
-    node: int | None = None,
+    node: int | None,
+    show: Callable[[Sequence[View]], bool],
     *,
     timeout: float,
     digest: bool = False,
-    as_json: bool = False,
     every: float | None = None,
+    live: bool = False,
 ) -> Sequence[View]:
-    """Show the state of all nodes, or of one; if `every` is given, again every `every` seconds."""
+    """Show the state of all nodes, or of one; return it.
+
+    If `every` is given, show it again every `every` seconds, until nobody looks any more: then `show` returns
+    False. `live` draws it in place.
+    """
     async with AsyncClient(cluster, timeout=timeout, attempt_timeout=timeout) as client:
         asked = [known for known in client.nodes if node in (None, known.id)]
         views = await ask_all(client, asked, digest)
-        if every is not None and sys.stdout.isatty() and not as_json:
+        if every is not None and live:
             await _live(client, views, digest, every)
-        while True:
-            _show(views, as_json)
-            if every is None:
-                return views
+        while show(views) and every is not None:
             await asyncio.sleep(every)
             views = await ask_all(client, asked, digest)
-
-
-def _show(views: Sequence[View], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(as_data(views)), flush=True)
-    elif sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(as_table(views))
-    else:
-        print(as_text(views), flush=True)
+        return views
 
 
 async def _live(client: AsyncClient, views: Sequence[View], digest: bool, every: float) -> None:

@@ -164,5 +164,9 @@ class Core(ABC):
         """Count the nodes that said something in these last seconds, this one included."""
 
     @abstractmethod
+    def chosen(self) -> list[int]:
+        """Say how many entries of each log are known to be chosen here."""
+
+    @abstractmethod
     def report(self) -> Report:
         """Say how things stand."""

@@ -392,6 +392,9 @@ class Node(Core):
     def reached(self, seconds: float, now: float) -> int:
         return self.contacts.reached(seconds, now)
 
+    def chosen(self) -> list[int]:
+        return [acceptor.chosen for acceptor in self.acceptors.values()]
+
     def report(self) -> Report:
         own, waits = self.incarnations, self.rejoining.waits() if self.rejoining else None
         leads = frozenset(log for log, proposer in self.proposers.items() if proposer.leading)

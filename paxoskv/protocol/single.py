@@ -134,5 +134,8 @@ class Single(Core):
     def reached(self, seconds: float, now: float) -> int:
         return 1
 
+    def chosen(self) -> list[int]:
+        return []
+
     def report(self) -> Report:
         return Report(self.clock, 1, 0, self._in_flight, 0, frozenset(), [], None)

@@ -13,6 +13,7 @@ from paxoskv.protocol.core import Core
 from paxoskv.protocol.outbox import Message, Ready
 from paxoskv.trace.events import Trace, commands, described, dotted, entries, outcome, spoken
 from paxoskv.wire.structs import (
+    Accept,
     Accepted,
     Command,
     Entry,
@@ -52,13 +53,18 @@ class Recorder:
     """
 
     def __init__(self, trace: Trace, core: Core, brief: bool = False) -> None:
-        """`brief`: leave out gossip that nothing comes of, which would fill a ring in minutes."""
+        """`brief`: leave out gossip that nothing comes of, which would fill a ring in minutes.
+
+        Then who leads is looked at only where it is likely to have changed.
+        """
         self.trace = trace
         self.brief = brief
         self.core = core
         self.me = core.me
         self.arriving = 0  # the `sent` event of what is delivered next, where the network knows it
         self.triggers: list[Trigger] = []  # of this turn
+        self.chosen: list[int] = []  # how much of each log
+        self.unsure = True  # whether this turn may have changed who leads
         self.over = True  # whether the turn has been drained: what comes begins another one
         self.votes: dict[int, dict[int, Counted]] = {}  # by log and node
         self.promises: dict[int, dict[int, Counted]] = {}
@@ -98,7 +104,9 @@ class Recorder:
         self._begin(event, getattr(message, "log", None))
         if message.__class__ is Accepted and message.vote == Vote.ACCEPTED:
             self._count(sender, message.log, message.ballot, message.length, event)
-        elif message.__class__ is Promise and message.verdict == Verdict.PROMISED:
+        elif message.__class__ is not Accept or message.log in self.leads:
+            self.unsure = True
+        if message.__class__ is Promise and message.verdict == Verdict.PROMISED:
             self._count(sender, message.log, message.ballot, -1, event)
 
     def _arrival(self, sender: int, message: Message) -> int:
@@ -149,25 +157,38 @@ class Recorder:
 
     def drained(self, ready: Ready) -> None:
         """What the records of the turn say, then what the node has come to know."""
+        self.over = True
         for record in ready.journal:
             self._ballots(record)
+        chosen = self.core.chosen()
+        if chosen != self.chosen or self.unsure or not self.brief:
+            self._compare(ready)
+            self.chosen, self.unsure = chosen, False
+        else:  # the common case
+            self._take(ready)
+        if self.trace.last - self.stated > STATE_EVERY:
+            self.state()
+
+    def _compare(self, ready: Ready) -> None:
+        """What has changed of the logs, in the order in which it can have come to be."""
         report = self.core.report()
         for log in sorted(report.leads - self.leads):
             self._leads(log)
         for log in sorted(self.leads - report.leads):
             self.trace.add(self.me, "deposed", self._cause(log), log)
-        for record in ready.journal:
-            if record.held is not None:
-                self._accepts(record.held)
+        self._take(ready)
         for status in report.logs:
             if status.chosen > self.known[status.log]:
                 self._chosen(status, status.log in report.leads)
         self.leads = report.leads
-        self.over = True
-        if self.trace.last - self.stated > STATE_EVERY:
-            self.state()
+
+    def _take(self, ready: Ready) -> None:
+        for record in ready.journal:
+            if record.held is not None:
+                self._accepts(record.held)
 
     def _ballots(self, record: Record) -> None:
+        self.unsure = self.unsure or record.held is None
         if record.candidate is not None:
             log, ballot = record.candidate
             self.unwritten.append(self.trace.add(self.me, "stands", self._cause(log), log, None, ballot))
@@ -243,6 +264,7 @@ class Recorder:
         event = self.trace.add(self.me, "durable", self.frame[0])
         for log, ballot, length in self.frame[1]:
             self._count(self.me, log, ballot, length, event)
+            self.unsure = self.unsure or length < 0
         self.frame = (0, [])
         self._begin(event, None)
 

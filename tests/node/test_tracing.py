@@ -59,7 +59,7 @@ def test_what_a_live_cluster_has_recorded_tells_how_a_value_came_to_be(tmp_path:
         place_words = ("--log", str(place[0]), "--slot", str(place[1]))
         assert client(cluster, "explain", *place_words).stdout == words.stdout
         assert client(cluster, "explain").returncode == cli.USAGE
-        assert client(cluster, "explain", "color", "--svg", "/proc/none/a.svg").returncode == cli.USAGE
+        assert client(cluster, "explain", "color", "--svg", "/proc/none/a.svg").returncode == cli.OUTPUT
 
         cluster.kill(3)
         words = client(cluster, "explain", "color")

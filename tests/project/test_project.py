@@ -86,7 +86,7 @@ FOREIGN = {
     "state": {"pickledb", "sortedcontainers"},
     "storage": {"orjson", "pickledb"},
     "node": {"prometheus_client", "thrift", "uvloop"},
-    "client": {"rich", "thrift", "uvloop"},
+    "client": {"argcomplete", "rich", "thrift", "uvloop"},
 }
 # What makes a module impure: the outside world, time and randomness of their own.
 IMPURE = {
