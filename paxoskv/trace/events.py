@@ -28,6 +28,7 @@ from paxoskv.wire.structs import (
 KEPT: Final = 20_000  # events in a ring
 SHOWN: Final = 60  # characters of a command
 CUT: Final = "…"  # what the end of a longer one is replaced by
+LARGE: Final = 4096  # bytes of an entry that are not kept as they are
 COMMANDS: Final = 50  # of an entry are shown
 VERSION: Final = 1
 
@@ -78,7 +79,13 @@ class Event(NamedTuple):
             fields["slot"] = self.slot
         if self.ballot:
             fields["ballot"] = dotted(self.ballot)
-        return dumps(fields | self.about, ensure_ascii=False)
+        fields |= self.about
+        if "entries" in fields:
+            fields["entries"] = [
+                (timestamp, payload if isinstance(payload, str) else commands(payload))
+                for timestamp, payload in fields["entries"]
+            ]
+        return dumps(fields, ensure_ascii=False)
 
 
 class Trace:
@@ -144,9 +151,11 @@ def commands(payload: bytes) -> str:
     return "; ".join(texts + more) or "no-op"
 
 
-def entries(held: Iterable[Entry]) -> list[list[Any]]:
-    """Of each entry its timestamp and its commands."""
-    return [[entry.timestamp, commands(entry.payload)] for entry in held]
+def kept(entries: Iterable[Entry]) -> list[tuple[int, bytes | str]]:
+    """What is kept of entries: decoding can wait until somebody asks, but a ring must not fill the memory."""
+    return [
+        (timestamp, commands(payload) if len(payload) > LARGE else payload) for timestamp, payload in entries
+    ]
 
 
 def outcome(value: Any) -> str:
@@ -164,19 +173,19 @@ def described(message: Any) -> tuple[int | None, int | None, int, dict[str, Any]
     """The log, slot and ballot that a message is about, and what else it says."""
     about: dict[str, Any] = {"message": message.__class__.__name__}
     if isinstance(message, Accept):
-        about.update(entries=entries(message.entries), sync=message.sync)
+        about.update(entries=kept(message.entries), sync=message.sync)
         return message.log, message.start, message.ballot, about
     if isinstance(message, Accepted):
         about.update(vote=VOTES[message.vote], promised=dotted(message.promised), length=message.length)
         return message.log, None, message.ballot, about
     if isinstance(message, Promise):
         about.update(verdict=VERDICTS[message.verdict], promised=dotted(message.promised))
-        about.update(accepted=dotted(message.accepted), entries=entries(message.entries))
+        about.update(accepted=dotted(message.accepted), entries=kept(message.entries))
         return message.log, message.from_slot, message.ballot, about
     if isinstance(message, Prepare):
         return message.log, message.from_slot, message.ballot, about
     if isinstance(message, Fetched):
-        about.update(entries=entries(message.entries))
+        about.update(entries=kept(message.entries))
         return message.log, message.from_slot, message.evidence, about
     if isinstance(message, Learn):
         about.update(chosen=[[fact.log, fact.chosen] for fact in message.facts if fact.chosen])

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from paxoskv.multipaxos import Applied
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.outbox import Message, Ready
-from paxoskv.trace.events import Trace, commands, described, dotted, entries, outcome, spoken
+from paxoskv.trace.events import Trace, described, dotted, kept, outcome, spoken
 from paxoskv.wire.structs import (
     Accept,
     Accepted,
@@ -150,7 +150,7 @@ class Recorder:
         """The node puts commands into an entry of its own."""
         causes = [self.asked_by[id(token)] for token in tokens if id(token) in self.asked_by]
         event = self.trace.add(
-            self.me, "proposed", causes[0] if causes else 0, self.me, entries=[[0, commands(payload)]],
+            self.me, "proposed", causes[0] if causes else 0, self.me, entries=kept([Entry(0, payload)]),
             because=causes[1:],
         )  # fmt: skip
         self._begin(event, self.me)
@@ -213,7 +213,7 @@ class Recorder:
     def _accepts(self, held: Held) -> None:
         event = self.trace.add(
             self.me, "accepted", self._cause(held.log), held.log, held.start, held.ballot,
-            entries=entries(held.entries), because=self._accepted(held.log, held.entries),
+            entries=kept(held.entries), because=self._accepted(held.log, held.entries),
         )  # fmt: skip
         self.unwritten.append(event)
         self.own.append((held.log, held.ballot, held.start + len(held.entries)))
@@ -272,7 +272,7 @@ class Recorder:
         slot, accepted = self.slots.pop((entry.owner, entry.timestamp), (None, 0))
         self.trace.add(
             self.me, "applied", self._cause(entry.owner), entry.owner, slot,
-            entries=[[entry.timestamp, commands(entry.payload)]], because=[accepted] if accepted else [],
+            entries=kept([Entry(entry.timestamp, entry.payload)]), because=[accepted] if accepted else [],
         )  # fmt: skip
 
     def answered(self, token: Any, value: Any) -> None:
