@@ -134,8 +134,5 @@ class Single(Core):
     def reached(self, seconds: float, now: float) -> int:
         return 1
 
-    def chosen(self) -> list[int]:
-        return []
-
     def report(self) -> Report:
-        return Report(self.clock, 1, 0, self._in_flight, 0, frozenset(), [], None)
+        return Report(self.clock, 1, 0, self._in_flight, 0, frozenset(), [], None, 0, (0, ""))

@@ -61,6 +61,7 @@ class Recorder:
         self.brief = brief
         self.core = core
         self.me = core.me
+        self.acceptors = list(getattr(core, "acceptors", {}).values())  # a core without peers has none
         self.arriving = 0  # the `sent` event of what is delivered next, where the network knows it
         self.triggers: list[Trigger] = []  # of this turn
         self.chosen: list[int] = []  # how much of each log
@@ -160,7 +161,7 @@ class Recorder:
         self.over = True
         for record in ready.journal:
             self._ballots(record)
-        chosen = self.core.chosen()
+        chosen = [acceptor.chosen for acceptor in self.acceptors]
         if chosen != self.chosen or self.unsure or not self.brief:
             self._compare(ready)
             self.chosen, self.unsure = chosen, False
