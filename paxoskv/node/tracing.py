@@ -8,7 +8,7 @@ from paxoskv.trace.events import Trace
 from paxoskv.trace.recorder import Recorder
 from paxoskv.wire.structs import Traced
 
-PAGE: Final = 256 << 10  # characters of events in one answer, about
+PAGE: Final = 16 << 10  # characters of events in one answer, about: a millisecond of work
 
 
 class Tracing:
