@@ -32,7 +32,7 @@ from paxoskv.wire.methods import EXCEPTION, METHODS, header
 from tests.harness.certificates import Authority
 from tests.harness.fuzz import CLIENT_CALLS, NODE_CALLS, fuzz, groups
 
-LEVELS = (32, 64, 128, 256, 768)  # operations under way
+LEVELS = (64, 256, 768, 2304)  # operations under way
 GENERATORS = 2  # processes that keep them under way
 IDLE, SLOW = 5000, 500  # connections
 DRIP_S = 0.5  # seconds between two bytes of a slow sender, and between two reads of a slow reader
