@@ -141,8 +141,8 @@ class Persistence:
 
     def _notes(self) -> list[Record]:
         records = []
-        for acceptor, noted in zip(self.acceptors.values(), self.noted_chosen, strict=True):
-            if acceptor.chosen > noted:
+        for index, acceptor in enumerate(self.acceptors.values()):
+            if acceptor.chosen > self.noted_chosen[index]:
                 records.append(Record(chosen=Chosen(acceptor.log, acceptor.chosen, acceptor.evidence)))
         if self.learner.position > self.noted_position:
             records.append(Record(applied=Position(*self.learner.position)))
