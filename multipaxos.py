@@ -183,13 +183,16 @@ TWO_HISTORIES: Final = (
 )
 
 
-class Applied(NamedTuple):
+class Applied:
     """An entry whose turn has come. `token` is what came with it, if this node proposed it; else None."""
 
-    timestamp: int
-    owner: int
-    payload: bytes
-    token: Any
+    __slots__ = ("owner", "payload", "timestamp", "token")
+
+    def __init__(self, timestamp: int, owner: int, payload: bytes, token: Any) -> None:
+        self.timestamp = timestamp
+        self.owner = owner
+        self.payload = payload
+        self.token = token
 
 
 class Covered(NamedTuple):
@@ -670,13 +673,14 @@ class Learner:
                 first = (timestamp, log)
         return first
 
-    def apply(self) -> Iterator[tuple[int, int, bytes]]:
+    def apply(self) -> list[tuple[int, int, bytes]]:
         """The commands whose turn has come: (timestamp, owner, payload) each."""
+        commands: list[tuple[int, int, bytes]] = []
         while (head := self.next()) is not None:
             timestamp, owner = head
             for log, of in self.logs.items():
                 if of.frontier < timestamp - (log > owner):
-                    return
+                    return commands
             if head <= self.position:
                 raise Diverged(
                     f"command {timestamp} of log {owner} is chosen, after {self.position} was applied"
@@ -686,7 +690,8 @@ class Learner:
             of.executed += 1
             self.position = head
             self.passed(owner)
-            yield timestamp, owner, payload
+            commands.append((timestamp, owner, payload))
+        return commands
 
     def has_passed(self, position: tuple[int, int]) -> bool:
         """Whether all commands up to this position are applied, and no other can come there any more."""

@@ -27,6 +27,7 @@ COUNTERS: Final = {
     "entries_applied": "Entries applied to the store.",
     "commands_applied": "Commands applied to the store.",
     "revocations": "Logs that this node set out to take over from nodes that made no progress.",
+    "claims_refused": "Messages of nodes that were refused because what they say makes no sense.",
     "fsyncs": "Frames of the journal written, each with one fdatasync.",
 }
 GAUGES: Final = {

@@ -31,6 +31,7 @@ TEXT: Final = "plain" if __file__.endswith(".py") else "compiled"
 SWEEP: Final = 1.0  # seconds between two looks for clients and requests that are late
 STOOD_STILL: Final = 0.5  # seconds more than a sweep takes: the process, or the machine, was stopped
 DRAIN: Final = 3.0  # seconds that a stopping node gives its clients' requests
+HANDSHAKES: Final = 8  # for each so many connections that there may be, one TLS handshake may be under way
 # Allocations, and rounds, between two collections: entries are kept, and hardly anything has cycles.
 GARBAGE: Final = (50_000, 50, 100)
 
@@ -104,13 +105,13 @@ class Server:
         wanted, certificates = port, self.trust.certificates
         try:
             accepting = certificates.accepting if certificates else None
-            listener = await listen(host, port, self._accepted, accepting, self.peers.handshake)
+            handshakes = self.connections.most // HANDSHAKES
+            listener = await listen(host, port, self._accepted, accepting, self.peers.handshake, handshakes)
             if page and metrics_port:
                 wanted = metrics_port
                 await page.listen(host, metrics_port)
         except OSError as error:
-            reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error
-            raise Usage(f"{origin}: {host}:{wanted}: {reason}") from error
+            raise unusable(origin, host, wanted, error) from error
         log("listening", address=f"{host}:{port}", metrics=metrics_port, pid=os.getpid(), version=VERSION,
             text=TEXT)  # fmt: skip
         sockets = cast(Any, listener).sockets  # (uvloop has a list of them, asyncio a tuple)
@@ -223,6 +224,12 @@ class Server:
             return
         log("reload", expires_s=certificates.seconds())
         self.peers.renew()
+
+
+def unusable(origin: str, host: str, port: int, error: OSError) -> Usage:
+    """What is wrong with an address, which stands at `origin`."""
+    reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error
+    return Usage(f"{origin}: {host}:{port}: {reason}")
 
 
 def _bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from paxoskv.multipaxos import (
     Proposer,
 )
 from paxoskv.protocol.catch_up import CatchUp
+from paxoskv.protocol.claims import Claims
 from paxoskv.protocol.clock import Clock
 from paxoskv.protocol.commands import Commands
 from paxoskv.protocol.compaction import Compaction
@@ -101,7 +102,7 @@ class Node(Core):
         self.contacts = contacts = Contacts(peers)
         self.round_trips = trips = RoundTrips(learner)
         self.voters = voters(me, ring, own, contacts, trips)
-        self.persistence = Persistence(me, acceptors, self.proposers, learner, clock, outbox)
+        self.persistence = persistence = Persistence(me, acceptors, self.proposers, learner, clock, outbox)
         self.compaction = Compaction(peers, acceptors, learner, self.persistence)
         self.divergence = Divergence(nodes, quorum)
         self.witness = Witness(peers, nodes)
@@ -119,13 +120,12 @@ class Node(Core):
             ring, self.leadership, learner, clock, self.persistence, contacts, self.faults, self.voters,
             trips, self.witness, self.gossip, self.revocation, self.catch_up, outbox,
         )  # fmt: skip
-        self.incarnations = Incarnations(peers, incarnation, outbox, random)
+        self.incarnations = incarnations = Incarnations(peers, incarnation, outbox, random)
+        self.claims = Claims(acceptors, self.proposers, clock, incarnations)
         self.rejoining: Rejoining | None = None
         if not incarnation:
             assert peers, "there is nobody who knows what this node has forgotten"
-            self.rejoining = Rejoining(
-                me, peers, quorum, learner, clock, self.incarnations, self.persistence, outbox
-            )
+            self.rejoining = Rejoining(me, peers, quorum, learner, clock, incarnations, persistence, outbox)
 
     # ------------------------------------------------------------------------------- starting, and what lasts
 
@@ -170,7 +170,7 @@ class Node(Core):
 
     @property
     def drained(self) -> bool:
-        return not self.outbox.records
+        return not self.outbox.ready.journal
 
     def state(self, pending: Sequence[Record] = ()) -> list[Record]:
         """All that must not be forgotten, for the first frame of a new segment (N13). Only while drained.
@@ -200,7 +200,7 @@ class Node(Core):
         if number:
             self.clock.reserve()
         if newer:
-            self.outbox.lost += self.commands.covered(cut.position)
+            self.outbox.ready.lost += self.commands.covered(cut.position)
             self.reads.log_lost()
         return newer
 
@@ -253,7 +253,7 @@ class Node(Core):
         if self.contacts.hear(sender, now):
             self.leadership.is_back(sender)
         kind = message.__class__
-        if self.rejoining is None or kind in WHILE_REJOINING:
+        if (self.rejoining is None or kind in WHILE_REJOINING) and not self.claims.refuses(sender, message):
             self._dispatch(kind, sender, message, now, call)
 
     def _dispatch(self, kind: type, sender: int, message: Message, now: float, call: Any) -> None:
@@ -324,10 +324,10 @@ class Node(Core):
         self.gossip.end_turn(own, now)  # whoever an Accept has told needs no gossip
         if self.catch_up.fetching:
             self.catch_up.send(now)
-        flush_now = self.outbox.must_flush(now)  # before the message to ourselves, for which nobody waits
-        if self.outbox.records:
+        self.outbox.look_who_waits(now)  # before the message to ourselves, for which nobody waits
+        if self.outbox.ready.journal:
             self.persistence.end_turn(now)  # last, when it is known which logs the records are about
-        return self.outbox.drain(flush_now)
+        return self.outbox.drain()
 
     def _apply(self) -> None:
         """The commands whose turn has come."""
@@ -397,7 +397,7 @@ class Node(Core):
         leads = frozenset(log for log, proposer in self.proposers.items() if proposer.leading)
         return Report(
             self.clock.time, own.incarnation, own.life, self.in_flight, self.leadership.revocations,
-            leads, self.logs.status(), waits,
+            leads, self.logs.status(), waits, self.claims.refused, self.claims.last,
         )  # fmt: skip
 
     def greet(self, identity: Identity) -> str | None:
@@ -409,7 +409,7 @@ class Node(Core):
         peer, incarnation, life = identity.node, identity.incarnation, identity.life
         if not incarnation or (incarnation, life) == self.noted(peer):
             return None
-        refusal = self.incarnations.refusal(peer, incarnation, life)
+        refusal = self.claims.refusal(identity) or self.incarnations.refusal(peer, incarnation, life)
         if refusal is None and incarnation == self.noted(peer)[0]:
             lost = self.witness.missing(identity, self.compaction.held(peer), self.acceptors[peer])
             if lost is not None:

@@ -137,6 +137,36 @@ def test_a_port_in_use_is_told_with_the_address(tmp_path: Path) -> None:
     assert f"{member.host}:{member.port}" in line and "address already in use" in line
 
 
+def test_a_wrong_host_at_the_first_start_leaves_nothing_that_must_be_removed(tmp_path: Path) -> None:
+    path = cluster_file(tmp_path, 1, insecure=True)
+    text = path.read_text()
+    path.write_text(text.replace("127.0.0.1", "192.0.2.1"))
+    line = refused(["--id", 1, "--cluster", path, "--data", tmp_path / "data", "--init"], tmp_path)
+    assert str(path) in line and "192.0.2.1" in line
+    assert not (tmp_path / "data").exists()
+    path.write_text(text)
+    with RealCluster(tmp_path, file=path) as cluster, cluster.client() as client:
+        client.put("key", "value")
+
+
+@pytest.mark.parametrize("role", [["--id", "1", "--init"], ["--standalone"]])
+def test_too_few_open_files_are_told_at_the_start(tmp_path: Path, role: list[str]) -> None:
+    server = [
+        sys.executable,
+        SERVER,
+        *role,
+        "--cluster",
+        cluster_file(tmp_path, 5),
+        "--data",
+        tmp_path / "data",
+    ]
+    done = finish(["sh", "-c", 'ulimit -n 41; exec "$@"', "sh", *server], cwd=tmp_path)
+    assert done.returncode == 2 and not (tmp_path / "data").exists()
+    needed = 42 if "--standalone" in role else 50
+    assert done.stderr.startswith(f"server.py: open files: 41 are allowed, {needed} are needed")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_second_process_on_the_same_data_directory_is_refused(tmp_path: Path) -> None:
     with RealCluster(tmp_path, nodes=1) as cluster:
         line = refused(cluster.nodes[1].arguments, tmp_path)
@@ -639,6 +669,23 @@ def test_where_all_connections_are_in_use_the_next_one_still_gets_its_answer(tmp
             connection.settimeout(DEADLINE_S)
             connection.sendall(METHODS[b"status"].call(1, False))
             assert connection.recv(4), "hung up instead of answered"
+
+
+def test_silent_handshakes_keep_out_nobody_and_leave_the_journal_its_files(tmp_path: Path) -> None:
+    few = ("sh", "-c", 'ulimit -n 256; exec "$@"', "sh")
+    tls = Authority(tmp_path / "certificates").cluster()
+    with RealCluster(tmp_path, nodes=3, tls=tls, where=lambda node: few if node == 1 else ()) as cluster:
+        member = cluster.settings.member(1)
+        with contextlib.ExitStack() as stack, cluster.client() as client:
+            for _ in range(500):
+                stack.enter_context(socket.create_connection((member.host, member.port)))
+            assert client.get("key", node=1) is None
+            client.put("key", "value")
+            assert client.checkpoint(1) == 1, "which needs files"
+            status = cluster.status(1)
+            assert status is not None and status.ready and status.connected == [2, 3]
+            files = len(list(Path(f"/proc/{cluster.nodes[1].pid}/fd").iterdir()))
+            assert files < 100, "the oldest handshakes are given up"
 
 
 ONE_WAY = """
