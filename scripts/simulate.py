@@ -49,6 +49,7 @@ from rich.progress import (  # noqa: E402
     TimeRemainingColumn,
 )
 
+from paxoskv.protocol.node import OWN_LOGS, WAYS  # noqa: E402
 from tests.harness import golden  # noqa: E402
 from tests.harness.simulator import PROFILES, Profile, Report, Simulation, Violation  # noqa: E402
 
@@ -189,7 +190,8 @@ def explore(arguments: argparse.Namespace, progress: Progress, tally: Tally) -> 
 def replay(result: Result, nodes: int | None, settings: dict[str, Any]) -> str:
     """The command that shows this run again."""
     more = "" if nodes is None else f" --nodes {nodes}"
-    more += "".join(f" --set {name}={value}" for name, value in settings.items())
+    for name, value in settings.items():
+        more += f" --proposing {value}" if name == "proposing" else f" --set {name}={value}"
     return f"scripts/simulate.py --seeds {result.seed}-{result.seed} --profile {result.profile}{more}"
 
 
@@ -267,6 +269,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--profile", choices=sorted(PROFILES), metavar="P", help=f"one of {', '.join(sorted(PROFILES))}"
     )
     parser.add_argument(
+        "--proposing", choices=WAYS, default=OWN_LOGS, help="how nodes propose (default: %(default)s)"
+    )
+    parser.add_argument(
         "--set", type=setting_of, action="append", default=[], dest="settings", metavar="NAME=VALUE",
         help=f"another value for one of {', '.join(SETTINGS)}",
     )  # fmt: skip
@@ -278,6 +283,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if found.jobs < 1:
         parser.error("--jobs: at least 1")
     found.settings = dict(found.settings)
+    if found.proposing != OWN_LOGS:
+        found.settings["proposing"] = found.proposing
     found.profiles = [found.profile] if found.profile else list(PROFILES)
     return found
 

@@ -257,6 +257,7 @@ class Replica:
         self.write = write
         self.answer = answer
         self.window = WINDOW
+        self.batch = min(core.batch, MAX_BATCH)  # commands in one entry, at most, unless of one request
         self.gathering = Gathering(core.gathers)
         self.queue: list[Request] = []
         self.queued = 0  # commands in `queue`
@@ -459,7 +460,7 @@ class Replica:
             for request in self.queue:
                 grows = sum(_size(command) for command in request.commands) if len(self.queue) > 1 else 0
                 if requests and (
-                    size + grows > ENTRY_BYTES or len(commands) + len(request.commands) > MAX_BATCH
+                    size + grows > ENTRY_BYTES or len(commands) + len(request.commands) > self.batch
                 ):
                     break
                 size += grows
@@ -470,7 +471,7 @@ class Replica:
             self.queued -= len(commands)
             self.batches[len(commands).bit_length()] += 1
             self.batched += len(commands)
-            core.propose(encode(Batch(commands)), requests)
+            core.propose(encode(Batch(commands, core.origin())), requests)
 
     def _apply(self, applied: Applied) -> None:
         results = self.store.apply(applied.timestamp, applied.owner, applied.payload)

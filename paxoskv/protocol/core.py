@@ -5,11 +5,13 @@ Core stands in this folder because Node derives from it, and the protocol import
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from paxoskv.multipaxos import Cut
 from paxoskv.protocol.outbox import Message, Ready
-from paxoskv.wire.structs import Identity, LogStatus, Record
+from paxoskv.wire.structs import Identity, LogStatus, Origin, Record
+
+MANY: Final = 1 << 30  # commands: more than any entry holds
 
 
 class Report(NamedTuple):
@@ -57,6 +59,11 @@ class Core(ABC):
     @abstractmethod
     def gathers(self) -> bool:
         """Whether an entry costs so much that it pays to wait for more commands."""
+
+    @property
+    @abstractmethod
+    def batch(self) -> int:
+        """How many commands one entry may have, unless they are of one request."""
 
     @property
     @abstractmethod
@@ -112,6 +119,10 @@ class Core(ABC):
     @abstractmethod
     def tick(self, now: float) -> None:
         """Take note that time has passed."""
+
+    @abstractmethod
+    def origin(self) -> Origin | None:
+        """Name the next entry, if its payload must have a name."""
 
     @abstractmethod
     def propose(self, payload: bytes, token: Any) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from paxoskv.multipaxos import Applied, Cut
-from paxoskv.protocol.core import Core, Report
+from paxoskv.protocol.core import MANY, Core, Report
 from paxoskv.protocol.outbox import Message, Ready
-from paxoskv.wire.structs import Entry, Held, Identity, Record
+from paxoskv.wire.structs import Entry, Held, Identity, Origin, Record
 
 
 class Single(Core):
@@ -44,6 +44,10 @@ class Single(Core):
     @property
     def gathers(self) -> bool:
         return False
+
+    @property
+    def batch(self) -> int:
+        return MANY
 
     @property
     def busy(self) -> bool:
@@ -92,6 +96,9 @@ class Single(Core):
 
     def tick(self, now: float) -> None:
         """There is nothing to repeat, for there are no peers."""
+
+    def origin(self) -> Origin | None:
+        return None
 
     def propose(self, payload: bytes, token: Any) -> None:
         self.clock += 1

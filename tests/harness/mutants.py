@@ -181,7 +181,7 @@ MUTANTS = [
         "a candidate's ballot is not journaled",
         "default 1",
         (
-            "protocol.leadership",
+            "protocol.way",
             "self.outbox.journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))",
             "proposer.prepare(acceptor.chosen, acceptor.promised, wanted)",
         ),
@@ -236,7 +236,7 @@ MUTANTS = [
         (
             "protocol.logs",
             "        if message.promised > proposer.ballot:\n"
-            "            self.leadership.lose(proposer, message.promised, now)\n        elif message.ballot",
+            "            self.way.lose(proposer, message.promised, now)\n        elif message.ballot",
             "        if message.ballot",
         ),
         ("protocol.logs", "proposer.leading and evidence > proposer.ballot", "False"),
@@ -311,7 +311,7 @@ MUTANTS = [
         "a leader sends entries that it has given up",
         "test_more_scenarios.test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it",
         (
-            "protocol.leadership",
+            "protocol.way",
             "start < max(acceptor.base, chosen - UNCHOSEN_ENTRIES)",
             "start < chosen - UNCHOSEN_ENTRIES",
         ),
@@ -334,7 +334,7 @@ MUTANTS = [
         "a Prepare that was lost is not sent again",
         "test_more_scenarios.test_a_prepare_that_was_lost_is_sent_again",
         (
-            "protocol.leadership",
+            "protocol.way",
             "if proposer.preparing and now - proposer.prepared_at >=",
             "if False and now - proposer.prepared_at >=",
         ),
@@ -467,7 +467,7 @@ MUTANTS = [
     told(
         "reads are not told that a checkpoint has the entry that they ride on",
         "test_checkpoints.test_reads_that_rode_on_commands_that_a_checkpoint_covers_have_a_round",
-        ("protocol.node", "            self.reads.log_lost()\n", ""),
+        ("protocol.own_logs", "        self.reads.log_lost()\n\n    def end_turn", "\n    def end_turn"),
     ),
     told(
         "nobody forgets what a lost disk has said",
@@ -561,7 +561,7 @@ MUTANTS = [
         "R1: a revoker puts a command of its own into the log that it finishes",
         "default 2",
         (
-            "protocol.leadership",
+            "protocol.own_logs",
             'proposer.append(Entry(self.clock.stamp_skip(self.learner.last_timestamp(proposer)), b""))\n',
             'theirs = next(iter(self.commands.pending.values()), (b"", None))[0]\n'
             "        skip = self.clock.stamp_skip(self.learner.last_timestamp(proposer))\n"
@@ -606,7 +606,7 @@ MUTANTS = [
         "default 1",
         (
             "protocol.logs",
-            "        if self.own.established:\n            first",
+            "        if self.owners and self.own.established:\n            first",
             "        if True:\n            first",
         ),
     ),
@@ -625,7 +625,7 @@ MUTANTS = [
             "        chosen = self.core.learner.frontier[self.core.me]\n"
             "        held = self.core.acceptors[self.core.me]\n"
             "        for entry in held.entries[: held.chosen]:\n"
-            "            payload, token = self.core.commands.pending.get(entry.timestamp, (None, None))\n"
+            "            payload, token = self.core.way.commands.pending.get(entry.timestamp, (None, None))\n"
             "            if token and any(request in self.open for request in token):\n"
             '                copy = Store("copy")\n'
             "                copy.load_state(self.store.save_state())\n"
@@ -726,11 +726,11 @@ MUTANTS = [
         "commands are taken before the ballot is established",
         "test_more_scenarios.test_no_command_is_taken_before_the_ballot_is_established",
         (
-            "protocol.node",
-            "        return self.own.established\n\n    @property\n    def joined",
-            "        return self.own.leading\n\n    @property\n    def joined",
+            "protocol.own_logs",
+            "        return self.own.established\n\n    @property\n    def in_flight",
+            "        return self.own.leading\n\n    @property\n    def in_flight",
         ),
-        ("protocol.node", "assert self.own.established and payload", "assert self.own.leading and payload"),
+        ("protocol.own_logs", "assert self.own.established,", "assert self.own.leading,"),
     ),
     met(
         "what is chosen but not applied is proposed again",

@@ -659,13 +659,11 @@ class Cluster:
         self.run_until(
             lambda: (
                 all(machine.applied == self.order for machine in running)
-                and not any(machine.core.commands.pending for machine in running)
+                and not any(machine.core.way.commands.pending for machine in running)
             ),
             within_s,
         )
         assert len({machine.store.state_digest() for machine in running}) == 1
 
     def revocations(self) -> int:
-        return sum(
-            machine.core.leadership.revocations for machine in self.machines.values() if machine.running
-        )
+        return sum(machine.core.way.revocations for machine in self.machines.values() if machine.running)
