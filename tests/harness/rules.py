@@ -83,7 +83,7 @@ RULES: dict[str, Rule] = {
         (
             "protocol.revocation",
             "return now - since >= patience + slot",
-            "return log in self.contacts.refusing or now - wait.since >= patience + slot",
+            "return owner in self.contacts.refusing or now - since >= patience + slot",
         ),
     ),
     "N11: what a revoker wants may be known already": rule(
