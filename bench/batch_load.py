@@ -38,7 +38,11 @@ async def run(options: argparse.Namespace) -> None:
         async def lane() -> None:
             for number in numbers:
                 commands = [
-                    Command(Verb.PUT, f"key-{(number * options.size + i) % KEYS}", f"value-{number}-{i}")
+                    Command(
+                        Verb.PUT,
+                        f"{options.own}key-{(number * options.size + i) % KEYS}",
+                        f"value-{number}-{i}",
+                    )
                     for i in range(options.size)
                 ]
                 begin = time.monotonic()
@@ -65,6 +69,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=100, help="how many (default: 100)")
     parser.add_argument("--size", type=int, default=100, help="commands in each (default: 100)")
     parser.add_argument("--in-flight", type=int, default=1, help="batches under way (default: 1)")
+    parser.add_argument("--own", default="", help="how the keys begin")
     parser.add_argument("--first", type=int, default=0, help="index of the node to begin with (default: 0)")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(parser.parse_args()))

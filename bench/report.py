@@ -7,40 +7,57 @@ counted, told of, and used for nothing else.
 
 import base64
 import csv
-import html
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from markdown_it import MarkdownIt  # rich brings it
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Sample = dict[str, Any]
 
 NAMES: Final = {
-    "paxos-log": "Paxos, reads through the log",
-    "paxos": "Paxos, linearizable reads",
+    "classic": "Paxos, classic",
+    "leader": "Paxos, leader",
+    "own-logs": "Paxos, own-logs",
+    "paxos": "Paxos, own-logs, linearizable reads",
     "single": "RPC (single server)",
     "etcd": "etcd",
     "pysyncobj": "PySyncObj",
+    "floor": "floor",
 }
+WAYS: Final = ("classic", "leader", "own-logs")  # to propose, with reads through the log
 # Colours that the colour-blind can tell apart (Okabe and Ito), and markers for those who see none.
 LOOKS: Final = {
-    "paxos-log": ("#E69F00", "s"),
+    "classic": ("#D55E00", "P"),
+    "leader": ("#56B4E9", "X"),
+    "own-logs": ("#E69F00", "s"),
     "paxos": ("#0072B2", "o"),
     "single": ("#009E73", "^"),
     "etcd": ("#CC79A7", "D"),
     "pysyncobj": ("#555555", "v"),
+    "floor": ("#000000", "*"),
 }
-# What the original experiment measured on its five nodes: Paxos, single server, ratio. Empty: not known.
+# What the original experiment measured: Paxos and the single server, as they stand in its three tables.
 ORIGINAL: Final = {
-    "mean_s": ("20-30", "", ""),
-    "stddev_s": ("", "", ""),
-    "throughput": ("33-51", "452-472", "0.07-0.11"),
-}
+    150: {"mean_s": ("0.0195", "0.0022"), "stddev_s": ("0.01339453", "0.00111"),
+          "per_process": ("51.40310118", "462.8916")},
+    450: {"mean_s": ("0.0254", "0.0021"), "stddev_s": ("0.01492", "0.00113"),
+          "per_process": ("39.41675866", "472.0603")},
+    1500: {"mean_s": ("0.0217", "0.0022"), "stddev_s": ("0.019149511", "0.00110"),
+           "per_process": ("46.07453089", "451.8850")},
+    15000: {"mean_s": ("0.0302", "0.0022"), "stddev_s": ("0.014405944", "0.00110"),
+            "per_process": ("33.15368483", "455.6453")},
+}  # fmt: skip
 COSTS: Final = {
+    "prepares": "Prepares",
+    "accepts": "Accepts",
+    "refusals": "refusals",
+    "ballots": "ballots",
     "frames_received": "frames received",
     "frames_sent": "frames sent to peers",
     "bytes_received": "bytes received",
@@ -50,6 +67,12 @@ COSTS: Final = {
     "cpu_us": "CPU us",
     "memory_bytes": "memory bytes, worst node",
 }
+Metric = tuple[str, str, float]  # heading, name, and what to multiply it by
+TIMES: Final[tuple[Metric, ...]] = (
+    ("operations per second", "throughput", 1), ("mean, ms", "mean_s", 1000),
+    ("standard deviation, ms", "stddev_s", 1000), ("p50, ms", "p50_s", 1000), ("p95, ms", "p95_s", 1000),
+    ("p99, ms", "p99_s", 1000), ("maximum, ms", "max_s", 1000),
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------- numbers
@@ -93,6 +116,9 @@ def point(samples: Iterable[Sample], part: str, system: str, x: float, metric: s
 
 
 def _value(sample: Sample, metric: str) -> float | None:
+    """A metric of a sample; per_process is the throughput of one closed-loop client process."""
+    if metric == "per_process":
+        return 1 / sample["mean_s"] if sample.get("mean_s") else None
     outer, _, inner = metric.partition(".")
     value = sample.get(outer)
     return value.get(inner) if inner and value else value
@@ -101,14 +127,16 @@ def _value(sample: Sample, metric: str) -> float | None:
 def ratio(samples: Sequence[Sample], one: tuple[str, str, float], other: tuple[str, str, float],
           metric: str) -> Cell:  # fmt: skip
     """One point's metric over another's, repeat by repeat: what drifts with time touches both alike."""
-    ones = {s["repeat"]: s[metric] for s in good(chosen(samples, *one)) if s.get(metric)}
-    others = {s["repeat"]: s[metric] for s in good(chosen(samples, *other)) if s.get(metric)}
+    ones, others = (
+        {s["repeat"]: value for s in good(chosen(samples, *where)) if (value := _value(s, metric))}
+        for where in (one, other)
+    )
     return spread([ones[repeat] / others[repeat] for repeat in sorted(ones.keys() & others.keys())])
 
 
-def points(samples: Iterable[Sample], part: str) -> list[float]:
-    """The values of x in a part, ascending."""
-    return sorted({sample["x"] for sample in samples if sample["part"] == part})
+def points(samples: Iterable[Sample], *parts: str) -> list[float]:
+    """The values of x in these parts, ascending."""
+    return sorted({sample["x"] for sample in samples if sample["part"] in parts})
 
 
 def systems(samples: Iterable[Sample], part: str) -> list[str]:
@@ -127,21 +155,19 @@ def distribution(samples: Iterable[Sample]) -> list[tuple[float, float]]:
 
 
 class Table(NamedTuple):
-    """A table; the first column names the row. `digits` after the point of the other columns, one for all."""
+    """A table; the first column names the row."""
 
     name: str
     title: str
     head: list[str]
     rows: list[list[Cell]]
-    digits: int = 2
 
 
-def shown(cell: Cell, digits: int) -> str:
+def shown(cell: Cell) -> str:
     """A cell as text: median (lowest-highest), with a mark for runs that failed."""
     if isinstance(cell, str):
         return cell
-    if abs(cell.median) >= 100:
-        digits = 0
+    digits = max(2 - math.floor(math.log10(abs(cell.median))), 0) if cell.median else 2
     text = f"{cell.median:,.{digits}f}"
     if cell.runs > 1:
         text += f" ({cell.low:,.{digits}f}-{cell.high:,.{digits}f})"
@@ -150,10 +176,8 @@ def shown(cell: Cell, digits: int) -> str:
 
 def markdown(table: Table) -> str:
     """The table in Markdown, with its title."""
-    rows = [table.head, ["---:"] * len(table.head)]
-    rows += [[shown(cell, table.digits) for cell in row] for row in table.rows]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([f"### {table.title}", "", *lines, ""])
+    rows = [table.head, ["---:"] * len(table.head), *(map(shown, row) for row in table.rows)]
+    return "\n".join([f"### {table.title}", "", *("| " + " | ".join(row) + " |" for row in rows), ""])
 
 
 def write_csv(table: Table, path: Path) -> None:
@@ -173,114 +197,118 @@ def write_csv(table: Table, path: Path) -> None:
 
 
 def original_tables(samples: Sequence[Sample]) -> list[Table]:
-    """The three tables of the original experiment, with its figures beside ours."""
-    names = systems(samples, "tables")
-    ours = [name for name in names if name.startswith("paxos")] if "single" in names else []
-    head = ["operations", *(NAMES[n] for n in names), *(f"{NAMES[n]} : RPC" for n in ours),
-            "original Paxos", "original RPC", "original Paxos : RPC"]  # fmt: skip
+    """The three tables of the original experiment: its figures beside ours, and ratio beside ratio."""
+    ways = [way for way in WAYS if way in {*systems(samples, "original"), *systems(samples, "tables")}]
+    columns = [*ways, "single"]
+    heads = [*ways, "RPC (single)"]
+    head = ["DataLoad", "acceptors", *heads, "original's Paxos", "original's RPC",
+            *(f"{way} : RPC" for way in ways), "original's Paxos : RPC"]  # fmt: skip
     tables = []
-    for name, title, metric, scale in (
-        ("mean", "Average time per transaction, ms", "mean_s", 1000),
-        ("stddev", "Standard deviation of the time per transaction, ms", "stddev_s", 1000),
-        ("throughput", "Average throughput, operations per second", "throughput", 1),
+    for name, title, metric in (
+        ("mean", "Average time per transaction, s", "mean_s"),
+        ("stddev", "Standard deviation of the time per transaction, s", "stddev_s"),
+        ("throughput", "Average throughput of one client process, operations per second", "per_process"),
     ):
-        rows: list[list[Cell]] = []
-        for x in points(samples, "tables"):
-            row: list[Cell] = [f"{x:g}"]
-            row += [point(samples, "tables", n, x, metric, scale) for n in names]
-            row += [ratio(samples, ("tables", n, x), ("tables", "single", x), metric) for n in ours]
-            rows.append([*row, *ORIGINAL[metric]])
-        tables.append(Table(name, title, head, rows))
+        more = name == "throughput"
+        rows = [
+            _original_row(samples, part, x, metric, ways)
+            + [
+                point(samples, "tables" if n == "single" else part, n, x, "throughput")
+                for n in columns * more
+            ]
+            for x in points(samples, "original", "tables")
+            for part in ("original", "tables")
+        ]
+        total = [f"{name}, all processes" for name in heads * more]
+        tables.append(Table(f"original-{name}", f"{title}: the original's layout", head + total, rows))
     return tables
 
 
-def matrix(samples: Sequence[Sample], part: str, name: str, title: str, label: str,
-           metrics: Sequence[tuple[str, str, float]], over: str = "",
-           show: Callable[[float], str] = "{:g}".format) -> Table:  # fmt: skip
-    """A part as a table: a row for each x, a column for each metric (heading, name, scale) and system.
+def _original_row(
+    samples: Sequence[Sample], part: str, x: float, metric: str, ways: Sequence[str]
+) -> list[Cell]:
+    """A row of the original's layout: with acceptors that fail, and its figures, or with healthy ones."""
+    single = ("tables", "single", x)
+    then = ORIGINAL.get(int(x), {}).get(metric) if part == "original" else None
+    return [
+        f"{x:g}",
+        "fail at random" if part == "original" else "healthy",
+        *(point(samples, part, way, x, metric) for way in ways),
+        point(samples, *single, metric),
+        *(then or ("", "")),
+        *(ratio(samples, (part, way, x), single, metric) for way in ways),
+        f"{float(then[0]) / float(then[1]):.3g}" if then else "",
+    ]
 
-    With `over`, the ratio of Paxos's throughput to that of each of the other systems follows.
+
+def listing(samples: Sequence[Sample], part: str, title: str, label: str, metrics: Sequence[Metric],
+            show: Callable[[float], str] = "{:g}".format, xs: Sequence[float] = ()) -> Table:  # fmt: skip
+    """A part as a table: a row for each x and system, a column for each metric.
+
+    Where they were measured, the ratio of Paxos's throughput to the system's, and the system's share of the
+    floor's, follow.
     """
     names = systems(samples, part)
-    others = [n for n in names if n != over] if over in names else []
-    head = [label, *(f"{NAMES[n]}: {heading}" for heading, _, _ in metrics for n in names)]
-    head += [f"{NAMES[over]} : {NAMES[n]}" for n in others]
+    over = "paxos" in names and len(names) > 1 and metrics[0][1] == "throughput"
+    floor = over and "floor" in names
+    head = [label, "system", *(heading for heading, _, _ in metrics)]
+    head += [f"{NAMES['paxos']} : it"] * over + ["share of the floor"] * floor
     rows: list[list[Cell]] = []
-    for x in points(samples, part):
-        row: list[Cell] = [show(x)]
-        row += [point(samples, part, n, x, metric, scale) for _, metric, scale in metrics for n in names]
-        row += [ratio(samples, (part, over, x), (part, n, x), "throughput") for n in others]
-        rows.append(row)
-    return Table(name, title, head, rows)
+    for x in xs or points(samples, part):
+        for name in names:
+            row: list[Cell] = [show(x), NAMES[name]]
+            row += [point(samples, part, name, x, metric, scale) for _, metric, scale in metrics]
+            here = (part, name, x)
+            row += [ratio(samples, (part, "paxos", x), here, "throughput") if name != "paxos" else ""] * over
+            row += [ratio(samples, here, (part, "floor", x), "throughput") if name != "floor" else ""] * floor
+            rows.append(row)
+    return Table(part, title, head, rows)
 
 
-def percentiles(samples: Sequence[Sample], part: str, x: float) -> Table:
-    """Latency percentiles of all systems at one point."""
-    metrics = ("p50_s", "p95_s", "p99_s", "max_s")
-    rows: list[list[Cell]] = []
-    for name in systems(samples, part):
-        row: list[Cell] = [NAMES[name], *(point(samples, part, name, x, m, 1000) for m in metrics)]
-        found = [s["p99_s"] / s["p50_s"] for s in good(chosen(samples, part, name, x)) if s["p50_s"]]
-        rows.append([*row, spread(found)])
-    title = f"Latency of {x:g} operations from two closed-loop clients, ms"
-    return Table("percentiles", title, ["system", "p50", "p95", "p99", "maximum", "p99 : p50"], rows)
-
-
-def costs(samples: Sequence[Sample], part: str, system: str, label: str) -> Table:
+def costs(samples: Sequence[Sample], part: str, label: str) -> Table:
     """What one operation costs all nodes together, by their counters."""
-    found = {name for s in samples if s["system"] == system for name in s.get("cost", {})}
-    names = [name for name in COSTS if name in found]
+    measured = [sample for sample in samples if sample["part"] == part and sample.get("cost")]
+    found = {name for sample in measured for name in sample["cost"]}
+    metrics = [(heading, f"cost.{name}", 1.0) for name, heading in COSTS.items() if name in found]
+    title = f"Cost per operation, all nodes together, by {label}"
+    return listing(measured, part, title, label, metrics)._replace(name=f"cost-{part}")
+
+
+def failures_table(samples: Sequence[Sample]) -> Table:
+    """What is left of the throughput where acceptors fail on purpose."""
+    base = ("failures", "paxos", 0.0)
     rows: list[list[Cell]] = [
-        [f"{x:g}", *(point(samples, part, system, x, f"cost.{name}") for name in names)]
-        for x in points(samples, part)
-    ]
-    title = f"Cost per operation, all nodes together: {NAMES[system]}, by {label}"
-    return Table(f"cost-{part}-{system}", title, [label, *(COSTS[name] for name in names)], rows)
-
-
-def faults(samples: Sequence[Sample]) -> list[Table]:
-    """The tables of what happens when something fails."""
-    tables = []
-    if points(samples, "fault"):
-        times = [point(samples, "fault", "paxos", 0, metric) for metric in ("recovered_s", "gap_s")]
-        row: list[Cell] = ["one of five, kill -9", *times]
-        head = ["node killed", "back at 90 % of the throughput after, s", "longest time without an answer, s"]
-        tables.append(Table("fault", "A node is killed under load", head, [row]))
-    if xs := points(samples, "failures"):
-        base = ("failures", "paxos", 0.0)
-        rows: list[list[Cell]] = [
-            [f"{x:.0%}", point(samples, "failures", "paxos", x, "throughput"),
-             point(samples, "failures", "paxos", x, "p99_s", 1000),
-             ratio(samples, ("failures", "paxos", x), base, "throughput")]
-            for x in xs
-        ]  # fmt: skip
-        head = ["messages lost", "operations per second", "p99, ms", "of that without"]
-        tables.append(Table("failures", "Acceptors fail on purpose, for a share of the messages", head, rows))
-    return tables
+        [f"{x:.0%}", point(samples, "failures", "paxos", x, "throughput"),
+         point(samples, "failures", "paxos", x, "p99_s", 1000),
+         ratio(samples, ("failures", "paxos", x), base, "throughput")]
+        for x in points(samples, "failures")
+    ]  # fmt: skip
+    head = ["messages lost", "operations per second", "p99, ms", "of that without"]
+    return Table("failures", "Acceptors fail on purpose, for a share of the messages", head, rows)
 
 
 def all_tables(samples: Sequence[Sample]) -> list[Table]:
     """Every table that the samples give."""
-    tables = []
-    if sizes := points(samples, "tables"):
-        tables += [*original_tables(samples), percentiles(samples, "tables", sizes[-1])]
-    both = (("operations per second", "throughput", 1), ("p99, ms", "p99_s", 1000))
-    if points(samples, "scaling"):
-        title = "Scaling: half GET, half PUT"
-        tables.append(matrix(samples, "scaling", "scaling", title, "outstanding", both, "paxos"))
-    if points(samples, "mix"):
-        title = "Reads and writes at 32 outstanding operations"
-        tables.append(
-            matrix(samples, "mix", "mix", title, "share of GET", both[:1], "paxos", "{:.0%}".format)
-        )
-    if points(samples, "batches"):
-        title = "execute: batches of 100 PUTs from two processes, until all nodes have applied them"
-        metrics = (("commands per second", "throughput", 1), ("p99 of a batch, ms", "p99_s", 1000))
-        tables.append(matrix(samples, "batches", "batches", title, "batches in flight, each", metrics))
-    for part, label in (("scaling", "outstanding operations"), ("tables", "operations")):
-        ours = [name for name in systems(samples, part) if name in ("paxos", "single")]
-        tables += [costs(samples, part, name, label) for name in ours]
-    return tables + faults(samples)
+    tables = original_tables(samples) if points(samples, "original", "tables") else []
+    both = (TIMES[0], TIMES[5])
+    killed = (("back at 90 % of the throughput after, s", "recovered_s", 1),
+              ("longest time without an answer, s", "gap_s", 1))  # fmt: skip
+    batches = (("commands per second", "throughput", 1), ("p99 of a batch, ms", "p99_s", 1000))
+    for part, title, label, metrics, show in (
+        ("tables", "The original's operations from two closed-loop clients", "operations", TIMES, "{:g}"),
+        ("scaling", "Scaling: half GET, half PUT", "outstanding", both, "{:g}"),
+        ("mix", "Reads and writes at 32 outstanding operations", "share of GET", both, "{:.0%}"),
+        ("batches", "execute: batches of 100 PUTs from two processes, until all nodes have applied them",
+         "batches in flight, each", batches, "{:g}"),
+        ("fault", "A node is killed under load", "node killed", killed, "one of five, kill -9"),
+    ):  # fmt: skip
+        if points(samples, part):
+            tables.append(listing(samples, part, title, label, metrics, show.format))
+    for part, label in (("scaling", "outstanding operations"), ("original", "operations, acceptors failing"),
+                        ("tables", "operations")):  # fmt: skip
+        if any(sample.get("cost") for sample in samples if sample["part"] == part):
+            tables.append(costs(samples, part, label))
+    return tables + [failures_table(samples)] * bool(points(samples, "failures"))
 
 
 # ----------------------------------------------------------------------------------------------------- charts
@@ -300,18 +328,27 @@ def line(
 
 
 def bars(samples: Sequence[Sample], metric: str, scale: float, title: str, unit: str) -> Figure:
-    """One of the three tables as a chart: a group of bars for each number of operations."""
+    """One of the original's three tables as a chart: a group of bars for each number of operations."""
     figure, (axes,) = _figure(title, [("operations", unit)])
-    xs, names = points(samples, "tables"), systems(samples, "tables")
-    width = 0.8 / max(len(names), 1)
-    for i, name in enumerate(names):
-        cells = [(j, point(samples, "tables", name, x, metric, scale)) for j, x in enumerate(xs)]
-        found = [(j, cell) for j, cell in cells if isinstance(cell, Spread)]
+    xs = points(samples, "original", "tables")
+    series: list[tuple[str, str, str, list[Cell]]] = []
+    for part, more, hatch in (("original", ", acceptors failing", "//"), ("tables", "", "")):
+        for name in systems(samples, part):
+            if name in (*WAYS, "single"):
+                cells = [point(samples, part, name, x, metric, scale) for x in xs]
+                series.append((NAMES[name] + more, LOOKS[name][0], hatch, cells))
+    for i, name in enumerate(("Paxos", "RPC")):
+        then = [float(ORIGINAL[int(x)][metric][i]) * scale if x in ORIGINAL else None for x in xs]
+        cells = ["" if value is None else spread([value]) for value in then]
+        series.append((f"original's {name}", ("#999999", "#CCCCCC")[i], "", cells))
+    width = 0.8 / len(series)
+    for i, (label, colour, hatch, cells) in enumerate(series):
+        found = [(j, cell) for j, cell in enumerate(cells) if isinstance(cell, Spread)]
         errors = [[c.median - c.low for _, c in found], [c.high - c.median for _, c in found]]
-        axes.bar([j + (i - (len(names) - 1) / 2) * width for j, _ in found], [c.median for _, c in found],
-                 width * 0.95, yerr=errors, capsize=3, label=NAMES[name], color=LOOKS[name][0])  # fmt: skip
+        axes.bar([j + (i - (len(series) - 1) / 2) * width for j, _ in found], [c.median for _, c in found],
+                 width * 0.95, yerr=errors, capsize=2, label=label, color=colour, hatch=hatch)  # fmt: skip
     axes.set_xticks(range(len(xs)), [f"{x:,.0f}" for x in xs])
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -389,10 +426,12 @@ def _figure(title: str, labels: Sequence[tuple[str, str]]) -> tuple[Figure, list
 def all_charts(samples: Sequence[Sample]) -> dict[str, Figure]:
     """Every chart that the samples give, by name."""
     charts = {}
-    if sizes := points(good(samples), "tables"):
+    if points(good(samples), "original", "tables"):
         charts["mean"] = bars(samples, "mean_s", 1000, "Average time per transaction", "ms")
         charts["stddev"] = bars(samples, "stddev_s", 1000, "Standard deviation of the time", "ms")
-        charts["throughput"] = bars(samples, "throughput", 1, "Throughput", "operations per second")
+        title = "Throughput of one client process"
+        charts["throughput"] = bars(samples, "per_process", 1, title, "operations per second")
+    if sizes := points(good(samples), "tables"):
         charts["cdf"] = cdf(samples, sizes[-1])
     for part, chart in (("scaling", scaling), ("fault", fault), ("failures", failures)):
         if points(good(samples), part):
@@ -411,22 +450,25 @@ PAGE = """<!DOCTYPE html>
 :root {{ color-scheme: light dark; }}
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
   background: light-dark(#fff, #16181c); color: light-dark(#1a1a1a, #e6e6e6); }}
-div {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }}
-th, td {{ border: 1px solid light-dark(#ccc, #444); padding: 0.3rem 0.6rem; text-align: right; }}
+table {{ display: block; overflow-x: auto; border-collapse: collapse; font-size: 0.85rem;
+  font-variant-numeric: tabular-nums; }}
+th, td {{ border: 1px solid light-dark(#ccc, #444); padding: 0.3rem 0.6rem; }}
 th {{ background: light-dark(#f0f0f0, #262a30); }}
 img {{ max-width: 100%; background: #fff; border-radius: 6px; margin: 0.5rem 0; }}
-.failed {{ color: light-dark(#b00020, #ff8a80); }}
 </style></head><body>
 <h1>Measurements</h1>
-<p>{note}</p>
 {body}
-<h2>Machine and settings</h2><div><table>{manifest}</table></div>
 </body></html>
 """
 NOTE = (
-    "Median of the repeats (lowest-highest). All systems were started afresh for each run and run in turn. "
-    "Runs with failed operations are marked and are part of no number. etcd and PySyncObj, where shown, have "
+    "Median of the repeats (lowest-highest). All systems ran in turn, started afresh. "
+    "Runs with failed operations are marked and are part of no number. The original is a course project "
+    "that compared multi-Paxos with a single RPC server; its figures stand here with all their digits. Its "
+    "throughput is the reciprocal of its mean time: that of one client process. Ours is shown so, too, "
+    "beside that of all client processes. Classic, leader and own-logs are our ways to propose, with reads "
+    "through the log, as the original's were. Acceptors that fail at random lose 5 % of the messages, and "
+    "are silent for a second, once in ten seconds on average. The floor is what the frames, wake-ups and "
+    "fsyncs of own-logs cost in C, with neither protocol nor state. etcd and PySyncObj, where shown, have "
     "five members, too, and their own defaults; etcd's client is written in Go, and PySyncObj's operations "
     "start at two of its nodes. PySyncObj does not sync its journal to the disk."
 )
@@ -441,93 +483,72 @@ def problems(samples: Iterable[Sample]) -> list[str]:
     ]
 
 
-def page(tables: Sequence[Table], pictures: dict[str, bytes], manifest: dict[str, Any],
-         marked: Sequence[str]) -> str:  # fmt: skip
-    """The whole report in one file. A picture (PNG) stands behind the table of its name, or at the end."""
-    body = []
-    rest = dict(pictures)
+def text_of(samples: Sequence[Sample], tables: Sequence[Table], charts: dict[str, Figure],
+            source: Callable[[str], str]) -> str:  # fmt: skip
+    """Tables and charts in Markdown; a chart, which is found at its source, stands behind its table."""
+    pictures = {name: f"![{figure.get_suptitle()}]({source(name)})\n" for name, figure in charts.items()}
+    lines = [NOTE, ""]
     for table in tables:
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in table.head)
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(shown(cell, table.digits))}</td>" for cell in row) + "</tr>"
-            for row in table.rows
-        )
-        body.append(f"<h2>{html.escape(table.title)}</h2><div><table><tr>{head}</tr>{rows}</table></div>")
-        for name in (table.name, {"percentiles": "cdf"}.get(table.name, "")):
-            if name in rest:
-                body.append(_picture(name, rest.pop(name)))
-    body += [_picture(name, png) for name, png in rest.items()]
-    if marked:
-        lines = "".join(f"<li>{html.escape(text)}</li>" for text in marked)
-        body.append(f'<h2 class="failed">Runs that are not used</h2><ul>{lines}</ul>')
-    facts = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(_plain(value))}</td></tr>"
-        for name, value in manifest.items()
-    )
-    return PAGE.format(note=html.escape(NOTE), body="\n".join(body), manifest=facts)
-
-
-def _picture(name: str, png: bytes) -> str:
-    data = base64.b64encode(png).decode()
-    return f'<p><img alt="chart: {html.escape(name)}" src="data:image/png;base64,{data}"></p>'
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(part)}" for name, part in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        lines.append(markdown(table))
+        lines += [pictures.pop(name) for name in [table.name.removeprefix("original-")] if name in pictures]
+    lines += pictures.values()
+    if marked := problems(samples):
+        lines += ["### Runs that are not used", "", *(f"- {problem}" for problem in marked), ""]
+    return "\n".join(lines)
 
 
 def write(directory: Path) -> None:
     """Make tables, charts and the page of the results (results.json, manifest.json) in this directory."""
     samples: list[Sample] = json.loads((directory / "results.json").read_text())
     manifest = json.loads((directory / "manifest.json").read_text())
-    tables, marked = all_tables(samples), problems(samples)
+    tables, charts = all_tables(samples), all_charts(samples)
     for table in tables:
         write_csv(table, directory / f"{table.name}.csv")
-    text = [NOTE, "", *(markdown(table) for table in tables)]
-    text += ["### Runs that are not used", "", *(f"- {problem}" for problem in marked), ""] if marked else []
-    (directory / "tables.md").write_text("\n".join(text), encoding="utf-8")
-    pictures = {}
-    for name, figure in all_charts(samples).items():
+    for name, figure in charts.items():
         figure.savefig(directory / f"{name}.svg", metadata={"Date": None})
         figure.savefig(directory / f"{name}.png", dpi=120)
-        pictures[name] = (directory / f"{name}.png").read_bytes()
-    (directory / "report.html").write_text(page(tables, pictures, manifest, marked), encoding="utf-8")
+    text = text_of(samples, tables, charts, "{}.png".format)
+    (directory / "tables.md").write_text(text, encoding="utf-8")
+
+    def inside(name: str) -> str:
+        picture = base64.b64encode((directory / f"{name}.png").read_bytes()).decode()
+        return f"data:image/png;base64,{picture}"
+
+    facts = "".join(f"- {name}: `{json.dumps(value)}`\n" for name, value in manifest.items())
+    text = text_of(samples, tables, charts, inside) + f"\n### Machine and settings\n\n{facts}"
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    (directory / "report.html").write_text(PAGE.format(body=body), encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------------------- documents
 
 IN_PERFORMANCE = (
-    "mean", "stddev", "throughput", "percentiles", "scaling", "mix", "batches", "fault", "failures",
+    "original-mean", "original-stddev", "original-throughput", "tables", "scaling", "mix", "batches",
+    "cost-scaling", "fault", "failures",
 )  # fmt: skip
-CHARTS_IN_PERFORMANCE = ("throughput", "scaling")
+CHARTS_IN_PERFORMANCE = ("mean", "stddev", "throughput", "scaling")
 CHART_IN_README = "scaling"
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 
 
 def command(settings: dict[str, Any]) -> str:
     """The command that measures the same again."""
-    options = {
-        f"--{name.replace('_', '-')}": ",".join(map(str, value)) if isinstance(value, list) else f"{value:g}"
-        for name, value in settings.items()
-        if value != []
-    }
-    return " ".join(["scripts/bench.sh --readme", *(f"{name} {value}" for name, value in options.items())])
+    options = []
+    for name, value in settings.items():
+        words = value if isinstance(value, list) else [value]
+        if words:
+            text = ",".join(f"{word:g}" if isinstance(word, float) else str(word) for word in words)
+            options.append(f"--{name.replace('_', '-')} {text}")
+    return " ".join(["scripts/bench.sh --readme", *options])
 
 
 def summary(samples: Sequence[Sample]) -> list[Table]:
     """The table of the README: a row for each system, at the largest size of the original tables."""
-    metrics = (("throughput", 1), ("mean_s", 1000), ("p99_s", 1000))
-    head = ["system", "operations per second", "mean, ms", "p99, ms"]
-    tables = []
-    for x in points(samples, "tables")[-1:]:
-        rows: list[list[Cell]] = [
-            [NAMES[name], *(point(samples, "tables", name, x, metric, scale) for metric, scale in metrics)]
-            for name in systems(samples, "tables")
-        ]
-        tables.append(Table("summary", f"{x:,.0f} operations from two closed-loop clients", head, rows))
-    return tables
+    return [
+        listing(samples, "tables", f"{x:,.0f} operations from two closed-loop clients", "operations",
+                (TIMES[0], TIMES[1], TIMES[5]), xs=[x])
+        for x in points(samples, "tables")[-1:]
+    ]  # fmt: skip
 
 
 def into_documents(directory: Path, project: Path) -> None:
@@ -541,16 +562,14 @@ def into_documents(directory: Path, project: Path) -> None:
     said = (
         f"Measured on {facts['date'][:10]} by `{command(facts['settings'])}`: revision {revision}, {where}."
     )
-    short, long = [said, ""], [said, NOTE, ""]
-    for name, figure in all_charts(samples).items():
-        if name in CHARTS_IN_PERFORMANCE:
-            figure.savefig(docs / "charts" / f"{name}.svg", metadata={"Date": None})
-            long += [f"![{figure.get_suptitle()}](charts/{name}.svg)", ""]
-        if name == CHART_IN_README:
-            short += [f"![{figure.get_suptitle()}](docs/charts/{name}.svg)", ""]
-    short += map(markdown, summary(samples))
-    long += [markdown(table) for table in all_tables(samples) if table.name in IN_PERFORMANCE]
-    long += [f"- not used: {problem}" for problem in problems(samples)]
+    tables = [table for table in all_tables(samples) if table.name in IN_PERFORMANCE]
+    charts = {n: figure for n, figure in all_charts(samples).items() if n in CHARTS_IN_PERFORMANCE}
+    for name, figure in charts.items():
+        figure.savefig(docs / "charts" / f"{name}.svg", metadata={"Date": None})
+    long = [said, "", text_of(samples, tables, charts, "charts/{}.svg".format)]
+    short = [said, "", *map(markdown, summary(samples))]
+    if chart := charts.get(CHART_IN_README):
+        short[2:2] = [f"![{chart.get_suptitle()}](docs/charts/{CHART_IN_README}.svg)", ""]
     texts = {path: _between_marks(path, lines) for path, lines in (
         (project / "README.md", short), (docs / "performance.md", long))}  # fmt: skip
     for path, text in texts.items():
@@ -592,7 +611,7 @@ def compare(one: Sequence[Sample], other: Sequence[Sample]) -> str:
             both = isinstance(a, Spread) and isinstance(b, Spread) and a.median
             share = f"{b.median / a.median:.2f}" if both else "-"  # type: ignore[union-attr]
             lines.append(
-                layout.format(part, system, f"{x:g}", name, shown(a, 2), shown(b, 2), share, verdict(a, b))
+                layout.format(part, system, f"{x:g}", name, shown(a), shown(b), share, verdict(a, b))
             )
     if ones != others:
         lines.append(f"left out: {len(ones - others)} points that only A has, {len(others - ones)} of B")

@@ -9,6 +9,7 @@ runs at any time. All samples are written to results.json, from which report.py 
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -31,28 +32,35 @@ sys.path.insert(0, str(PROJECT))
 from bench import report as bench_report  # noqa: E402
 from bench.systems import (  # noqa: E402
     BATCH,
+    OWN,
     BenchError,
     Etcd,
+    Floor,
     Load,
     Ours,
     Paxos,
     PySyncObj,
+    Running,
     Sample,
     Single,
     System,
     build_etcd_load,
+    build_floor,
     check_pysyncobj,
 )
-from paxoskv import compiled  # noqa: E402
+from paxoskv import compiled, config  # noqa: E402
+from paxoskv.client import workload  # noqa: E402
 from scripts import make_workload  # noqa: E402
 
-PARTS: Final = ("tables", "scaling", "mix", "batches", "failures", "fault")
+WORKLOAD: Final = PROJECT / "workload.csv"
+PARTS: Final = ("original", "tables", "scaling", "mix", "batches", "failures", "fault")
 PEERS: Final = ("etcd", "pysyncobj")
 FULL: Final = 150_000
 LEVELS: Final = (1, 2, 4, 8, 16, 32, 64)  # outstanding operations
 MIX_LEVEL: Final = 32
 SHARES_OF_GETS: Final = (0.0, 0.5, 1.0)
 PROBABILITIES: Final = (0.0, 0.01, 0.05, 0.2)
+FAILING: Final = {"probability": 0.05, "silence_s": 1, "every_s": 10}  # acceptors, as in the original
 KEYS: Final = 500  # of the files that we make here
 FASTEST: Final = 6000  # operations per second of two closed-loop clients: a fault run must not end early
 SETTLE_S: Final = 1.0  # after the warm-up: a new node still writes the zeros of its next journal segment
@@ -80,45 +88,44 @@ class Turn(NamedTuple):
 # ----------------------------------------------------------------------------------------------------- files
 
 
-def mixed(rows: int, gets: float, seed: int) -> str:
-    """A file in which that share of the rows, evenly mixed, are GETs and the others PUTs, of KEYS keys."""
+def mixed(rows: int, gets: float, seed: int) -> Iterator[make_workload.Row]:
+    """So many rows, of which that share, evenly mixed, are GETs and the others PUTs, of KEYS keys."""
     source = random.Random(seed)
     verbs = ["GET"] * round(rows * gets) + ["PUT"] * (rows - round(rows * gets))
     source.shuffle(verbs)
-    keys = [f"key-{source.randrange(KEYS)}" for _ in verbs]
-    return "".join(
-        f"GET,{key}\n" if verb == "GET" else f"PUT,{key},value-{number}\n"
-        for number, (verb, key) in enumerate(zip(verbs, keys, strict=True))
-    )
+    for number, verb in enumerate(verbs):
+        key = f"key-{source.randrange(KEYS)}"
+        yield ("GET", key) if verb == "GET" else ("PUT", key, f"value-{number}")
 
 
 class Files:
-    """The files of operations; each is made once."""
+    """The files of operations; each is made once. All keys begin with `own`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, given: Path = WORKLOAD, own: str = "") -> None:
         self.directory = directory
+        self.given = given
+        self.own = own
 
     def original(self, rows: int) -> Path:
-        """In the proportions of the original experiment."""
-        path = self.directory / f"original-{rows}.csv"
-        if not path.exists():
-            with path.open("w", encoding="utf-8", newline="") as file:
-                make_workload.write(file, rows, seed=1)
-        return path
+        """The given file, repeated as in the original experiment."""
+        return self.made(f"original-{rows}", lambda: make_workload.repeat(self.given, rows))
 
     def mixed(self, rows: int, gets: float) -> Path:
         """With this share of GETs."""
-        path = self.directory / f"mixed-{rows}-{gets:g}.csv"
-        if not path.exists():
-            path.write_text(mixed(rows, gets, seed=1))
-        return path
+        return self.made(f"mixed-{rows}-{gets:g}", lambda: mixed(rows, gets, seed=1))
 
     def warm_up(self) -> Load:
         """Every key is written once."""
-        path = self.directory / "warm-up.csv"
+        rows = [("PUT", f"key-{number}", "value") for number in range(KEYS)]
+        return Load(self.made("warm-up", lambda: rows), KEYS)
+
+    def made(self, name: str, rows: Callable[[], Iterable[make_workload.Row]]) -> Path:
+        """The file of this name with these rows."""
+        path = self.directory / f"{name}.csv"
         if not path.exists():
-            path.write_text("".join(f"PUT,key-{number},value\n" for number in range(KEYS)))
-        return Load(path, KEYS, 2, 2)
+            with path.open("w", encoding="utf-8", newline="") as file:
+                make_workload.write(file, ([verb, self.own + key, *rest] for verb, key, *rest in rows()))
+        return path
 
 
 def outstanding(level: int, file: Path, rows: int) -> Load:
@@ -132,7 +139,7 @@ def outstanding(level: int, file: Path, rows: int) -> Load:
 
 def plan(options: argparse.Namespace, files: Files, peers: dict[str, Start]) -> list[list[Turn]]:
     """The groups to measure."""
-    ours: dict[str, Start] = {"paxos": Paxos, "single": Single}
+    failing, healthy, ours = running(options) if options.cluster else started()
     rows = options.rows
     groups = []
 
@@ -141,14 +148,19 @@ def plan(options: argparse.Namespace, files: Files, peers: dict[str, Start]) -> 
             groups.append([Turn(part, name, start, tasks) for name, start in who.items()])
 
     for size in options.sizes:
-        work = Load(files.original(size), size)
-        everyone: dict[str, Start] = {"paxos-log": partial(Paxos, read="log"), **ours, **peers}
-        group("tables", everyone, [Task(size, partial(_run, work=work))])
+        tasks = [Task(size, partial(_run, work=Load(files.original(size), size)))]
+        groups.append([
+            Turn(part, name, start, tasks)
+            for part, who in (("original", failing), ("tables", {**healthy, **ours, **peers}))
+            for name, start in who.items()
+            if part in options.parts
+        ])  # fmt: skip
     tasks = [
         Task(level, partial(_run, work=outstanding(level, files.mixed(rows, 0.5), rows)))
         for level in options.levels
     ]
-    group("scaling", {**ours, **peers}, tasks)
+    others = {way: start for way, start in healthy.items() if way != "own-logs"}
+    group("scaling", {**others, **ours, **peers}, tasks)
     tasks = [
         Task(gets, partial(_run, work=outstanding(MIX_LEVEL, files.mixed(rows, gets), rows)))
         for gets in SHARES_OF_GETS
@@ -157,6 +169,8 @@ def plan(options: argparse.Namespace, files: Files, peers: dict[str, Start]) -> 
     batches = max(rows * 20 // BATCH, 2)
     tasks = [Task(n, partial(_batches, batches=batches, in_flight=n)) for n in (1, 4, 32)]
     group("batches", ours, tasks)
+    if options.cluster:
+        return groups
     if "failures" in options.parts:
         work = Load(files.mixed(rows, 0.5), rows)
         groups.append([
@@ -164,12 +178,36 @@ def plan(options: argparse.Namespace, files: Files, peers: dict[str, Start]) -> 
                  [Task(chance, partial(_run, work=work))])
             for chance in PROBABILITIES
         ])  # fmt: skip
-    if "fault" in options.parts:
-        seconds = options.fault_seconds
-        count = int(seconds * FASTEST)
-        work = Load(files.mixed(count, 0.5), count)
-        group("fault", {"paxos": Paxos}, [Task(0, lambda system: system.fault(work, seconds))])
+    seconds = options.fault_seconds
+    count = int(seconds * FASTEST)
+    work = Load(files.mixed(count, 0.5), count) if "fault" in options.parts else Load(Path(), 0)
+    group("fault", {"paxos": Paxos}, [Task(0, lambda system: system.fault(work, seconds))])
     return groups
+
+
+Systems = dict[str, Start]
+
+
+def started() -> tuple[Systems, Systems, Systems]:
+    """The ways to propose, with acceptors that fail and healthy, reads through the log; and the others."""
+    known: Sequence[str] = getattr(config, "WAYS", ())
+    ways: dict[str, Any] = {way: {"proposing": way} for way in known} or {"own-logs": {}}
+    healthy = {way: partial(Paxos, read="log", **how) for way, how in ways.items()}
+    failing = {way: partial(start, acceptor_failures=FAILING) for way, start in healthy.items()}
+    return failing, healthy, {"paxos": Paxos, "single": Single}
+
+
+def running(options: argparse.Namespace) -> tuple[Systems, Systems, Systems]:
+    """The same for a cluster that runs already, and perhaps a single server."""
+    cluster = config.load(options.cluster)
+    way = getattr(cluster, "proposing", "own-logs")
+    start = partial(Running, where=cluster, target=["--cluster", options.cluster])
+    through_log = {way: partial(start, read="log")}
+    failing = any(value > 0 for value in dataclasses.astuple(cluster.acceptor_failures))
+    ours: Systems = {"paxos": start} if way == "own-logs" else {}
+    if options.single:
+        ours["single"] = partial(Running, where=options.single, target=["--single", options.single])
+    return (through_log, {}, ours) if failing else ({}, through_log, ours)
 
 
 def _run(system: System, work: Load) -> Sample:
@@ -187,6 +225,8 @@ def installed(names: Sequence[str], directory: Path) -> dict[str, Start]:
         try:
             if name == "etcd":
                 found[name] = partial(Etcd, program=build_etcd_load(directory))
+            elif name == "floor":
+                found[name] = partial(Floor, program=build_floor(directory))
             else:
                 check_pysyncobj()
                 found[name] = PySyncObj
@@ -227,26 +267,11 @@ def take(turn: Turn, directory: Path, warm_up: Load) -> list[tuple[float, Sample
 
 
 class Progress:
-    """A bar on a terminal; otherwise a line for each run. On stderr."""
+    """A line on stderr for each run that is done, of so many."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.done = 0
-        self.bar: Any = None
-
-    def __enter__(self) -> "Progress":
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import Progress as Bar
-
-            self.bar = Bar(console=Console(stderr=True), transient=True)
-            self.bar.start()
-            self.bar.add_task("starting", total=self.total)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar:
-            self.bar.stop()
 
     def tell(self, sample: Sample) -> None:
         """One more is done."""
@@ -255,12 +280,7 @@ class Progress:
         if sample.get("recovered_s") is not None:
             result = f"recovered after {sample['recovered_s']:.1f} s"
         what = f"{sample['part']} {sample['x']:g} {sample['system']}: {result}"
-        if self.bar:
-            self.bar.update(self.bar.task_ids[0], completed=self.done, description=what)
-            if sample["problem"]:
-                self.bar.console.print(f"not used: {what}", markup=False)
-        else:
-            print(f"{self.done}/{self.total} {what}", file=sys.stderr, flush=True)
+        print(f"{self.done}/{self.total} {what}", file=sys.stderr, flush=True)
 
 
 # -------------------------------------------------------------------------------------------------- manifest
@@ -269,6 +289,7 @@ class Progress:
 def manifest(options: argparse.Namespace, peers: Sequence[str]) -> dict[str, Any]:
     """What the numbers depend on."""
     interpreted = os.environ.get("PAXOSKV_INTERPRETED") or not compiled.directory().exists()
+    nodes = "running already" if options.cluster else "interpreted" if interpreted else "compiled"
     found: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "processor": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
@@ -278,7 +299,7 @@ def manifest(options: argparse.Namespace, peers: Sequence[str]) -> dict[str, Any
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in ("thrift", "pickledb", "uvloop")},
-        "nodes": "interpreted" if interpreted else "compiled",
+        "nodes": nodes,
         "revision": _output("git", "rev-parse", "HEAD"),
         "dirty": bool(_output("git", "status", "--porcelain")),
         "settings": {
@@ -286,6 +307,8 @@ def manifest(options: argparse.Namespace, peers: Sequence[str]) -> dict[str, Any
             for name in ("sizes", "repeat", "peers", "parts", "rows", "levels", "fault_seconds")
         },
     }
+    if options.workload != WORKLOAD:
+        found["settings"]["workload"] = options.workload.name
     if "etcd" in peers:
         found["etcd"] = _output("etcd", "--version").partition("\n")[0].rpartition(" ")[2]
     if "pysyncobj" in peers:
@@ -321,13 +344,12 @@ def bench(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         stack.callback(_remove_if_empty, run)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=run)))
-        peers = installed(options.peers, directory)
-        files = Files(directory)
+        peers = installed([] if options.cluster else [*options.peers, "floor"], directory)
+        files = Files(directory, options.workload, OWN if options.cluster else "")
         groups = plan(options, files, peers)
         facts = manifest(options, [*peers])
         total = options.repeat * sum(len(turn.tasks) for group in groups for turn in group)
-        with Progress(total) as progress:
-            samples = measure(groups, options.repeat, directory, files.warm_up(), progress.tell)
+        samples = measure(groups, options.repeat, directory, files.warm_up(), Progress(total).tell)
     (options.out / "results.json").write_text(json.dumps(samples))
     (options.out / "manifest.json").write_text(json.dumps(facts, indent=2) + "\n")
     bench_report.write(options.out)
@@ -397,6 +419,18 @@ def _positive(text: str) -> int:
     return _numbers(text)[0]
 
 
+def _workload(text: str) -> Path:
+    """A file of operations without malformed rows: not every system's client leaves these out."""
+    try:
+        rows, bad = workload.parse(Path(text).read_bytes())
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+    if bad or not rows:
+        reason = f"{bad[0].line}: {bad[0].reason}" if bad else " no operations in it"
+        raise argparse.ArgumentTypeError(f"{text}:{reason}")
+    return Path(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
@@ -409,6 +443,11 @@ def parser() -> argparse.ArgumentParser:
     add("--sizes", type=_numbers, default=[150, 450, 1500, 15000], metavar="N,...",
         help="operations of the original tables (default: 150,450,1500,15000)")  # fmt: skip
     add("--full", action="store_true", help=f"and {FULL}")
+    add("--workload", type=_workload, default=WORKLOAD, metavar="FILE",
+        help="what to repeat for these sizes, as the original did (default: workload.csv)")  # fmt: skip
+    add("--cluster", metavar="FILE",
+        help=f"measure a cluster that runs already; only keys that begin with {OWN} are touched")  # fmt: skip
+    add("--single", metavar="HOST:PORT", help="with --cluster: the single server that runs already")
     add("--repeat", type=_positive, default=5, metavar="N", help="runs of each (default: %(default)s)")
     add("--out", type=Path, default=Path("results"), metavar="DIR",
         help="where to write; what is there is replaced (default: %(default)s)")  # fmt: skip
@@ -449,6 +488,10 @@ def _command(words: list[str]) -> tuple[Callable[[argparse.Namespace], int], arg
         one.add_argument("--readme", action="store_true", help="put it into the documents as well")
         return report, one.parse_args(words[1:])
     options = parser().parse_args(words)
+    if options.single and not options.cluster:
+        parser().error("--single: only with --cluster")
+    if options.cluster and (options.peers or options.readme):
+        parser().error("--cluster: not with --peers or --readme")
     options.sizes += [FULL] if options.full and FULL not in options.sizes else []
     return bench, options
 

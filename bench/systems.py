@@ -28,10 +28,11 @@ from typing import Any, Final, NamedTuple, Self
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
+from paxoskv.client.base import addresses_of  # noqa: E402
 from paxoskv.client.operations import ClientError  # noqa: E402
 from paxoskv.client.report import latency  # noqa: E402
 from paxoskv.client.sync import Client  # noqa: E402
-from paxoskv.config import load  # noqa: E402
+from paxoskv.config import Cluster, load  # noqa: E402
 from paxoskv.wire.codec import Status  # noqa: E402
 from scripts.make_cluster import free_ports  # noqa: E402
 
@@ -42,6 +43,7 @@ SLOWEST = 5.0  # operations per second: a run that is slower is given up
 BIN_S = 0.1  # seconds: the resolution of throughput over time
 BACK: Final = 0.9  # of the throughput before a fault: so much counts as recovered
 BATCH: Final = 100  # commands
+OWN: Final = "bench."  # how the keys begin that are written to a cluster that runs already
 SHARES: Final = [i / 200 for i in range(1, 199)] + [0.995, 0.999, 0.9999, 1.0]  # of the quantiles
 
 Sample = dict[str, Any]
@@ -228,6 +230,7 @@ def together(answers: Sequence[dict[str, Any]], expected: int) -> Sample:
 class Ours(System):
     """What our cluster and our single server have in common: client.py, and the counters in their status."""
 
+    own = ""  # how the keys of batches begin
     target: list[str]  # where client.py finds it
     nodes: Sequence[int | None]  # the ids of its nodes
 
@@ -314,7 +317,7 @@ class Ours(System):
         """
         before = self.settled()
         program = [sys.executable, PROJECT / "bench" / "batch_load.py", *self.target]
-        sizes = ["--batches", batches // 2, "--size", BATCH, "--in-flight", in_flight]
+        sizes = ["--batches", batches // 2, "--size", BATCH, "--in-flight", in_flight, "--own", self.own]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         players = [self.spawn("player", *program, *sizes, "--first", first, **pipes) for first in (0, 1)]
         for player in players:
@@ -456,6 +459,44 @@ class Single(Ours):
         return Client(self.address, timeout=5.0)
 
 
+class Running(Ours):
+    """A cluster (its file) or a single server (HOST:PORT) that runs already.
+
+    Only keys that begin with OWN are written, and removed in the end. Nothing is, if there are such keys.
+    """
+
+    own = OWN
+
+    def __init__(self, directory: Path, where: Cluster | str, target: list[str], read: str = "linearizable"):
+        super().__init__(directory)
+        self.where, self.target, self.read = where, target, read
+        self.nodes = [address.id for address in addresses_of(where)]
+        self.mine = False
+
+    def start(self) -> None:
+        """See that it takes commands, and that nobody has keys of these names."""
+        self.until("all nodes take commands", self.statuses)
+        with self.client() as client:
+            for item in client.scan(OWN, limit=1):
+                raise BenchError(f"{self.target[1]}: has a key {item.key!r}, and measuring overwrites {OWN}*")
+        self.mine = True
+
+    def client(self) -> Client:
+        """A client of it."""
+        return Client(self.where, timeout=5.0)
+
+    def run(self, work: Load, read: str | None = None) -> Sample:
+        """As Ours.run, with this system's way to read."""
+        return super().run(work, read or self.read)
+
+    def stop(self) -> None:
+        """Remove the keys that were measured with; the servers go on."""
+        with contextlib.suppress(ClientError), self.client() as client:
+            for item in client.scan(OWN) if self.mine else ():
+                client.delete(item.key)
+        super().stop()
+
+
 # ----------------------------------------------------------------------------------------------------- peers
 
 
@@ -475,6 +516,19 @@ def build_etcd_load(directory: Path) -> Path:
     )  # fmt: skip
     if built.returncode:
         raise BenchError(f"etcd: etcd_load.go does not build: {built.stderr.strip().splitlines()[-1]}")
+    return program
+
+
+def build_floor(directory: Path) -> Path:
+    """Compile the floor. BenchError says what is missing."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise BenchError("floor: there is no C compiler (Debian: apt-get install gcc)")
+    program = directory / "floor"
+    command = [compiler, "-O2", "-o", program, PROJECT / "bench/peers/floor.c"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode:
+        raise BenchError(f"floor: floor.c does not build: {built.stderr.strip().splitlines()[-1]}")
     return program
 
 
@@ -522,6 +576,31 @@ class Etcd(System):
             raise BenchError(f"etcd_load: {self.log('load')}")
         answer = json.loads(output)
         return measured(answer["seconds"], answer["latencies_s"], work.rows, answer["reason"])
+
+
+class Floor(System):
+    """The processes of bench/peers/floor.c, which are started for each run, before its clock."""
+
+    def __init__(self, directory: Path, program: Path) -> None:
+        super().__init__(directory)
+        self.program = program
+
+    def start(self) -> None:
+        """Nothing yet."""
+
+    def run(self, work: Load) -> Sample:
+        """As many operations as the file has, with its share of GETs."""
+        with work.file.open(encoding="utf-8") as file:
+            gets = sum(line.startswith("GET") for line in file)
+        code, output = self.finish(
+            "floor", patience(work), self.program, NODES, work.processes, work.in_flight, work.rows,
+            round(gets * 100 / work.rows), self.directory,
+        )  # fmt: skip
+        if code:
+            raise BenchError(f"floor: {self.log('floor')}")
+        answer = json.loads(output)
+        sample = measured(answer["seconds"], answer["latencies_s"], work.rows)
+        return {**sample, "cost": {"cpu_us": answer["cpu_us"]}}
 
 
 class PySyncObj(System):

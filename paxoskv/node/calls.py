@@ -39,6 +39,10 @@ class Answers:
             token(value)
             return
         method, sequence = token.method, token.sequence
+        if value.__class__ is list:
+            size = sum(len(result.value) for result in value if result.value)
+            if size > MAX_ANSWER:  # not even encoded: it may be thousands of times as large
+                value = Unknown(f"done, but the answer has {size} bytes or more")
         if isinstance(value, Exception):
             outcome = _failed(value)
             frame = method.fail(sequence, value)

@@ -26,6 +26,7 @@ from paxoskv.node.connections import Connections, most_connections
 from paxoskv.node.eventlog import EXIT_USAGE, LEVELS, Usage, log
 from paxoskv.node.health import Health
 from paxoskv.node.inbox import Inbox
+from paxoskv.node.long_work import LongWork
 from paxoskv.node.metrics import Counts
 from paxoskv.node.opening import open_journal, recovered, repaired
 from paxoskv.node.peers import Peers
@@ -90,7 +91,7 @@ def put_together(
     connections = Connections(counts, most_connections())
     health = Health(identity.node, count, core, journal)
     status = StatusReport(identity, replica, journal, peers, connections, checkpointing, health, counts, loop)
-    service = Service(replica, checkpointing, health, status, answer)
+    service = Service(replica, checkpointing, health, status, LongWork(turns), answer)
     inbox = Inbox(service, peers, replica, turns, counts)
     return Server(
         replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s, accept_tls

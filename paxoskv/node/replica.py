@@ -45,6 +45,7 @@ from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME
 WINDOW: Final = 1  # entries not applied yet; meanwhile, what arrives gathers in the next one
 GATHER: Final = 0.005  # seconds: an entry waits no longer for more commands, however long the last one took
 QUEUE: Final = 20_000  # commands that may wait for a place in an entry; beyond that the node is busy
+CROWD: Final = 2_000  # commands or reads that wait; beyond that, a connection adds one call at a time
 BACKLOG: Final = 10_000  # records that may wait for the disk
 ENTRY_BYTES: Final = MAX_CLIENT_FRAME  # encoded commands in one entry, about: one client's largest frame
 ASK_AGAIN: Final = 0.05  # seconds: a checkpoint's piece that has not come is asked for again; then doubled
@@ -336,6 +337,10 @@ class Replica:
         for read in late:
             del self.reading[read]
             self.answer(read.token, NotDone("no quorum has answered in time", False))
+
+    @property
+    def crowded(self) -> bool:
+        return self.queued > CROWD or len(self.reading) > CROWD
 
     @property
     def pending(self) -> int:

@@ -163,6 +163,7 @@ class Server:
         while (done := self.writer.work()) is not None:
             done()
             self.flusher.flush_all()
+        self.inbox.service.let_in()
         self.turns.plan(self.replica.core.busy, self.replica.turn_due)
 
     def _durable(self, done: Callable[[], None]) -> None:
@@ -199,8 +200,9 @@ class Server:
 
     def _accepted(self) -> Connection:
         return Connection(
-            self.inbox.call, self._lost, MAX_CLIENT_FRAME, self.flusher, on_made=self.connections.made
-        )
+            self.inbox.call, self._lost, MAX_CLIENT_FRAME, self.flusher, on_made=self.connections.made,
+            answers=True,
+        )  # fmt: skip
 
     def _lost(self, connection: Connection, error: Exception | None) -> None:
         self.connections.lost(connection, error)

@@ -1,14 +1,21 @@
-"""What clients can ask of a node: one function for each method of the Thrift service KeyValue."""
+"""What clients can ask of a node: one function for each method of the Thrift service KeyValue.
+
+No call costs others more than a moment. What is more than a command or a read of one key is long work: done
+in pieces, and of each connection only one at a time; what was sent behind it waits until it is answered.
+"""
 
 from collections.abc import Callable
 from typing import Any, Final
 
+from paxoskv.node.calls import Call
 from paxoskv.node.checkpointing import Checkpointing
 from paxoskv.node.health import Health
+from paxoskv.node.long_work import Digests, LongWork, Work
 from paxoskv.node.replica import Replica
 from paxoskv.node.status import StatusReport
 from paxoskv.wire.codec import NotDone
-from paxoskv.wire.structs import Command, Item, Page, ReadMode, Result, Verb
+from paxoskv.wire.connection import Connection
+from paxoskv.wire.structs import Command, Page, ReadMode, Result, Verb
 from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, invalid
 
 MAX_SCAN: Final = 1000  # items in a page
@@ -33,6 +40,7 @@ class Service:
         checkpointing: Checkpointing,
         health: Health,
         status: StatusReport,
+        long_work: LongWork,
         answer: Callable[[Any, Any], None],
     ) -> None:
         self.replica = replica
@@ -40,7 +48,10 @@ class Service:
         self.checkpointing = checkpointing
         self.health = health
         self.status = status
+        self.long_work = long_work
         self.answer = answer
+        self.held: list[Connection] = []  # until fewer calls wait
+        self.digests = Digests(self.store, long_work, lambda call, made: answer(call, status.status(made)))
         # What gets the call and its arguments, by the method's name. A turn must follow.
         self.methods: dict[bytes, Callable[[Any, tuple[Any, ...]], None]] = {
             b"put": self._put,
@@ -98,6 +109,7 @@ class Service:
             self.answer(token, NotDone(refusal, False))
         else:
             self.replica.submit(token, commands, batch)
+            self._hold_if_crowded(token)
 
     # -------------------------------------------------------------------------------------------------- reads
 
@@ -108,25 +120,44 @@ class Service:
             return
         reason = invalid(Command(Verb.GET, key))
         self._read(token, mode, reason, lambda: self.store.get(key), lambda: self._get_local(key))
+        self._hold_if_crowded(token)
+
+    def _hold_if_crowded(self, call: Call) -> None:
+        """Whoever has joined a crowd sends no more until there is none: so everybody comes in, in turns."""
+        if self.replica.crowded:
+            call.connection.hold()
+            self.held.append(call.connection)
+
+    def let_in(self) -> None:
+        """A turn has been made: go on with the connections that are held if fewer calls wait now."""
+        if self.held and not self.replica.crowded:
+            held, self.held = self.held, []
+            for connection in held:
+                connection.release()
 
     def _get_local(self, key: str) -> Result:
         result = self.store.get(key)
         return Result(result.outcome, result.value, None, self.store.position[0])
 
-    def _scan(self, token: Any, arguments: tuple[Any, ...]) -> None:
+    def _scan(self, token: Call, arguments: tuple[Any, ...]) -> None:
         prefix, start_after, limit, mode = arguments
         reason = None if limit is None or 0 < limit <= MAX_SCAN else f"limit: {limit} is not 1 to {MAX_SCAN}"
 
-        def question() -> Page:
-            items: list[Item]
-            items, more = self.store.scan(
-                prefix or "", start_after or "", limit or MAX_SCAN, MAX_CLIENT_FRAME
-            )
-            return Page(items, more, self.store.position[0])
+        def page() -> Work:
+            yield from self.store.sort()
+            found = self.store.scan(prefix or "", start_after or "", limit or MAX_SCAN, MAX_CLIENT_FRAME)
+            self._done(token, Page(*found, self.store.position[0]))
+
+        def fresh(value: Any) -> None:
+            if isinstance(value, Exception):
+                self._done(token, value)
+            else:
+                self.long_work.begin(page(), token)
 
         # There is no scan command for the log: the two modes promise the same.
         mode = ReadMode.LINEARIZABLE if mode == ReadMode.LOG else mode
-        self._read(token, mode, reason, question, question)
+        token.connection.hold()
+        self._read(fresh, mode, reason, lambda: None, lambda: None)
 
     def _read(
         self,
@@ -149,23 +180,42 @@ class Service:
 
     # ------------------------------------------------------------------------------------ checkpoints, status
 
-    def _checkpoint(self, token: Any, arguments: tuple[Any, ...]) -> None:
+    def _checkpoint(self, token: Call, arguments: tuple[Any, ...]) -> None:
         """Of all that was answered before, by any node: so the node catches up first."""
 
-        def read(value: Any) -> None:
+        def fresh(value: Any) -> None:
             if isinstance(value, Exception):
-                self.answer(token, value)
+                self._done(token, value)
             else:
-                self.checkpointing.ask(token)
+                self.checkpointing.ask(lambda value: self._done(token, value))
 
-        self.replica.read(read, lambda: None)
+        token.connection.hold()
+        self.replica.read(fresh, lambda: None)
 
-    def _read_checkpoint(self, token: Any, arguments: tuple[Any, ...]) -> None:
+    def _read_checkpoint(self, token: Call, arguments: tuple[Any, ...]) -> None:
         number, offset = arguments
         if (number or 0) < 0 or (offset or 0) < 0:
             self.answer(token, NotDone("number and offset are not negative", True))
         else:
-            self.answer(token, self.checkpointing.files.chunk(number or 0, offset or 0))
+            self._at_its_time(token, lambda: self.checkpointing.files.chunk(number or 0, offset or 0))
 
-    def _status(self, token: Any, arguments: tuple[Any, ...]) -> None:
-        self.answer(token, self.status.status(bool(arguments[0])))
+    def _status(self, token: Call, arguments: tuple[Any, ...]) -> None:
+        if arguments[0]:
+            self.digests.ask(token)
+        else:
+            self._at_its_time(token, self.status.status)
+
+    # --------------------------------------------------------------------------------------------- long work
+
+    def _at_its_time(self, token: Call, question: Callable[[], Any]) -> None:
+        def work() -> Work:
+            self._done(token, question())
+            yield from ()
+
+        token.connection.hold()
+        self.long_work.begin(work(), token)
+
+    def _done(self, token: Call, value: Any) -> None:
+        """Answer a call for which its connection was held."""
+        self.answer(token, value)
+        token.connection.release()

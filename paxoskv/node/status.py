@@ -12,6 +12,7 @@ from paxoskv.node.metrics import Collector, Counts, Histogram
 from paxoskv.node.metrics import Page as MetricsPage
 from paxoskv.node.peers import MAX_PROBLEM, Peers
 from paxoskv.node.replica import Replica
+from paxoskv.state.store import Digested
 from paxoskv.storage.journal import Journal
 from paxoskv.wire.codec import Status
 from paxoskv.wire.structs import Identity, Position
@@ -46,19 +47,20 @@ class StatusReport:
         self.loop = loop
         self.started = loop.time()
 
-    def status(self, digest: bool) -> Status:
-        """The answer to a client. `digest`: with that of the store, for which all of it is read."""
+    def status(self, made: Digested | None = None) -> Status:
+        """The answer to a client. `made`: a digest of the store, and what belongs to it."""
         store, report = self.replica.store, self.replica.core.report()
         state = self.health.state()
+        shown = made or Digested(store.position, store.hash, store.size())
         return Status(
             node=self.identity.node,
             cluster=self.identity.cluster,
             version=VERSION,
             ready=state == "serving",
             clock=report.clock,
-            applied=Position(*store.position),
-            keys=store.size(),
-            digest=store.digest() if digest else None,
+            applied=Position(*shown.position),
+            keys=shown.keys,
+            digest=shown.digest or None,
             logs=report.logs,
             connected=sorted(self.peers.greeted),
             pending=self.replica.pending,
@@ -66,7 +68,7 @@ class StatusReport:
             memory_bytes=_memory_bytes(),
             uptime_s=self.loop.time() - self.started,
             counters=self.counters(),
-            hash=store.hash,
+            hash=shown.hash,
             checkpoint_age_s=self.checkpointing.age(),
             incarnation=report.incarnation,
             life=report.life,

@@ -29,17 +29,18 @@ its bookkeeping under RESERVED_KEY = "", which is never a user's key.
 """
 
 import hashlib
-import heapq
 import json
 import re
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Generator, Sequence
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 from pickledb import PickleDB
 
+from paxoskv.state.content import Content, Digest, Pieces
 from paxoskv.wire.codec import Malformed, decode, encode
 from paxoskv.wire.structs import Batch, Command, Item, Outcome, RequestId, Result, Session, Verb
 from paxoskv.wire.validation import MAX_RESULTS, invalid
@@ -83,6 +84,15 @@ class _Session:
             self.first_incomplete = first_incomplete
 
 
+class Digested(NamedTuple):
+    """What the store held at one moment."""
+
+    position: tuple[int, int] = (-1, 0)  # as Store.position
+    hash: int = 0  # as Store.hash
+    keys: int = 0
+    digest: str = ""
+
+
 class Store:
     """The replicated state: a pickledb store and the sessions."""
 
@@ -91,7 +101,7 @@ class Store:
         self.database = PickleDB(location)
         self.position: tuple[int, int] = (0, 0)  # (timestamp, owner) of the last applied entry
         self.hash = 0  # CRC-32 over all that was applied so far: the entries and their outcomes
-        self._content: dict[str, str] = self.database.db
+        self._content = Content(self.database.db)
         # The least recently used session comes first.
         self._sessions: OrderedDict[tuple[int, int, int], _Session] = OrderedDict()
         self._named: Session | None = None  # the session of the command before, within one entry
@@ -115,29 +125,39 @@ class Store:
 
     def get(self, key: str) -> Result:
         """Read the key: OK and the value, or NOT_FOUND."""
-        value = self._content.get(key)
+        value = self._content.values.get(key)
         return _NOT_FOUND if value is None else Result(Outcome.OK, value)
+
+    def sort(self) -> Pieces:
+        """Put the keys in order, which scan() needs: in pieces, while entries are applied."""
+        return self._content.sort()
 
     def scan(self, prefix: str, start_after: str, limit: int, max_bytes: int) -> tuple[list[Item], bool]:
         """Return the first items by key with this prefix, after `start_after`, and whether more follow.
 
         There are at most `limit` items, of at most `max_bytes` bytes when encoded. But one item always comes,
-        or a reader could not get past it. The scan visits all keys: about 0.3 s for a million.
+        or a reader could not get past it.
         """
-        found = (key for key in self._content if key > start_after and key.startswith(prefix))
-        keys = heapq.nsmallest(limit + 1, found)
+        content = self._content
+        _finish(content.sort())
+        if start_after >= prefix:
+            found = content.after(start_after)
+        else:
+            found = content.after(prefix, inclusive=True)
         items: list[Item] = []
-        for key in keys[:limit]:
-            value = self._content[key]
-            max_bytes -= len(key.encode()) + len(value.encode()) + ITEM_OVERHEAD
-            if max_bytes < 0 and items:
+        for key in islice(found, limit + 1):
+            if not key.startswith(prefix):
                 break
+            value = content.values[key]
+            max_bytes -= len(key.encode()) + len(value.encode()) + ITEM_OVERHEAD
+            if len(items) == limit or (max_bytes < 0 and items):
+                return items, True
             items.append(Item(key, value))
-        return items, len(keys) > len(items)
+        return items, False
 
     def size(self) -> int:
         """Return the number of keys."""
-        return len(self._content)
+        return len(self._content.values)
 
     def digest(self) -> str:
         """Return the SHA-256, in hexadecimal, of the keys and values; it is equal if two contents are equal.
@@ -145,12 +165,16 @@ class Store:
         The keys come in the order of code points. Of each, key and value are hashed: the length in bytes (8
         bytes, big-endian), then the UTF-8 form. So two different contents never give the same bytes.
         """
-        digest = hashlib.sha256()
-        for key in sorted(self._content):
-            for text in (key.encode(), self._content[key].encode()):
-                digest.update(len(text).to_bytes(8, "big"))
-                digest.update(text)
-        return digest.hexdigest()
+        return _finish(self.digest_in_pieces()).digest
+
+    def digest_in_pieces(self) -> Generator[None, None, Digested]:
+        """Make a digest of one moment, after the call, in pieces between which entries may be applied."""
+        content = self._content
+        yield from content.sort()
+        digest = Digest(content)
+        position, rolling, keys = self.position, self.hash, self.size()
+        yield from digest.pieces()
+        return Digested(position, rolling, keys, digest.sha.hexdigest())
 
     def state_digest(self) -> str:
         """Return the SHA-256, in hexadecimal, of the content and of the sessions in their order."""
@@ -162,7 +186,7 @@ class Store:
         The keys are as they are; position, hash and sessions are under RESERVED_KEY.
         """
         return {
-            **self._content,
+            **self._content.values,
             RESERVED_KEY: {
                 "position": list(self.position),
                 "hash": self.hash,
@@ -186,7 +210,8 @@ class Store:
             raise Malformed(f"state: no bookkeeping: {type(error).__name__}: {error}") from error
         self.position = (timestamp, owner)
         self.hash = rolling
-        self.database.db = self._content = content
+        self.database.db = content
+        self._content = Content(content)
         self._sessions = sessions
 
     def _apply(self, command: Command, index: int) -> Result:
@@ -218,17 +243,17 @@ class Store:
         verb: int = command.verb
         match verb:
             case Verb.PUT:
-                content[key] = command.value
+                content.put(key, command.value)
                 return _OK
             case Verb.GET:
                 return self.get(key)
             case Verb.DELETE:
-                return _NOT_FOUND if content.pop(key, None) is None else _OK
+                return _OK if content.remove(key) else _NOT_FOUND
             case Verb.COMPARE_AND_SET:
-                present = content.get(key)
+                present = content.values.get(key)
                 if present != command.expected:
                     return Result(Outcome.MISMATCH, present)
-                content[key] = command.value
+                content.put(key, command.value)
                 return _OK
             case Verb.INCREMENT:
                 return self._increment(key, command.delta)
@@ -237,10 +262,11 @@ class Store:
         raise AssertionError(f"invalid() let verb {verb} pass")
 
     def _increment(self, key: str, delta: int) -> Result:
-        present = self._content.get(key, "0")
+        present = self._content.values.get(key, "0")
         if not _NUMBER.fullmatch(present) or not _fits(int(present)) or not _fits(int(present) + delta):
             return _NOT_A_NUMBER
-        self._content[key] = value = str(int(present) + delta)
+        value = str(int(present) + delta)
+        self._content.put(key, value)
         return Result(Outcome.OK, value)
 
     def _open_session(self, index: int) -> Result:
@@ -255,6 +281,15 @@ class Store:
             [*identity, session.first_incomplete, [_dump_result(*kept) for kept in session.results.items()]]
             for identity, session in self._sessions.items()
         ]
+
+
+def _finish(work: Generator[None, None, Any]) -> Any:
+    """Do all pieces of it now, and return its result."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
 
 
 def _fits(number: int) -> bool:

@@ -27,11 +27,14 @@ from paxoskv.wire.methods import header
 MAX_CLIENT_OUTPUT: Final = 16 << 20
 MAX_NODE_OUTPUT: Final = 32 << 20
 # Seconds that a peer may take: for the TLS handshake, and from there to its first frame; from the first byte
-# of a later frame to its last; to read the rest of our output when we close the connection.
+# of a later frame to its last, or to read answers; to read the rest when we close the connection.
 GREETING_S, FRAME_S, GOODBYE_S = 10.0, 30.0, 10.0
 # Seconds for which a link tries to connect, and its pauses before the next attempt: doubled, from first to
 # last.
 CONNECT_S, FIRST_PAUSE_S, LAST_PAUSE_S = 2.0, 0.02, 1.0
+# What a connection may do before the others have their turn: messages passed on, bytes of answers buffered.
+MESSAGES_AT_ONCE: Final = 64
+OUTPUT_AT_ONCE: Final = 512 << 10
 
 _LENGTH: Final = Struct(">i")
 
@@ -57,12 +60,15 @@ class Connection(asyncio.Protocol):
     A peer is cut off if it sends bytes that are no messages, is too slow, or (unless the connection is lossy)
     does not read our output. It is also cut off when on_message raises Malformed; other errors go to the
     event loop. on_lost is called once, when a connection that was made is gone; its error, if any, says why.
+
+    Messages that came together are passed on in turns with those of other connections. While somebody holds
+    the connection, none are passed on, nor more of them read.
     """
 
     __slots__ = (
-        "_deadline", "_fault", "_flusher", "_lossy", "_max_output", "_needed", "_on_lost",
-        "_on_made", "_on_message", "_open", "_out", "_partial", "_room", "_transport", "heard", "max_frame",
-        "peer", "user",
+        "_answers", "_deadline", "_fault", "_flusher", "_holds", "_lossy", "_max_output", "_needed",
+        "_on_lost", "_on_made", "_on_message", "_out", "_partial", "_paused", "_room", "_transport", "heard",
+        "max_frame", "open", "peer", "user",
     )  # fmt: skip
 
     def __init__(
@@ -75,31 +81,37 @@ class Connection(asyncio.Protocol):
         on_made: "Callable[[Connection], None] | None" = None,
         max_output: int = MAX_CLIENT_OUTPUT,
         lossy: bool = False,
+        answers: bool = False,
         user: Any = None,
     ) -> None:
         """Make a connection that takes no frames before `on_made` was called.
 
         `max_frame` is the bytes of the longest frame, without its length; it may be changed at any time.
         `max_output` bounds the unsent bytes: beyond it a lossy connection refuses frames, others are aborted.
+        `answers`: what is sent answers what comes. A peer without a name (its `user` is None) that does not
+        read the answers is not listened to meanwhile.
         """
         self.max_frame = max_frame
         self.peer = "?"
         self.user = user
         self._on_message, self._on_lost, self._on_made = on_message, on_lost, on_made
         self._flusher, self._max_output, self._lossy = flusher, max_output, lossy
+        self._answers = answers
         self._transport: asyncio.Transport | None = None
         self._partial = bytearray()  # the beginning of a frame, with its length
         self._needed = 0  # bytes that _partial must have before its first frame is complete
+        self._holds = 0  # how many hold the connection
+        self._paused = False  # nothing is read
         self._out: list[bytes] = []
         self._room = max_output  # bytes that certainly fit; _has_room() asks the transport for more
         self._deadline = inf  # by the event loop's clock
         self.heard = False  # the peer has sent a message
-        self._open = False  # frames are accepted, and messages passed on
+        self.open = False  # frames are accepted, and messages passed on
         self._fault: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # (uvloop's have another base class)
-        self._open = True
+        self.open = True
         address = transport.get_extra_info("peername") or ("?", 0)
         self.peer = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -108,7 +120,11 @@ class Connection(asyncio.Protocol):
             self._on_made(self)
 
     def data_received(self, data: bytes) -> None:
-        if not self._open:
+        if not self.open:
+            return
+        if self._holds:
+            self._partial += data
+            self._pause()
             return
         if self._partial:
             self._partial += data
@@ -116,24 +132,29 @@ class Connection(asyncio.Protocol):
                 return
             data = bytes(self._partial)
             self._partial.clear()
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
         try:
             start = self._messages(data)
         except Malformed as error:
             self._fault = error
             self.close()
             return
-        if not self._open:
+        if not self.open:
             return  # on_message has closed the connection
         if start == len(data):
             self._deadline = inf
         else:
             self._partial += data[start:] if start else data
-            if self.heard:
+            if self._holds:
+                self._deadline = inf
+            elif self.heard:
                 self._deadline = asyncio.get_running_loop().time() + FRAME_S
 
     def _messages(self, data: bytes) -> int:
-        """Pass on the whole messages in the data; return where the incomplete one begins."""
-        start, size = 0, len(data)
+        """Pass on the whole messages in the data; return where those begin that have to wait."""
+        start, size, last = 0, len(data), MESSAGES_AT_ONCE
         while start + 4 <= size:
             length = _LENGTH.unpack_from(data, start)[0]
             if not 0 < length <= self.max_frame:
@@ -147,15 +168,56 @@ class Connection(asyncio.Protocol):
             kind, name, sequence, offset = header(frame, 4)
             self.heard = True
             self._on_message(self, kind, name, sequence, frame, offset)
-            if not self._open:
+            if not self.open:
                 return size
             start = end
+            last -= 1
+            if self._holds or not last or self._room < self._max_output - OUTPUT_AT_ONCE:
+                if start < size and not self._holds:
+                    self.hold()
+                    asyncio.get_running_loop().call_soon(self.release)
+                break
         self._needed = 4
         return start
 
+    def hold(self) -> None:
+        """Pass on no more messages until release() is called as often."""
+        self._holds += 1
+
+    def release(self) -> None:
+        """Go on with what has arrived meanwhile, soon."""
+        self._holds -= 1
+        if not self._holds and (self._partial or self._paused):
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self.open and not self._holds:
+            if self._paused and self._transport:
+                self._paused = False
+                self._transport.resume_reading()
+            if len(self._partial) >= self._needed:
+                data = bytes(self._partial)
+                self._partial.clear()
+                self._take(data)
+
+    def _pause(self) -> None:
+        if not self._paused and self._transport:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        if self._answers and self.user is None:
+            self._deadline = min(self._deadline, asyncio.get_running_loop().time() + FRAME_S)
+            self.hold()
+
+    def resume_writing(self) -> None:
+        if self._answers and self.user is None:
+            self._deadline = asyncio.get_running_loop().time() + FRAME_S if self._partial else inf
+            self.release()
+
     def send(self, frame: bytes) -> bool:
         """Buffer a whole frame until the next flush; return False if the connection does not accept it."""
-        if not self._open:
+        if not self.open:
             return False
         self._room -= len(frame)
         if self._room < 0 and not self._has_room(len(frame)):
@@ -198,22 +260,22 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection when all that is buffered has been sent; receive nothing from now on."""
-        if self._open and self._transport:
+        if self.open and self._transport:
             self.flush()
-            self._open = False
+            self.open = False
             self._deadline = asyncio.get_running_loop().time() + GOODBYE_S
             self._transport.close()
 
     def abort(self) -> None:
         """Close the connection now, and drop what is unsent."""
-        self._open = False
+        self.open = False
         self._deadline = inf
         self._out.clear()
         if self._transport:
             self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._open = False
+        self.open = False
         self._deadline = inf
         self._out.clear()
         self._partial.clear()

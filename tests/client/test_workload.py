@@ -21,7 +21,6 @@ from paxoskv.client import report, workload
 from paxoskv.client.workload import Done, Row, Run
 from paxoskv.wire.codec import NotDone
 from paxoskv.wire.validation import MAX_KEY_BYTES, MAX_VALUE_BYTES
-from scripts import make_workload
 from tests.harness.fake_node import DO_AND_CLOSE, IGNORE, FakeCluster
 from tests.harness.linearizability import check, load
 
@@ -444,49 +443,3 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.01)
-
-
-# --------------------------------------------------------------------------------------- making of workloads
-
-
-@pytest.mark.parametrize(("count", "puts", "deletes"), [(150, 80, 10), (450, 240, 30), (15000, 8000, 1000)])
-def test_workloads_have_the_proportions_of_the_original(count: int, puts: int, deletes: int) -> None:
-    verbs = [verb for verb, _, _ in make_workload.workload(count, seed=3)]
-    assert (verbs.count("PUT"), verbs.count("DELETE"), len(verbs)) == (puts, deletes, count)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 150, 1500])
-def test_rows_name_keys_that_were_put_before_with_the_value_put_last(count: int) -> None:
-    values: dict[str, str] = {}
-    for verb, key, value in make_workload.workload(count, seed=count):
-        if verb == "PUT":
-            values[key] = value
-        assert values[key] == value
-
-
-def test_the_same_seed_gives_the_same_file_and_another_one_another(tmp_path: Path) -> None:
-    def make(seed: int) -> str:
-        assert make_workload.main(["--rows", "20", "--seed", str(seed), "-o", str(tmp_path / "w.csv")]) == 0
-        return (tmp_path / "w.csv").read_text()
-
-    assert make(1) == make(1) != make(2)
-
-
-def test_the_projects_own_workload_is_what_the_script_makes_and_is_well_formed(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert make_workload.main([]) == 0
-    data = (ROOT / "workload.csv").read_bytes()
-    assert capsys.readouterr().out.encode() == data
-    found, malformed = workload.parse(data)
-    assert (len(found), malformed) == (150, [])
-
-
-def test_a_workload_that_cannot_be_written_or_has_no_rows_is_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert make_workload.main(["-o", str(tmp_path / "no" / "w.csv")]) == 2
-    assert "w.csv" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as caught:
-        make_workload.main(["--rows", "0"])
-    assert caught.value.code == 2

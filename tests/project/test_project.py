@@ -81,7 +81,7 @@ ROOMS = {
 # What they import of everybody else's packages.
 FOREIGN = {
     "wire": {"thrift"},
-    "state": {"pickledb"},
+    "state": {"pickledb", "sortedcontainers"},
     "storage": {"orjson", "pickledb"},
     "node": {"prometheus_client", "thrift", "uvloop"},
     "client": {"rich", "thrift", "uvloop"},

@@ -17,7 +17,8 @@ from bench import report, run, systems
 from bench.report import Spread
 from bench.systems import BenchError, Load, System
 from paxoskv.client import workload
-from tests.harness.processes import PROJECT, eventually, finish
+from tests.harness.network import CLIENT, HOSTS, Network, missing
+from tests.harness.processes import PROJECT, die_with_parent, eventually, finish
 
 BENCH = PROJECT / "bench" / "run.py"
 MANIFEST = {"date": "2026-01-01", "revision": "0123456789abcdef", "dirty": False, "cores": 2,
@@ -41,10 +42,12 @@ def experiment(faster: float = 1.0) -> list[dict[str, Any]]:
     """All parts, three repeats."""
     samples = []
     for repeat in range(3):
+        samples += [sample("original", "own-logs", x, repeat, faster * 400) for x in (150, 450)]
         for part, xs in (("tables", (150, 450)), ("scaling", (1, 2, 64)), ("mix", (0.0, 0.5, 1.0)),
                          ("batches", (1, 4)), ("failures", (0.0, 0.05))):  # fmt: skip
             for x in xs:
-                for system, speed in (("paxos-log", 800), ("paxos", 1000), ("single", 2000), ("etcd", 700)):
+                for system, speed in (("own-logs", 800), ("paxos", 1000), ("single", 2000), ("etcd", 700),
+                                      ("floor", 4000)):  # fmt: skip
                     samples.append(sample(part, system, x, repeat, faster * (speed + 10 * repeat)))
         samples.append({"part": "fault", "system": "paxos", "x": 0, "repeat": repeat, "problem": "",
                         "rates": [100.0, 0.0, 90.0], "bin_s": 0.1, "killed_s": 0.1, "returned_s": 0.2,
@@ -73,7 +76,7 @@ def test_a_failed_run_is_counted_and_is_part_of_no_number() -> None:
     samples.append({**sample("tables", "paxos", 20, 3, 9999), "problem": "1 failed"})
     cell = report.point(samples, "tables", "paxos", 20, "throughput")
     assert cell == Spread(110, 100, 120, 3, 1)
-    assert report.shown(cell, 2) == "110 (100-120) [1 failed]"
+    assert report.shown(cell) == "110 (100-120) [1 failed]"
     assert report.distribution(samples)[-1] == (1.0, 2 / 110)
 
 
@@ -115,7 +118,8 @@ def test_recovery_is_when_half_a_second_runs_at_nine_tenths_of_before() -> None:
 
 @pytest.mark.parametrize("gets", [0.0, 0.5, 1.0])
 def test_a_mixed_file_has_its_share_of_gets_and_no_malformed_row(gets: float) -> None:
-    rows, malformed = workload.parse(run.mixed(200, gets, seed=1).encode())
+    lines = (",".join(row) for row in run.mixed(200, gets, seed=1))
+    rows, malformed = workload.parse("\n".join(lines).encode())
     assert (malformed, len(rows)) == ([], 200)
     assert sum(row.verb == "GET" for row in rows) == 200 * gets
 
@@ -123,24 +127,75 @@ def test_a_mixed_file_has_its_share_of_gets_and_no_malformed_row(gets: float) ->
 # ----------------------------------------------------------------------------------------- tables and reports
 
 
-def test_the_tables_have_the_originals_figures_beside_ours() -> None:
-    mean, stddev, throughput = report.original_tables(experiment())
-    text = report.markdown(throughput)
-    assert "| 150 | 810 (800-820) | 1,010 (1,000-1,020) | 2,010 (2,000-2,020) |" in text
-    assert "0.50 (0.50-0.50)" in text and "| 33-51 | 452-472 | 0.07-0.11 |" in text
-    assert "20-30" in report.markdown(mean)
-    assert [row[0] for row in stddev.rows] == ["150", "450"]
+ORIGINAL_MEANS = """
+| 150 | 0.0195 | 0.0022 |
+| 450 | 0.0254 | 0.0021 |
+| 1500 | 0.0217 | 0.0022 |
+| 15000 | 0.0302 | 0.0022 |
+"""
+ORIGINAL_DEVIATIONS = """
+| 150 | 0.01339453 | 0.00111 |
+| 450 | 0.01492 | 0.00113 |
+| 1500 | 0.019149511 | 0.00110 |
+| 15000 | 0.014405944 | 0.00110 |
+"""
+ORIGINAL_THROUGHPUTS = """
+| 150 | 51.40310118 | 462.8916 |
+| 450 | 39.41675866 | 472.0603 |
+| 1500 | 46.07453089 | 451.8850 |
+| 15000 | 33.15368483 | 455.6453 |
+"""
+
+
+def test_the_report_has_the_24_figures_of_the_original_with_all_their_digits(tmp_path: Path) -> None:
+    samples = [sample("original", "own-logs", x, 0, 100) for x in (150, 450, 1500, 15000)]
+    directory = results(tmp_path / "r", samples)
+    report.write(directory)
+    text, figures = (directory / "tables.md").read_text(), 0
+    for name, lines in (("mean", ORIGINAL_MEANS), ("stddev", ORIGINAL_DEVIATIONS),
+                        ("throughput", ORIGINAL_THROUGHPUTS)):  # fmt: skip
+        for line in lines.split("\n")[1:-1]:
+            size, paxos, rpc = line.strip("| ").split(" | ")
+            with (directory / f"original-{name}.csv").open() as file:
+                row = next(row for row in csv.DictReader(file) if row["DataLoad"] == size)
+            assert (row["original's Paxos"], row["original's RPC"]) == (paxos, rpc)
+            assert f" | {paxos} | {rpc} | " in text
+            figures += 2
+    assert figures == 24
+
+
+def test_the_first_tables_have_the_originals_layout_and_ratio_beside_ratio() -> None:
+    mean, stddev, throughput = report.all_tables(experiment())[:3]
+    assert [row[:2] for row in stddev.rows[:3]] == [
+        ["150", "fail at random"], ["150", "healthy"], ["450", "fail at random"]
+    ]  # fmt: skip
+    failing, healthy = (dict(zip(mean.head, map(report.shown, row), strict=True)) for row in mean.rows[:2])
+    assert failing["own-logs"] == "0.00500 (0.00500-0.00500)"
+    assert healthy["own-logs"] == "0.00247 (0.00244-0.00250)"
+    assert failing["original's Paxos : RPC"] == "8.86" and healthy["original's Paxos : RPC"] == ""
+    assert failing["own-logs : RPC"] == "5.03 (5.00-5.05)"
+    row = dict(zip(throughput.head, map(report.shown, throughput.rows[1]), strict=True))
+    assert row["own-logs"] == "405 (400-410)"  # of one of two processes
+    assert row["own-logs, all processes"] == "810 (800-820)"
+
+
+def test_a_listing_has_a_row_for_each_system_with_its_ratio_and_its_share_of_the_floor() -> None:
+    table = next(table for table in report.all_tables(experiment()) if table.name == "scaling")
+    text = report.markdown(table)
+    assert "| 1 | RPC (single server) | 2,010 (2,000-2,020) |" in text
+    row = dict(zip(table.head, map(report.shown, table.rows[1]), strict=True))
+    assert (row["outstanding"], row["system"]) == ("1", "Paxos, own-logs, linearizable reads")
+    assert row["share of the floor"] == "0.252 (0.250-0.254)"
+    assert len(table.rows) == 3 * 5
 
 
 def test_a_tables_csv_has_numbers_in_columns_of_their_own(tmp_path: Path) -> None:
-    table = report.original_tables(experiment())[2]
+    table = next(table for table in report.all_tables(experiment()) if table.name == "scaling")
     report.write_csv(table, tmp_path / "t.csv")
     with (tmp_path / "t.csv").open() as file:
-        first = next(csv.DictReader(file))
-    name = report.NAMES["paxos"]
-    found = [first[name + suffix] for suffix in ("", " low", " high", " runs", " failed")]
+        row = next(row for row in csv.DictReader(file) if row["system"] == report.NAMES["paxos"])
+    found = [row["operations per second" + suffix] for suffix in ("", " low", " high", " runs", " failed")]
     assert [float(text) for text in found] == [1010, 1000, 1020, 3, 0]
-    assert first["original Paxos"] == "33-51"
 
 
 def test_a_report_holds_all_tables_and_charts_and_needs_no_other_file(tmp_path: Path) -> None:
@@ -155,8 +210,8 @@ def test_a_report_holds_all_tables_and_charts_and_needs_no_other_file(tmp_path: 
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
     assert "color-scheme: light dark" in page
     assert "&lt;made up&gt;" in page and "2 failed, &lt;1&gt; unknown" in page
-    for title in ("Average throughput", "Latency of 450", "Scaling", "at 32 outstanding", "batches of 100",
-                  "Cost per operation", "A node is killed", "Acceptors fail"):  # fmt: skip
+    for title in ("Average throughput", "The original's operations", "Scaling", "at 32 outstanding",
+                  "batches of 100", "Cost per operation", "A node is killed", "Acceptors fail"):  # fmt: skip
         assert title in page and title in (directory / "tables.md").read_text(), title
 
 
@@ -181,7 +236,7 @@ def test_the_documents_get_tables_and_charts_between_their_marks_and_keep_the_re
         report.into_documents(directory, tmp_path)
         for document, charts, title in (
             (readme, {report.CHART_IN_README}, "450 operations from two"),
-            (performance, set(report.CHARTS_IN_PERFORMANCE), "Average throughput"),
+            (performance, set(report.CHARTS_IN_PERFORMANCE), "### Average throughput"),
         ):
             text = document.read_text()
             assert text.startswith("before\n")
@@ -192,7 +247,7 @@ def test_the_documents_get_tables_and_charts_between_their_marks_and_keep_the_re
             shown = re.findall(r"\]\(([a-z/]+\.svg)\)", text)
             assert {Path(chart).stem for chart in shown} == charts
             assert all((document.parent / chart).stat().st_size > 1000 for chart in shown)
-    assert "| Paxos, linearizable reads | 2,020 (" in readme.read_text()
+    assert "| Paxos, own-logs, linearizable reads | 2,020 (" in readme.read_text()
     before = readme.read_text()
     performance.write_text("no marks")
     with pytest.raises(ValueError, match=r"performance.md: no <!-- measured -->"):
@@ -295,7 +350,16 @@ def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(
 
 
 @pytest.mark.parametrize(
-    "words", [["--sizes", "0"], ["--peers", "raft"], ["--parts", "all"], ["--levels", "3"], ["--repeat", "x"]]
+    "words",
+    [
+        ["--sizes", "0"],
+        ["--peers", "raft"],
+        ["--parts", "all"],
+        ["--levels", "3"],
+        ["--repeat", "x"],
+        ["--single", "h:1"],
+        ["--cluster", "c.json", "--readme"],
+    ],
 )
 def test_arguments_that_make_no_sense_are_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit) as refused:
@@ -324,6 +388,55 @@ def test_a_tiny_run_measures_every_part_and_leaves_nothing_behind(tmp_path: Path
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert done.stderr.count("\n") == len(samples)  # a line for each, and no more
     assert leftovers() <= before
+
+
+@pytest.mark.slow
+def test_a_cluster_that_runs_already_is_measured_and_keeps_its_keys(tmp_path: Path) -> None:
+    words = [
+        "--sizes",
+        "20",
+        "--repeat",
+        "1",
+        "--rows",
+        "20",
+        "--levels",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    with systems.Paxos(tmp_path / "paxos") as system, systems.Single(tmp_path / "single") as single:
+        words += ["--cluster", str(system.file), "--single", single.address]
+        with system.client() as client, single.client() as other:
+            client.put("theirs", "1")
+            assert run.main(words) == 0
+            samples = json.loads((tmp_path / "out" / "results.json").read_text())
+            assert {s["part"] for s in samples} == {"tables", "scaling", "mix", "batches"}
+            assert {s["system"] for s in samples} == {"own-logs", "paxos", "single"}
+            assert [item.key for item in client.scan()] == ["theirs"] and not [*other.scan()]
+            client.put("bench.theirs", "1")
+            other.put("bench.theirs", "1")
+            assert run.main(words) == 1
+            assert [item.key for item in client.scan()] == ["bench.theirs", "theirs"]
+            assert [item.key for item in other.scan()] == ["bench.theirs"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing() is not None, reason=missing() or "")
+def test_five_hosts_are_measured_from_a_sixth(tmp_path: Path) -> None:
+    with Network(tmp_path, ssh=False) as network:
+        file = network.cluster_file(tmp_path, data=str(tmp_path / "data"))
+        command = [sys.executable, PROJECT / "server.py", "--cluster", file, "--init", "--id"]
+        nodes = [
+            subprocess.Popen(network.at(n, [*command, str(n)]), preexec_fn=die_with_parent) for n in HOSTS
+        ]
+        words = ["--sizes", "20", "--repeat", "1", "--parts", "tables", "--cluster", file]
+        done = network.finish(CLIENT, [sys.executable, BENCH, *words, "--out", tmp_path / "out"], 300)
+        for node in nodes:
+            node.kill()
+            node.wait()
+    assert done.returncode == 0, done.stderr
+    samples = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(s["system"], s["operations"]) for s in samples] == [("own-logs", 20), ("paxos", 20)]
 
 
 @pytest.mark.slow

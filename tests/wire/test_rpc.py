@@ -31,6 +31,9 @@ from paxoskv.wire.codec import (  # fmt: skip
     encode,
 )
 from paxoskv.wire.connection import (  # fmt: skip
+    FRAME_S,
+    MESSAGES_AT_ONCE,
+    OUTPUT_AT_ONCE,
     Connection,
     Flusher,
     Link,
@@ -351,6 +354,7 @@ class Wire(asyncio.Transport):
         self.unread = b""
         self.writes = 0
         self.state = "open"
+        self.reading = True
 
     def write(self, data: Any) -> None:
         self.unread += data
@@ -358,6 +362,12 @@ class Wire(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         return len(self.unread)
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
     def close(self) -> None:
         self.state = "closing"
@@ -475,6 +485,79 @@ async def test_nothing_is_handed_out_after_the_owner_hung_up() -> None:
     connection.data_received(gets(3)[0])
     assert seen == [1]
     assert not connection.send(b"late")
+
+
+@in_a_loop
+async def test_connections_take_turns_however_much_one_of_them_has_sent() -> None:
+    crowd, quiet = Pair(), Pair()
+    data, expected = gets(300)
+    crowd.connection.data_received(data)
+    assert len(crowd.messages) == MESSAGES_AT_ONCE
+    quiet.connection.data_received(gets(1)[0])
+    assert len(quiet.messages) == 1, "after one turn of the other connection"
+    crowd.connection.data_received(data[:10])  # more comes meanwhile, and in the end the rest of that
+    assert len(crowd.messages) == MESSAGES_AT_ONCE and not crowd.wire.reading
+    await until(lambda: crowd.messages == expected and crowd.wire.reading)
+    crowd.connection.data_received(data[10:])
+    await until(lambda: crowd.messages == 2 * expected)
+
+
+@in_a_loop
+async def test_a_turn_of_a_connection_ends_when_its_answers_are_large() -> None:
+    pair = Pair()
+    large = bytes(OUTPUT_AT_ONCE // 2 + 1)
+
+    def on_message(connection: Connection, *_: Any) -> None:
+        connection.send(large)
+
+    pair.connection = Connection(on_message, lambda *_: None, 1000, pair.flusher)
+    pair.connection.connection_made(pair.wire)
+    pair.connection.data_received(gets(10)[0])
+    pair.flusher.flush_all()
+    assert len(pair.wire.unread) == 2 * len(large)
+
+
+@in_a_loop
+async def test_a_connection_that_is_held_passes_on_nothing_until_all_have_let_it_go() -> None:
+    pair = Pair()
+    data, expected = gets(3)
+    pair.connection.hold()
+    pair.connection.hold()
+    pair.connection.data_received(data[:-1])
+    pair.connection.release()
+    await asyncio.sleep(0)
+    assert not pair.messages and not pair.wire.reading
+    pair.connection.release()
+    await until(lambda: pair.wire.reading)
+    assert pair.messages == expected[:2]
+    pair.connection.data_received(data[-1:])
+    assert pair.messages == expected
+
+
+@in_a_loop
+async def test_a_client_that_does_not_read_is_not_listened_to_and_is_cut_off_in_the_end() -> None:
+    now = asyncio.get_running_loop().time()
+    pair = Pair(answers=True)
+    data, expected = gets(2)
+    pair.connection.data_received(data)
+    pair.connection.pause_writing()
+    pair.connection.data_received(data)
+    assert pair.messages == expected
+    assert not pair.connection.stale(now + FRAME_S - 1)
+    pair.connection.resume_writing()
+    await until(lambda: pair.messages == 2 * expected)
+    assert not pair.connection.stale(now + 2 * FRAME_S), "it has read"
+    pair.connection.pause_writing()
+    assert pair.connection.stale(now + 2 * FRAME_S) and pair.wire.state == "aborted"
+
+
+@in_a_loop
+async def test_a_node_that_does_not_read_is_listened_to() -> None:
+    pair = Pair(answers=True, user=2)  # two that wait for each other would wait for ever
+    pair.connection.pause_writing()
+    data, expected = gets(2)
+    pair.connection.data_received(data)
+    assert pair.messages == expected
 
 
 @in_a_loop

@@ -1,0 +1,107 @@
+"""The keys and values of the store, and what goes through all of them: in pieces, while entries are applied.
+
+Who goes through the keys needs them in order. The order is made when somebody asks for it first, and kept up
+to date from then on: a node that nobody asks has none of its cost.
+"""
+
+import hashlib
+from collections.abc import Generator
+from heapq import merge
+from itertools import islice
+from typing import Any, Final
+
+from sortedcontainers import SortedDict, SortedList
+
+PIECE_KEYS: Final = 512  # keys that are visited at once: about half a millisecond
+PIECE_BYTES: Final = 256 << 10  # of keys and values, with which a piece ends early
+
+Pieces = Generator[None, None, None]
+
+
+class Content:
+    """The keys and values. Whoever changes `values` does so by put() and remove()."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self.values = values
+        self.order: Any = None  # a SortedList of all keys, by code point
+        self.unordered: list[str] = []  # keys that have yet to be put into it
+        self.digests: list[Digest] = []  # that are being made
+
+    def put(self, key: str, value: str) -> None:
+        """Set the key."""
+        if self.order is not None:
+            for digest in self.digests:
+                digest.keep(key, self.values.get(key))
+            if key not in self.values:
+                self.order.add(key)
+        self.values[key] = value
+
+    def remove(self, key: str) -> bool:
+        """Remove the key; False if it is not there."""
+        value = self.values.pop(key, None)
+        if value is None:
+            return False
+        if self.order is not None:
+            for digest in self.digests:
+                digest.keep(key, value)
+            self.order.discard(key)
+        return True
+
+    def sort(self) -> Pieces:
+        """Put the keys in order, unless they are; all who ask at the same time share the work."""
+        if self.order is None:
+            self.order, self.unordered = SortedList(), list(self.values)
+        while self.unordered:
+            for key in self.unordered[-PIECE_KEYS:]:
+                if key in self.values and key not in self.order:  # else removed, or put again, meanwhile
+                    self.order.add(key)
+            del self.unordered[-PIECE_KEYS:]
+            yield
+
+    def after(self, key: str, inclusive: bool = False) -> Any:
+        """Iterate over the keys after this one, in order; sort() must have ended."""
+        return self.order.irange(key, None, (inclusive, True))
+
+
+class Digest:
+    """The SHA-256 of the content as it is now, whatever is put and removed until this is ready."""
+
+    def __init__(self, content: Content) -> None:
+        """Begin; the keys must be in order."""
+        self.content = content
+        self.sha = hashlib.sha256()
+        self.done = ""  # all keys up to this one are hashed; no key is empty
+        self.kept: Any = SortedDict()  # of later ones that were changed meanwhile: what they held, or None
+        content.digests.append(self)
+
+    def keep(self, key: str, value: str | None) -> None:
+        """The key, which holds this value (None: it does not exist), is about to change."""
+        if key > self.done and key not in self.kept:
+            self.kept[key] = value
+
+    def pieces(self) -> Pieces:
+        """Hash all of it."""
+        try:
+            while self._piece():
+                yield
+        finally:
+            self.content.digests.remove(self)
+
+    def _piece(self) -> bool:
+        """Hash the next keys; False if there are none."""
+        room, before = PIECE_BYTES, self.done
+        values, kept = self.content.values, self.kept
+        keys = merge(self.content.after(before), kept.irange(before, None, (False, True)))
+        for key in islice(keys, PIECE_KEYS):
+            if key == self.done:  # it comes from both
+                continue
+            self.done = key
+            value = kept[key] if key in kept else values[key]
+            if value is not None:
+                for text in (key.encode(), value.encode()):
+                    self.sha.update(len(text).to_bytes(8, "big"))
+                    self.sha.update(text)
+                    room -= len(text)
+            if room < 0:
+                break
+        return self.done != before
