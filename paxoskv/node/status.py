@@ -80,13 +80,15 @@ class StatusReport:
     def counters(self) -> dict[str, int]:
         """What only grows."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
+        report = self.replica.core.report()
         return {
             "entries_applied": self.replica.entries_applied,
             "commands_applied": self.replica.commands_applied,
             "fsyncs": self.replica.frames,
             **self.counts.totals(),
             "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1e6),
-            "revocations": self.replica.core.report().revocations,
+            "ballots": report.ballots,
+            "revocations": report.revocations,
         }
 
     def gauges(self) -> dict[str, float]:

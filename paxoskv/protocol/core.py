@@ -21,8 +21,10 @@ class Report(NamedTuple):
     incarnation: int  # which disk; 0: it is not known yet
     life: int  # which start of that disk
     in_flight: int  # own entries that are not applied yet
+    ballots: int  # how often this node has stood for a log
     revocations: int  # how often this node has stood for the log of another one
     leads: frozenset[int]  # the logs that this node leads
+    own: int  # its own log; 0: no node has one
     logs: list[LogStatus]
     rejoin_waits: str | None  # what a rejoin waits for, in words; None: the node is not rejoining
 

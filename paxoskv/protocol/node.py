@@ -414,9 +414,10 @@ class Node(Core):
 
     def report(self) -> Report:
         own, waits = self.incarnations, self.rejoining.waits() if self.rejoining else None
+        home = self.me if self.way.owners else 0
         return Report(
-            self.clock.time, own.incarnation, own.life, self.in_flight, self.way.revocations,
-            self.way.leads(), self.logs.status(), waits,
+            self.clock.time, own.incarnation, own.life, self.in_flight, self.way.stands,
+            self.way.revocations, self.way.leads(), home, self.logs.status(), waits,
         )  # fmt: skip
 
     def greet(self, identity: Identity) -> str | None:
