@@ -263,7 +263,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     # the settings
     "proposing raft": (
         document(proposing="raft"),
-        'proposing: "raft" is no way to propose (known: own-logs, ',
+        'proposing: "raft" is no way to propose (known: ',
     ),
     "proposing a list": (document(proposing=["leader"]), "proposing: a list is no way to propose"),
     "revoke_after_s true": (
