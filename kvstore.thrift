@@ -211,6 +211,8 @@ struct Status {
     21: string state
     /** Who refuses this node, or is refused by it, and why: at this time, a line for each. */
     22: list<string> problems
+    /** Seconds until its certificate expires; absent: it has none, or none that is valid. */
+    23: optional double certificate_s
 } (python.immutable = "")
 
 // ------------------------------------------------------------------------------------------------------------ errors
@@ -578,13 +580,20 @@ struct Identity {
     6: optional list<Recovered> recovered
     /** Likewise of the clock: no frontier was made from it above this. */
     7: optional i64 reserved
+    /** Where the nodes share a secret: the number that this side has drawn for this connection. */
+    8: optional binary nonce
+    /** Where the nodes share a secret: proves that its sender knows it; made of both sides' ids and nonces. */
+    9: optional binary proof
     /** How its cluster proposes, as cluster.json says; absent: "own-logs". */
-    8: optional string proposing
+    10: optional string proposing
 } (python.immutable = "")
 
 /** What nodes say to one another. Answers may overtake one another. */
 service Node {
-    /** First on every connection: who calls. Nothing else is served before it. Answers who is called. */
+    /**
+     * First on every connection: who calls. Nothing else is served before it. Answers who is called. Where the nodes share
+     * a secret, the first answer holds a nonce and a proof, and the caller calls once more, with its own proof.
+     */
     Identity hello(1: Identity identity) throws (1: Refused refused)
 
     /** Phase 1. */

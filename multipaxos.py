@@ -575,33 +575,35 @@ class Proposer:
         return start, sync
 
 
-class Learner:
-    """Merges all logs into one order.
+@dataclass(slots=True)
+class Learned:
+    """What a Learner knows of one log."""
 
-    Of each log it knows the facts that it was told: `chosen`, `evidence`, and `known`, a frontier. `held`
-    counts the chosen entries that the acceptor has, and `frontier` is as much of `known` as they reach.
-    `executed` counts the entries that are applied, and the no-ops among them. `heads` has the timestamp of
-    the log's next command, if one is chosen.
-    """
+    acceptor: Acceptor
+    fact: Fact  # as it was told to others last
+    chosen: int = 0  # how many entries are chosen, as far as was heard,
+    evidence: int = 0  # and the ballot that they were counted in
+    known: int = 0  # the frontier that was heard of
+    held: int = 0  # how many chosen entries the acceptor has
+    frontier: int = 0  # as much of `known` as they reach
+    executed: int = 0  # how many entries are applied, and the no-ops among them
+
+
+class Learner:
+    """Merges all logs into one order. `heads` has the timestamp of a log's next command, if one is chosen."""
 
     def __init__(self, acceptors: dict[int, Acceptor]) -> None:
         self.acceptors = acceptors
-        self.chosen = dict.fromkeys(acceptors, 0)
-        self.evidence = dict.fromkeys(acceptors, 0)
-        self.known = dict.fromkeys(acceptors, 0)
-        self.frontier = dict.fromkeys(acceptors, 0)
-        self.held = dict.fromkeys(acceptors, 0)
-        self.executed = dict.fromkeys(acceptors, 0)
+        self.logs = {log: Learned(acceptor, Fact(log, 0, 0, 0)) for log, acceptor in acceptors.items()}
         self.heads: dict[int, int] = {}
-        self.facts = {log: Fact(log, 0, 0, 0) for log in acceptors}
         self.position = (0, 0)
         self.moved = False  # whether a command may have become applicable
 
     def fact(self, log: int) -> Fact:
-        fact = self.facts[log]
-        chosen, evidence, known = self.chosen[log], self.evidence[log], self.known[log]
+        of = self.logs[log]
+        fact, chosen, evidence, known = of.fact, of.chosen, of.evidence, of.known
         if fact.frontier != known or fact.chosen != chosen or fact.evidence != evidence:
-            fact = self.facts[log] = Fact(log, chosen, evidence, known)
+            fact = of.fact = Fact(log, chosen, evidence, known)
         return fact
 
     def last_timestamp(self, proposer: Proposer) -> int:
@@ -609,45 +611,47 @@ class Learner:
         if proposer.entries:
             return proposer.entries[-1].timestamp
         held = self.acceptors[proposer.log].entries[-1:]
-        return max(self.known[proposer.log], *[entry.timestamp for entry in held], 0)
+        return max(self.logs[proposer.log].known, *[entry.timestamp for entry in held], 0)
 
     def learn(self, log: int, chosen: int, evidence: int, frontier: int) -> bool:
         """Merge a fact; True if it said anything new.
 
         (chosen, evidence) is one pair: the larger one stays. The frontier goes by itself.
         """
+        of = self.logs[log]
         news = False
-        if chosen > self.chosen[log] or (chosen == self.chosen[log] and evidence > self.evidence[log]):
-            self.chosen[log], self.evidence[log] = chosen, evidence
+        if chosen > of.chosen or (chosen == of.chosen and evidence > of.evidence):
+            of.chosen, of.evidence = chosen, evidence
             news = True
-        if frontier > self.known[log]:
-            self.known[log] = frontier
+        if frontier > of.known:
+            of.known = frontier
             news = True
         return news
 
     def settle(self, log: int) -> bool:
         """Bring the facts and the acceptor's entries together; True if more chosen entries are here now."""
-        acceptor = self.acceptors[log]
-        if acceptor.chosen < self.chosen[log]:
-            acceptor.learn(self.chosen[log], self.evidence[log])
-        before, chosen = self.held[log], acceptor.chosen
+        of = self.logs[log]
+        acceptor = of.acceptor
+        if acceptor.chosen < of.chosen:
+            acceptor.learn(of.chosen, of.evidence)
+        before, chosen = of.held, acceptor.chosen
         if chosen > before:
             self.moved = True
-            self.held[log] = chosen
+            of.held = chosen
             self.passed(log)
             if chosen > acceptor.base:  # else a checkpoint has just covered all of them
                 last = acceptor.timestamp_of(chosen)
-                self.frontier[log] = max(self.frontier[log], last)
-                self.known[log] = max(self.known[log], last)
-        if chosen >= self.chosen[log] and self.known[log] > self.frontier[log]:
+                of.frontier = max(of.frontier, last)
+                of.known = max(of.known, last)
+        if chosen >= of.chosen and of.known > of.frontier:
             self.moved = True
-            self.frontier[log] = self.known[log]
+            of.frontier = of.known
         return chosen > before
 
     def passed(self, log: int) -> None:
         """Find the log's next command. No-ops count as executed at once: they wait for nothing."""
-        acceptor = self.acceptors[log]
-        slot = self.executed[log]
+        of = self.logs[log]
+        acceptor, slot = of.acceptor, of.executed
         while slot < acceptor.chosen:
             entry = acceptor.entries[slot - acceptor.base]
             if entry.payload:
@@ -656,7 +660,7 @@ class Learner:
             slot += 1
         else:
             self.heads.pop(log, None)
-        self.executed[log] = slot
+        of.executed = slot
 
     def next(self) -> tuple[int, int] | None:
         """The (timestamp, owner) of the earliest chosen command that is not applied yet."""
@@ -670,16 +674,16 @@ class Learner:
         """The commands whose turn has come: (timestamp, owner, payload) each."""
         while (head := self.next()) is not None:
             timestamp, owner = head
-            for log, frontier in self.frontier.items():
-                if frontier < timestamp - (log > owner):
+            for log, of in self.logs.items():
+                if of.frontier < timestamp - (log > owner):
                     return
             if head <= self.position:
                 raise Diverged(
                     f"command {timestamp} of log {owner} is chosen, after {self.position} was applied"
                 )
-            acceptor = self.acceptors[owner]
-            payload = acceptor.entries[self.executed[owner] - acceptor.base].payload
-            self.executed[owner] += 1
+            of = self.logs[owner]
+            payload = of.acceptor.entries[of.executed - of.acceptor.base].payload
+            of.executed += 1
             self.position = head
             self.passed(owner)
             yield timestamp, owner, payload
@@ -689,7 +693,7 @@ class Learner:
         timestamp, owner = position
         following = self.next()
         return (following is None or following > position) and all(
-            frontier >= timestamp - (log > owner) for log, frontier in self.frontier.items()
+            of.frontier >= timestamp - (log > owner) for log, of in self.logs.items()
         )
 
     def waits_on(self, read: int) -> dict[int, int]:
@@ -699,9 +703,9 @@ class Learner:
         """
         timestamp, owner = self.next() or (0, 0)
         waits = {}
-        for log, frontier in self.frontier.items():
+        for log, of in self.logs.items():
             needed = max(timestamp - (log > owner), read)
-            if frontier < needed:
+            if of.frontier < needed:
                 waits[log] = needed
         return waits
 
@@ -714,10 +718,11 @@ class Learner:
         timestamp, owner = cut.position
         for log, (executed, evidence, last) in cut.logs.items():
             frontier = max(last, timestamp - (log > owner))
-            self.acceptors[log].cover(executed, evidence, last)
+            of = self.logs[log]
+            of.acceptor.cover(executed, evidence, last)
             self.learn(log, executed, evidence, frontier)
-            self.executed[log] = max(self.executed[log], executed)
-            self.frontier[log] = max(self.frontier[log], frontier)
+            of.executed = max(of.executed, executed)
+            of.frontier = max(of.frontier, frontier)
             self.passed(log)
         self.moved = True
         if cut.position <= self.position:
@@ -727,10 +732,10 @@ class Learner:
 
     def cut(self, clock: int) -> Cut:
         """Where a checkpoint would stand that is made of what is applied now."""
-        logs = {}
-        for log, acceptor in self.acceptors.items():
-            executed = self.executed[log]
-            logs[log] = Covered(executed, acceptor.evidence, acceptor.timestamp_of(executed))
+        logs = {
+            log: Covered(of.executed, of.acceptor.evidence, of.acceptor.timestamp_of(of.executed))
+            for log, of in self.logs.items()
+        }
         return Cut(self.position, logs, clock)
 
     def recover(self, position: tuple[int, int]) -> Iterator[tuple[int, int, bytes]]:
@@ -740,20 +745,18 @@ class Learner:
         """
         logs = []
         covered = self.position  # by an installed checkpoint
-        for log, acceptor in self.acceptors.items():
+        for log, of in self.logs.items():
+            acceptor = of.acceptor
             self.learn(log, acceptor.chosen, acceptor.evidence, 0)
-            entries = [
-                e
-                for e in acceptor.from_slot(self.executed[log], acceptor.chosen)
-                if (e.timestamp, log) <= position
-            ]
-            self.executed[log] += len(entries)
-            self.held[log] = acceptor.chosen
-            logs.append([(e.timestamp, log, e.payload) for e in entries if e.payload])
+            unapplied = acceptor.from_slot(of.executed, acceptor.chosen)
+            entries = [entry for entry in unapplied if (entry.timestamp, log) <= position]
+            of.executed += len(entries)
+            of.held = acceptor.chosen
+            logs.append([(entry.timestamp, log, entry.payload) for entry in entries if entry.payload])
             self.passed(log)
             if acceptor.chosen > acceptor.base:
                 last = acceptor.timestamp_of(acceptor.chosen)
-                self.frontier[log] = self.known[log] = max(self.known[log], last)
+                of.frontier = of.known = max(of.known, last)
         self.position = max(self.position, position)
         self.moved = True
         for timestamp, owner, payload in merge(*logs):

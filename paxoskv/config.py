@@ -25,24 +25,34 @@
       "acceptor_failures": {                   the acceptor role fails on purpose:
         "probability": 0.05,                     for each message with this probability,
         "silence_s": 1, "every_s": 10},          and for silence_s seconds, once in every_s seconds
-      "tls": {"certificate": "node.pem", "key": "node.key", "authority": "ca.pem"}
+      "secret": "demo.secret",                 a file by which the nodes know one another, mode 600
+      "tls": {                                 or certificates, by which everybody knows everybody:
+        "certificate": "certs/{name}.pem",       {name} stands for node-3 at node 3, and for client in clients
+        "key": "certs/{name}.key",
+        "authority": "certs/ca.pem",
+        "roles": {"reports": "reader"}},         of clients' certificates that name no role, by common name
+      "insecure": false                        true: others need not prove that they are nodes
     }
+
+Paths are relative to this file. docs/security.md says what "secret", "tls" and "insecure" come to.
 
 Only name, nodes, id, host and port are required. An unknown field is an error: if it were ignored, a setting
 with a misspelled name would silently do nothing.
 """
 
+import dataclasses
 import hashlib
 import ipaddress
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 MAX_ID: Final = 255  # a ballot has 8 bits for the node
+ROLES: Final = ("reader", "writer", "admin")  # of clients; each may do what the one before may
 WAYS: Final = ("own-logs", "classic", "leader")  # to propose
 MAX_TEXT: Final = 1024  # characters; no path or name is longer
 MAX_SHOWN: Final = 60  # characters of a wrong value that an error repeats
@@ -92,11 +102,20 @@ class AcceptorFailures:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """The paths of the PEM files, as written in cluster.json."""
+    """The paths of the PEM files, and what clients may do whose certificates do not say it."""
 
     certificate: str
     key: str
     authority: str
+    roles: dict[str, str] = dataclasses.field(default_factory=dict)  # by common name
+
+    def of(self, name: str) -> "Tls":
+        """Return this with the files of one who shows a certificate: "node-3", or "client"."""
+        return replace(
+            self,
+            certificate=self.certificate.replace("{name}", name),
+            key=self.key.replace("{name}", name),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +132,8 @@ class Cluster:
     fsync: bool = True
     request_timeout_s: float = 10.0
     tls: Tls | None = None
+    secret: str | None = None
+    insecure: bool = False
     data: str = "data"
     ssh: Ssh = Ssh()
 
@@ -148,11 +169,17 @@ def data_directory(given: str | None, settings: Cluster, file: str | PathLike[st
 def load(path: str | PathLike[str]) -> Cluster:
     """Read and check the file; raise ClusterError if it cannot be read, or contains an error."""
     try:
-        return _parse(Path(path).read_bytes())
+        settings = _parse(Path(path).read_bytes())
     except OSError as error:
         raise ClusterError(f"{path}: {error.strerror}") from error
     except ClusterError as error:
         raise ClusterError(f"{path}: {error}") from error
+    here = Path(path).parent
+    tls, secret = settings.tls, settings.secret
+    if tls:
+        certificate, key, authority = (str(here / name) for name in (tls.certificate, tls.key, tls.authority))
+        tls = Tls(certificate, key, authority, tls.roles)
+    return replace(settings, tls=tls, secret=str(here / secret) if secret else None)
 
 
 def _parse(data: bytes) -> Cluster:
@@ -212,6 +239,8 @@ def _cluster(value: Any, where: str) -> Cluster:
         "fsync": _boolean,
         "request_timeout_s": _number(0.1, 600, "seconds"),
         "tls": _tls,
+        "secret": _text,
+        "insecure": _boolean,
         "data": _text,
         "ssh": _ssh,
     }
@@ -279,7 +308,17 @@ def _acceptor_failures(value: Any, where: str) -> AcceptorFailures:
 
 
 def _tls(value: Any, where: str) -> Tls:
-    return Tls(**_object(value, where, {"certificate": _text, "key": _text, "authority": _text}, {}))
+    files: dict[str, Check] = {"certificate": _text, "key": _text, "authority": _text}
+    return Tls(**_object(value, where, files, {"roles": _roles}))
+
+
+def _roles(value: Any, where: str) -> dict[str, str]:
+    if not isinstance(value, dict):
+        _refuse(where, value, "is not an object")
+    for name, role in value.items():
+        if role not in ROLES:
+            _refuse(_field(where, name), role, f"is no role ({', '.join(ROLES)})")
+    return value
 
 
 def _whole(low: int, high: int, what: str) -> Check:

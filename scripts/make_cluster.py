@@ -57,6 +57,8 @@ def main() -> int:
         except ValueError as error:
             print(f"make_cluster.py: --set {field}: {error}", file=sys.stderr)
             return 2
+    if not {"tls", "insecure"} & set(cluster):  # the first node that starts makes the file
+        cluster.setdefault("secret", f"{options.name}.secret")
     text = json.dumps(cluster, indent=2) + "\n"
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:  # by the rules of those who will read it
         file.write(text)

@@ -25,7 +25,8 @@ class Iface(object):
     """
     def hello(self, identity):
         """
-        First on every connection: who calls. Nothing else is served before it. Answers who is called.
+        First on every connection: who calls. Nothing else is served before it. Answers who is called. Where the nodes share
+        a secret, the first answer holds a nonce and a proof, and the caller calls once more, with its own proof.
 
         Parameters:
          - identity
@@ -127,7 +128,8 @@ class Client(Iface):
 
     def hello(self, identity):
         """
-        First on every connection: who calls. Nothing else is served before it. Answers who is called.
+        First on every connection: who calls. Nothing else is served before it. Answers who is called. Where the nodes share
+        a secret, the first answer holds a nonce and a proof, and the caller calls once more, with its own proof.
 
         Parameters:
          - identity

@@ -1313,6 +1313,7 @@ class Status(object):
      - in_flight: Entries of its own log that are not applied yet.
      - state: serving, starting, no-majority, rejoining, stopping, or disk-full.
      - problems: Who refuses this node, or is refused by it, and why: at this time, a line for each.
+     - certificate_s: Seconds until its certificate expires; absent: it has none, or none that is valid.
 
     """
 
@@ -1339,10 +1340,11 @@ class Status(object):
         'in_flight',
         'state',
         'problems',
+        'certificate_s',
     )
 
 
-    def __init__(self, node=None, cluster=None, version=None, ready=None, clock=None, applied=None, keys=None, digest=None, logs=None, connected=None, pending=None, journal_bytes=None, memory_bytes=None, uptime_s=None, counters=None, hash=None, checkpoint_age_s=None, incarnation=None, life=None, in_flight=None, state=None, problems=None,):
+    def __init__(self, node=None, cluster=None, version=None, ready=None, clock=None, applied=None, keys=None, digest=None, logs=None, connected=None, pending=None, journal_bytes=None, memory_bytes=None, uptime_s=None, counters=None, hash=None, checkpoint_age_s=None, incarnation=None, life=None, in_flight=None, state=None, problems=None, certificate_s=None,):
         super(Status, self).__setattr__('node', node)
         super(Status, self).__setattr__('cluster', cluster)
         super(Status, self).__setattr__('version', version)
@@ -1365,6 +1367,7 @@ class Status(object):
         super(Status, self).__setattr__('in_flight', in_flight)
         super(Status, self).__setattr__('state', state)
         super(Status, self).__setattr__('problems', problems)
+        super(Status, self).__setattr__('certificate_s', certificate_s)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -1373,7 +1376,7 @@ class Status(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.node, self.cluster, self.version, self.ready, self.clock, self.applied, self.keys, self.digest, self.logs, self.connected, self.pending, self.journal_bytes, self.memory_bytes, self.uptime_s, self.counters, self.hash, self.checkpoint_age_s, self.incarnation, self.life, self.in_flight, self.state, self.problems, ))
+        return hash(self.__class__) ^ hash((self.node, self.cluster, self.version, self.ready, self.clock, self.applied, self.keys, self.digest, self.logs, self.connected, self.pending, self.journal_bytes, self.memory_bytes, self.uptime_s, self.counters, self.hash, self.checkpoint_age_s, self.incarnation, self.life, self.in_flight, self.state, self.problems, self.certificate_s, ))
 
     @classmethod
     def read(cls, iprot):
@@ -1402,6 +1405,7 @@ class Status(object):
         in_flight = None
         state = None
         problems = None
+        certificate_s = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -1537,6 +1541,11 @@ class Status(object):
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
+            elif fid == 23:
+                if ftype == TType.DOUBLE:
+                    certificate_s = iprot.readDouble()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -1564,6 +1573,7 @@ class Status(object):
             in_flight=in_flight,
             state=state,
             problems=problems,
+            certificate_s=certificate_s,
         )
 
     def write(self, oprot):
@@ -1671,6 +1681,10 @@ class Status(object):
             for iter36 in self.problems:
                 oprot.writeString(iter36.encode('utf-8') if sys.version_info[0] == 2 else iter36)
             oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.certificate_s is not None:
+            oprot.writeFieldBegin('certificate_s', TType.DOUBLE, 23)
+            oprot.writeDouble(self.certificate_s)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -4686,6 +4700,8 @@ class Identity(object):
      - life: How often the node was started with this disk: a copy of an older state has a smaller one.
      - recovered: What this start has found of each log: less than its peers were told is a copy of an older state.
      - reserved: Likewise of the clock: no frontier was made from it above this.
+     - nonce: Where the nodes share a secret: the number that this side has drawn for this connection.
+     - proof: Where the nodes share a secret: proves that its sender knows it; made of both sides' ids and nonces.
      - proposing: How its cluster proposes, as cluster.json says; absent: "own-logs".
 
     """
@@ -4698,11 +4714,13 @@ class Identity(object):
         'life',
         'recovered',
         'reserved',
+        'nonce',
+        'proof',
         'proposing',
     )
 
 
-    def __init__(self, cluster=None, digest=None, node=None, incarnation=None, life=None, recovered=None, reserved=None, proposing=None,):
+    def __init__(self, cluster=None, digest=None, node=None, incarnation=None, life=None, recovered=None, reserved=None, nonce=None, proof=None, proposing=None,):
         super(Identity, self).__setattr__('cluster', cluster)
         super(Identity, self).__setattr__('digest', digest)
         super(Identity, self).__setattr__('node', node)
@@ -4710,6 +4728,8 @@ class Identity(object):
         super(Identity, self).__setattr__('life', life)
         super(Identity, self).__setattr__('recovered', recovered)
         super(Identity, self).__setattr__('reserved', reserved)
+        super(Identity, self).__setattr__('nonce', nonce)
+        super(Identity, self).__setattr__('proof', proof)
         super(Identity, self).__setattr__('proposing', proposing)
 
     def __setattr__(self, *args):
@@ -4719,7 +4739,7 @@ class Identity(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, self.life, self.recovered, self.reserved, self.proposing, ))
+        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, self.life, self.recovered, self.reserved, self.nonce, self.proof, self.proposing, ))
 
     @classmethod
     def read(cls, iprot):
@@ -4733,6 +4753,8 @@ class Identity(object):
         life = None
         recovered = None
         reserved = None
+        nonce = None
+        proof = None
         proposing = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
@@ -4780,6 +4802,16 @@ class Identity(object):
                     iprot.skip(ftype)
             elif fid == 8:
                 if ftype == TType.STRING:
+                    nonce = iprot.readBinary()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 9:
+                if ftype == TType.STRING:
+                    proof = iprot.readBinary()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 10:
+                if ftype == TType.STRING:
                     proposing = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
                 else:
                     iprot.skip(ftype)
@@ -4795,6 +4827,8 @@ class Identity(object):
             life=life,
             recovered=recovered,
             reserved=reserved,
+            nonce=nonce,
+            proof=proof,
             proposing=proposing,
         )
 
@@ -4834,8 +4868,16 @@ class Identity(object):
             oprot.writeFieldBegin('reserved', TType.I64, 7)
             oprot.writeI64(self.reserved)
             oprot.writeFieldEnd()
+        if self.nonce is not None:
+            oprot.writeFieldBegin('nonce', TType.STRING, 8)
+            oprot.writeBinary(self.nonce)
+            oprot.writeFieldEnd()
+        if self.proof is not None:
+            oprot.writeFieldBegin('proof', TType.STRING, 9)
+            oprot.writeBinary(self.proof)
+            oprot.writeFieldEnd()
         if self.proposing is not None:
-            oprot.writeFieldBegin('proposing', TType.STRING, 8)
+            oprot.writeFieldBegin('proposing', TType.STRING, 10)
             oprot.writeString(self.proposing.encode('utf-8') if sys.version_info[0] == 2 else self.proposing)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -5724,6 +5766,7 @@ Status.thrift_spec = (
     (20, TType.I64, 'in_flight', None, None, ),  # 20
     (21, TType.STRING, 'state', 'UTF8', None, ),  # 21
     (22, TType.LIST, 'problems', (TType.STRING, 'UTF8', False), None, ),  # 22
+    (23, TType.DOUBLE, 'certificate_s', None, None, ),  # 23
 )
 all_structs.append(NotDone)
 NotDone.thrift_spec = (
@@ -5919,7 +5962,9 @@ Identity.thrift_spec = (
     (5, TType.I64, 'life', None, None, ),  # 5
     (6, TType.LIST, 'recovered', (TType.STRUCT, [Recovered, None], False), None, ),  # 6
     (7, TType.I64, 'reserved', None, None, ),  # 7
-    (8, TType.STRING, 'proposing', 'UTF8', None, ),  # 8
+    (8, TType.STRING, 'nonce', 'BINARY', None, ),  # 8
+    (9, TType.STRING, 'proof', 'BINARY', None, ),  # 9
+    (10, TType.STRING, 'proposing', 'UTF8', None, ),  # 10
 )
 all_structs.append(LogBallot)
 LogBallot.thrift_spec = (

@@ -60,7 +60,8 @@ class BaseClient:
         self.calls = Calls([str(node) for node in self.nodes], timeout, attempt_timeout, first)
         self._timeout = timeout
         tls = None if isinstance(cluster, str) else cluster.tls
-        self._tls = tls_contexts(tls.certificate, tls.key, tls.authority)[1] if tls else None
+        own = tls and tls.of("client")
+        self._tls = tls_contexts(own.certificate, own.key, own.authority)[1] if own else None
         self._begin()
 
     def _begin(self) -> None:

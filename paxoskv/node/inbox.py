@@ -56,11 +56,15 @@ class Inbox:
             self.counts.refused("malformed_call")
             connection.send(call.method.fail(call.sequence, error))
             return
-        handler = self.service.methods.get(name)
+        handler = connection.methods.get(name)
         if handler is not None:
             handler(call, arguments)
         elif name == b"hello":
             self.peers.hello(call, arguments[0])
+        elif call.method.service == "KeyValue":
+            role = self.peers.trust.role(connection)
+            may = f"its role is {role}" if role else "it names no role in this cluster"
+            self.service.answer(call, NotDone(f"the certificate does not allow {name.decode()}: {may}", True))
         elif connection.user is None:
             raise Malformed("a message between nodes, but no hello")
         else:

@@ -25,6 +25,7 @@ from paxoskv.node.checkpointing import Checkpointing
 from paxoskv.node.connections import Connections, most_connections
 from paxoskv.node.eventlog import EXIT_USAGE, LEVELS, Usage, log
 from paxoskv.node.health import Health
+from paxoskv.node.identity import Trust, trust_of
 from paxoskv.node.inbox import Inbox
 from paxoskv.node.long_work import LongWork
 from paxoskv.node.metrics import Counts
@@ -46,7 +47,7 @@ from paxoskv.storage.checkpoint_process import CheckpointProcess
 from paxoskv.storage.data_dir import condemn, discard_replacement
 from paxoskv.storage.files import Damaged, JournalError, Unreadable
 from paxoskv.storage.journal import Journal
-from paxoskv.wire.connection import Flusher, tls_contexts
+from paxoskv.wire.connection import Flusher
 from paxoskv.wire.structs import Identity
 
 CHECKPOINT_MB: Final = 64.0  # of the standalone server's journal, between two checkpoints
@@ -69,15 +70,14 @@ def put_together(
     members: dict[int, configuration.Member],
     request_timeout_s: float,
     checkpoint_mb: float,
-    tls: configuration.Tls | None = None,
+    trust: Trust,
 ) -> Server:
     """A node's parts, after its recovery; each is given those that it needs. `members`: the peers."""
     loop = asyncio.get_running_loop()
     turns, flusher, counts = Turns(loop), Flusher(), Counts()
-    accept_tls, connect_tls = tls_contexts(tls.certificate, tls.key, tls.authority) if tls else (None, None)
     writer = Writer(journal, loop, counts.fsync)
     answer = Answers(counts).answer
-    peers = Peers(identity, core, members, flusher, counts, connect_tls, loop, partial(condemn, directory))
+    peers = Peers(identity, core, members, flusher, counts, trust, loop, partial(condemn, directory))
     files = Checkpoints(directory, journal, turns.later)
     nodes = sorted([identity.node, *members]) if identity.node else []
     maker = CheckpointProcess(files, nodes, PROCESSORS, journal.lock)
@@ -93,36 +93,19 @@ def put_together(
     status = StatusReport(identity, replica, journal, peers, connections, checkpointing, health, counts, loop)
     service = Service(replica, checkpointing, health, status, LongWork(turns), answer)
     inbox = Inbox(service, peers, replica, turns, counts)
-    return Server(
-        replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s, accept_tls
-    )
-
-
-def check_tls(tls: configuration.Tls, file: str) -> None:
-    """Usage if a file cannot be used: errors of the ssl module do not name it."""
-    for field in ("certificate", "key", "authority"):
-        path = getattr(tls, field)
-        try:
-            Path(path).read_bytes()
-        except OSError as error:
-            raise Usage(f"{file}: tls.{field}: {path}: {error.strerror}") from error
-    try:
-        tls_contexts(tls.certificate, tls.key, tls.authority)
-    except OSError as error:
-        raise Usage(f"{file}: tls: {error}") from error
+    return Server(replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s)
 
 
 async def serve_node(options: argparse.Namespace) -> None:
     """One node of the cluster."""
     settings = configuration.load(options.cluster)
-    if settings.tls:
-        check_tls(settings.tls, options.cluster)
     try:
         member = settings.member(options.id)
     except configuration.ClusterError as error:
         raise Usage(f"{options.cluster}: {error}") from error
     if options.rejoin and len(settings.nodes) == 1:
         raise Usage("--rejoin: a node alone cannot rejoin: nobody else knows what it has forgotten")
+    trust = trust_of(settings, options.id, options.cluster)
     disk = int(not options.rejoin)
     identity = Identity(settings.name, settings.digest, options.id, disk, 0, proposing=settings.named_way)
     directory = configuration.data_directory(options.data, settings, options.cluster) / f"node-{options.id}"
@@ -151,7 +134,7 @@ async def serve_node(options: argparse.Namespace) -> None:
     peers = {node.id: node for node in settings.nodes if node.id != options.id}
     server = put_together(
         journal.identity, core, store, journal, directory, peers,
-        settings.request_timeout_s, settings.checkpoint_mb, settings.tls,
+        settings.request_timeout_s, settings.checkpoint_mb, trust,
     )  # fmt: skip
     origin = f"{options.cluster}: nodes: host and port of node {options.id}"
     await server.run(member.host, member.port, origin, member.metrics_port)
@@ -169,7 +152,8 @@ async def serve_standalone(options: argparse.Namespace) -> None:
     core = Single()
     store = Store(str(directory / "store.json"))
     recovered(journal, directory, core, store)
-    server = put_together(journal.identity, core, store, journal, directory, {}, 10.0, CHECKPOINT_MB)
+    server = put_together(journal.identity, core, store, journal, directory, {}, 10.0, CHECKPOINT_MB,
+                          Trust(identity.cluster, 0))  # fmt: skip
     await server.run(host, int(port), "--listen")
 
 

@@ -48,6 +48,7 @@ GAUGES: Final = {
     "waiting_records": "Journal records that wait for the next frame.",
     "waiting_messages": "Messages that wait for the next frame to be durable.",
     "journal_bytes": "Bytes in the journal.",
+    "certificate_seconds": "Seconds until the node's certificate expires; +Inf: it has none.",
     "uptime_seconds": "Seconds since the node began to serve.",
 }
 

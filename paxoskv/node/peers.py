@@ -11,11 +11,12 @@ from thrift.Thrift import TApplicationException
 from paxoskv.config import WAYS, Member
 from paxoskv.node.calls import Call
 from paxoskv.node.eventlog import EXIT_STALE, end, log
+from paxoskv.node.identity import Trust, explained
 from paxoskv.node.metrics import Counts
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.outbox import Message
 from paxoskv.wire.codec import Malformed, Refused
-from paxoskv.wire.connection import Connection, Flusher, Link
+from paxoskv.wire.connection import Connection, Flusher, Link, TlsUnexpected
 from paxoskv.wire.methods import METHODS, Method
 from paxoskv.wire.structs import (
     Accept,
@@ -41,7 +42,9 @@ from paxoskv.wire.validation import MAX_NODE_FRAME
 
 RECENT: Final = 5.0  # seconds for which a complaint counts: whoever is refused comes back each second
 MAX_PROBLEM: Final = 300  # characters of a complaint in the status
-MAX_COMPLAINTS: Final = 1000  # strangers and refusing peers that are remembered, so as to be logged once
+MAX_COMPLAINTS: Final = 1000  # strangers and refusing peers that are remembered, so as to be logged seldom
+LOG_AGAIN: Final = 60.0  # seconds after which a complaint that is still made is logged again
+DAILY: Final = 86400.0  # seconds, likewise, for what nobody can mend within minutes
 HELLO_WAIT: Final = 0.5  # seconds that a start waits for peers to answer its hello
 HELLO_LOOK: Final = 0.002  # seconds between two looks whether they have
 BOTH_ALIVE: Final = 1.0  # seconds without a message from a process, after which another may take its place
@@ -64,21 +67,23 @@ Deliver = Callable[[Connection, int, bytes, int, bytes, int], None]
 
 
 class Complaints:
-    """What is wrong with strangers and peers: each is logged once, for it will be tried again and again."""
+    """What is wrong with strangers and peers: logged once a minute, for it is tried again and again."""
 
     def __init__(self, counts: Counts) -> None:
         self.counts = counts
-        self.known: dict[tuple[str, object], tuple[object, float]] = {}  # reason, and when last heard
+        # The reason, when it was last heard, and when last logged.
+        self.known: dict[tuple[str, object], tuple[object, float, float]] = {}
 
-    def add(self, event: str, whom: object, reason: object, now: float) -> None:
-        """Count it, remember it, and log it if it is new."""
+    def add(self, event: str, whom: object, reason: object, now: float, again: float = LOG_AGAIN) -> None:
+        """Count it, remember it, and log it if it is new, or was not logged for `again` seconds."""
         self.counts.refused(event)
-        known = self.known.get((event, whom))
-        if known is None and len(self.known) >= MAX_COMPLAINTS:
-            return
-        if known is None or known[0] != reason:
+        before, _, logged = self.known.get((event, whom), (None, now, now))
+        if before is None and len(self.known) >= MAX_COMPLAINTS:
+            del self.known[next(iter(self.known))]
+        if before != reason or now - logged >= again:
             log(event, "error", who=whom, reason=reason)
-        self.known[event, whom] = (reason, now)
+            logged = now
+        self.known[event, whom] = (reason, now, logged)
 
     def settle(self, event: str, whom: object) -> None:
         """It is no longer so."""
@@ -88,7 +93,7 @@ class Complaints:
         """Who refuses us, or is refused by us, at this time, and why."""
         return [
             f"{event} {whom}: {reason}"[:MAX_PROBLEM]
-            for (event, whom), (reason, when) in self.known.items()
+            for (event, whom), (reason, when, _) in self.known.items()
             if when > now - RECENT
         ]
 
@@ -103,11 +108,11 @@ class Peers:
         members: dict[int, Member],
         flusher: Flusher,
         counts: Counts,
-        tls: ssl.SSLContext | None,
+        trust: Trust,
         loop: asyncio.AbstractEventLoop,
         condemn: Callable[[str], None],
     ) -> None:
-        """`members`: the peers. `tls`: for the connections that we make.
+        """`members`: the peers. `trust`: what whoever calls itself one must prove.
 
         `condemn`: let no later start use our data, for it is a stale copy.
         """
@@ -116,12 +121,13 @@ class Peers:
         self.members = members
         self.flusher = flusher
         self.counts = counts
-        self.tls = tls
+        self.trust = trust
         self.loop = loop
         self.condemn = condemn
         self.logs = frozenset(status.log for status in core.report().logs)
         self.links: dict[int, Link] = {}
         self.greeted: set[int] = set()  # peers that our link may be used to
+        self.refused: set[int] = set()  # peers that have told on our link why they refuse us, or we them
         self.processes: dict[Connection, tuple[int, tuple[int, int]]] = {}  # node, (incarnation, life)
         self.complaints = Complaints(counts)
         self.refused_at: float | None = None  # since when peers say that another process has our id
@@ -135,7 +141,8 @@ class Peers:
         for peer, member in self.members.items():
             self.links[peer] = Link(
                 member.host, member.port, self.flusher, MAX_NODE_FRAME,
-                on_up=self._up, on_message=deliver, on_down=self._down, tls=self.tls, user=peer,
+                on_up=self._up, on_message=deliver, on_down=self._down,
+                tls=self.trust.connect_tls(), user=peer,
             )  # fmt: skip
             self.links[peer].start()
 
@@ -164,9 +171,27 @@ class Peers:
             self.core.link(peer, link.refused)
 
     def sweep(self, now: float) -> None:
-        """About once a second: connect again to peers that dawdle."""
+        """About once a second: connect again to peers that dawdle; complain of what stays wrong."""
         for link in self.links.values():
             link.stale(now)
+            if link.fault is not None:
+                self.complaints.add("handshake", link.user, explained(link.fault), now)
+        certificates = self.trust.certificates
+        reason = certificates.problem() if certificates else None
+        if reason is not None:
+            self.complaints.add("certificate", self.identity.node, reason, now, DAILY)
+
+    def renew(self) -> None:
+        """Our certificate is another one: make all connections to and from peers again."""
+        for link in self.links.values():
+            link.tls = self.trust.connect_tls()
+        for connection in [*self.processes]:
+            connection.close()
+
+    def handshake(self, host: str, error: Exception) -> None:
+        """Whoever connected from this host could not agree with us on TLS."""
+        if isinstance(error, ssl.SSLError | TlsUnexpected):  # others have hung up, or said nothing
+            self.complaints.add("handshake", host, explained(error), self.loop.time())
 
     def who(self) -> Identity:
         """Who we are."""
@@ -215,9 +240,10 @@ class Peers:
         except (Refused, TApplicationException) as error:
             reason = getattr(error, "reason", error)
             self.complaints.add("peer-refused", link.user, reason, self.loop.time())
+            self.refused.add(link.user)
+            connection.close()
             if isinstance(error, Refused):
                 self._is_refused(str(reason))
-            connection.close()
             return None
         if name == b"hello":
             self._greeted(link, message)
@@ -234,9 +260,15 @@ class Peers:
     def hello(self, call: Call, identity: Identity) -> None:
         """A process has connected, and says who it is: it is told who we are, or why it is refused."""
         connection = call.connection
-        reason = self._stranger(identity) or self._listen_to(identity, connection)
+        reason = self._stranger(identity) or self.trust.refuses_certificate(connection, identity.node)
+        if reason is None:
+            challenge = self.trust.challenge(connection, identity, self.who())
+            if challenge is not None:
+                connection.send(call.method.reply(call.sequence, challenge))
+                return
+            reason = self.trust.refuses_caller(connection, identity) or self._listen_to(identity, connection)
         if reason is not None:
-            self.complaints.add("stranger", connection.peer.rpartition(":")[0], reason, self.loop.time())
+            self.complaints.add("stranger", _host(connection), reason, self.loop.time())
             connection.send(call.method.fail(call.sequence, Refused(reason)))
             return
         connection.user = identity.node
@@ -249,9 +281,12 @@ class Peers:
         self.processes[connection] = node, (incarnation, life)
         self._close_older(node, incarnation)
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: Connection, error: Exception | None) -> None:
         """A connection that somebody made to us is gone."""
         self.processes.pop(connection, None)
+        self.trust.lost(connection)
+        if isinstance(error, TlsUnexpected):
+            self.handshake(_host(connection), error)
 
     # ------------------------------------------------------------------------------------- who is listened to
 
@@ -300,7 +335,14 @@ class Peers:
     # ------------------------------------------------------------------------------------------------- links
 
     def _up(self, link: Link) -> None:
-        link.send(METHODS[b"hello"].call(0, self.who()))
+        connection = link.connection
+        assert connection, "it is up"
+        self.refused.discard(link.user)
+        reason = self.trust.refuses_certificate(connection, link.user)
+        if reason is not None:
+            self._refuse(link, reason)
+            return
+        link.send(METHODS[b"hello"].call(0, self.trust.introduce(link, self.who())))
         self.flusher.flush_all()
 
     def _greeted(self, link: Link, identity: Identity) -> None:
@@ -309,16 +351,26 @@ class Peers:
         if reason is None and identity.node != link.user:
             reason = f"node: {identity.node} answers where {link.user} is expected"
         if reason is None and link.connection:
-            reason = self._listen_to(identity, link.connection)
+            response = self.trust.respond(link, identity, self.who())
+            if isinstance(response, Identity):
+                link.send(METHODS[b"hello"].call(0, response))
+                return
+            reason = response or self._listen_to(identity, link.connection)
         if reason is not None:
-            self.complaints.add("peer-refused", link.user, reason, self.loop.time())
-            if link.connection:
-                link.connection.close()
+            self._refuse(link, reason)
             return
         self.greeted.add(link.user)
         self.refused_at = None
-        self.complaints.settle("peer-refused", link.user)
+        for event in ("peer-refused", "handshake"):
+            self.complaints.settle(event, link.user)
         log("peer", peer=link.user)
+
+    def _refuse(self, link: Link, reason: str) -> None:
+        """Whoever answers is not the peer, or no peer that may be listened to."""
+        self.complaints.add("peer-refused", link.user, reason, self.loop.time())
+        self.refused.add(link.user)
+        if link.connection:
+            link.connection.close()
 
     def _is_refused(self, reason: str) -> None:
         """A stale copy must not go on; nor the second of two processes, when the first is surely alive."""
@@ -337,6 +389,17 @@ class Peers:
     def _down(self, link: Link, error: Exception | None) -> None:
         for connection in [other for other in self.processes if other.user is link]:
             del self.processes[connection]
+        self.trust.lost(link)
         if link.user in self.greeted and not self.closed:
             log("peer-lost", "warning", peer=link.user, reason=error or "it hung up")
+        elif not self.closed and link.user not in self.refused:
+            silent = "it hung up at our hello" + (
+                ": does it speak TLS, and we do not?" if not link.tls else ""
+            )
+            self.complaints.add("handshake", link.user, explained(error or silent), self.loop.time())
         self.greeted.discard(link.user)
+
+
+def _host(connection: Connection) -> str:
+    """Where a connection comes from, without the port, which is another one each time."""
+    return connection.peer.rpartition(":")[0]

@@ -10,7 +10,6 @@ import gc
 import ipaddress
 import os
 import signal
-import ssl
 import traceback
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -25,7 +24,7 @@ from paxoskv.node.replica import Replica
 from paxoskv.node.status import VERSION, StatusReport
 from paxoskv.node.turns import TICK_BUSY, Turns
 from paxoskv.node.writer import Writer
-from paxoskv.wire.connection import Connection, Flusher, listen
+from paxoskv.wire.connection import Connection, Flusher, TlsListener, listen
 from paxoskv.wire.validation import MAX_CLIENT_FRAME
 
 TEXT: Final = "plain" if __file__.endswith(".py") else "compiled"
@@ -50,9 +49,7 @@ class Server:
         health: Health,
         status: StatusReport,
         request_timeout_s: float,
-        tls: ssl.SSLContext | None,
     ) -> None:
-        """`tls`: for the connections that others make."""
         self.replica = replica
         self.turns = turns
         self.loop = turns.loop
@@ -65,7 +62,7 @@ class Server:
         self.status = status
         self.connections = status.connections
         self.request_timeout_s = request_timeout_s
-        self.tls = tls
+        self.trust = self.peers.trust
 
     async def run(self, host: str, port: int, origin: str, metrics_port: int | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then finish what was begun.
@@ -76,6 +73,7 @@ class Server:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, stop.set)
+        self.loop.add_signal_handler(signal.SIGHUP, self._reload)
         listener, page = await self._listen(host, port, origin, metrics_port)
         sweeper = await self._serve()
         await stop.wait()
@@ -101,11 +99,12 @@ class Server:
 
     async def _listen(
         self, host: str, port: int, origin: str, metrics_port: int | None
-    ) -> tuple[asyncio.Server, MetricsPage | None]:
+    ) -> tuple[asyncio.Server | TlsListener, MetricsPage | None]:
         page = self.status.page() if metrics_port else None
-        wanted = port
+        wanted, certificates = port, self.trust.certificates
         try:
-            listener = await listen(host, port, self._accepted, self.tls)
+            accepting = certificates.accepting if certificates else None
+            listener = await listen(host, port, self._accepted, accepting, self.peers.handshake)
             if page and metrics_port:
                 wanted = metrics_port
                 await page.listen(host, metrics_port)
@@ -116,8 +115,8 @@ class Server:
             text=TEXT)  # fmt: skip
         sockets = cast(Any, listener).sockets  # (uvloop has a list of them, asyncio a tuple)
         if not ipaddress.ip_address(sockets[0].getsockname()[0]).is_loopback:
-            log("reachable", "warning", address=f"{host}:{port}", tls="on" if self.tls else "off",
-                reason="not a loopback address: whoever can connect can read and write")  # fmt: skip
+            who = "has a certificate" if certificates else "can connect"
+            log("reachable", "warning", address=f"{host}:{port}", reason=f"whoever {who} can read and write")
         return listener, page
 
     async def _serve(self) -> asyncio.Task[None]:
@@ -200,13 +199,30 @@ class Server:
 
     def _accepted(self) -> Connection:
         return Connection(
-            self.inbox.call, self._lost, MAX_CLIENT_FRAME, self.flusher, on_made=self.connections.made,
-            answers=True,
-        )  # fmt: skip
+            self.inbox.call, self._lost, MAX_CLIENT_FRAME, self.flusher, on_made=self._made, answers=True
+        )
+
+    def _made(self, connection: Connection) -> None:
+        self.connections.made(connection)
+        connection.methods = self.inbox.service.methods[self.trust.role(connection)]
 
     def _lost(self, connection: Connection, error: Exception | None) -> None:
         self.connections.lost(connection, error)
-        self.peers.lost(connection)
+        self.peers.lost(connection, error)
+
+    def _reload(self) -> None:
+        """SIGHUP: certificates were replaced. Connections of nodes are made again; those of clients stay."""
+        certificates = self.trust.certificates
+        if certificates is None:
+            log("reload", reason="there are no certificates")
+            return
+        try:
+            certificates.load()
+        except OSError as error:
+            log("reload", "error", reason=f"the certificates stay as they were: {error}")
+            return
+        log("reload", expires_s=certificates.seconds())
+        self.peers.renew()
 
 
 def _bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -23,6 +23,9 @@ EXECUTE: Final = b"execute"
 TOO_MANY: Final = f"commands: a list of at most {MAX_BATCH} is needed"
 
 
+Methods = dict[bytes, Callable[[Any, tuple[Any, ...]], None]]
+
+
 def too_many(frame: bytes, offset: int) -> bool:
     """Whether the arguments of execute are a longer list than is taken: then they are not even decoded."""
     return (
@@ -52,20 +55,18 @@ class Service:
         self.answer = answer
         self.held: list[Connection] = []  # until fewer calls wait
         self.digests = Digests(self.store, long_work, lambda call, made: answer(call, status.status(made)))
-        # What gets the call and its arguments, by the method's name. A turn must follow.
-        self.methods: dict[bytes, Callable[[Any, tuple[Any, ...]], None]] = {
+        # By role: what gets the call and its arguments, by the method's name. A turn must follow.
+        reader: Methods = {b"get": self._get, b"scan": self._scan, b"status": self._status}
+        writer: Methods = reader | {
             b"put": self._put,
-            b"get": self._get,
             b"delete": self._delete,
             b"compare_and_set": self._compare_and_set,
             b"increment": self._increment,
             b"execute": self._execute,
             b"open_session": self._open_session,
-            b"scan": self._scan,
-            b"checkpoint": self._checkpoint,
-            b"read_checkpoint": self._read_checkpoint,
-            b"status": self._status,
         }
+        admin = writer | {b"checkpoint": self._checkpoint, b"read_checkpoint": self._read_checkpoint}
+        self.methods = {"reader": reader, "writer": writer, "admin": admin, None: {}}
 
     # ----------------------------------------------------------------------------------------------- commands
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -75,6 +76,7 @@ class StatusReport:
             in_flight=report.in_flight,
             state=state,
             problems=self._problems(report.rejoin_waits),
+            certificate_s=self._certificate_s(None),
         )
 
     def counters(self) -> dict[str, int]:
@@ -107,6 +109,7 @@ class StatusReport:
             "waiting_records": len(replica.records),
             "waiting_messages": len(replica.after),
             "journal_bytes": self.journal.bytes,
+            "certificate_seconds": self._certificate_s(inf) or 0.0,
             "uptime_seconds": self.loop.time() - self.started,
         }
 
@@ -124,6 +127,11 @@ class StatusReport:
             return {**self.counters(), **self.gauges()}
 
         return MetricsPage(Collector(self.counts, batches, now, about), self.health.state)
+
+    def _certificate_s(self, without: float | None) -> float | None:
+        """Seconds until our certificate expires, if others accept it; `without`: where there is none."""
+        certificates = self.peers.trust.certificates
+        return certificates.seconds() if certificates else without
 
     def _problems(self, waits: str | None) -> list[str]:
         """What a rejoin waits for; who refuses us, or is refused by us, at this time, and why."""

@@ -47,13 +47,13 @@ class CatchUp:
         its way.
         """
         if log not in self.fetching:
-            hearsay = sender != node_of(self.learner.evidence[log])
+            hearsay = sender != node_of(self.learner.logs[log].evidence)
             self.fetching[log] = (now + FETCH_AFTER if hearsay else now, sender)
 
     def send(self, now: float) -> None:
         """Ask for what is due."""
         for log, (at, whom) in list(self.fetching.items()):
-            if self.acceptors[log].chosen >= self.learner.chosen[log]:
+            if self.acceptors[log].chosen >= self.learner.logs[log].chosen:
                 del self.fetching[log]
             elif now >= max(at, self.fetch_at) and self.peers:
                 self.outbox.send(whom, self._fetch(log))
@@ -99,7 +99,7 @@ class CatchUp:
 
     def _fetch(self, log: int) -> Fetch:
         acceptor = self.acceptors[log]
-        sure = acceptor.length if acceptor.accepted >= self.learner.evidence[log] else acceptor.chosen
+        sure = acceptor.length if acceptor.accepted >= self.learner.logs[log].evidence else acceptor.chosen
         return Fetch(log, sure)
 
     def _another(self, node: int) -> int:

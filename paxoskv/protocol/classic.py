@@ -69,7 +69,7 @@ class Classic(OneLog):
 
     def end_turn(self, now: float) -> None:
         own = self.own
-        if own.established and self.learner.chosen[self.log] >= own.end:
+        if own.established and self.learner.logs[self.log].chosen >= own.end:
             self._give_up(own.end)
         if now >= self.stand_at and self._wants_to_stand():
             self.for_read = bool(self.waiting) and (self.payload is None or not self.for_read)

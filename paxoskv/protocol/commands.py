@@ -61,7 +61,7 @@ class Commands:
         """
         self.unsure = False
         acceptor = self.learner.acceptors[self.own.log]
-        unapplied = acceptor.from_slot(self.learner.executed[self.own.log], acceptor.chosen)
+        unapplied = acceptor.from_slot(self.learner.logs[self.own.log].executed, acceptor.chosen)
         present = {entry.timestamp for entry in [*unapplied, *self.own.entries]}
         for timestamp in sorted(self.pending.keys() - present):
             self.backlog.append(self.pending.pop(timestamp))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from paxoskv.multipaxos import Acceptor, Cut, Learner
-from paxoskv.protocol.persistence import LogProgress
+from paxoskv.protocol.persistence import Persistence
 
 COMPACT_EVERY: Final = 1.0  # seconds between two looks for entries that nobody needs any more
 KEEP_BYTES: Final = 64 << 20  # of one log, for nodes that lag; further behind, they take a checkpoint
@@ -19,11 +19,11 @@ class Compaction:
         peers: Sequence[int],
         acceptors: dict[int, Acceptor],
         learner: Learner,
-        progress: dict[int, LogProgress],
+        persistence: Persistence,
     ) -> None:
         self.acceptors = acceptors
         self.learner = learner
-        self.progress = progress
+        self.persistence = persistence
         self.checkpointed_to = dict.fromkeys(acceptors, 0)  # by log: how much of it our own checkpoint has
         self.measured = dict.fromkeys(acceptors, (0, 0))  # by log: up to which slot, bytes kept up to there
         self.nothing = [0] * len(acceptors)
@@ -70,8 +70,8 @@ class Compaction:
             return
         self.compact_at = now + COMPACT_EVERY
         for index, (log, acceptor) in enumerate(self.acceptors.items()):
-            covered = max(acceptor.base, min(self.checkpointed_to[log], self.learner.executed[log]))
-            noted = self.progress[log].executed_in_frame
+            covered = max(acceptor.base, min(self.checkpointed_to[log], self.learner.logs[log].executed))
+            noted = self.persistence.executed_in_frame[index]
             everywhere = min([noted, *(held[index] for held in self.held_by.values())])
             measured, size = self.measured[log]
             if measured < acceptor.base:  # a checkpoint has covered it meanwhile

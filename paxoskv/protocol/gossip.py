@@ -12,6 +12,7 @@ from paxoskv.protocol.persistence import Persistence
 from paxoskv.wire.structs import Fact, Learn, Position
 
 GOSSIP_NEWS: Final = 0.02  # seconds: news that no other message has brought to a peer by then is gossiped
+NOTHING: Final = Fact(0, 0, 0, 0)
 
 
 class Gossip:
@@ -35,8 +36,8 @@ class Gossip:
         self.divergence = divergence
         self.outbox = outbox
         self.awaited = dict.fromkeys(peers, 0)  # by peer: the timestamp that it is known to wait for
-        self.fact_sent = dict.fromkeys(peers, (0, 0))  # by peer: our (chosen, frontier) that it was sent
-        self.fact_sent_or_queued = dict.fromkeys(peers, (0, 0))  # with answers that wait for an fsync
+        self.fact_sent = dict.fromkeys(peers, NOTHING)  # by peer: the own fact that it was sent last
+        self.fact_sent_or_queued = dict.fromkeys(peers, NOTHING)  # with answers that wait for an fsync
         self.news_at: dict[int, float] = {}  # by peer: since when there is news for it
         self.gossiped_at = dict.fromkeys(peers, float("-inf"))
         self.last: Learn | None = None  # the last that was sent
@@ -49,19 +50,19 @@ class Gossip:
 
     def forget(self, peer: int) -> None:
         """The peer has lost its disk, and what it was told."""
-        self.fact_sent[peer] = self.fact_sent_or_queued[peer] = (0, 0)
+        self.fact_sent[peer] = self.fact_sent_or_queued[peer] = NOTHING
 
     def tell(self, peer: int, message: Message, own: Fact, call: Any = None) -> None:
         """Send a message that carries our own fact."""
         self.outbox.send(peer, message, call)
         if peer != self.me:
-            self.fact_sent[peer] = self.fact_sent_or_queued[peer] = (own.chosen, own.frontier)
+            self.fact_sent[peer] = self.fact_sent_or_queued[peer] = own
 
     def tell_after(self, peer: int, message: Message, own: Fact, call: Any) -> None:
         """Send it when what it says is durable."""
         self.outbox.send_after(peer, message, call)
         if peer != self.me:
-            self.fact_sent_or_queued[peer] = (own.chosen, own.frontier)
+            self.fact_sent_or_queued[peer] = own
 
     def end_turn(self, own: Fact, now: float) -> None:
         """Tell those at once that are known to wait for our frontier, if it has moved.
@@ -72,10 +73,10 @@ class Gossip:
             return
         self.seen = own
         for peer in self.peers:
-            told = self.fact_sent_or_queued[peer][1]
-            if self.tell_all or (told < own.frontier and told < self.awaited[peer]):
+            told = self.fact_sent_or_queued[peer]
+            if self.tell_all or (told.frontier < own.frontier and told.frontier < self.awaited[peer]):
                 self._gossip(peer, own, now)
-            elif self.fact_sent_or_queued[peer] != (own.chosen, own.frontier):
+            elif _differ(told, own):
                 self.news_at.setdefault(peer, now)
         self.tell_all = False
 
@@ -85,7 +86,7 @@ class Gossip:
         slow = self.persistence.waits and now - self.persistence.journaled_at >= GOSSIP_NEWS / 2
         told = self.fact_sent if slow else self.fact_sent_or_queued
         for peer in self.peers:
-            if told[peer] != (own.chosen, own.frontier):
+            if _differ(told[peer], own):
                 self.news_at.setdefault(peer, now)
             else:
                 self.news_at.pop(peer, None)
@@ -103,3 +104,8 @@ class Gossip:
         self.tell(peer, self.last, own)
         self.gossiped_at[peer] = now
         self.news_at.pop(peer, None)
+
+
+def _differ(told: Fact, own: Fact) -> bool:
+    """Whether there is news; evidence alone is none."""
+    return told.frontier != own.frontier or told.chosen != own.chosen

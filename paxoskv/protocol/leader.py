@@ -177,7 +177,7 @@ class Leader(OneLog):
         self.round += 1
         self.asked_at = now
         self.promises = {self.me: self.acceptor.promised}
-        self.best = (self.own.ballot, self.learner.chosen[self.log]) if self.own.established else (0, 0)
+        self.best = (self.own.ballot, self.learner.logs[self.log].chosen) if self.own.established else (0, 0)
         for peer in self.peers:
             self.outbox.send(peer, Barrier(self.round, 0))
         self._date()

@@ -78,8 +78,8 @@ class Logs:
         acceptor = self.acceptors[message.log]
         before = len(self.outbox.records)
         vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
-        progress = self.persistence.logs[message.log]
-        deferred = self.me in message.lazy and progress.durable_ballot == message.ballot
+        ballot, durable = self.persistence.durable[message.log]
+        deferred = self.me in message.lazy and ballot == message.ballot
         if deferred:
             self.outbox.defer_from(before)
         self.check_leader(message.log, now)
@@ -87,7 +87,7 @@ class Logs:
         self.settle(message.log, now, sender)
         length = 0
         if vote == Vote.ACCEPTED:
-            length = progress.durable_length if deferred else acceptor.length
+            length = durable if deferred else acceptor.length
         own = self.own_fact()
         answer = Accepted(message.log, message.ballot, acceptor.promised, vote, length, own)
         if vote == Vote.ACCEPTED and not deferred:
@@ -132,7 +132,7 @@ class Logs:
         if proposer is self.own:
             self.voters.on_vote(sender, message.vote, now)
         chosen = proposer.on_accepted(sender, message, now)
-        if chosen > self.learner.chosen[message.log]:
+        if chosen > self.learner.logs[message.log].chosen:
             self.choose(proposer, chosen, now)
         if message.vote == Vote.WITHHELD and proposer is self.own and sender in self.voters.at_once:
             self.ask_to_vote(self.voters.ask_deferred(sender, now))
@@ -201,7 +201,7 @@ class Logs:
         others = [
             self.learner.fact(log)
             for log in self.acceptors
-            if log != self.home and (self.learner.known[log] >= message.clock or not message.round)
+            if log != self.home and (self.learner.logs[log].known >= message.clock or not message.round)
         ]
         self.gossip.tell(
             sender, Reading(message.round, self.clock.time, [own, *others], *self.way.ballots()), own, call
@@ -262,18 +262,17 @@ class Logs:
             frontier = self.clock.frontier_limit()
             if first is not None:
                 frontier = min(frontier, first - 1)
-            if frontier > learner.known[self.home]:
-                learner.known[self.home] = frontier
+            if frontier > learner.logs[self.home].known:
+                learner.logs[self.home].known = frontier
                 learner.settle(self.home)
         return learner.fact(self.home)
 
     def learn(self, fact: Fact, now: float, sender: int) -> None:
         log = fact.log
-        known = self.learner.facts.get(log)
-        if known is None:
+        of = self.learner.logs.get(log)
+        if of is None:
             return  # no log of ours
-        older = fact.chosen <= known.chosen and fact.frontier <= known.frontier
-        if older and fact.evidence <= known.evidence:
+        if fact.chosen <= of.chosen and fact.frontier <= of.known and fact.evidence <= of.evidence:
             return
         if self.clock.is_absurd(fact.frontier) or self.is_absurd(log, fact.evidence):
             return
@@ -294,7 +293,7 @@ class Logs:
             elif proposer is not None and proposer.preparing:
                 proposer.catch_up(chosen)
                 self.way.send_prepare(proposer, now)
-        if self.acceptors[log].chosen < self.learner.chosen[log]:
+        if self.acceptors[log].chosen < self.learner.logs[log].chosen:
             self.catch_up.lacking(log, sender, now)
 
     def choose(self, proposer: Proposer, chosen: int, now: float) -> None:
@@ -353,7 +352,7 @@ class Logs:
         return [
             LogStatus(
                 log, node_of(acceptor.promised), acceptor.promised, acceptor.accepted, acceptor.length,
-                acceptor.chosen, self.learner.executed[log], self.learner.frontier[log],
+                acceptor.chosen, self.learner.logs[log].executed, self.learner.logs[log].frontier,
             )
             for log, acceptor in self.acceptors.items()
         ]  # fmt: skip

@@ -120,7 +120,7 @@ class Node(Core):
         self.revocation = Revocation(me, nodes, learner, contacts, trips, random, revoke_after)
         self.proposers = {own.log: own}
         self.persistence = Persistence(me, acceptors, self.proposers, learner, clock, outbox)
-        self.compaction = Compaction(peers, acceptors, learner, self.persistence.logs)
+        self.compaction = Compaction(peers, acceptors, learner, self.persistence)
         self.divergence = Divergence(logs, quorum)
         self.witness = Witness(peers, logs)
         self.gossip = Gossip(own, peers, learner, clock, self.persistence, self.divergence, outbox)

@@ -71,13 +71,13 @@ class OneLog(Way):
             self.clock.see_entry(entry)
 
     def answer_reads(self, now: float, more: bool) -> None:
-        executed = self.learner.executed[self.log]
+        executed = self.learner.logs[self.log].executed
         while self.dated and self.dated[0][0] <= executed:
             self.outbox.to_answer += self.dated.pop(0)[1]
 
     def watch(self, now: float) -> None:
         """Stand where nothing goes on, though it should: one node after the other, as in revocation."""
-        progress = (self.acceptor.promised, self.learner.chosen[self.log])
+        progress = (self.acceptor.promised, self.learner.logs[self.log].chosen)
         if not self._is_in_contact(now) or progress != self.progress or not self._is_held_up(now):
             self.progress, self.since, self.jitter = progress, now, self.random.random()
         elif not self.own.preparing and not self.own.leading and self._is_our_turn(now):
@@ -91,7 +91,7 @@ class OneLog(Way):
 
     def _is_held_up(self, now: float) -> bool:
         """Whether somebody has left entries unfinished."""
-        return self.acceptor.length > self.learner.chosen[self.log]
+        return self.acceptor.length > self.learner.logs[self.log].chosen
 
     def _is_our_turn(self, now: float) -> bool:
         return self.revocation.is_our_turn(self._holder(), self.since, self.jitter, now)
@@ -112,7 +112,7 @@ class OneLog(Way):
         What is applied is not under way any more. So whoever appends an entry only where it is not in the
         whole log puts it into no log twice, and one log is chosen: nothing is applied twice.
         """
-        unapplied = self.acceptor.from_slot(self.learner.executed[self.log], self.acceptor.chosen)
+        unapplied = self.acceptor.from_slot(self.learner.logs[self.log].executed, self.acceptor.chosen)
         return any(entry.payload == self.payload for entry in [*unapplied, *unchosen])
 
     def _done(self) -> Any:

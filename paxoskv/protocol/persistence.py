@@ -1,6 +1,5 @@
 """What of a node's state is journaled, and what of it is durable."""
 
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from paxoskv.multipaxos import Acceptor, Learner, Proposer
@@ -17,16 +16,6 @@ class Persisted(NamedTuple):
     turn: int
     reservation: int
     held: list[tuple[int, int, int]]  # (log, ballot, length) of the logs that they are about
-
-
-@dataclass(slots=True)
-class LogProgress:
-    """How far one log has come on its way to the disk."""
-
-    durable_ballot: int = 0  # a restart would find the log of this ballot,
-    durable_length: int = 0  # and so many entries of it
-    noted_chosen: int = 0  # so many entries the journal, or its next frame, says to be chosen
-    executed_in_frame: int = 0  # so many entries were executed when the last frame was written
 
 
 class Persistence:
@@ -47,14 +36,19 @@ class Persistence:
         self.learner = learner
         self.clock = clock
         self.outbox = outbox
-        self.logs = {log: LogProgress() for log in acceptors}
+        # By log: the ballot and the length of the log that a restart would find.
+        self.durable = dict.fromkeys(acceptors, (0, 0))
         self.turn = 0  # how many turns had records
         self.persisted_turn = 0  # up to which of them all records are durable
         self.journaled_at = 0.0  # when the last of them was
-        self.noted_position = (0, 0)  # up to where the journal, or its next frame, says that we have applied
+        # What the journal, or its next frame, says: how much of each log is chosen, in the order of the
+        # acceptors; and up to where we have applied.
+        self.noted_chosen = [0] * len(acceptors)
+        self.noted_position = (0, 0)
         self.replayed_position = (0, 0)  # up to where it said so when this life began
-        self.chosen_in_frame = [0] * len(acceptors)  # by log: how much is chosen, as the last frame notes it
-        self.chosen_durable = self.chosen_in_frame  # as the last durable frame does: a restart would know it
+        self.chosen_in_frame = self.noted_chosen  # as the last frame says it
+        self.chosen_durable = self.noted_chosen  # as the last durable frame does: a restart would know it
+        self.executed_in_frame = self.noted_chosen  # how much of each log was executed at the last frame
 
     @property
     def waits(self) -> bool:
@@ -70,7 +64,7 @@ class Persistence:
             if record.held is not None:
                 logs.add(record.held.log)
             elif record.installed is not None:
-                logs.update(self.logs)
+                logs.update(self.acceptors)
         held = [(log, self.acceptors[log].accepted, self.acceptors[log].length) for log in sorted(logs)]
         self.outbox.send_after(self.me, Persisted(self.turn, self.clock.reserving, held))
 
@@ -78,8 +72,7 @@ class Persistence:
         self.persisted_turn = max(self.persisted_turn, message.turn)
         self.clock.persisted(message.reservation)
         for log, ballot, length in message.held:
-            progress = self.logs[log]
-            progress.durable_ballot, progress.durable_length = ballot, length
+            self.durable[log] = (ballot, length)
         self.chosen_durable = self.chosen_in_frame
 
     def tick(self, now: float) -> None:
@@ -113,8 +106,8 @@ class Persistence:
         Entries that were executed when the frame before was written are left to the checkpoint.
         """
         records = []
-        for log, acceptor in self.acceptors.items():
-            start = max(acceptor.base, self.logs[log].executed_in_frame)
+        for (log, acceptor), executed in zip(self.acceptors.items(), self.executed_in_frame, strict=True):
+            start = max(acceptor.base, executed)
             records += [
                 Record(held=Held(log, acceptor.accepted, start, acceptor.from_slot(start))),
                 Record(promised=LogBallot(log, acceptor.promised)),
@@ -143,16 +136,14 @@ class Persistence:
         ):
             self.outbox.apply(timestamp, owner, payload, None)
         self._noted()
-        for log, acceptor in self.acceptors.items():
-            progress = self.logs[log]
-            progress.executed_in_frame = self.learner.executed[log]
-            progress.durable_ballot, progress.durable_length = acceptor.accepted, acceptor.length
+        self.executed_in_frame = [of.executed for of in self.learner.logs.values()]
+        self.durable = {log: (acceptor.accepted, acceptor.length) for log, acceptor in self.acceptors.items()}
 
     def _notes(self) -> list[Record]:
         records = []
-        for log, acceptor in self.acceptors.items():
-            if acceptor.chosen > self.logs[log].noted_chosen:
-                records.append(Record(chosen=Chosen(log, acceptor.chosen, acceptor.evidence)))
+        for acceptor, noted in zip(self.acceptors.values(), self.noted_chosen, strict=True):
+            if acceptor.chosen > noted:
+                records.append(Record(chosen=Chosen(acceptor.log, acceptor.chosen, acceptor.evidence)))
         if self.learner.position > self.noted_position:
             records.append(Record(applied=Position(*self.learner.position)))
         self._noted()
@@ -160,12 +151,10 @@ class Persistence:
 
     def _noted(self) -> None:
         """What is chosen and applied now is in the journal, or joins its next frame."""
-        for log, acceptor in self.acceptors.items():
-            self.logs[log].noted_chosen = acceptor.chosen
+        self.noted_chosen = [acceptor.chosen for acceptor in self.acceptors.values()]
         self.noted_position = self.learner.position
 
     def _frame(self) -> None:
         """A frame is about to be written, with all that is noted."""
-        self.chosen_in_frame = [progress.noted_chosen for progress in self.logs.values()]
-        for log, progress in self.logs.items():
-            progress.executed_in_frame = self.learner.executed[log]
+        self.chosen_in_frame = self.noted_chosen
+        self.executed_in_frame = [of.executed for of in self.learner.logs.values()]

@@ -116,7 +116,7 @@ class Reads:
         if self.waiting and self.round is None and not entry_comes:
             self._begin_round(now)
         if self.dated:
-            frontier = min(self.learner.frontier.values())
+            frontier = min(log.frontier for log in self.learner.logs.values())
             while self.dated and self.dated[0][0] <= frontier:
                 self.outbox.to_answer += self.dated.popleft()[1]
 
@@ -169,6 +169,6 @@ class Reads:
         message = Barrier(current.number, timestamp)
         for peer in self.peers:
             told = peer in current.asked and timestamp <= current.clock
-            if not told and self.learner.frontier[peer] < timestamp:
+            if not told and self.learner.logs[peer].frontier < timestamp:
                 self.outbox.send(peer, message)
         self.round = None

@@ -185,7 +185,8 @@ class Rejoining:
             acceptor.rejoin(promised, best.accepted, best.entries[acceptor.chosen - best.start :])
             for entry in acceptor.from_slot(acceptor.chosen):
                 self.clock.see_entry(entry)
-        self.clock.raise_to(self.learner.known.get(self.me, 0))
+        if self.me in self.learner.logs:
+            self.clock.raise_to(self.learner.logs[self.me].known)
         self.outbox.journal(Record(rejoined=True))
         self.turn = self.persistence.turn + 1
 

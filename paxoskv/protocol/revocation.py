@@ -84,7 +84,7 @@ class Revocation:
             waits = {}
         steps: list[Step] = []
         for log in self.nodes:
-            needed, frontier = waits.get(log), self.learner.frontier[log]
+            needed, frontier = waits.get(log), self.learner.logs[log].frontier
             wait = self.waiting.get(log)
             if needed is None:
                 if wait is not None:

@@ -33,7 +33,7 @@ class RoundTrips:
         """
         frontier = message.entries[-1].timestamp if node in message.lazy else 0
         stale = node in self.probes and now - self.probes[node].at > STALE_PROBE
-        if (stale or node not in self.probes) and not 0 < frontier <= self.learner.known[node]:
+        if (stale or node not in self.probes) and not 0 < frontier <= self.learner.logs[node].known:
             end = message.start + len(message.entries)
             self.probes[node] = Probe(message.log, message.ballot, end, frontier, now)
 

@@ -59,8 +59,10 @@ class Voters:
 
     def on_vote(self, sender: int, vote: int, now: float) -> None:
         """Look whether a vote that has come, and was not counted yet, is late."""
-        late = vote == Vote.ACCEPTED and sender in self.at_once
-        if late and now - self.own.couriers[sender].at >= self._late():
+        waited = now - self.own.couriers[sender].at
+        if waited < LATE or vote != Vote.ACCEPTED or sender not in self.at_once:
+            return  # the common case
+        if waited >= self._late():
             self.slow_until[sender] = now + SLOW
 
     def ask_deferred(self, slow: int, now: float) -> list[int]:

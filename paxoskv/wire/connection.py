@@ -15,7 +15,7 @@ that are no messages loses its connection; nobody else notices. The owner of the
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from math import inf
 from struct import Struct
 from typing import Any, Final, cast
@@ -32,11 +32,19 @@ GREETING_S, FRAME_S, GOODBYE_S = 10.0, 30.0, 10.0
 # Seconds for which a link tries to connect, and its pauses before the next attempt: doubled, from first to
 # last.
 CONNECT_S, FIRST_PAUSE_S, LAST_PAUSE_S = 2.0, 0.02, 1.0
+BACKLOG: Final = 100  # connections that wait to be accepted, as asyncio has it
 # What a connection may do before the others have their turn: messages passed on, bytes of answers buffered.
 MESSAGES_AT_ONCE: Final = 64
 OUTPUT_AT_ONCE: Final = 512 << 10
 
 _LENGTH: Final = Struct(">i")
+
+
+class TlsUnexpected(Malformed):
+    """What has arrived begins like TLS, where none is spoken."""
+
+    def __init__(self) -> None:
+        super().__init__("it speaks TLS, and this side does not")
 
 
 class Flusher:
@@ -68,7 +76,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_answers", "_deadline", "_fault", "_flusher", "_holds", "_lossy", "_max_output", "_needed",
         "_on_lost", "_on_made", "_on_message", "_out", "_partial", "_paused", "_room", "_transport", "heard",
-        "max_frame", "open", "peer", "user",
+        "max_frame", "methods", "open", "peer", "user",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +102,7 @@ class Connection(asyncio.Protocol):
         self.max_frame = max_frame
         self.peer = "?"
         self.user = user
+        self.methods: Any = None  # what the peer may call; for the owner, like `user`
         self._on_message, self._on_lost, self._on_made = on_message, on_lost, on_made
         self._flusher, self._max_output, self._lossy = flusher, max_output, lossy
         self._answers = answers
@@ -118,6 +127,10 @@ class Connection(asyncio.Protocol):
         self._deadline = asyncio.get_running_loop().time() + GREETING_S
         if self._on_made:
             self._on_made(self)
+
+    def certificate(self) -> Any:
+        """Return the peer's certificate, as the ssl module describes it; None where there is no TLS."""
+        return self._transport.get_extra_info("peercert") if self._transport else None
 
     def data_received(self, data: bytes) -> None:
         if not self.open:
@@ -158,7 +171,11 @@ class Connection(asyncio.Protocol):
         while start + 4 <= size:
             length = _LENGTH.unpack_from(data, start)[0]
             if not 0 < length <= self.max_frame:
-                raise Malformed(f"a frame of {length} bytes (1 to {self.max_frame} are allowed)")
+                raise (
+                    TlsUnexpected()
+                    if data[start + 1] == 3 and data[start] in (0x15, 0x16)
+                    else Malformed(f"a frame of {length} bytes (1 to {self.max_frame} are allowed)")
+                )
             end = start + 4 + length
             if end > size:
                 self._needed = end - start
@@ -285,7 +302,8 @@ class Connection(asyncio.Protocol):
 class Link:
     """A connection to a peer that is made again whenever it is lost, until close(); messages may get lost.
 
-    `refused` tells that the last attempt to connect found nobody listening.
+    `refused` tells that the last attempt to connect found nobody listening, and `fault` why it could not
+    agree on TLS with whoever listens. `tls` is for the next connections.
     """
 
     def __init__(
@@ -303,9 +321,11 @@ class Link:
     ) -> None:
         """Make a link; on_up and on_down alternate, and the link is the `user` of each of its connections."""
         self.host, self.port, self.user = host, port, user
+        self.tls = tls
         self.refused = False
+        self.fault: OSError | None = None
         self.connection: Connection | None = None  # while the link is up
-        self._flusher, self._max_frame, self._tls = flusher, max_frame, tls
+        self._flusher, self._max_frame = flusher, max_frame
         self._on_up, self._on_message, self._on_down = on_up, on_message, on_down
         self._lost = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -346,7 +366,7 @@ class Link:
     async def _connect(self) -> bool:
         """Try the peer's addresses, one after the other; return whether a connection was made."""
         loop = asyncio.get_running_loop()
-        name = self.host if self._tls else None
+        name = self.host if self.tls else None
         errors: list[OSError] = []
         self._lost.clear()
         try:
@@ -355,7 +375,7 @@ class Link:
                 for address in [str(info[4][0]) for info in found]:
                     try:
                         await loop.create_connection(
-                            self._new_connection, address, self.port, ssl=self._tls, server_hostname=name
+                            self._new_connection, address, self.port, ssl=self.tls, server_hostname=name
                         )
                         return True
                     except OSError as error:
@@ -369,6 +389,8 @@ class Link:
         except OSError as error:  # the name is unknown, or the time is over
             errors.append(error)
         self.refused = all(isinstance(error, ConnectionRefusedError) for error in errors)
+        broken = (ssl.SSLError, ConnectionResetError, ConnectionAbortedError)
+        self.fault = next((error for error in errors if self.tls and isinstance(error, broken)), None)
         return False
 
     def _new_connection(self) -> Connection:
@@ -384,7 +406,7 @@ class Link:
         )
 
     def _up(self, connection: Connection) -> None:
-        self.connection, self.refused = connection, False
+        self.connection, self.refused, self.fault = connection, False, None
         self._on_up(self)
 
     def _down(self, connection: Connection, error: Exception | None) -> None:
@@ -394,14 +416,81 @@ class Link:
             self._on_down(self, error)
 
 
+class TlsListener:
+    """Accepts connections with TLS: each with what `context` gives then, so that it can be replaced.
+
+    (The event loops' own servers keep to one context, and do not tell why a handshake has failed.)
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[], Connection],
+        context: Callable[[], ssl.SSLContext],
+        on_failed: Callable[[str, Exception], None],
+    ) -> None:
+        """`on_failed` is told the host and the reason of each handshake that fails."""
+        self.sockets: list[socket.socket] = []
+        self._factory, self._context, self._on_failed = factory, context, on_failed
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def listen(self, host: str, port: int) -> None:
+        """Begin; raise OSError if the address is in use or not ours."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, *_, address in found:
+            listening = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+            listening.setblocking(False)
+            self.sockets.append(listening)
+            self._begin(self._accept(listening))
+
+    def close(self) -> None:
+        """Accept no more connections."""
+        for task in self._tasks:
+            task.cancel()
+        for listening in self.sockets:
+            listening.close()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, address = await loop.sock_accept(listening)
+            except OSError:  # it is gone already, or too many files are open
+                await asyncio.sleep(FIRST_PAUSE_S)
+            else:
+                self._begin(self._shake_hands(accepted, address[0]))
+
+    async def _shake_hands(self, accepted: socket.socket, host: str) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._factory, accepted, ssl=self._context(), ssl_handshake_timeout=GREETING_S
+            )
+        except OSError as error:
+            self._on_failed(host, error)
+
+
 async def listen(
-    host: str, port: int, factory: Callable[[], Connection], ssl: ssl.SSLContext | None = None
-) -> asyncio.Server:
-    """Accept connections, each made by the factory; raise OSError if the address is in use or not ours."""
-    # Without reuse_port, for with it two processes on one port would share the connections without an error.
-    return await asyncio.get_running_loop().create_server(
-        factory, host, port, ssl=ssl, reuse_address=True, ssl_handshake_timeout=GREETING_S if ssl else None
-    )
+    host: str,
+    port: int,
+    factory: Callable[[], Connection],
+    context: Callable[[], ssl.SSLContext] | None = None,
+    on_failed: Callable[[str, Exception], None] = lambda host, error: None,
+) -> asyncio.Server | TlsListener:
+    """Accept connections, each made by the factory; raise OSError if the address is in use or not ours.
+
+    `context`, `on_failed`: with TLS, see TlsListener.
+    """
+    if context is None:
+        # Without reuse_port: with it two processes on one port would share the connections without an error.
+        return await asyncio.get_running_loop().create_server(factory, host, port, reuse_address=True)
+    listener = TlsListener(factory, context, on_failed)
+    await listener.listen(host, port)
+    return listener
 
 
 def tls_contexts(certificate: str, key: str, authority: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:

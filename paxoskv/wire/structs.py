@@ -261,6 +261,8 @@ class Identity(NamedTuple):
     life: int
     recovered: list[Recovered] | None = None
     reserved: int | None = None
+    nonce: bytes | None = None
+    proof: bytes | None = None
     proposing: str | None = None
 
 

@@ -42,7 +42,8 @@ def read(directory: Path, content: Any) -> Cluster:
 
 def test_the_shipped_file_names_five_nodes_on_loopback() -> None:
     cluster = load(SHIPPED)
-    assert cluster == Cluster("demo", tuple(Member(i, "127.0.0.1", 7000 + i) for i in range(1, 6)))
+    nodes = tuple(Member(i, "127.0.0.1", 7000 + i) for i in range(1, 6))
+    assert cluster == Cluster("demo", nodes, secret=str(SHIPPED.parent / "demo.secret"))
 
 
 def test_settings_that_are_left_out_have_defaults(tmp_path: Path) -> None:
@@ -62,7 +63,14 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         "self_repair": False,
         "fsync": False,
         "request_timeout_s": 2.5,
-        "tls": {"certificate": "node.pem", "key": "node.key", "authority": "ca.pem"},
+        "tls": {
+            "certificate": "{name}.pem",
+            "key": "{name}.key",
+            "authority": "ca.pem",
+            "roles": {"reports": "reader"},
+        },
+        "secret": "shared",
+        "insecure": True,
         "data": "elsewhere",
     }
     cluster = read(tmp_path, content)
@@ -75,7 +83,10 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
     assert (cluster.revoke_after_s, cluster.fsync, cluster.request_timeout_s) == (1.0, False, 2.5)
     assert not cluster.self_repair
     assert isinstance(cluster.revoke_after_s, float)
-    assert (cluster.tls, cluster.data) == (Tls("node.pem", "node.key", "ca.pem"), "elsewhere")
+    files = [str(tmp_path / file) for file in ("{name}.pem", "{name}.key", "ca.pem")]
+    assert (cluster.tls, cluster.data) == (Tls(*files, {"reports": "reader"}), "elsewhere")
+    assert cluster.tls is not None and cluster.tls.of("node-3").key == str(tmp_path / "node-3.key")
+    assert (cluster.secret, cluster.insecure) == (str(tmp_path / "shared"), True)
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 255])
@@ -290,6 +301,12 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "tls a text": (document(tls="yes"), 'tls: "yes" is not an object'),
     "tls in part": (document(tls={"certificate": "a", "key": "b"}), "tls.authority: is missing"),
+    "tls roles": (
+        document(tls={"certificate": "a", "key": "b", "authority": "c", "roles": {"x": "root"}}),
+        'tls.roles.x: "root" is no role (reader, writer, admin)',
+    ),
+    "secret a number": (document(secret=1), "secret: 1 is not a text"),
+    "insecure a text": (document(insecure="no"), 'insecure: "no" is neither true nor false'),
     "tls unknown": (document(tls={"ca": "a"}), 'tls.ca: "a" is in no known field'),
 }
 
@@ -362,6 +379,8 @@ fields = [
     "nodes",
     "fsync",
     "tls",
+    "secret",
+    "insecure",
     "acceptor_failures",
 ]
 

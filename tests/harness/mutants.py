@@ -149,7 +149,7 @@ MUTANTS = [
         "default 1",
         (
             "protocol.logs",
-            "length = progress.durable_length if deferred else acceptor.length",
+            "length = durable if deferred else acceptor.length",
             "length = acceptor.length",
         ),
     ),
@@ -158,7 +158,7 @@ MUTANTS = [
         "lossy 1",
         (
             "protocol.logs",
-            "deferred = self.me in message.lazy and progress.durable_ballot == message.ballot",
+            "deferred = self.me in message.lazy and ballot == message.ballot",
             "deferred = self.me in message.lazy",
         ),
     ),
@@ -289,8 +289,8 @@ MUTANTS = [
         "default 1",
         (
             CORE,
-            "self.chosen[log], self.evidence[log] = chosen, evidence",
-            "self.chosen[log], self.evidence[log] = chosen, self.evidence[log] or evidence",
+            "of.chosen, of.evidence = chosen, evidence",
+            "of.chosen, of.evidence = chosen, of.evidence or evidence",
         ),
     ),
     told(
@@ -360,7 +360,7 @@ MUTANTS = [
         (
             "protocol.compaction",
             "min([noted, *(",
-            "min([self.learner.executed[log], *(",
+            "min([self.learner.logs[log].executed, *(",
         ),
     ),
     told(
@@ -398,7 +398,7 @@ MUTANTS = [
     told(
         "positions are not merged: a checkpoint's are taken",
         "test_learner.test_positions_merge_log_by_log",
-        (CORE, "self.executed[log] = max(self.executed[log], executed)", "self.executed[log] = executed"),
+        (CORE, "of.executed = max(of.executed, executed)", "of.executed = executed"),
     ),
     told(
         "a checkpoint does not know the timestamp of a skip that was given up",
@@ -622,7 +622,7 @@ MUTANTS = [
             "node.replica",
             "    def _apply(self, applied: Applied) -> None:\n",
             "    def _answer_early(self) -> None:\n"
-            "        chosen = self.core.learner.frontier[self.core.me]\n"
+            "        chosen = self.core.learner.logs[self.core.me].frontier\n"
             "        held = self.core.acceptors[self.core.me]\n"
             "        for entry in held.entries[: held.chosen]:\n"
             "            payload, token = self.core.way.commands.pending.get(entry.timestamp, (None, None))\n"
@@ -797,9 +797,9 @@ MUTANTS = [
         "test_more_scenarios.test_a_read_waits_for_its_own_nodes_log_too",
         (
             "protocol.reads",
-            "        frontier = min(self.learner.frontier.values())\n",
-            "        frontier = min([f for log, f in "
-            "self.learner.frontier.items() if log != self.me], default=0)\n",
+            "        frontier = min(log.frontier for log in self.learner.logs.values())\n",
+            "        frontier = min([of.frontier for log, of in "
+            "self.learner.logs.items() if log != self.me], default=0)\n",
         ),
     ),
     met(

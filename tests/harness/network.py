@@ -230,7 +230,9 @@ class Network:
         directory.mkdir(parents=True, exist_ok=True)
         python = {"python": base_python()}
         settings["ssh"] = python | settings.get("ssh", {})
-        path.write_text(json.dumps({"name": "launched", "nodes": nodes} | settings, indent=2))
+        path.write_text(
+            json.dumps({"name": "launched", "insecure": True, "nodes": nodes} | settings, indent=2)
+        )
         return path
 
 

@@ -79,22 +79,6 @@ def die_with_parent() -> None:
     PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def certificates(directory: Path) -> dict[str, str]:
-    """A certificate for 127.0.0.1, its key and a new authority, as cluster.json wants them. Needs openssl."""
-    directory.mkdir()
-    (directory / "extensions").write_text("subjectAltName=IP:127.0.0.1\n")
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    for command in (
-        ["req", "-x509", *new_key, "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"],
-        ["req", *new_key, "-subj", "/CN=node", "-keyout", "node.key", "-out", "node.csr"],
-        ["x509", "-req", "-in", "node.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-         "-extfile", "extensions", "-out", "node.pem"],
-    ):  # fmt: skip
-        finish(["openssl", *command], cwd=directory).check_returncode()
-    files = {"certificate": "node.pem", "key": "node.key", "authority": "ca.pem"}
-    return {field: str(directory / file) for field, file in files.items()}
-
-
 def finish(command: Sequence[str | Path], within_s: float = DEADLINE_S, **options: Any) -> Any:
     """Run a program to its end, and give what it printed and its exit code. Killed at the deadline."""
     words = [str(word) for word in command]

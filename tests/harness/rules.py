@@ -49,8 +49,8 @@ RULES: dict[str, Rule] = {
         stories.test_only_a_counted_quorum_is_evidence,
         (
             CORE,
-            "chosen, evidence, known = self.chosen[log], self.evidence[log], self.known[log]",
-            "chosen, evidence, known = self.chosen[log], self.acceptors[log].accepted, self.known[log]",
+            "fact, chosen, evidence, known = of.fact, of.chosen, of.evidence, of.known",
+            "fact, chosen, evidence, known = of.fact, of.chosen, of.acceptor.accepted, of.known",
         ),
         (
             "protocol.catch_up",
@@ -204,7 +204,7 @@ RULES: dict[str, Rule] = {
     ),
     "a frontier counts when the entries below it are held": rule(
         stories.test_a_late_joiner_fetches_what_it_has_missed_and_takes_its_log_back,
-        (CORE, "if chosen >= self.chosen[log] and self.known[log]", "if self.known[log]"),
+        (CORE, "if chosen >= of.chosen and of.known", "if of.known"),
     ),
     "entries of a ballot below the evidence are not the chosen ones": rule(
         stories.test_what_no_living_node_has_accepted_is_skipped,
@@ -320,7 +320,7 @@ RULES: dict[str, Rule] = {
         more_stories.test_a_vote_that_can_wait_says_only_what_is_durable,
         (
             "protocol.logs",
-            "length = progress.durable_length if deferred else acceptor.length",
+            "length = durable if deferred else acceptor.length",
             "length = acceptor.length",
         ),
     ),
@@ -328,7 +328,7 @@ RULES: dict[str, Rule] = {
         more_stories.test_a_vote_that_can_wait_does_not_take_an_older_ballots_entries_for_the_newer_ones,
         (
             "protocol.logs",
-            "deferred = self.me in message.lazy and progress.durable_ballot == message.ballot",
+            "deferred = self.me in message.lazy and ballot == message.ballot",
             "deferred = self.me in message.lazy",
         ),
     ),

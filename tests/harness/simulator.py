@@ -715,7 +715,7 @@ class Oracle:
                         f"node {node} takes {acceptor.entries[slot - acceptor.base]} for slot {slot} of {log}"
                     )
             checked[log] = chosen
-        frontier = core.learner.known[node] if self.owners else 0
+        frontier = core.learner.logs[node].known if self.owners else 0
         if frontier > self.frontiers[node]:
             self._makes(node, core, frontier)
         for log, proposer in core.proposers.items():
@@ -1668,7 +1668,7 @@ class Simulation:
         core = machine.core
         logs = " ".join(
             f"{log}:({a.promised >> 8}.{a.promised & 255} {a.accepted >> 8}.{a.accepted & 255}"
-            f" {a.chosen}/{a.length} f{core.learner.frontier[log]})"
+            f" {a.chosen}/{a.length} f{core.learner.logs[log].frontier})"
             for log, a in core.acceptors.items()
         )
         paused = "paused " if machine.paused else ""

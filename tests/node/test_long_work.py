@@ -170,10 +170,10 @@ def test_in_a_crowd_each_connection_adds_one_call_at_a_time() -> None:
     replica: Any = SimpleNamespace(store=None, crowded=False, submit=lambda *_: None)
     service = Service(replica, nothing, nothing, nothing, LongWork(nothing), lambda *_: None)
     asking: list[Any] = [Call() for _ in range(3)]
-    service.methods[b"put"](asking[0], ("k", "v", None))
+    service.methods["admin"][b"put"](asking[0], ("k", "v", None))
     replica.crowded = True
     for call in asking[1:]:
-        service.methods[b"put"](call, ("k", "v", None))
+        service.methods["admin"][b"put"](call, ("k", "v", None))
     service.let_in()
     assert [call.holds for call in asking] == [0, 1, 1]
     replica.crowded = False

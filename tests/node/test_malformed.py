@@ -195,7 +195,7 @@ class Bereaved(RealCluster):
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Bereaved]:
     """Three nodes, the third of which has ended: the malformed frames come in its name."""
-    with Bereaved(tmp_path, nodes=3) as running:
+    with Bereaved(tmp_path, nodes=3, insecure=True) as running:
         status = running.status(3)
         assert status is not None
         running.life = status.life

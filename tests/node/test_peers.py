@@ -10,6 +10,7 @@ import pytest
 from paxoskv.node import eventlog
 from paxoskv.node.calls import Call
 from paxoskv.node.eventlog import EXIT_STALE
+from paxoskv.node.identity import Trust
 from paxoskv.node.metrics import Counts
 from paxoskv.node.peers import BOTH_ALIVE, HELLO_WAIT, MAX_COMPLAINTS, RECENT, Complaints, Peers
 from paxoskv.protocol.node import Node
@@ -47,6 +48,12 @@ class Wire:
         return METHODS[name].answer(kind, frame, offset)
 
 
+class LinkTo(SimpleNamespace):
+    """A link, as far as Peers knows it."""
+
+    __hash__ = object.__hash__
+
+
 class Bench:
     """The peers of node 1 of three."""
 
@@ -58,7 +65,8 @@ class Bench:
         members = {node: SimpleNamespace(host="127.0.0.1", port=node) for node in (2, 3)}
         loop: Any = SimpleNamespace(time=lambda: self.now)
         self.condemned: list[str] = []
-        parts: Any = (US, self.core, members, Flusher(), self.counts, None, loop, self.condemned.append)
+        trust = Trust("ours", 1)
+        parts: Any = (US, self.core, members, Flusher(), self.counts, trust, loop, self.condemned.append)
         self.part = Peers(*parts)
         self.part.introduced = True
 
@@ -76,7 +84,7 @@ class Bench:
 
     def link(self, peer: int) -> Any:
         """Our link to a peer, which stands."""
-        link = SimpleNamespace(user=peer, refused=False)
+        link = LinkTo(user=peer, refused=False, fault=None)
         link.connection = Wire(link)
         link.sent = link.connection.sent
         link.send = link.connection.send
@@ -145,7 +153,7 @@ def test_a_second_process_is_welcome_when_the_connection_of_the_first_is_gone(be
     first = Wire()
     bench.hello(peer(), first)
     bench.core.contacts.heard[2] = bench.now
-    bench.part.lost(first)  # type: ignore[arg-type]
+    bench.part.lost(first, None)  # type: ignore[arg-type]
     assert bench.hello(peer(life=2 * LIFE)) is None
 
 

@@ -1,7 +1,6 @@
 """Lost disks, old copies of disks and two processes with one id: on real processes and files."""
 
 import shutil
-import socket
 import sys
 from pathlib import Path
 
@@ -9,9 +8,9 @@ import pytest
 
 from paxoskv.node.eventlog import EXIT_STALE, EXIT_USAGE
 from paxoskv.wire.codec import Refused
-from paxoskv.wire.methods import METHODS, header
 from paxoskv.wire.structs import Identity
 from tests.harness.processes import RealCluster, eventually, finish
+from tests.harness.stranger import raw, secret_of
 
 pytestmark = pytest.mark.slow
 
@@ -78,16 +77,8 @@ def test_yesterdays_copy_of_a_disk_is_refused(tmp_path: Path) -> None:
 
 def hello(cluster: RealCluster, to: int, identity: Identity) -> Identity:
     """What a node answers to a process that says who it is. Refused, if it does not like it."""
-    method = METHODS[b"hello"]
-    member = cluster.settings.member(to)
-    with socket.create_connection((member.host, member.port), timeout=10) as connection:
-        connection.sendall(method.call(1, identity))
-        data = b""
-        while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
-            data += connection.recv(65536)
-        kind, _, _, offset = header(data[4:])
-        answer: Identity = method.answer(kind, data[4:], offset)
-        return answer
+    with raw(cluster, to) as connection:
+        return connection.greet(identity, secret_of(cluster))
 
 
 def test_of_two_processes_with_one_id_the_newer_is_refused(tmp_path: Path) -> None:

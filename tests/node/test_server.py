@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from paxoskv.wire.structs import (
     ReadMode,
     Verb,
 )
+from tests.harness.certificates import Authority
 from tests.harness.linearizability import check
 from tests.harness.processes import (
     DEADLINE_S,
@@ -46,7 +46,6 @@ from tests.harness.processes import (
     Process,
     Processes,
     RealCluster,
-    certificates,
     cluster_file,
     contended,
     eventually,
@@ -54,6 +53,7 @@ from tests.harness.processes import (
     finish,
     passes,
 )
+from tests.harness.stranger import identity, raw, secret_of
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +189,7 @@ def test_a_damaged_journal_is_told_with_file_and_offset_and_nothing_is_served(tm
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    if not shutil.which("openssl"):
-        pytest.skip("the openssl command is missing")
-    return certificates(tmp_path_factory.mktemp("tls") / "ours")
+    return Authority(tmp_path_factory.mktemp("tls")).cluster()
 
 
 @pytest.mark.slow
@@ -203,7 +201,7 @@ def test_a_cluster_with_tls_serves_those_of_its_authority_and_nobody_else(
             use_the_library(client)
             for node in cluster.ids:
                 assert client.get("a", node=node) == "w"
-        theirs = certificates(tmp_path / "theirs")
+        theirs = Authority(tmp_path / "theirs").cluster()
         stranger = tmp_path / "stranger.json"
         stranger.write_text(json.dumps(json.loads(cluster.file.read_text()) | {"tls": theirs}))
         with Client(load(stranger), timeout=5) as client, pytest.raises(ClientError):
@@ -452,52 +450,6 @@ def test_a_frame_over_the_limit_ends_its_connection_and_no_other(cluster: RealCl
 # ----------------------------------------------------------------------------------------------- among nodes
 
 
-class Raw:
-    """A bare connection that speaks frames."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self.socket = socket.create_connection((host, port), 60)
-
-    def __enter__(self) -> "Raw":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def call(self, name: bytes, *arguments: Any) -> Any:
-        """The answer; EOFError if the other side hangs up instead."""
-        self.socket.sendall(METHODS[name].call(7, *arguments))
-        length = int.from_bytes(self._exactly(4))
-        frame = self._exactly(length)
-        kind, answered, sequence, offset = header(frame)
-        assert (answered, sequence) == (name, 7)
-        return METHODS[name].answer(kind, frame, offset)
-
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            try:
-                more = self.socket.recv(size - len(data))
-            except ConnectionError:
-                more = b""
-            if not more:
-                raise EOFError
-            data += more
-        return data
-
-
-def raw(cluster: RealCluster, node: int) -> Raw:
-    member = cluster.settings.member(node)
-    return Raw(member.host, member.port)
-
-
-def identity(cluster: RealCluster, node: int) -> Identity:
-    """Who this node says it is: another process with its id would be refused."""
-    status = cluster.status(node)
-    assert status is not None
-    return Identity(cluster.settings.name, cluster.settings.digest, node, 1, status.life)
-
-
 def test_a_message_between_nodes_before_hello_ends_the_connection(cluster: RealCluster) -> None:
     status = cluster.status(1)
     assert status is not None
@@ -518,14 +470,14 @@ def test_hello_tells_strangers_what_differs_and_refuses_them(cluster: RealCluste
         (Identity(us.cluster, us.digest, 1, 1, 0), "node: 1"),
     ):
         with raw(cluster, 1) as connection, pytest.raises(Refused) as caught:
-            connection.call(b"hello", stranger)
+            connection.greet(stranger, secret_of(cluster))
         assert told in caught.value.reason
         assert "event=stranger" in cluster.nodes[1].log()
 
 
 def test_hello_answers_a_peer_with_who_it_called(cluster: RealCluster) -> None:
     with raw(cluster, 1) as connection:
-        answer = connection.call(b"hello", identity(cluster, 2))
+        answer = connection.greet(identity(cluster, 2), secret_of(cluster))
         assert (answer.node, answer.cluster) == (1, cluster.settings.name)
 
 

@@ -246,7 +246,7 @@ def test_a_checkpoint_of_another_node_brings_nothing_back() -> None:
         for cut in Random(seed).choices(cuts, k=6):
             before = made.cut()
             ballots = [(a.promised, a.accepted, a.chosen, a.base) for a in made.acceptors.values()]
-            frontiers = dict(made.learner.frontier)
+            frontiers = {log: of.frontier for log, of in made.learner.logs.items()}
             newer = made.install(cut, 1.0, 1)
             after = made.cut()
             assert newer == (cut.position > before.position)
@@ -255,7 +255,7 @@ def test_a_checkpoint_of_another_node_brings_nothing_back() -> None:
             for log in LOGS:
                 assert after.logs[log].executed >= max(before.logs[log].executed, cut.logs[log].executed)
                 assert after.logs[log].last >= max(before.logs[log].last, cut.logs[log].last)
-                assert made.learner.frontier[log] >= frontiers[log]
+                assert made.learner.logs[log].frontier >= frontiers[log]
                 if made.acceptors[log].chosen == cut.logs[log].executed:
                     assert made.acceptors[log].accepted >= made.acceptors[log].evidence
             for now, then in zip(made.acceptors.values(), ballots, strict=True):
@@ -421,7 +421,7 @@ def compact(cluster: Cluster, *nodes: int) -> None:
         cluster.run_until(lambda files=machine.files, made=made: files.newest >= made, within_s=1)
         for log, acceptor in machine.core.acceptors.items():
             acceptor.drop(
-                min(machine.core.compaction.checkpointed_to[log], machine.core.learner.executed[log])
+                min(machine.core.compaction.checkpointed_to[log], machine.core.learner.logs[log].executed)
             )
 
 

@@ -75,13 +75,13 @@ def test_a_frontier_counts_only_when_the_entries_below_it_are_held() -> None:
     made = learner()
     made.learn(1, 2, BALLOT, 50)
     assert not made.settle(1)
-    assert made.frontier[1] == 0
+    assert made.logs[1].frontier == 0
     hold(made, 1, [Entry(10, b"x")])
     assert made.settle(1)
-    assert made.frontier[1] == 10  # what the chosen prefix held says by itself
+    assert made.logs[1].frontier == 10  # what the chosen prefix held says by itself
     hold(made, 1, [Entry(20, b"y")])
     assert made.settle(1)
-    assert made.frontier[1] == 50
+    assert made.logs[1].frontier == 50
     assert made.fact(1) == Fact(1, 2, BALLOT, 50)
 
 
@@ -133,11 +133,11 @@ def test_no_ops_are_passed_over_and_wait_for_nothing() -> None:
     made = learner()
     choose(made, 2, -10, -20, 30, -40)
     assert made.next() == (30, 2)
-    assert made.executed[2] == 2
+    assert made.logs[2].executed == 2
     choose(made, 1, frontier=30)
     choose(made, 3, frontier=29)
     assert applied(made) == [(30, 2)]
-    assert made.executed[2] == 4
+    assert made.logs[2].executed == 4
     assert made.next() is None
 
 
@@ -206,7 +206,7 @@ def test_after_a_restart_the_applied_commands_come_again_in_the_same_order(count
     assert list(again.recover(position)) == whole[:count]
     assert again.position == position
     for log, frontier in ((1, 35), (2, 10), (3, 20)):
-        assert again.frontier[log] == frontier  # of what is held; the rest was volatile
+        assert again.logs[log].frontier == frontier  # of what is held; the rest was volatile
         again.learn(log, 0, 0, 99)
         again.settle(log)
     assert list(again.apply()) == whole[count:]
@@ -225,7 +225,7 @@ def test_a_restart_on_a_checkpoint_applies_what_lies_beyond_it() -> None:
         acceptor.replay(Record(held=Held(log, BALLOT, 0, made.acceptors[log].entries)))
         acceptor.replay(Record(chosen=Chosen(log, made.acceptors[log].chosen, BALLOT)))
     assert list(again.recover((20, 1))) == [(20, 1, b"20")]
-    assert again.executed == {1: 2, 2: 1, 3: 0}
+    assert [again.logs[log].executed for log in LOGS] == [2, 1, 0]
     assert again.position == (20, 1)
     assert again.cut(7) == Cut(
         (20, 1), {1: Covered(2, BALLOT, 20), 2: Covered(1, BALLOT, 10), 3: Covered(0, 0, 0)}, 7
@@ -243,10 +243,10 @@ def test_a_checkpoint_takes_the_place_of_what_is_applied_only_if_it_lies_beyond(
     assert applied(made) == [(10, 1), (20, 1)]
     assert not made.install(Cut((10, 1), {1: Covered(1, BALLOT, 10)}, 0))
     assert made.position == (20, 1)
-    assert made.executed[1] == 2
+    assert made.logs[1].executed == 2
     assert made.install(Cut((30, 1), {1: Covered(3, BALLOT, 30)}, 0))
     assert made.position == (30, 1)
-    assert made.executed[1] == 3
+    assert made.logs[1].executed == 3
     choose(made, 1, 40)
     assert applied(made) == [(40, 1)]
 
@@ -258,13 +258,13 @@ def test_positions_merge_log_by_log() -> None:
     choose(made, 2, 15)
     choose(made, 3, frontier=99)
     assert applied(made) == [(10, 1), (15, 2)]
-    assert made.executed == {1: 2, 2: 1, 3: 0}
+    assert [made.logs[log].executed for log in LOGS] == [2, 1, 0]
     made.acceptors[1].drop(2)
     cut = Cut((16, 3), {1: Covered(1, BALLOT, 10), 2: Covered(1, BALLOT, 15), 3: Covered(2, BALLOT, 90)}, 0)
     assert made.install(cut)
-    assert made.executed == {1: 2, 2: 1, 3: 2}
+    assert [made.logs[log].executed for log in LOGS] == [2, 1, 2]
     assert made.position == (16, 3)
-    assert [made.frontier[log] for log in LOGS] == [20, 16, 99]
+    assert [made.logs[log].frontier for log in LOGS] == [20, 16, 99]
     assert made.fact(3) == Fact(3, 2, BALLOT, 99)
 
 
@@ -280,7 +280,7 @@ def test_an_entry_chosen_and_not_in_the_checkpoint_is_applied_after_it() -> None
 def test_a_checkpoint_says_how_far_all_logs_have_come() -> None:
     made = learner()
     made.install(Cut((50, 2), {log: Covered(1, BALLOT, 40) for log in LOGS}, 0))
-    assert [made.frontier[log] for log in LOGS] == [50, 50, 49]
+    assert [made.logs[log].frontier for log in LOGS] == [50, 50, 49]
 
 
 def test_a_skip_that_was_given_up_still_counts() -> None:

@@ -134,7 +134,7 @@ def test_nodes_with_nothing_to_do_follow_the_clocks_of_others() -> None:
     cluster.hear_clock(1, 1000)
     cluster.run(0.5)
     for node in (1, 2, 3, 4, 5):
-        assert min(cluster.core(node).learner.frontier.values()) >= 1000
+        assert min(log.frontier for log in cluster.core(node).learner.logs.values()) >= 1000
     assert cluster.revocations() == 0
 
 
@@ -237,7 +237,7 @@ def test_a_read_does_not_count_the_answers_to_a_round_of_an_earlier_life() -> No
     cluster.restart(1)
     cluster.run(1)  # it has its log again, and all clocks stand where its own does
     clock = cluster.core(1).clock.time
-    assert min(cluster.core(1).learner.frontier.values()) >= clock
+    assert min(log.frontier for log in cluster.core(1).learner.logs.values()) >= clock
     write_unheard_of(cluster, 1, "x")
     second = cluster.read(1, "x")
     late.release()

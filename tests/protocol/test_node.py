@@ -286,7 +286,7 @@ def test_a_fetch_that_is_refused_goes_to_another_node() -> None:
     cluster.drop(Fetched, to={4})
     answer = cluster.put(1, "x", "1")
     cluster.run_until(answer.answered, within_s=1)
-    cluster.run_until(lambda: cluster.core(5).learner.chosen[1] == 1, within_s=1)  # by hearsay, from 4
+    cluster.run_until(lambda: cluster.core(5).learner.logs[1].chosen == 1, within_s=1)  # by hearsay, from 4
     cluster.run_until(lambda: cluster[5].store.get("x").value == "1", within_s=1)
     assert cluster.sent_messages(Fetched, 4, 5, lambda message: not message.entries)
 
@@ -344,7 +344,7 @@ def test_a_skip_that_runs_out_is_renewed_by_the_revoker_that_still_leads() -> No
     (revoker,) = [number for number in (1, 2) if cluster.core(number).way.revocations]
     ballot = cluster.core(revoker).proposers[3].ballot
     for _ in range(2):
-        cluster.hear_clock(revoker, cluster.core(revoker).learner.frontier[3] + 5)
+        cluster.hear_clock(revoker, cluster.core(revoker).learner.logs[3].frontier + 5)
         cluster.run_until(cluster.put(revoker, "x", "1").answered, within_s=3)
     assert cluster.core(revoker).way.revocations == 3
     assert cluster.core(revoker).proposers[3].ballot == ballot

@@ -234,7 +234,7 @@ def test_the_clock_of_a_node_that_rejoined_lies_above_all_that_the_lost_one_said
     cluster = Cluster()
     cluster.hear_clock(5, 10_000)
     cluster.run(0.3)  # 5 has told its frontier
-    frontier = cluster.core(1).learner.known[5]
+    frontier = cluster.core(1).learner.logs[5].known
     assert frontier >= 10_000
     cluster.wipe(5)
     cluster.restart(5)

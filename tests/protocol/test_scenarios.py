@@ -515,13 +515,13 @@ def test_only_a_counted_quorum_is_evidence() -> None:
     late = cluster.hold(Accepted, to={1}, where=lambda message: message.length == 4)
     third = cluster.put(1, "c", "1")
     lost = cluster.put(1, "w", "1")  # follows at once: its Accept does not say that the third is chosen
-    cluster.run_until(lambda: cluster.core(4).learner.chosen[1] == 3, within_s=1)
+    cluster.run_until(lambda: cluster.core(4).learner.logs[1].chosen == 3, within_s=1)
     silent = cluster.drop(Learn, sender={1})
     late.release()
     cluster.run_until(lost.answered, within_s=1)
     assert third.ok
     assert lost.ok
-    assert cluster.core(2).learner.chosen[1] == 2
+    assert cluster.core(2).learner.logs[1].chosen == 2
     cluster.crash(1)
     silent.lift()
 

@@ -643,14 +643,16 @@ class Toy:
         assert started.wait(30)
 
     def run(self, started: threading.Event) -> None:
-        server = self.loop.run_until_complete(listen("127.0.0.1", 0, self.connection, ssl=self.tls))
+        context = (lambda: self.tls) if self.tls else None
+        server: Any = self.loop.run_until_complete(listen("127.0.0.1", 0, self.connection, context))
         self.port = server.sockets[0].getsockname()[1]
         self.loop.call_soon(started.set)
         self.loop.run_forever()
         server.close()
         for connection in list(self.connections):
             connection.abort()
-        self.loop.run_until_complete(server.wait_closed())
+        if not self.tls:
+            self.loop.run_until_complete(server.wait_closed())
         while self.connections:
             self.loop.run_until_complete(asyncio.sleep(0))
         self.loop.close()
@@ -906,7 +908,7 @@ class Answering:
         self.flusher.flush_all()
 
     async def start(self, port: int, tls: Any = None) -> int:
-        self.server = await listen("127.0.0.1", port, self.connection, ssl=tls)
+        self.server: Any = await listen("127.0.0.1", port, self.connection, (lambda: tls) if tls else None)
         bound: int = self.server.sockets[0].getsockname()[1]
         return bound
 
