@@ -71,6 +71,10 @@ class Classic(OneLog):
         own = self.own
         if own.established and self.learner.logs[self.log].chosen >= own.end:
             self._give_up(own.end)
+
+    def answer_reads(self, now: float, more: bool) -> None:
+        """Stand for what is still wanted."""
+        super().answer_reads(now, more)
         if now >= self.stand_at and self._wants_to_stand():
             self.for_read = bool(self.waiting) and (self.payload is None or not self.for_read)
             self.stand(self.log, 0, now)

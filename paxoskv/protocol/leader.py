@@ -49,6 +49,10 @@ class Leader(OneLog):
         self.best = (0, 0)  # the highest ballot that is led, and how much its leader knows to be chosen
 
     @property
+    def busy(self) -> bool:
+        return self.stand_at is not None or super().busy
+
+    @property
     def ready(self) -> bool:
         return self.begun and not self.cut_off and self.acceptor.accepted > 0
 
@@ -70,23 +74,26 @@ class Leader(OneLog):
         proposer.step_down(promised)
 
     def end_turn(self, now: float) -> None:
-        """Our entry goes into our own log, or to the leader: once for each ballot, unless it is there."""
+        """Our entry goes into our own log, or to the leader, unless it is there already.
+
+        A leader is asked by the ballot whose log we hold; while a higher one is promised, we wait for that.
+        """
         ballot = self.own.ballot if self.own.leading else self.acceptor.accepted
         if self.payload is None or ballot < self.acceptor.promised or ballot == self.refused:
             return
         if ballot != self.given:
-            unchosen = self.own.entries if self.own.leading else self.acceptor.from_slot(self.acceptor.chosen)
-            self.taken = self._is_in(unchosen)
-            self.given, self.given_at = ballot, float("-inf")
-        if self.taken:
+            self.given, self.taken, self.given_at = ballot, False, float("-inf")
+        if self.taken or now - self.given_at < RESEND_AFTER:
             return
-        if self.own.leading:
+        self.given_at = now
+        unchosen = self.own.entries if self.own.leading else self.acceptor.from_slot(self.acceptor.chosen)
+        self.taken = self._is_in(unchosen)  # looked up anew each time: our copy of the log may have grown
+        if self.own.leading and not self.taken:
             self._append(self.payload)
             self.taken = True
-        elif now - self.given_at >= RESEND_AFTER:
-            self.given_at = now
-            message = Forward(ballot, self.latest, self.payload, self.acceptor.length)
-            self.outbox.send(node_of(ballot), message)
+        elif not self.taken:
+            forward = Forward(ballot, self.latest, self.payload, self.acceptor.length)
+            self.outbox.send(node_of(ballot), forward)
 
     def propose(self, payload: bytes, token: Any) -> None:
         super().propose(payload, token)

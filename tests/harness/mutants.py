@@ -58,9 +58,11 @@ def told(name: str, story: str, *changes: Change) -> Mutant:
 
 
 def met(name: str, run: str, *changes: Change) -> Mutant:
-    """A mutant that the simulator meets. `run`: the profile and the seed that do it."""
+    """A mutant that the simulator meets. `run`: the profile and the seed that do it; perhaps "WAY/profile"."""
     profile, _, seed = run.partition(" ")
-    others = tuple(other for other in ("default", "lossy", "slow-disks") if other != profile)
+    way = profile.rpartition("/")[0]
+    all_others = [f"{way}/{other}" if way else other for other in ("default", "lossy", "slow-disks")]
+    others = tuple(other for other in all_others if other != profile)
     return Mutant(name, changes, seen=(profile, int(seed)), profiles=(profile, *others))
 
 
@@ -1169,7 +1171,8 @@ def simulate(profile: str, seed: int) -> str | None:
     """Why the simulation fails; None if it does not."""
     from tests.harness.simulator import PROFILES, Simulation, Violation
 
-    hasty = replace(PROFILES[profile], patience=PATIENCE)
+    way, _, name = profile.rpartition("/")
+    hasty = replace(PROFILES[name], patience=PATIENCE, proposing=way or "own-logs")
     try:
         Simulation(seed, hasty).run()
     except Violation as violation:
