@@ -7,7 +7,7 @@ The library's names are in paxoskv:
     with Client(load("cluster.json")) as client:
         client.put("key", "value")
 
-The program is paxoskv/client/cli.py; this is its door.
+The program is paxoskv/client/cli.py; this is its door. PYTHON_ARGCOMPLETE_OK: bash may complete its words.
 """
 
 import importlib
@@ -18,8 +18,11 @@ from paxoskv import compiled
 
 def main() -> int:
     """Run the command line; returns the exit code."""
-    compiled.use()  # before the modules that may be compiled are imported
-    code: int = importlib.import_module("paxoskv.client.cli").main()
+    try:
+        compiled.use()  # before the modules that may be compiled are imported
+        code: int = importlib.import_module("paxoskv.client").main()
+    except KeyboardInterrupt:
+        return 130
     return code
 
 

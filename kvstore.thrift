@@ -215,6 +215,16 @@ struct Status {
     23: optional double certificate_s
 } (python.immutable = "")
 
+/** Which node this is, and of which cluster. */
+struct Membership {
+    /** The cluster's name. */
+    1: string cluster
+    /** Digest of the membership, as in Identity; empty for the standalone server. */
+    2: string digest
+    /** The node's id; 0 for the standalone server. */
+    3: i32 node
+} (python.immutable = "")
+
 // ------------------------------------------------------------------------------------------------------------ errors
 
 /** This attempt was not proposed and will not be. */
@@ -253,6 +263,9 @@ exception Refused {
 
 /** What clients call, at any node: the node that receives a command proposes it. */
 service KeyValue {
+    /** First on a connection: a client that knows its cluster compares, and sends nothing more to a node of another. */
+    Membership membership()
+
     /** Open a session, for commands that are applied once however often they are repeated. */
     Session open_session() throws (1: NotDone not_done, 2: Unknown unknown)
 

@@ -49,7 +49,7 @@ from bench.systems import (  # noqa: E402
     check_pysyncobj,
 )
 from paxoskv import compiled, config  # noqa: E402
-from paxoskv.client import workload  # noqa: E402
+from paxoskv.client import rows as row_files  # noqa: E402
 from scripts import make_workload  # noqa: E402
 
 WORKLOAD: Final = PROJECT / "workload.csv"
@@ -422,7 +422,9 @@ def _positive(text: str) -> int:
 def _workload(text: str) -> Path:
     """A file of operations without malformed rows: not every system's client leaves these out."""
     try:
-        rows, bad = workload.parse(Path(text).read_bytes())
+        rows, bad = row_files.parse(Path(text).read_bytes())
+    except row_files.WrongFile as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
     if bad or not rows:

@@ -187,12 +187,21 @@ def explore(arguments: argparse.Namespace, progress: Progress, tally: Tally) -> 
                 future.cancel()
 
 
-def replay(result: Result, nodes: int | None, settings: dict[str, Any]) -> str:
-    """The command that shows this run again."""
+def selection(profile: str, nodes: int | None, settings: dict[str, Any]) -> str:
+    """The options that, with a seed, select a run: of this program and of scripts/trace.py."""
     more = "" if nodes is None else f" --nodes {nodes}"
-    for name, value in settings.items():
-        more += f" --proposing {value}" if name == "proposing" else f" --set {name}={value}"
-    return f"scripts/simulate.py --seeds {result.seed}-{result.seed} --profile {result.profile}{more}"
+    return f"--profile {profile}{more}" + "".join(
+        f" --set {name}={value}" for name, value in settings.items()
+    )
+
+
+def replay(result: Result, nodes: int | None, settings: dict[str, Any]) -> str:
+    """The commands that show this run again, and make its page."""
+    seed, options = result.seed, selection(result.profile, nodes, settings)
+    return (
+        f"scripts/simulate.py --seeds {seed}-{seed} {options}\n"
+        f"see it: scripts/trace.py --seed {seed} {options} --html seed-{seed}.html"
+    )
 
 
 def smaller(profile: Profile) -> Iterator[tuple[str, Any]]:

@@ -1711,6 +1711,117 @@ class Status(object):
         return not (self == other)
 
 
+class Membership(object):
+    """
+    Which node this is, and of which cluster.
+
+    Attributes:
+     - cluster: The cluster's name.
+     - digest: Digest of the membership, as in Identity; empty for the standalone server.
+     - node: The node's id; 0 for the standalone server.
+
+    """
+
+    __slots__ = (
+        'cluster',
+        'digest',
+        'node',
+    )
+
+
+    def __init__(self, cluster=None, digest=None, node=None,):
+        super(Membership, self).__setattr__('cluster', cluster)
+        super(Membership, self).__setattr__('digest', digest)
+        super(Membership, self).__setattr__('node', node)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        cluster = None
+        digest = None
+        node = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRING:
+                    cluster = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    digest = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.I32:
+                    node = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            cluster=cluster,
+            digest=digest,
+            node=node,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Membership')
+        if self.cluster is not None:
+            oprot.writeFieldBegin('cluster', TType.STRING, 1)
+            oprot.writeString(self.cluster.encode('utf-8') if sys.version_info[0] == 2 else self.cluster)
+            oprot.writeFieldEnd()
+        if self.digest is not None:
+            oprot.writeFieldBegin('digest', TType.STRING, 2)
+            oprot.writeString(self.digest.encode('utf-8') if sys.version_info[0] == 2 else self.digest)
+            oprot.writeFieldEnd()
+        if self.node is not None:
+            oprot.writeFieldBegin('node', TType.I32, 3)
+            oprot.writeI32(self.node)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
 class NotDone(TException):
     """
     This attempt was not proposed and will not be.
@@ -5767,6 +5878,13 @@ Status.thrift_spec = (
     (21, TType.STRING, 'state', 'UTF8', None, ),  # 21
     (22, TType.LIST, 'problems', (TType.STRING, 'UTF8', False), None, ),  # 22
     (23, TType.DOUBLE, 'certificate_s', None, None, ),  # 23
+)
+all_structs.append(Membership)
+Membership.thrift_spec = (
+    None,  # 0
+    (1, TType.STRING, 'cluster', 'UTF8', None, ),  # 1
+    (2, TType.STRING, 'digest', 'UTF8', None, ),  # 2
+    (3, TType.I32, 'node', None, None, ),  # 3
 )
 all_structs.append(NotDone)
 NotDone.thrift_spec = (

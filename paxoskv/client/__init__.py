@@ -1,7 +1,19 @@
 """The client library and its command line.
 
 operations decides what to try and what to repeat; sync and aio carry that out over sockets. cli is the
-command line: workload runs files of operations, report makes tables of a run, health looks at the nodes.
+command line: output prints, rows reads files of operations, workload runs them, report makes tables of a run,
+health looks at the nodes.
 
 May import: config, wire.
 """
+
+import importlib
+
+
+def main() -> int:
+    """Run the command line; return the exit code. Ctrl-C ends it quietly, also while the rest is imported."""
+    try:
+        code: int = importlib.import_module("paxoskv.client.cli").main()
+    except KeyboardInterrupt:
+        return 130
+    return code

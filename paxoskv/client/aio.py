@@ -11,14 +11,26 @@ not be shared between threads or processes.
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
+from math import inf
 from typing import Any, Final, NamedTuple, Self
 
-from paxoskv.client.base import ATTEMPT_TIMEOUT_S, MAX_ANSWER, Address, BaseClient, described
-from paxoskv.client.operations import FAILURES, PAGE_ITEMS, Attempt, Lost, NotSent, Operation, ReadName
+from paxoskv.client.base import ATTEMPT_TIMEOUT_S, MAX_ANSWER, BaseClient, described
+from paxoskv.client.operations import (
+    FAILURES,
+    PAGE_ITEMS,
+    Attempt,
+    Greeting,
+    Lost,
+    NotSent,
+    Operation,
+    ReadName,
+)
 from paxoskv.wire.codec import Status
 from paxoskv.wire.connection import Connection, Flusher
 from paxoskv.wire.structs import Command, Item, Page, Result
 
+# Seconds that a node may take to say who it is, while others are tried.
+GREETING_S: Final = 10.0
 # Seconds between two searches for calls that got no answer in time.
 SWEEP_S: Final = 0.05
 
@@ -32,7 +44,7 @@ class AsyncClient(BaseClient):
     def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._flusher = Flusher()
-        self._channels = [_Channel(self, node) for node in self.nodes]
+        self._channels = [_Channel(self, index) for index in range(len(self.nodes))]
         self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
 
     async def __aenter__(self) -> Self:
@@ -154,7 +166,7 @@ def _ignore_error(task: "asyncio.Task[Any]") -> None:
 class _Call(NamedTuple):
     """A call that waits for its answer; `since` and `until` are seconds by the event loop's clock."""
 
-    attempt: Attempt
+    attempt: Attempt | Greeting
     answer: "asyncio.Future[Any]"
     since: float
     until: float
@@ -163,12 +175,22 @@ class _Call(NamedTuple):
 class _Channel:
     """The connection to one node, and the calls that wait for an answer on it."""
 
-    __slots__ = ("_client", "_connecting", "_connection", "_heard", "_node", "_sequence", "_waiting")
+    __slots__ = (
+        "_arriving",
+        "_client",
+        "_connecting",
+        "_connection",
+        "_heard",
+        "_index",
+        "_sequence",
+        "_waiting",
+    )
 
-    def __init__(self, client: AsyncClient, node: Address) -> None:
+    def __init__(self, client: AsyncClient, index: int) -> None:
         self._client = client
-        self._node = node
+        self._index = index  # of the node
         self._connection: Connection | None = None
+        self._arriving: Connection | None = None  # until the node has said who it is
         self._connecting: asyncio.Task[Connection] | None = None
         self._waiting: dict[int, _Call] = {}
         self._sequence = 0
@@ -185,34 +207,58 @@ class _Channel:
             # Shielded, for others may wait for the same connection, and longer.
             return await asyncio.wait_for(asyncio.shield(self._connecting), timeout)
         except TimeoutError:
-            raise NotSent(f"no connection within {timeout:.3g} s") from None
+            what = "answer" if self._arriving else "connection"
+            raise NotSent(f"no {what} within {timeout:.3g} s") from None
         except OSError as error:
             raise NotSent(described("cannot connect", error)) from None
 
     async def _connect(self) -> Connection:
-        client, node = self._client, self._node
+        client, node = self._client, self._client.nodes[self._index]
         try:
             _, connection = await client._loop.create_connection(
                 lambda: Connection(self._on_answer, self._on_lost, MAX_ANSWER, client._flusher),
                 node.host, node.port, ssl=client._tls, server_hostname=node.host if client._tls else None,
             )  # fmt: skip
+            await self._greet(connection)
             self._connection = connection
             return connection
         finally:
             self._connecting = None
 
+    async def _greet(self, connection: Connection) -> None:
+        """Ask the node who it is, if that matters; raise NotSent if it is another one or does not say."""
+        greeting = self._client.greeting(self._index)
+        if greeting is None:
+            return
+        self._arriving = connection
+        try:
+            async with asyncio.timeout(GREETING_S):
+                await self._send(connection, greeting, inf)
+        except Lost as error:
+            raise NotSent(f"it did not say who it is: {error}") from None
+        except BaseException:
+            connection.abort()
+            raise
+        finally:
+            self._arriving = None
+
     async def call(self, attempt: Attempt) -> Any:
         """Return the answer to this attempt; raise any of FAILURES."""
         connection = self._connection or await self.connected(attempt.patience)
+        return await self._send(connection, attempt, attempt.patience)
+
+    def _send(
+        self, connection: Connection, attempt: Attempt | Greeting, patience: float
+    ) -> "asyncio.Future[Any]":
         self._sequence = sequence = self._sequence + 1 & 0x7FFFFFFF
         frame = attempt.frame(sequence)
         self._client.flush_soon()
         if not connection.send(frame):
             raise NotSent("the connection is closed")
         now = self._client._loop.time()
-        call = _Call(attempt, self._client._loop.create_future(), now, now + attempt.patience)
+        call = _Call(attempt, self._client._loop.create_future(), now, now + patience)
         self._waiting[sequence] = call
-        return await call.answer
+        return call.answer
 
     def _on_answer(
         self, _: Connection, kind: int, __: bytes, sequence: int, frame: bytes, offset: int
@@ -227,7 +273,7 @@ class _Channel:
             call.answer.set_exception(error)
 
     def _on_lost(self, connection: Connection, error: Exception | None) -> None:
-        if self._connection is connection:
+        if connection in (self._connection, self._arriving):
             self._connection = None
             self._fail(
                 described("connection lost", error) if error else "connection lost: closed by the node"
@@ -247,7 +293,7 @@ class _Channel:
                 del self._waiting[sequence]
                 silent = silent or self._heard < call.since
                 if not call.answer.done():
-                    call.answer.set_exception(Lost(f"no answer within {call.attempt.patience:.3g} s"))
+                    call.answer.set_exception(Lost(f"no answer within {call.until - call.since:.3g} s"))
         if silent:
             self.close("no answer to any call for too long")
 

@@ -4,10 +4,11 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from paxoskv.client.operations import Calls, NoNodeReachable, Unfit
+from paxoskv.client.operations import Calls, Greeting, NoNodeReachable, Stranger, Unfit, WrongCluster
 from paxoskv.config import Cluster
 from paxoskv.wire.codec import Expired, Forgotten, NotDone, Unknown
 from paxoskv.wire.connection import tls_contexts
+from paxoskv.wire.structs import Membership
 
 # Seconds for an operation, and for its first attempt at each node, unless the caller says otherwise.
 TIMEOUT_S, ATTEMPT_TIMEOUT_S = 10.0, 1.0
@@ -52,11 +53,15 @@ class BaseClient:
     ) -> None:
         """Make a client of a cluster, or of a single server at HOST:PORT, without connecting it yet.
 
+        On each connection to a node of a cluster it asks first whether this is that node of that cluster.
         An operation may take `timeout` seconds; after `attempt_timeout` seconds without an answer it tries
         the next node. `first` is the index, modulo the number of nodes, of the node to begin with.
         ValueError: no address. OSError: the certificates of the cluster cannot be used.
         """
         self.nodes: Sequence[Address] = addresses_of(cluster)
+        self.members = [] if isinstance(cluster, str) else [
+            Membership(cluster.name, cluster.digest, member.id) for member in cluster.nodes
+        ]  # fmt: skip
         self.calls = Calls([str(node) for node in self.nodes], timeout, attempt_timeout, first)
         self._timeout = timeout
         tls = None if isinstance(cluster, str) else cluster.tls
@@ -67,6 +72,10 @@ class BaseClient:
     def _begin(self) -> None:
         """Prepare the connections, in the way of each kind of client."""
         raise NotImplementedError
+
+    def greeting(self, node: int) -> Greeting | None:
+        """Return the first call to the node with this index; None if any node will do."""
+        return Greeting(self.members[node]) if self.members else None
 
     def _index(self, node: int | None) -> int | None:
         """Return the index of the node with this id; raise ValueError if there is none."""
@@ -81,7 +90,9 @@ class BaseClient:
         """Raise NoNodeReachable if there is an error for each of the nodes, in their order."""
         if len(errors) == len(self.nodes):
             reasons = [f"{node}: {error}" for node, error in zip(self.nodes, errors, strict=True)]
-            raise NoNodeReachable(f"no node can be reached: {'; '.join(reasons)}")
+            strangers = any(isinstance(error, Stranger) for error in errors)
+            kind = WrongCluster if strangers else NoNodeReachable
+            raise kind(f"no node can be reached: {'; '.join(reasons)}")
 
 
 def described(what: str, error: Exception) -> str:

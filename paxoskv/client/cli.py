@@ -3,33 +3,43 @@
 import argparse
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-from paxoskv.client import health, report, workload
+from paxoskv.client import health, report, rows, workload
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, TIMEOUT_S, addresses_of
-from paxoskv.client.operations import READ_MODES, ClientError, NoNodeReachable, UnknownOutcome
+from paxoskv.client.operations import READ_MODES, ClientError, NoNodeReachable, UnknownOutcome, WrongCluster
+from paxoskv.client.output import (
+    DATA,
+    DONE,
+    EXIT_CODES,
+    INTERRUPTED,
+    NEGATIVE,
+    OUTPUT,
+    UNKNOWN,
+    UNREACHABLE,
+    USAGE,
+    Output,
+    Progress,
+    remark,
+    say,
+)
 from paxoskv.client.sync import Client
 from paxoskv.config import Cluster, ClusterError, load
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
-PROGRAM: Final = "client.py" if (PROJECT / "client.py").exists() else "paxoskv"  # the installed command
-DONE, NEGATIVE, USAGE, UNREACHABLE, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 4, 130  # see EXIT_CODES
+CLUSTER_VARIABLE: Final = "PAXOSKV_CLUSTER"
 
-EXIT_CODES: Final = """\
-exit codes:
-  0    all done
-  1    a negative answer: key not found, comparison failed, some operation refused
-  2    usage, or input that cannot be used
-  3    nothing done, and no node can be reached
-  4    the outcome of some operation is unknown: it may have been done (this beats 1)
-  130  interrupted
-"""
-
+# Seconds to wait for a first node that accepts a connection: a cluster that was just started takes some.
+FIRST_NODE_S: Final = 5.0
+# Seconds between two attempts to connect meanwhile.
+RETRY_S: Final = 0.1
 # Seconds that `status` waits for each node: long enough for a node that works.
 STATUS_TIMEOUT_S: Final = 2.0
 # Seconds for the write and the read of `health` together.
@@ -40,43 +50,16 @@ CHECKPOINT_S: Final = 300.0
 # Bounds of the options: files and memory are finite.
 MAX_PROCESSES: Final = 256
 MAX_IN_FLIGHT: Final = 1024
+# Malformed rows that are told one by one.
+MAX_TOLD: Final = 20
 
 
 class UsageError(Exception):
     """An argument or a file cannot be used; the message is one line."""
 
 
-# ---------------------------------------------------------------------------------------------------- output
-
-
-class Output:
-    """Prints answers to stdout, as text or JSON, and errors to stderr (with JSON, to stdout as well)."""
-
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
-
-    def answer(self, text: str, value: dict[str, Any]) -> None:
-        """Print an answer, as text or JSON."""
-        print(json.dumps(value) if self.as_json else text)
-
-    def negative(self, text: str, value: dict[str, Any]) -> int:
-        """Print a negative answer, as text (to stderr) or JSON; return its exit code."""
-        if self.as_json:
-            print(json.dumps(value))
-        else:
-            _complain(text)
-        return NEGATIVE
-
-    def error(self, kind: str, message: str, code: int) -> int:
-        """Print an error, and return its exit code."""
-        if self.as_json:
-            print(json.dumps({"error": kind, "message": message, "exit_code": code}))
-        _complain(message)
-        return code
-
-
-def _complain(message: object) -> None:
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+class DataError(Exception):
+    """A file of operations cannot be used; the message is one line."""
 
 
 # -------------------------------------------------------------------------------------------------- commands
@@ -92,7 +75,7 @@ def _get(client: Client, arguments: argparse.Namespace, output: Output) -> int:
     value = client.get(arguments.key, arguments.read, arguments.node)
     if value is None:
         return _not_found(arguments, output)
-    output.answer(value, {"outcome": "ok", "value": value})
+    output.answer(output.shown(value, keep="\n\t"), {"outcome": "ok", "value": value})
     return DONE
 
 
@@ -128,13 +111,16 @@ def _incr(client: Client, arguments: argparse.Namespace, output: Output) -> int:
 
 def _scan(client: Client, arguments: argparse.Namespace, output: Output) -> int:
     for item in client.scan(arguments.prefix, "", arguments.limit, arguments.read, arguments.node):
-        output.answer(f"{item.key}\t{item.value}", {"key": item.key, "value": item.value})
+        line = f"{output.shown(item.key)}\t{output.shown(item.value)}"
+        if not output.answer(line, {"key": item.key, "value": item.value}):
+            break  # nobody reads it
     return DONE
 
 
-def _dump(client: Client, arguments: argparse.Namespace, _: Output) -> int:
+def _dump(client: Client, arguments: argparse.Namespace, output: Output) -> int:
     for item in client.scan(read="local", node=arguments.node):
-        print(json.dumps({"key": item.key, "value": item.value}))
+        if not output.write(json.dumps({"key": item.key, "value": item.value})):
+            break  # nobody reads it
     return DONE
 
 
@@ -150,37 +136,48 @@ def _checkpoint(client: Client, arguments: argparse.Namespace, output: Output) -
         where = "" if arguments.single else f"node {node}: "
         output.answer(f"{where}checkpoint {number}", {"node": node, "checkpoint": number})
     for error in failures[:-1]:
-        _complain(error)
+        output.complain(error)
     if failures:
         raise failures[-1]
     return DONE
 
 
-def _status(arguments: argparse.Namespace) -> int:
+def _status(arguments: argparse.Namespace, output: Output) -> int:
     """Show the state of all nodes, or of one; negative if a node is silent, not ready, or different."""
+
+    def show(views: Sequence[health.View]) -> bool:
+        if output.as_json:
+            text = json.dumps(health.as_data(views))
+        else:
+            text = health.as_colored(views) if output.terminal else health.as_text(views)
+        output.write(text)
+        return output.flush()
+
+    live = output.terminal and not output.as_json
     views = asyncio.run(health.status(
-        _known(arguments), arguments.node, timeout=arguments.timeout, digest=arguments.digest,
-        as_json=arguments.output == "json", every=arguments.watch,
+        _known(arguments), arguments.node, show, timeout=arguments.timeout, digest=arguments.digest,
+        every=arguments.watch, live=live,
     ))  # fmt: skip
     if all(isinstance(view.error, NoNodeReachable) for view in views):
-        return UNREACHABLE
+        strangers = any(isinstance(view.error, WrongCluster) for view in views)
+        return USAGE if strangers else UNREACHABLE
     well = all(view.status and view.status.ready for view in views)
     return DONE if well and not any(row.differs for row in health.rows(views)) else NEGATIVE
 
 
-def _health(arguments: argparse.Namespace) -> int:
+def _health(arguments: argparse.Namespace, output: Output) -> int:
     """Try a write and a read at each node; negative if one of them fails."""
     checks = asyncio.run(health.health(_known(arguments), arguments.node or (), arguments.timeout))
     failed = [check for check in checks if check.error]
-    if arguments.output == "json":
+    if output.as_json:
         lines = [{"address": str(check.node), "ok": not check.error, **check._asdict()} for check in checks]
-        print(json.dumps([{name: line[name] for name in HEALTH_FIELDS} for line in lines]))
+        output.write(json.dumps([{name: line[name] for name in HEALTH_FIELDS} for line in lines]))
     for check in checks:
         if check.error:
-            _complain(f"{check.node}: {check.error}")
-        elif arguments.output == "text":
+            output.complain(f"{check.node}: {check.error}")
+        elif not output.as_json:
             write_ms, read_ms = 1000 * (check.write_s or 0), 1000 * (check.read_s or 0)
-            print(f"{check.node}: write {write_ms:.1f} ms, read {read_ms:.1f} ms")
+            output.write(f"{check.node}: write {write_ms:.1f} ms, read {read_ms:.1f} ms")
     if failed and all(check.unreachable for check in checks):
         return UNREACHABLE
     return NEGATIVE if failed else DONE
@@ -198,14 +195,36 @@ def _known(arguments: argparse.Namespace) -> Cluster | str:
     return cluster
 
 
-def _one(command: Callable[[Client, argparse.Namespace, Output], int], arguments: argparse.Namespace) -> int:
+def _one(
+    command: Callable[[Client, argparse.Namespace, Output], int],
+    arguments: argparse.Namespace,
+    output: Output,
+) -> int:
     """Run a single command with a client of its own."""
     with _client(arguments) as client:
         node = getattr(arguments, "node", None)
         if node is not None and node not in [known.id for known in client.nodes]:
             raise UsageError(f"--node: there is no node {node}")
-        client.connect(min(ATTEMPT_TIMEOUT_S, arguments.timeout))
-        return command(client, arguments, Output(arguments.output == "json"))
+        _connect(client, arguments.timeout)
+        return command(client, arguments, output)
+
+
+def _connect(client: Client, timeout: float) -> None:
+    """Connect to the nodes; if there is none yet, wait for the first one, for one may be starting."""
+    deadline = time.monotonic() + min(FIRST_NODE_S, timeout)
+    told = False
+    while True:
+        try:
+            client.connect(min(ATTEMPT_TIMEOUT_S, timeout))
+            return
+        except NoNodeReachable:
+            if time.monotonic() + RETRY_S > deadline:
+                raise
+        if not told:
+            told = True
+            names = ", ".join(map(str, client.nodes))
+            remark(f"waiting up to {min(FIRST_NODE_S, timeout):g} s for a node to answer: {names}")
+        time.sleep(RETRY_S)
 
 
 def _client(arguments: argparse.Namespace) -> Client:
@@ -219,48 +238,59 @@ def _client(arguments: argparse.Namespace) -> Client:
 # ------------------------------------------------------------------------------------------------------- run
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, output: Output) -> int:
     """Run a file of operations."""
-    output = Output(arguments.output == "json")
-    _client(arguments).close()  # so that an error in the cluster's file is reported now, and once
-    rows, bad = _rows(arguments)
-    settings = workload.Settings(
-        _cluster(arguments), arguments.processes, arguments.in_flight, arguments.read, arguments.timeout,
-        bool(arguments.history),
-    )  # fmt: skip
-    with contextlib.ExitStack() as files:
+    with _client(arguments) as client:  # so that an error in the cluster's file is reported now, and once
+        operations, lost = _rows(arguments, output)
+        settings = workload.Settings(
+            _cluster(arguments), arguments.processes, arguments.in_flight, arguments.read, arguments.timeout,
+            bool(arguments.history),
+        )  # fmt: skip
         # Opened first, so that no run begins whose results cannot be written.
-        opened = [files.enter_context(_open(path)) for path in _results(arguments)]
-        with Progress(len(rows)) as progress:
-            result = workload.run(rows, settings, progress.show)
-        for error in (*result.dead, *result.errors):
-            _complain(error)
-        if not result.operations and result.unreachable is not None:
-            return output.error("unreachable", result.unreachable, UNREACHABLE)
-        totals = report.summary(result, bad)
-        if arguments.history:
-            report.write_history(opened.pop(), result, settings.in_flight)
-        if arguments.out:
-            report.write_operations(opened[0], result)
-            opened[1].write(json.dumps(totals, indent=2) + "\n")
-    output.answer(report.table(totals), totals)
-    return report.exit_code(result)
+        files = [(path, _open(path)) for path in _results(arguments)]
+        _connect(client, arguments.timeout)
+    with Progress(len(operations)) as progress:
+        result = workload.run(operations, settings, progress.show)
+    for error in (*result.dead, *result.errors):
+        output.complain(error)
+    if not result.operations and result.unreachable is not None:
+        return output.error("unreachable", result.unreachable, UNREACHABLE)
+    totals = report.summary(result, lost)
+    writers: list[Callable[[Any], object]] = []
+    if arguments.out:
+        writers.append(lambda file: report.write_operations(file, result))
+        writers.append(lambda file: file.write(json.dumps(totals, indent=2) + "\n"))
+    if arguments.history:
+        writers.append(lambda file: report.write_history(file, result, settings.in_flight))
+    written = [_write(path, file, write, output) for (path, file), write in zip(files, writers, strict=True)]
+    table = report.table(totals)
+    output.answer(table, totals)
+    if not output.flush() and not isinstance(output.failure, BrokenPipeError):
+        say(table)  # a measurement is not lost because a disk is full
+    code = report.exit_code(result) or (DONE if all(written) else OUTPUT)
+    return code or (DATA if lost and not arguments.keep_going else DONE)
 
 
-def _rows(arguments: argparse.Namespace) -> tuple[list[workload.Row], int]:
-    """Read the file; report the bad rows, and return the good ones and the number of bad ones."""
-    path = arguments.file
+def _rows(arguments: argparse.Namespace, output: Output) -> tuple[list[rows.Row], int]:
+    """Read the file; report the bad rows, and return the good ones and the number of lost ones."""
+    path = "stdin" if arguments.file == "-" else arguments.file
     try:
-        rows, bad = workload.parse(Path(path).read_bytes())
+        good, bad = rows.parse(rows.read(arguments.file))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    for row in bad:
-        print(f"{path}:{row.line}: {row.reason}", file=sys.stderr)
-    if bad and arguments.strict:
-        raise UsageError(f"{path}: {len(bad)} malformed rows; nothing was sent")
-    if not rows:
+    except rows.WrongFile as error:
+        raise DataError(f"{path}: {error}") from None
+    for row in bad[:MAX_TOLD]:
+        say(f"{path}:{row.line}: {row.reason}")
+    lost = sum(row.lines for row in bad)
+    what = f"{lost:,} malformed row{'s' * (lost != 1)}"
+    if bad and (arguments.strict or not good):
+        raise DataError(f"{path}: {what}; nothing was sent")
+    if not good:
         raise UsageError(f"{path}: no operations in it")
-    return rows, len(bad)
+    if bad:
+        output.complain(f"{path}: {what} left out")
+    return good, lost
 
 
 def _results(arguments: argparse.Namespace) -> list[Path]:
@@ -279,31 +309,15 @@ def _open(path: Path) -> Any:
         raise UsageError(f"{path}: {error.strerror}") from None
 
 
-class Progress:
-    """Draws a progress bar on stderr if that is a terminal."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._bar: Any = None
-
-    def __enter__(self) -> "Progress":
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import Progress as Bar
-
-            self._bar = Bar(console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._bar.add_task("operations", total=self._total)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def show(self, done: int) -> None:
-        """Show how many operations are done."""
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=done)
+def _write(path: Path, file: Any, write: Callable[[Any], object], output: Output) -> bool:
+    """Write a file of results and close it; return False if that fails."""
+    try:
+        with file:
+            write(file)
+    except OSError as error:
+        output.complain(f"{path}: {error.strerror}")
+        return False
+    return True
 
 
 # ------------------------------------------------------------------------------------------------- arguments
@@ -343,17 +357,72 @@ def _default_cluster() -> str:
     return os.path.relpath(beside) if beside.exists() else "cluster.json"
 
 
-def _common(timeout: float) -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _common(timeout: float) -> "_Parser":
+    common = _Parser(add_help=False)
     where = common.add_mutually_exclusive_group()
-    where.add_argument("--cluster", metavar="FILE", default=_default_cluster(),
-                       help="the cluster's file (default: %(default)s)")  # fmt: skip
+    where.add_argument("--cluster", metavar="FILE",
+                       default=os.environ.get(CLUSTER_VARIABLE) or _default_cluster(),
+                       help=f"the cluster's file (default: {CLUSTER_VARIABLE} in the environment, "
+                            "now %(default)s)")  # fmt: skip
     where.add_argument("--single", metavar="HOST:PORT", help="a single server instead of a cluster")
     common.add_argument("--timeout", metavar="S", type=_seconds, default=timeout,
                         help="seconds that one operation may take (default: %(default)g)")  # fmt: skip
     common.add_argument("-o", "--output", choices=("text", "json"), default="text",
                         help="answers for people, or for machines (default: text)")  # fmt: skip
     return common
+
+
+def _text(word: str) -> str:
+    """Return a key or value from the command line; bytes that are no text came as lone surrogates."""
+    try:
+        return os.fsencode(word).decode() if not word.isascii() and _has_surrogates(word) else word
+    except UnicodeDecodeError:
+        raise argparse.ArgumentTypeError(f"{os.fsencode(word)!r} is not UTF-8") from None
+
+
+def _has_surrogates(word: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in word)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells how to write a key or a value that looks like an option."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words: list[str] = [*(sys.argv[1:] if args is None else args)]
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and the error, and exit."""
+        takes_text = any(action.type is _text for action in self._actions)
+        options = [
+            word for word in self._words if word.startswith("-") and word not in self._option_string_actions
+        ]
+        if takes_text and options and "--" not in self._words:
+            message += (
+                f" (a key or value that begins with '-' stands behind '--': {self.prog} -- {options[0]})"
+            )
+        super().error(message)
+
+
+def _verb_first(words: Sequence[str], commands: dict[str, _Parser]) -> list[str]:
+    """Move options that stand before the verb behind it, where argparse looks for them."""
+    known = {
+        option: action
+        for parser in commands.values()
+        for option, action in parser._option_string_actions.items()
+    }
+    at = 0
+    while at < len(words) and words[at].startswith("-"):
+        name, equals, _ = words[at].partition("=")
+        action = known.get(name if name.startswith("--") else name[:2])
+        if action is None or action.dest == "help":
+            return [*words]
+        whole = equals or (len(name) > 2 and not name.startswith("--")) or action.nargs is not None
+        at += 1 if whole else 2
+    return [*words[at : at + 1], *words[:at], *words[at + 1 :]]
 
 
 def _add_read(parser: argparse.ArgumentParser, node: bool = True) -> None:
@@ -367,11 +436,12 @@ def _add_read(parser: argparse.ArgumentParser, node: bool = True) -> None:
 Add = Callable[..., argparse.ArgumentParser]  # adds a command: its name, what it does, and more
 
 
-def arguments_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Talk to a cluster: single commands, or whole files of operations with measurements.",
+def _parsers(program: str) -> tuple[_Parser, dict[str, _Parser]]:
+    """Make the parser of the command line, and those of the commands."""
+    parser = _Parser(
+        prog=program,
+        description="Talk to a cluster: single commands, or whole files of operations with measurements.\n"
+        "Options may stand before the command or behind it; COMMAND --help tells them.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -386,13 +456,14 @@ def arguments_parser() -> argparse.ArgumentParser:
     _add_run(add)
     _add_operations(add)
     _add_inspections(add)
-    return parser
+    return parser, commands.choices
 
 
 def _add_run(add: Add) -> None:
     run = add("run", "run a CSV file of operations, and measure them",
-              "\nA row is PUT,key,value or GET,key[,expected] or DELETE,key[,ignored].")  # fmt: skip
-    run.add_argument("file", metavar="FILE.csv")
+              "\nA row is PUT,key,value or GET,key[,expected] or DELETE,key[,ignored]. Blanks around a field "
+              "do not\nbelong to it, unless it is in quotes. The file may be packed by gzip.")  # fmt: skip
+    run.add_argument("file", metavar="FILE.csv", help="the file; - reads from stdin")
     run.add_argument("--processes", metavar="N", type=_between(1, MAX_PROCESSES), default=2,
                      help="split the rows into this many parts, sent at once (default: 2)")  # fmt: skip
     run.add_argument("--in-flight", metavar="N", type=_between(1, MAX_IN_FLIGHT), default=1,
@@ -401,29 +472,39 @@ def _add_run(add: Add) -> None:
     _add_read(run, node=False)
     run.add_argument("--out", metavar="DIR", help="write operations.csv and summary.json there")
     run.add_argument("--history", metavar="FILE", help="write a history for checkers of linearizability")
-    run.add_argument("--strict", action="store_true", help="send nothing at all if a row is malformed")
+    malformed = run.add_mutually_exclusive_group()
+    malformed.add_argument("--strict", action="store_true", help="send nothing at all if a row is malformed")
+    malformed.add_argument("--keep-going", action="store_true",
+                           help="exit with 0 although malformed rows were left out")  # fmt: skip
 
 
 def _add_operations(add: Add) -> None:
     put = add("put", "set a key")
-    put.add_argument("key")
-    put.add_argument("value")
+    put.add_argument("key", type=_text)
+    put.add_argument("value", type=_text)
     get = add("get", "print the value of a key")
-    get.add_argument("key")
+    get.add_argument("key", type=_text)
     _add_read(get)
-    add("delete", "remove a key").add_argument("key")
+    _add_raw(get)
+    add("delete", "remove a key").add_argument("key", type=_text)
     cas = add("cas", "set a key if it holds what is expected")
-    cas.usage = "{0} KEY EXPECTED VALUE | {0} KEY --absent VALUE".format(f"{PROGRAM} cas [options]")
-    cas.add_argument("key")
-    cas.add_argument("values", nargs="+", metavar="EXPECTED VALUE")
+    cas.usage = "%(prog)s [options] KEY EXPECTED VALUE | %(prog)s [options] KEY --absent VALUE"
+    cas.add_argument("key", type=_text)
+    cas.add_argument("values", nargs="+", type=_text, metavar="EXPECTED VALUE")
     cas.add_argument("--absent", action="store_true", help="expect that the key does not exist")
     incr = add("incr", "add to the integer that a key holds; a missing key counts as 0")
-    incr.add_argument("key")
+    incr.add_argument("key", type=_text)
     incr.add_argument("delta", nargs="?", type=_between(-(2**63), 2**63 - 1), default=1, help="default: 1")
     scan = add("scan", "print all keys that begin with a prefix, and their values")
-    scan.add_argument("prefix", nargs="?", default="")
+    scan.add_argument("prefix", nargs="?", type=_text, default="")
     scan.add_argument("--limit", metavar="N", type=_between(1, 2**31), help="at most this many of them")
     _add_read(scan)
+    _add_raw(scan)
+
+
+def _add_raw(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--raw", action="store_true",
+                        help="do not escape control characters on a terminal")  # fmt: skip
 
 
 def _add_inspections(add: Add) -> None:
@@ -450,26 +531,47 @@ _COMMANDS: Final = {
 _WHOLE: Final = {"run": _run, "status": _status, "health": _health}  # these make clients of their own
 
 
-def main(words: list[str] | None = None) -> int:
-    """Run the command line, and return the exit code."""
-    arguments = arguments_parser().parse_args(words)
-    output = Output(arguments.output == "json")
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line, or these words, and return the exit code."""
+    output = Output(Path(sys.argv[0]).name if words is None else "client.py")
+    try:
+        arguments = _parse(sys.argv[1:] if words is None else words, output)
+        output = Output(output.program, arguments.output == "json", getattr(arguments, "raw", False))
+        return output.end(_run_command(arguments, output))
+    except SystemExit as end:  # of argparse: it has said why
+        return output.end(int(end.code or 0))
+    except KeyboardInterrupt:
+        return output.end(INTERRUPTED)
+
+
+def _parse(words: Sequence[str], output: Output) -> argparse.Namespace:
+    parser, commands = _parsers(output.program)
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next
+        with contextlib.suppress(ImportError):
+            importlib.import_module("argcomplete").autocomplete(parser)
+    try:
+        return parser.parse_args(_verb_first(words, commands))
+    except OSError as error:  # it could not print its help
+        output.fail(error)
+        sys.exit(DONE)
+
+
+def _run_command(arguments: argparse.Namespace, output: Output) -> int:
     try:
         if arguments.command in _WHOLE:
-            return _WHOLE[arguments.command](arguments)
+            return _WHOLE[arguments.command](arguments, output)
         if arguments.command == "dump" and arguments.node is None and not arguments.single:
             raise UsageError("dump: --node is needed: stores are compared node by node")
-        return _one(_COMMANDS[arguments.command], arguments)
+        return _one(_COMMANDS[arguments.command], arguments, output)
+    except WrongCluster as error:
+        return output.error("wrong_cluster", f"{arguments.cluster}: {error}", USAGE)
     except NoNodeReachable as error:
-        return output.error("unreachable", str(error), UNREACHABLE)
+        return output.error("unreachable", error, UNREACHABLE)
     except UnknownOutcome as error:
-        return output.error("unknown", str(error), UNKNOWN)
+        return output.error("unknown", error, UNKNOWN)
     except ClientError as error:
-        return output.error("not_done", str(error), NEGATIVE)
+        return output.error("not_done", error, NEGATIVE)
     except (UsageError, ClusterError) as error:
-        return output.error("usage", str(error), USAGE)
-    except BrokenPipeError:  # the reader of our output has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NEGATIVE
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        return output.error("usage", error, USAGE)
+    except DataError as error:
+        return output.error("data", error, DATA)

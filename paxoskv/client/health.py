@@ -6,15 +6,14 @@ have applied the same entries have the same content.
 """
 
 import asyncio
-import json
-import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from paxoskv.client.aio import AsyncClient
 from paxoskv.client.base import Address
-from paxoskv.client.operations import ClientError, NoNodeReachable
+from paxoskv.client.operations import ClientError, NoNodeReachable, WrongCluster
+from paxoskv.client.output import escaped
 from paxoskv.config import Cluster
 from paxoskv.wire.codec import Status
 from paxoskv.wire.structs import LogStatus
@@ -32,8 +31,9 @@ class Row(NamedTuple):
     """What the table says of one node by comparing all views; None means unknown."""
 
     node: str
-    state: str  # the node's own word, or "unreachable"
-    leader: int | None  # the node that leads this node's own log
+    state: str  # the node's own word, "unreachable", or "another's": it is of another cluster
+    leader: int | None  # the node that leads this node's own log, or the only one
+    one_log: bool  # whether all nodes have but one log
     lag: int | None  # how many entries fewer than the furthest node it has applied
     differs: bool  # another node has applied the same entries and has other content
 
@@ -56,12 +56,14 @@ async def ask_all(client: AsyncClient, nodes: Sequence[Address], digest: bool) -
 def rows(views: Sequence[View]) -> list[Row]:
     """Compare the views; return a row for each."""
     statuses = [view.status for view in views if view.status]
+    one_log = len(views) > 1 and all(len(status.logs) == 1 for status in statuses)
     furthest = max((_executed(status) for status in statuses), default=0)
     return [
         Row(
             str(view.node),
-            (view.status.state or "?") if view.status else "unreachable",
-            _leader(view, statuses),
+            (view.status.state or "?") if view.status else _silence(view.error),
+            _leader(view, statuses, one_log),
+            one_log,
             furthest - _executed(view.status) if view.status else None,
             view.status is not None and _differs(view.status, statuses),
         )
@@ -69,15 +71,19 @@ def rows(views: Sequence[View]) -> list[Row]:
     ]
 
 
+def _silence(error: ClientError | None) -> str:
+    return "another's" if isinstance(error, WrongCluster) else "unreachable"
+
+
 def _executed(status: Status) -> int:
     return sum(log.executed for log in status.logs)
 
 
-def _leader(view: View, statuses: Iterable[Status]) -> int | None:
+def _leader(view: View, statuses: Iterable[Status], one_log: bool) -> int | None:
     """Return the leader of the node's own log, as the node says, or the node with the highest promise."""
     own = view.status.node if view.status else view.node.id
     asked = [view.status] if view.status else statuses
-    logs: list[LogStatus] = [log for status in asked for log in status.logs if log.log == own]
+    logs: list[LogStatus] = [log for status in asked for log in status.logs if one_log or log.log == own]
     return max(logs, key=lambda log: log.promised).leader if logs else None
 
 
@@ -122,7 +128,7 @@ def _led(row: Row, own: int | None) -> str:
     if row.leader is None:
         return "-"
     if row.leader != own:
-        return f"revoked by {row.leader}"
+        return f"led by {row.leader}" if row.one_log else f"revoked by {row.leader}"
     return "leads" if row.state not in ("starting", "rejoining", "unreachable") else "not taken over"
 
 
@@ -136,9 +142,9 @@ def remarks(views: Iterable[View], colon: str = ": ") -> list[str]:
     for view in views:
         name = str(view.node)
         if view.error:
-            lines.append(name + colon + str(view.error).rpartition(name + ": ")[2])
+            lines.append(name + colon + escaped(str(view.error).rpartition(name + ": ")[2]))
         elif view.status:
-            lines += [name + colon + problem for problem in view.status.problems or ()]
+            lines += [name + colon + escaped(problem) for problem in view.status.problems or ()]
     return lines
 
 
@@ -168,6 +174,16 @@ def as_table(views: Sequence[View]) -> Any:
     return Group(table, *(Text(line, style="red") for line in remarks(views)))
 
 
+def as_colored(views: Sequence[View]) -> str:
+    """Return the table as text in color, for a terminal."""
+    from rich.console import Console
+
+    console = Console()
+    with console.capture() as captured:
+        console.print(as_table(views))
+    return captured.get().removesuffix("\n")
+
+
 def as_data(views: Sequence[View]) -> list[dict[str, Any]]:
     """Return the table for programs: each node's own status, and what comparing the nodes shows."""
     return [
@@ -194,36 +210,28 @@ def _as_dict(struct: Any) -> Any:
 
 async def status(
     cluster: Cluster | str,
-    node: int | None = None,
+    node: int | None,
+    show: Callable[[Sequence[View]], bool],
     *,
     timeout: float,
     digest: bool = False,
-    as_json: bool = False,
     every: float | None = None,
+    live: bool = False,
 ) -> Sequence[View]:
-    """Show the state of all nodes, or of one; if `every` is given, again every `every` seconds."""
+    """Show the state of all nodes, or of one; return it.
+
+    If `every` is given, show it again every `every` seconds, until nobody looks any more: then `show` returns
+    False. `live` draws it in place.
+    """
     async with AsyncClient(cluster, timeout=timeout, attempt_timeout=timeout) as client:
         asked = [known for known in client.nodes if node in (None, known.id)]
         views = await ask_all(client, asked, digest)
-        if every is not None and sys.stdout.isatty() and not as_json:
+        if every is not None and live:
             await _live(client, views, digest, every)
-        while True:
-            _show(views, as_json)
-            if every is None:
-                return views
+        while show(views) and every is not None:
             await asyncio.sleep(every)
             views = await ask_all(client, asked, digest)
-
-
-def _show(views: Sequence[View], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(as_data(views)), flush=True)
-    elif sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(as_table(views))
-    else:
-        print(as_text(views), flush=True)
+        return views
 
 
 async def _live(client: AsyncClient, views: Sequence[View], digest: bool, every: float) -> None:

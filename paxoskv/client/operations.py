@@ -48,6 +48,7 @@ from paxoskv.wire.codec import (
 from paxoskv.wire.methods import METHODS, Method
 from paxoskv.wire.structs import (
     Command,
+    Membership,
     Outcome,
     Page,
     ReadMode,
@@ -98,6 +99,10 @@ class NoNodeReachable(NotDoneError):
     """The operation was not done, because no node accepted a connection."""
 
 
+class WrongCluster(NoNodeReachable):
+    """The operation was not done: the nodes that answer are not those of the cluster's file."""
+
+
 class UnknownOutcome(ClientError):
     """The operation may have been done already, or may still be done later."""
 
@@ -112,6 +117,10 @@ class NotANumber(ClientError):
 
 class NotSent(Exception):
     """A client reports: it has no connection to the node, and it sent nothing."""
+
+
+class Stranger(NotSent):
+    """A client reports: the node is not that of the cluster's file, and the call was not sent to it."""
 
 
 class Lost(Exception):
@@ -159,6 +168,34 @@ class Attempt(NamedTuple):
             raise Lost(f"an answer that makes no sense: {error}") from None
 
 
+class Greeting(NamedTuple):
+    """The first call on a connection: the node says who it is; `expected` is what the cluster's file says."""
+
+    expected: Membership
+
+    def frame(self, sequence: int) -> bytes:
+        """Encode the call as a frame."""
+        return _MEMBERSHIP.call(sequence)
+
+    def answer(self, kind: int, frame: bytes, offset: int) -> None:
+        """Decode the answer; raise Stranger if the node is another one, NotSent if it does not say."""
+        try:
+            found: Membership = _MEMBERSHIP.answer(kind, frame, offset)
+        except TApplicationException as error:
+            if error.type == TApplicationException.UNKNOWN_METHOD:
+                return  # a node of a version that cannot say
+            raise NotSent(f"the node failed: {error.message}") from None
+        except Malformed as error:
+            raise NotSent(f"an answer that makes no sense: {error}") from None
+        name, digest, node = self.expected
+        if found.cluster != name:
+            raise Stranger(f"it is a node of cluster {found.cluster!r}, not of {name!r}")
+        if found.digest != digest:
+            raise Stranger(f"its file of cluster {name!r} has other nodes or addresses than this one")
+        if found.node != node:
+            raise Stranger(f"it is node {found.node}")
+
+
 class Pause(NamedTuple):
     """A step: do nothing for this number of seconds."""
 
@@ -193,29 +230,35 @@ class Operation:
         self.node = -1  # index of the node of the last attempt
         self.doubt = False  # an attempt may have been done
         self.reached = False  # an attempt reached a node
-        self.causes: dict[str, str] | None = None  # the last failure of each node, by its name
+        self.causes: dict[str, Exception] | None = None  # the last failure of each node, by its name
         self.steps: Steps
 
     def note(self, node: str, error: Exception) -> None:
         """Remember that an attempt at the node failed."""
         if self.causes is None:
             self.causes = {}
-        self.causes[node] = str(getattr(error, "reason", error))
+        self.causes[node] = error
         if not isinstance(error, NotSent):
             self.reached = True
         if isinstance(error, Unknown | Lost):
             self.doubt = True
 
+    @property
+    def strangers(self) -> bool:
+        """Tell whether no node was reached, and one that answers is of another cluster."""
+        return not self.reached and any(isinstance(c, Stranger) for c in (self.causes or {}).values())
+
     def failure(self, why: str, permanent: bool = False) -> ClientError:
         """Make the error with which the operation ends."""
         subject = f" {self.subject[:MAX_SHOWN]!r}" if self.subject else ""
-        nodes = "; ".join(f"{node}: {cause}" for node, cause in (self.causes or {}).items())
+        causes = self.causes or {}
+        nodes = "; ".join(f"{node}: {getattr(cause, 'reason', cause)}" for node, cause in causes.items())
         attempts = f" after {self.attempts} attempt{'s' * (self.attempts != 1)}"
         text = f"{self.name}{subject}: %s{attempts}: {why}{': ' * bool(nodes)}{nodes}"
         if self.doubt and not self.harmless:
             return UnknownOutcome(text % "outcome unknown")
         if self.attempts and not self.reached:
-            return NoNodeReachable(text % "not done")
+            return (WrongCluster if self.strangers else NoNodeReachable)(text % "not done")
         return NotDoneError(text % "not done", permanent)
 
 
@@ -283,7 +326,7 @@ class _Numbers:
 
 # ------------------------------------------------------------------------------------------------ operations
 
-_OPEN_SESSION, _STATUS = METHODS[b"open_session"], METHODS[b"status"]
+_OPEN_SESSION, _STATUS, _MEMBERSHIP = METHODS[b"open_session"], METHODS[b"status"], METHODS[b"membership"]
 _PUT, _GET, _DELETE = METHODS[b"put"], METHODS[b"get"], METHODS[b"delete"]
 _COMPARE_AND_SET, _INCREMENT = METHODS[b"compare_and_set"], METHODS[b"increment"]
 _EXECUTE, _SCAN = METHODS[b"execute"], METHODS[b"scan"]
@@ -511,6 +554,8 @@ class Calls:
 
     def _pause(self, operation: Operation, rounds: int) -> float:
         """Return the seconds to pause after this many rounds; fail if they reach the deadline."""
+        if operation.strangers:
+            raise operation.failure("this is another cluster")
         seconds = min(PAUSE_S * 2.0 ** min(rounds - 1, 16), MAX_PAUSE_S)
         if self._clock() + seconds >= operation.deadline:
             raise operation.failure(f"no node did it within {self._timeout:g} s")

@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, Final, TextIO
 
-from paxoskv.client.workload import VERBS, Done, Run
+from paxoskv.client.rows import VERBS
+from paxoskv.client.workload import Done, Run
 
 OUTCOMES: Final = ("ok", "not_found", "failed", "unknown")
 

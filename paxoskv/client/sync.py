@@ -25,10 +25,12 @@ from paxoskv.client.operations import (
     PAGE_ITEMS,
     Attempt,
     ClientError,
+    Greeting,
     Lost,
     NotSent,
     Operation,
     ReadName,
+    Stranger,
 )
 from paxoskv.wire.codec import Malformed, Status
 from paxoskv.wire.methods import header
@@ -36,6 +38,8 @@ from paxoskv.wire.structs import Command, Item, Page, Result
 
 # Seconds after which an idle connection is checked before it is used: the node may have closed it.
 IDLE_S: Final = 0.05
+# Seconds that a node has at least to say who it is: 0 would make a socket that does not wait.
+MIN_PATIENCE_S: Final = 0.001
 
 _LENGTH: Final = Struct(">i")
 
@@ -61,14 +65,36 @@ class Client(BaseClient):
             self._drop(node)
 
     def connect(self, timeout: float = ATTEMPT_TIMEOUT_S) -> None:
-        """Connect to all nodes now, within `timeout` seconds each; raise NoNodeReachable if all fail."""
-        errors = []
+        """Connect to all nodes now, within `timeout` seconds each; raise NoNodeReachable if all fail.
+
+        At least one node has then said who it is.
+        """
+        errors: dict[int, Exception] = {}
+        asked: dict[int, int] = {}  # from the socket's number to the node
+        poll = select.poll()
         for node in range(len(self.nodes)):
             try:
-                self._connection(node, timeout)
+                connection = self._connection(node, timeout)
             except NotSent as error:
-                errors.append(error)
-        self._check_reachable(errors)
+                errors[node] = error
+                continue
+            if connection.unknown:
+                asked[connection.fileno()] = node
+                poll.register(connection, select.POLLIN)
+        known = len(errors) + len(asked) < len(self.nodes)
+        deadline = time.monotonic() + timeout
+        while asked and not known:
+            left = max(deadline - time.monotonic(), MIN_PATIENCE_S)
+            for number in [ready for ready, _ in poll.poll(left * 1000)] or [*asked]:
+                node = asked.pop(number)
+                poll.unregister(number)
+                try:
+                    self._connection(node, timeout).greet(left)
+                    known = True
+                except NotSent as error:
+                    errors[node] = error
+                    self._drop(node)
+        self._check_reachable([errors[node] for node in sorted(errors)])
 
     def run(self, operation: Operation) -> Any:
         """Carry out an operation of `calls`, and return its result."""
@@ -95,10 +121,10 @@ class Client(BaseClient):
 
     def _attempt(self, attempt: Attempt) -> Any:
         connection = self._open[attempt.node]
-        if connection is None or connection.closed_meanwhile():
-            self._drop(attempt.node)
-            connection = self._connection(attempt.node, attempt.patience)
         try:
+            if connection is None or connection.closed_meanwhile():
+                self._drop(attempt.node)
+                connection = self._connection(attempt.node, attempt.patience)
             kind, frame, offset = connection.call(attempt)
             return attempt.answer(kind, frame, offset)
         except HARMLESS:
@@ -110,7 +136,8 @@ class Client(BaseClient):
     def _connection(self, node: int, timeout: float) -> "_Socket":
         connection = self._open[node]
         if connection is None:
-            connection = self._open[node] = _Socket(self.nodes[node], self._tls, timeout)
+            greeting = self.greeting(node)
+            connection = self._open[node] = _Socket(self.nodes[node], self._tls, timeout, greeting)
         return connection
 
     def _drop(self, node: int) -> None:
@@ -212,17 +239,22 @@ class Client(BaseClient):
 class _Socket:
     """One connection to one node, with one call under way at a time; after Lost it must not be used again."""
 
-    __slots__ = ("_patience", "_poll", "_sequence", "_socket", "_used")
+    __slots__ = ("_greeting", "_patience", "_poll", "_sequence", "_socket", "_used")
 
-    def __init__(self, node: Address, tls: ssl.SSLContext | None, timeout: float) -> None:
-        """Connect within `timeout` seconds; raise NotSent if that fails."""
+    def __init__(
+        self, node: Address, tls: ssl.SSLContext | None, timeout: float, greeting: Greeting | None
+    ) -> None:
+        """Connect within `timeout` seconds, and send the greeting; raise NotSent if that fails."""
         try:
             self._socket = socket.create_connection((node.host, node.port), timeout)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls:
                 self._socket = tls.wrap_socket(self._socket, server_hostname=node.host)
+            if greeting:
+                self._socket.sendall(greeting.frame(0))
         except OSError as error:
             raise NotSent(described("cannot connect", error)) from None
+        self._greeting = greeting  # until its answer has been read, just before the first call
         self._patience = timeout  # the present timeout of the socket, in seconds
         self._sequence = 0
         self._used = time.monotonic()
@@ -234,24 +266,69 @@ class _Socket:
         self._socket.close()
 
     def closed_meanwhile(self) -> bool:
-        """Tell whether the node closed the connection, or sent something unasked, while it was idle."""
+        """Tell whether the node closed the connection, or sent something unasked, while it was idle.
+
+        NotSent: it has answered the greeting, and it is another node.
+        """
         now = time.monotonic()
         idle, self._used = now - self._used, now
-        return idle > IDLE_S and bool(self._poll.poll(0))
+        if idle <= IDLE_S or not self._poll.poll(0):
+            return False
+        if self._greeting:
+            try:
+                self.greet(self._patience)
+            except Stranger:
+                raise
+            except NotSent:
+                return True
+        return bool(self._poll.poll(0))
 
     def call(self, attempt: Attempt) -> tuple[int, bytes, int]:
-        """Send the call; return its answer's kind, frame and offset of the struct; raise Unfit or Lost."""
+        """Send the call; return its answer's kind, frame and offset of the struct.
+
+        Unfit: the call cannot be sent. Lost: it was sent. NotSent: the node has not said that it is the right
+        one.
+        """
         self._sequence = sequence = self._sequence + 1 & 0x7FFFFFFF
         frame = attempt.frame(sequence)
+        patience = attempt.patience
+        if self._greeting:
+            patience -= self.greet(patience)
+        return self._exchange(frame, sequence, patience)
+
+    @property
+    def unknown(self) -> bool:
+        """Tell whether it is still unknown who the node is."""
+        return self._greeting is not None
+
+    def fileno(self) -> int:
+        """Return the socket's number, for poll."""
+        return self._socket.fileno()
+
+    def greet(self, patience: float) -> float:
+        """Read the answer to the greeting; return the seconds that it took, or raise NotSent."""
+        began = time.monotonic()
+        greeting = self._greeting
+        assert greeting is not None, "greeted already"
         try:
-            if attempt.patience != self._patience:
-                self._patience = attempt.patience
-                self._socket.settimeout(attempt.patience)
+            answer = self._exchange(b"", 0, patience)
+        except Lost as error:
+            raise NotSent(f"it did not say who it is: {error}") from None
+        greeting.answer(*answer)
+        self._greeting = None
+        return min(time.monotonic() - began, patience / 2)
+
+    def _exchange(self, frame: bytes, sequence: int, patience: float) -> tuple[int, bytes, int]:
+        """Send the frame, and receive the answer to this sequence; raise Lost."""
+        try:
+            if patience != self._patience:
+                self._patience = patience
+                self._socket.settimeout(patience)
             self._socket.sendall(frame)
             answer = self._receive()
             kind, _, echoed, offset = header(answer, 4)
         except TimeoutError:
-            raise Lost(f"no answer within {attempt.patience:.3g} s") from None
+            raise Lost(f"no answer within {patience:.3g} s") from None
         except OSError as error:
             raise Lost(described("connection lost", error)) from None
         except Malformed as error:

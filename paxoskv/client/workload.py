@@ -1,11 +1,6 @@
 """Runs a file of operations against a cluster, from several processes, and measures each operation.
 
-    parse(bytes) -> rows, bad rows
-    run(rows, Settings) -> Run          report.py makes tables and files of it
-
-A file is CSV (RFC 4180, UTF-8): PUT,key,value or GET,key[,expected] or DELETE,key[,ignored]. The expected
-value is not compared, because other processes write at the same time. The file may have a byte-order mark,
-blank lines, # comments, a header row, and line ends of any kind.
+    run(rows, Settings) -> Run          rows.py reads them, report.py makes tables and files of the result
 
 The rows are split into contiguous parts, one for each process. All processes are connected and have their
 sessions before the clock starts. A process sends its rows in order: one at a time, or `in_flight` at a time,
@@ -16,17 +11,15 @@ outcomes are still known.
 
 import asyncio
 import contextlib
-import csv
-import io
 import multiprocessing
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from ctypes import c_bool, c_int8, c_int16, c_int32, c_int64
 from dataclasses import dataclass, field
 from itertools import pairwise
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.sharedctypes import RawArray, RawValue
@@ -37,119 +30,13 @@ import uvloop
 from paxoskv.client.aio import AsyncClient
 from paxoskv.client.base import addresses_of
 from paxoskv.client.operations import Calls, ClientError, NoNodeReachable, Operation, UnknownOutcome
+from paxoskv.client.rows import Row
 from paxoskv.client.sync import Client
 from paxoskv.config import Cluster
-from paxoskv.wire.validation import MAX_KEY_BYTES, MAX_VALUE_BYTES
-
-VERBS: Final = ("PUT", "GET", "DELETE")
 
 MAX_ERRORS: Final = 3  # error messages that each process reports
 POLL_S: Final = 0.1  # seconds between two looks of the parent at the outcomes
 STOP_S: Final = 2.0  # seconds that processes may take to stop on Ctrl-C before they are killed
-MAX_SHOWN: Final = 20  # characters of a wrong field that an error repeats
-
-
-# -------------------------------------------------------------------------------------------------- the file
-
-
-class Row(NamedTuple):
-    """One operation of a file."""
-
-    verb: str
-    key: str
-    value: str  # of a PUT; otherwise empty
-
-
-class BadRow(NamedTuple):
-    """A row that is no operation: the line where it begins (the first is 1), and the reason."""
-
-    line: int
-    reason: str
-
-
-class _Lines:
-    """Gives csv.reader its lines, without comments between rows, and knows where a row began."""
-
-    def __init__(self, text: str) -> None:
-        self._lines = io.StringIO(text, newline="")
-        self._line = 0
-        self.row: int | None = None  # the line where the present row began
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        for line in self._lines:
-            self._line += 1
-            if self.row is None and line.lstrip().startswith("#"):
-                continue
-            if self.row is None:
-                self.row = self._line
-            return line
-        raise StopIteration
-
-
-def parse(data: bytes) -> tuple[list[Row], list[BadRow]]:
-    """Read the rows of a file; return the operations, and the rows that are none."""
-    # Bytes that are not UTF-8 become lone surrogates, so that only the rows that hold them are refused.
-    lines = _Lines(data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape"))
-    csv.field_size_limit(sys.maxsize)  # _row() checks our limits, with a better message
-    reader = csv.reader(lines, strict=True)
-    rows: list[Row] = []
-    bad: list[BadRow] = []
-    first = True
-    while True:
-        lines.row = None
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return rows, bad
-        except csv.Error as error:
-            bad.append(BadRow(lines.row or 1, f"not CSV: {error}"))
-            continue
-        if all(not part.strip() for part in fields[:1]) and len(fields) <= 1:
-            continue  # a blank line
-        header, first = first and _is_header(fields), False
-        if header:
-            continue
-        row = _row(fields)
-        if isinstance(row, str):
-            bad.append(BadRow(lines.row or 1, row))
-        else:
-            rows.append(row)
-
-
-def _is_header(fields: Sequence[str]) -> bool:
-    return len(fields) > 1 and fields[0].strip().upper() not in VERBS and fields[1].strip().lower() == "key"
-
-
-def _row(fields: Sequence[str]) -> Row | str:
-    """Return the operation, or the reason why there is none."""
-    verb = fields[0].strip().upper()
-    if verb not in VERBS:
-        return f"unknown verb {_shown(fields[0])} (PUT, GET and DELETE are known)"
-    if len(fields) < 2 or not fields[1]:
-        return f"{verb} without a key"
-    if len(fields) > 3:
-        return f"{verb} with {len(fields)} fields (at most 3)"
-    if verb == "PUT" and len(fields) < 3:
-        return "PUT without a value"
-    row = Row(verb, fields[1], fields[2] if verb == "PUT" else "")
-    try:
-        key, value = len(row.key.encode()), len(row.value.encode())
-        "".join(fields).encode()
-    except UnicodeEncodeError:
-        return "not UTF-8"
-    if key > MAX_KEY_BYTES:
-        return f"a key of {key:,} bytes (at most {MAX_KEY_BYTES:,})"
-    if value > MAX_VALUE_BYTES:
-        return f"a value of {value:,} bytes (at most {MAX_VALUE_BYTES:,})"
-    return row
-
-
-def _shown(text: str) -> str:
-    """Show the text in one line, escaped, and cut if it is long."""
-    return ascii(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
 
 
 # --------------------------------------------------------------------------------------------------- one run
@@ -249,14 +136,15 @@ def run(rows: list[Row], settings: Settings, progress: Callable[[int], None] | N
     result = Run(epoch_ns=time.time_ns() - time.monotonic_ns())
     rest: dict[int, _Rest] = {}
     try:
-        for start, part in parts(rows, settings.processes):
-            ours, theirs = context.Pipe()
-            work.append(_Part(len(work), start, part, settings, _Outcomes(len(part))))
-            process = context.Process(target=_work, args=(work[-1], theirs), daemon=True)
-            process.start()
-            theirs.close()
-            processes.append(process)
-            pipes.append(ours)
+        with _interrupts_held():
+            for start, part in parts(rows, settings.processes):
+                ours, theirs = context.Pipe()
+                work.append(_Part(len(work), start, part, settings, _Outcomes(len(part))))
+                process = context.Process(target=_work, args=(work[-1], theirs), daemon=True)
+                process.start()
+                theirs.close()
+                processes.append(process)
+                pipes.append(ours)
         result.unreachable = _start(pipes)
         if result.unreachable is None:
             _watch(work, pipes, rest, progress)
@@ -276,6 +164,17 @@ def run(rows: list[Row], settings: Settings, progress: Callable[[int], None] | N
     if result.unreachable is None:
         _collect(result, work, rest, processes)
     return result
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back; a process that is started meanwhile never gets it: its parent tells it to stop."""
+    resource_tracker.ensure_running()  # its start would end the holding back
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(pipes: list[Connection]) -> str | None:
@@ -424,7 +323,6 @@ class _Worker:
 
 def _work(part: _Part, pipe: Connection) -> None:
     """Do the work of one process, from its start to its end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets the signal too, and tells us to stop
     worker = _Worker(part)
     if part.settings.in_flight == 1:
         _one_at_a_time(part, worker, pipe)

@@ -4,5 +4,5 @@
 `connections`, `inbox`, `service`, `checkpointing` and `health` are the parts around it, each with its own
 state, none of which knows the server. `status`, `metrics` and `eventlog` say how things stand.
 
-May import: config, kvstore, multipaxos, protocol, state, storage, wire.
+May import: config, kvstore, multipaxos, protocol, state, storage, trace, wire.
 """

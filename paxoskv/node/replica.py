@@ -20,6 +20,7 @@ from paxoskv.multipaxos import Applied, Cut
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store
+from paxoskv.trace.recorder import Recorder
 from paxoskv.wire.codec import (
     Expired,
     Forgotten,
@@ -273,8 +274,9 @@ class Replica:
         self.rolling = False  # whether the next frame is to begin a segment
         self.checkpoints = checkpoints
         self.wanted = wanted or self.roll
-        self.download = Download(checkpoints, send) if checkpoints else None
+        self.download = Download(checkpoints, self._send) if checkpoints else None
         self.installed = 0  # checkpoints of others, in this life
+        self.recorder: Recorder | None = None  # who is told what happens; mostly nobody
         self.entries_applied = 0
         self.commands_applied = 0
         self.frames = 0
@@ -294,6 +296,8 @@ class Replica:
         if self.queued + len(commands) > QUEUE or len(self.open) > QUEUE:
             self.answer(token, NotDone("busy: too many commands wait", False))
             return
+        if self.recorder is not None:
+            self.recorder.asked(token, commands)
         request = Request(token, commands, batch, self.clock())
         if not batch and commands[0].request is not None:
             identity: RequestId = commands[0].request
@@ -318,6 +322,8 @@ class Replica:
         if len(self.reading) >= QUEUE:
             self.answer(token, NotDone("busy: too many reads wait", False))
             return
+        if self.recorder is not None:
+            self.recorder.asked(token, ())
         read = Read(token, question, self.clock())
         self.reading[read] = None
         self.core.read(read)
@@ -335,8 +341,7 @@ class Replica:
         if late:
             self.core.forget_reads(late)
         for read in late:
-            del self.reading[read]
-            self.answer(read.token, NotDone("no quorum has answered in time", False))
+            self._answer_read(read, NotDone("no quorum has answered in time", False))
 
     @property
     def crowded(self) -> bool:
@@ -355,6 +360,8 @@ class Replica:
         """
         if len(self.records) > BACKLOG and isinstance(message, Accept | Fetched):
             return
+        if self.recorder is not None:
+            self.recorder.delivered(sender, message)
         if message.__class__ in TRANSFER:
             self._transfer(sender, message, call)
         else:
@@ -362,6 +369,8 @@ class Replica:
 
     def tick(self) -> None:
         """Time has passed; turn() must follow."""
+        if self.recorder is not None:
+            self.recorder.ticked()
         now = self.clock()
         self.core.tick(now)
         if self.download:
@@ -375,6 +384,8 @@ class Replica:
             if self.queue:
                 self._propose(now)
             ready = self.core.drain(now, bool(self.queue))
+            if self.recorder is not None:
+                self.recorder.drained(ready)
             again = self._dispatch(ready.send, now)
             self.records += ready.journal
             self.after += ready.send_after
@@ -384,8 +395,7 @@ class Replica:
             for applied in ready.apply:
                 self._apply(applied)
             for read in ready.reads:
-                del self.reading[read]
-                self.answer(read.token, read.question())
+                self._answer_read(read, read.question())
             for token in ready.lost:
                 for request in token:
                     self._finish(request, Unknown("it was overtaken by a checkpoint, which may contain it"))
@@ -404,6 +414,9 @@ class Replica:
             return until if due is None else min(due, until)
         return due
 
+    def _send(self, to: int, message: Message, call: Any) -> None:
+        self._dispatch([(to, message, call)], 0.0)
+
     def _dispatch(self, messages: list[tuple[int, Message, Any]], now: float) -> bool:
         """Send; True if the core has had a message from itself."""
         own = False
@@ -412,6 +425,8 @@ class Replica:
                 self.core.step(to, message, now, call)
                 own = True
             else:
+                if self.recorder is not None:
+                    self.recorder.sent(to, message)
                 self.send(to, message, call)
         return own
 
@@ -438,10 +453,14 @@ class Replica:
         after, self.after = self.after, []
         self.writing, self.flush_now = True, False
         self.frames += 1
+        if self.recorder is not None:
+            self.recorder.journaled()
         self.write(records, lambda: self._durable(after), new_segment)
 
     def _durable(self, after: list[tuple[int, Message, Any]]) -> None:
         self.writing = False
+        if self.recorder is not None:
+            self.recorder.durable()
         self._dispatch(after, self.clock())
         self.turn()
 
@@ -476,9 +495,14 @@ class Replica:
             self.queued -= len(commands)
             self.batches[len(commands).bit_length()] += 1
             self.batched += len(commands)
-            core.propose(encode(Batch(commands, core.origin())), requests)
+            payload = encode(Batch(commands, core.origin()))
+            if self.recorder is not None:
+                self.recorder.proposed(payload, [request.token for request in requests])
+            core.propose(payload, requests)
 
     def _apply(self, applied: Applied) -> None:
+        if self.recorder is not None:
+            self.recorder.applied(applied)
         results = self.store.apply(applied.timestamp, applied.owner, applied.payload)
         self.core.hashed(self.store.position, self.store.hash)
         self.entries_applied += 1
@@ -510,7 +534,7 @@ class Replica:
             if not message.number and (not chunk.number or self.core.overtook(sender)):
                 chunk = Chunk(0, 0, 0, message.offset, b"")  # none that would help
                 self.wanted()
-            self.send(sender, chunk, call)
+            self._send(sender, chunk, call)
         elif self.download.on_chunk(sender, message, self.clock()):
             stop = self.download.stop
             self.checkpoints.finish(self.download.check, self._install, lambda reason: stop())
@@ -530,8 +554,16 @@ class Replica:
         self.roll()
         self.turn()
 
+    def _answer_read(self, read: Read, value: Any) -> None:
+        del self.reading[read]
+        if self.recorder is not None:
+            self.recorder.answered(read.token, value)
+        self.answer(read.token, value)
+
     def _finish(self, request: Request, value: Any) -> None:
         if self.open.pop(request, 0) is None:
+            if self.recorder is not None:
+                self.recorder.answered(request.token, value)
             self.answer(request.token, value)
         if request.key is not None:
             for repeat in self.joined.pop(request.key, ()):

@@ -15,7 +15,7 @@ from paxoskv.node.replica import Replica
 from paxoskv.node.status import StatusReport
 from paxoskv.wire.codec import NotDone
 from paxoskv.wire.connection import Connection
-from paxoskv.wire.structs import Command, Page, ReadMode, Result, Verb
+from paxoskv.wire.structs import Command, Membership, Page, ReadMode, Result, Verb
 from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, invalid
 
 MAX_SCAN: Final = 1000  # items in a page
@@ -56,7 +56,8 @@ class Service:
         self.held: list[Connection] = []  # until fewer calls wait
         self.digests = Digests(self.store, long_work, lambda call, made: answer(call, status.status(made)))
         # By role: what gets the call and its arguments, by the method's name. A turn must follow.
-        reader: Methods = {b"get": self._get, b"scan": self._scan, b"status": self._status}
+        anybody: Methods = {b"membership": self._membership}
+        reader: Methods = anybody | {b"get": self._get, b"scan": self._scan, b"status": self._status}
         writer: Methods = reader | {
             b"put": self._put,
             b"delete": self._delete,
@@ -66,7 +67,7 @@ class Service:
             b"open_session": self._open_session,
         }
         admin = writer | {b"checkpoint": self._checkpoint, b"read_checkpoint": self._read_checkpoint}
-        self.methods = {"reader": reader, "writer": writer, "admin": admin, None: {}}
+        self.methods = {"reader": reader, "writer": writer, "admin": admin, None: anybody}
 
     # ----------------------------------------------------------------------------------------------- commands
 
@@ -199,6 +200,10 @@ class Service:
             self.answer(token, NotDone("number and offset are not negative", True))
         else:
             self._at_its_time(token, lambda: self.checkpointing.files.chunk(number or 0, offset or 0))
+
+    def _membership(self, token: Any, arguments: tuple[Any, ...]) -> None:
+        ours = self.status.identity
+        self.answer(token, Membership(ours.cluster, ours.digest, ours.node))
 
     def _status(self, token: Call, arguments: tuple[Any, ...]) -> None:
         if arguments[0]:

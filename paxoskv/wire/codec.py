@@ -28,8 +28,8 @@ from paxoskv.kvstore.ttypes import Expired, Forgotten, NotDone, Refused, Unknown
 from paxoskv.wire import structs
 
 __all__ = [
-    "Expired", "Forgotten", "Malformed", "NotDone", "Refused", "Status", "Unknown", "decode", "encode",
-    "named_tuple",
+    "Expired", "Forgotten", "Malformed", "NotDone", "NotText", "Refused", "Status", "Unknown", "decode",
+    "decode_bytes", "encode", "named_tuple",
 ]  # fmt: skip
 
 # The compiled codec, which tools/compile.py makes. (Its import fails if librt has been removed since.)
@@ -41,6 +41,10 @@ if not __file__.endswith(".py"):
 
 class Malformed(ValueError):
     """The bytes are not the struct that was expected; nothing was done with them."""
+
+
+class NotText(Malformed):
+    """A text is not UTF-8; the message names its field."""
 
 
 _ENCODERS: Final[dict[Any, Any]] = {}
@@ -114,6 +118,18 @@ class _Buffer:
 
     def cstringio_refill(self, prefix: bytes, size: int) -> None:
         raise EOFError("the struct is longer than its bytes")
+
+
+def decode_bytes(kind: Any, data: bytes, offset: int) -> Any:
+    """Decode the struct of this type, its texts as the bytes that they are; they need not be UTF-8."""
+    return fastbinary.decode_binary(None, _Buffer(data, offset), [kind, _with_bytes(kind.thrift_spec)])
+
+
+def _with_bytes(details: Any) -> Any:
+    """Return a description of a struct, or a part of one, in which every text is binary."""
+    if isinstance(details, tuple | list):
+        return type(details)(_with_bytes(part) for part in details)
+    return "BINARY" if details == "UTF8" else details
 
 
 def encode(struct: Any) -> bytes:

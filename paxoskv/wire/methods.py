@@ -19,7 +19,7 @@ from typing import Any, Final
 from thrift.Thrift import TApplicationException, TMessageType, TType
 
 from paxoskv.kvstore import KeyValue, Node
-from paxoskv.wire.codec import Malformed, decode, encode, named_tuple
+from paxoskv.wire.codec import Malformed, NotDone, NotText, decode, decode_bytes, encode, named_tuple
 
 CALL: Final[int] = TMessageType.CALL
 REPLY: Final[int] = TMessageType.REPLY
@@ -77,7 +77,7 @@ class Method:
     """
 
     __slots__ = (
-        "_call", "_call_start", "_optional", "_reply", "_reply_start", "_whole_argument",
+        "_call", "_call_start", "_optional", "_reply", "_reply_start", "_texts", "_whole_argument",
         "_whole_result", "args", "name", "oneway", "result", "service", "throws",
     )  # fmt: skip
 
@@ -93,6 +93,7 @@ class Method:
         self.throws: dict[type, int] = {field[3][0]: field[0] for field in results if field[0] != 0}
         self._whole_argument = _only_struct(arguments)
         self._whole_result = _only_struct([field for field in results if field[0] == 0])
+        self._texts = _texts(self.args)
         # Clients may leave arguments out. Nodes fill all fields, and the protocol relies on that.
         self._optional = self.service != "Node"
         self._call, self._call_start = self._opening(ONEWAY if self.oneway else CALL, self._whole_argument)
@@ -128,6 +129,8 @@ class Method:
 
     def fail(self, sequence: int, error: Exception) -> bytes:
         """Return the frame that answers a call with this error, declared or as TApplicationException."""
+        if isinstance(error, NotText) and NotDone in self.throws:
+            error = NotDone(str(error), True)
         field = self.throws.get(type(error))
         if field is not None:
             body = b"\x0c" + field.to_bytes(2, "big") + encode(error) + _STOP
@@ -143,16 +146,24 @@ class Method:
     def arguments(self, frame: bytes, offset: int) -> tuple[Any, ...]:
         """Decode the arguments of a call from the struct at the offset; absent ones are None.
 
-        Malformed: the bytes are no arguments of this method, or a message between nodes lacks a field.
+        Malformed: the bytes are no arguments of this method, a text is not UTF-8, or a message between nodes
+        lacks a field.
         """
-        whole = self._whole_argument
-        if whole and frame.startswith(_ARGUMENT, offset):
+        whole = self._whole_argument if frame.startswith(_ARGUMENT, offset) else None
+        if whole:
             values: tuple[Any, ...] = (decode(whole, frame, offset + 3),)
         else:
             values = decode(self.args, frame, offset)
-        if self._optional or values[0] is not None:
-            return values
-        raise Malformed(f"{self.name}: a field is absent")
+        if not self._optional and values[0] is None:
+            raise Malformed(f"{self.name}: a field is absent")
+        if self._texts and _doubtful(values, self._texts):
+            raw = (
+                (decode_bytes(whole, frame, offset + 3),) if whole else decode_bytes(self.args, frame, offset)
+            )
+            name = _not_utf8(raw, self._texts)
+            if name is not None:
+                raise NotText(f"{name}: not UTF-8")
+        return values
 
     def answer(self, kind: int, frame: bytes, offset: int) -> Any:
         """Decode the value in an answer whose header says `kind`; raise a declared exception in its place.
@@ -178,6 +189,58 @@ class Method:
         failure = decode(_Failure, frame, offset)
         error: Exception = TApplicationException(failure.type or 0, failure.message)
         return error
+
+
+# Thrift puts this in the place of bytes that are not UTF-8, so that two keys could become one.
+_REPLACEMENT: Final = "\ufffd"
+
+
+def _texts(kind: Any) -> list[tuple[int, str, Any]]:
+    """Return index and name of each field that is a text, or holds some, and the same of what is in it."""
+    found: list[tuple[int, str, Any]] = []
+    for index, (_, what, name, details, _) in enumerate(field for field in kind.thrift_spec if field):
+        if what == TType.STRING and details == "UTF8":
+            found.append((index, name, None))
+        elif what == TType.LIST and details[0] == TType.STRUCT:
+            found.append((index, name, _texts(details[1][0])))
+        elif what == TType.STRUCT and _texts(details[0]):
+            found.append((index, name, _texts(details[0])))
+    return [field for field in found if field[2] != []]
+
+
+def _doubtful(struct: Any, texts: list[tuple[int, str, Any]]) -> bool:
+    """Tell whether a text in the struct has a character that may stand for bytes that are not UTF-8."""
+    for index, _, inner in texts:
+        value = struct[index]
+        if value is None:
+            continue
+        if inner is None:
+            if _REPLACEMENT in value:
+                return True
+        elif isinstance(value, list):
+            if any(_doubtful(item, inner) for item in value):
+                return True
+        elif _doubtful(value, inner):
+            return True
+    return False
+
+
+def _not_utf8(struct: Any, texts: list[tuple[int, str, Any]]) -> str | None:
+    """Return the name of the first text that is not UTF-8, or None; all texts in the struct are bytes."""
+    for index, name, inner in texts:
+        values = struct[index] if isinstance(struct[index], list) else [struct[index]]
+        for place, value in enumerate(values):
+            where = name if values is not struct[index] else f"{name}[{place}]"
+            if inner is None and value is not None:
+                try:
+                    value.decode()
+                except UnicodeDecodeError:
+                    return where
+            elif inner is not None and value is not None:
+                within = _not_utf8(value, inner)
+                if within is not None:
+                    return f"{where}.{within}"
+    return None
 
 
 # The beginning of a struct whose only field is itself a struct: type 12, and the field's number. After the

@@ -103,6 +103,12 @@ class Position(NamedTuple):
     owner: int
 
 
+class Membership(NamedTuple):
+    cluster: str
+    digest: str
+    node: int
+
+
 class LogStatus(NamedTuple):
     log: int
     leader: int

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import socket
 import textwrap
@@ -32,8 +33,9 @@ from paxoskv.client.operations import (
     Router,
     Unfit,
     UnknownOutcome,
+    WrongCluster,
 )
-from paxoskv.config import Cluster
+from paxoskv.config import Cluster, Member
 from paxoskv.wire.codec import Expired, Forgotten, NotDone, Unknown
 from paxoskv.wire.methods import METHODS
 from paxoskv.wire.structs import (
@@ -661,6 +663,60 @@ def test_an_async_client_keeps_many_operations_under_way_and_survives_a_lost_con
             return await asyncio.gather(*(client.increment("n") for _ in range(64)))
 
     assert sorted(asyncio.run(run())) == list(range(1, 65))
+
+
+@both
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"name": "other"}, "it is a node of cluster 'fake', not of 'other'"),
+        ({"nodes": 2}, "its file of cluster 'fake' has other nodes or addresses than this one"),
+    ],
+)
+def test_nodes_of_another_cluster_are_sent_nothing(
+    fakes: FakeCluster, kind: Any, change: dict[str, Any], reason: str
+) -> None:
+    nodes = fakes.cluster.nodes[: change.get("nodes", 3)]
+    with kind(Cluster(change.get("name", "fake"), nodes)) as client:
+        for command in (lambda: client.put("k", "v"), lambda: client.get("k"), lambda: client.status(1)):
+            with pytest.raises(WrongCluster, match=re.escape(reason)):
+                command()
+    assert fakes.calls() == []
+
+
+@both
+def test_a_node_in_another_ones_place_is_sent_nothing_and_the_others_serve(
+    fakes: FakeCluster, kind: Any
+) -> None:
+    fakes.nodes[1].claims = 3
+    with kind(fakes.cluster) as client:
+        for i in range(6):
+            client.put(f"k{i}", "v")
+        with pytest.raises(WrongCluster, match="it is node 3"):
+            client.status(2)
+    assert fakes.nodes[1].calls == []
+    assert len(fakes.content) == 6
+
+
+@both
+def test_a_node_that_cannot_say_who_it_is_is_believed(fakes: FakeCluster, kind: Any) -> None:
+    for node in fakes.nodes:
+        node.old = True
+    with kind(Cluster("any", fakes.cluster.nodes)) as client:
+        client.put("k", "v")
+    assert fakes.content == {"k": "v"}
+
+
+@both
+def test_a_node_that_does_not_say_who_it_is_is_not_used_and_nothing_is_doubtful(
+    fakes: FakeCluster, kind: Any
+) -> None:
+    with contextlib.ExitStack() as sockets:
+        silent = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        nodes = [Member(i + 1, *listener.getsockname()) for i, listener in enumerate(silent)]
+        cluster = Cluster("mute", tuple(nodes))
+        with kind(cluster, timeout=0.3, attempt_timeout=0.05) as client, pytest.raises(NoNodeReachable):
+            client.put("k", "v")
 
 
 def test_addresses_are_understood_or_refused() -> None:

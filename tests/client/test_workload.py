@@ -1,10 +1,13 @@
 """Files of operations: reading them, running them in processes of their own, and what is written about it."""
 
 import csv
+import gzip
+import io
 import json
 import multiprocessing
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +21,8 @@ import pytest
 
 from paxoskv.client import cli as command_line
 from paxoskv.client import report, workload
-from paxoskv.client.workload import Done, Row, Run
+from paxoskv.client.rows import VERBS, Row, WrongFile, parse
+from paxoskv.client.workload import Done, Run
 from paxoskv.wire.codec import NotDone
 from paxoskv.wire.validation import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from tests.harness.fake_node import DO_AND_CLOSE, IGNORE, FakeCluster
@@ -31,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def rows(text: str | bytes) -> list[Row]:
     """The rows of a file without malformed ones."""
-    found, malformed = workload.parse(text.encode() if isinstance(text, str) else text)
+    found, malformed = parse(text.encode() if isinstance(text, str) else text)
     assert malformed == []
     return found
 
@@ -58,6 +62,12 @@ def test_the_three_kinds_of_rows_are_read_and_a_value_is_kept_for_puts_only() ->
         "verb,key,value\nPUT,k,v\nGET,k\n",
         'PUT,"k","v"\n"GET",k\n',
         " PUT ,k,v\nget ,k\n",
+        "PUT, k, v\nGET, k\n",
+        "PUT\t,\tk\t,\tv\t\n GET , k \n",
+        ' "PUT" , "k" , "v" \nGET , "k"\n',
+        "PUT,k,v,\nGET,k,,,\n",
+        "PUT,k,v,,,,\r\nGET,k,\r\n",
+        "\u2009\nPUT,k,v\nGET,k\n",
     ],
 )
 def test_variations_of_form_make_no_difference(text: str) -> None:
@@ -93,16 +103,83 @@ def test_quoted_fields_hold_anything() -> None:
 )
 def test_a_malformed_row_is_told_with_its_line_and_the_rest_is_read(row: str | bytes, reason: str) -> None:
     data = row if isinstance(row, bytes) else row.encode()
-    found, malformed = workload.parse(b'# one\nPUT,a,"1\n2"\n' + data + b"\nGET,a\n")
-    assert [line for line, _ in malformed] == [4]
+    found, malformed = parse(b'# one\nPUT,a,"1\n2"\n' + data + b"\nGET,a\n")
+    assert [bad.line for bad in malformed] == [4]
     assert reason in malformed[0].reason
     assert found == [Row("PUT", "a", "1\n2"), Row("GET", "a", "")]
 
 
 def test_a_quote_that_is_never_closed_is_told_where_it_begins() -> None:
-    found, malformed = workload.parse(b'PUT,a,1\nPUT,b,"2\nPUT,c,3\n')
+    found, malformed = parse(b'PUT,a,1\nPUT,b,"2\nPUT,c,3\n')
     assert found == [Row("PUT", "a", "1")]
-    assert [line for line, _ in malformed] == [2]
+    assert [bad.line for bad in malformed] == [2]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "lost"),
+    [
+        ('PUT,a,1\nPUT,b,"2\nPUT,c,3\nPUT,d,4\n', 2, 3),
+        ('PUT,a,1\r\nPUT,b,"2\r\nPUT,c,3', 2, 2),
+        ('PUT,a,1\nPUT,"b\nb","2 ""more""\nPUT,c,3\n', 3, 3),  # the row begins in line 2, the quote in line 3
+        ('PUT,a,1\n# "\nPUT,b, "2""\n"", and more\n', 3, 2),
+        ('PUT,a,1\nPUT,b,"', 2, 1),
+    ],
+)
+def test_a_quote_that_nothing_closes_is_told_where_it_opens_and_what_it_swallows(
+    text: str, line: int, lost: int
+) -> None:
+    found, malformed = parse(text.encode())
+    assert found == [Row("PUT", "a", "1")]
+    assert [(bad.line, bad.lines) for bad in malformed] == [(line, lost)]
+    assert f"a quote opens here that nothing closes: {lost} lines are lost" in malformed[0].reason
+
+
+def test_a_quote_that_another_row_closes_is_told_where_it_opens_and_the_rest_is_read() -> None:
+    found, malformed = parse(b'PUT,a,"1\nPUT,b,2\nPUT,c,"3"\nPUT,d,4\n')
+    assert found == [Row("PUT", "d", "4")]
+    assert [(bad.line, bad.lines) for bad in malformed] == [(1, 3)]
+    assert "text behind a quoted field, in line 3; its quote opens here" in malformed[0].reason
+
+
+def test_blanks_belong_to_a_field_in_quotes_only_and_other_white_space_always_does() -> None:
+    assert rows('PUT," k "," v "\nPUT, a b , c d \nPUT,\u00a0,\u2009\n') == [
+        Row("PUT", " k ", " v "),
+        Row("PUT", "a b", "c d"),
+        Row("PUT", "\u00a0", "\u2009"),
+    ]
+    assert parse(b"PUT, ,v\n")[1][0].reason == "PUT without a key"
+    assert rows("PUT,k,\nPUT,l, ,\n") == [Row("PUT", "k", ""), Row("PUT", "l", "")]
+
+
+def test_a_quote_within_a_field_is_a_part_of_it() -> None:
+    assert rows('PUT,size,5"\nPUT,k,a"b"\n') == [Row("PUT", "size", '5"'), Row("PUT", "k", 'a"b"')]
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        ("PUT,k,v\nGET,k\n".encode("utf-16"), "UTF-16: save it as UTF-8"),
+        ("PUT,k,v\nGET,k\n".encode("utf-16-le"), "zero bytes: if it is UTF-16"),
+        (b"PUT;k;v\nGET;k\n", "separated by semicolons"),
+        (b'# mine\nverb;key;value\nPUT;k;"a,b"\n', "separated by semicolons"),
+        (b'"PUT";"k";"v"\n', "separated by semicolons"),
+        (b"PUT\tk\tv\nGET\tk\n", "separated by tabs"),
+        (b"put|k|v\n", "separated by bars"),
+        (b"PUT k v\nGET k\n", "separated by blanks"),
+        (b'{"verb": "PUT", "key": "k"}\n', "JSON"),
+        (b"PK\3\4" + bytes(50), "zip"),
+        (b"BZh9" + bytes(50), "unpack it first"),
+        (b"\xfd7zXZ\0" + bytes(50), "unpack it first"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_with_one_hint(data: bytes, hint: str) -> None:
+    with pytest.raises(WrongFile, match=re.escape(hint)):
+        parse(data)
+
+
+def test_one_row_of_operations_is_enough_for_no_hint() -> None:
+    found, malformed = parse(b"PUT;k;v\nGET,k\n")
+    assert (found, len(malformed)) == ([Row("GET", "k", "")], 1)
 
 
 def test_keys_and_values_of_exactly_the_limit_are_fine() -> None:
@@ -234,7 +311,7 @@ def test_a_run_does_every_row_and_records_it(shell: Shell, fakes: FakeCluster, i
     totals = shell.summary()
     assert (totals["operations"], totals["failed"], totals["unknown"]) == (123, 0, 0)
     assert totals["ok"] + totals["not_found"] == 123
-    assert sum(totals["verbs"][verb]["operations"] for verb in workload.VERBS) == 123
+    assert sum(totals["verbs"][verb]["operations"] for verb in VERBS) == 123
     assert totals["throughput_ops_s"] == pytest.approx(123 / totals["seconds"])
     history = load(shell.history)
     assert len(history) == 123
@@ -317,18 +394,78 @@ def test_an_operation_without_an_answer_is_unknown(shell: Shell, fakes: FakeClus
 
 def test_malformed_rows_are_told_counted_and_skipped(shell: Shell, fakes: FakeCluster) -> None:
     code, out, err = shell.run("PUT,a,1\nFROB,x\nPUT,b\nPUT,c,3\n")
-    assert code == 0
-    assert [line.split(": ")[0] for line in err.splitlines()] == [f"{shell.file}:2", f"{shell.file}:3"]
+    assert code == 65
+    assert [line.split(": ")[0] for line in err.splitlines()] == [
+        f"{shell.file}:2", f"{shell.file}:3", "client.py",
+    ]  # fmt: skip
+    assert err.endswith("2 malformed rows left out\n")
     assert "2 operations, 0 failed, 0 unknown, 2 malformed" in out
     assert fakes.content == {"a": "1", "c": "3"}
 
 
 def test_with_strict_a_malformed_row_means_that_nothing_is_sent(shell: Shell, fakes: FakeCluster) -> None:
     code, out, err = shell.run("PUT,a,1\nFROB,x\n", "--strict")
-    assert (code, out) == (2, "")
-    assert f"{shell.file}:2: unknown verb" in err and "nothing was sent" in err
+    assert (code, out) == (65, "")
+    assert f"{shell.file}:2: unknown verb" in err and "1 malformed row; nothing was sent" in err
     assert fakes.calls() == []
     assert not shell.out.exists()
+
+
+def test_with_keep_going_malformed_rows_are_told_and_are_no_failure(shell: Shell, fakes: FakeCluster) -> None:
+    code, out, err = shell.run("PUT,a,1\nFROB,x\n", "--keep-going")
+    assert (code, shell.summary()["malformed"]) == (0, 1)
+    assert "1 malformed row left out" in err and "1 malformed" in out
+    assert fakes.content == {"a": "1"}
+
+
+def test_rows_that_a_quote_swallowed_are_counted(shell: Shell, fakes: FakeCluster) -> None:
+    code, _, err = shell.run('PUT,a,1\nPUT,b,"2\n' + "PUT,c,3\n" * 30)
+    assert (code, shell.summary()["malformed"], fakes.content) == (65, 31, {"a": "1"})
+    assert err.splitlines() == [
+        f"{shell.file}:2: a quote opens here that nothing closes: 31 lines are lost",
+        f"client.py: {shell.file}: 31 malformed rows left out",
+    ]
+
+
+def test_of_many_malformed_rows_the_first_are_told_and_all_are_counted(shell: Shell) -> None:
+    code, _, err = shell.run("PUT,a,1\n" + "FROB,x\n" * 500)
+    assert code == 65
+    assert len(err.splitlines()) == 21 and err.endswith("500 malformed rows left out\n")
+
+
+def test_a_file_of_another_kind_is_told_in_one_line_and_nothing_is_sent(
+    shell: Shell, fakes: FakeCluster
+) -> None:
+    code, out, err = shell.run("PUT;k;v\n" * 1000, "--keep-going")
+    assert (code, out) == (65, "")
+    reason = "its fields are separated by semicolons: separate them by commas"
+    assert err == f"client.py: {shell.file}: {reason}\n"
+    code, _, err = shell.run(gzip.compress(b"PUT,k,v\n")[:-9])
+    assert code == 65 and err.count("\n") == 1 and "damaged gzip" in err
+    assert fakes.calls() == []
+
+
+def test_a_file_that_gzip_packed_is_read(shell: Shell, fakes: FakeCluster) -> None:
+    assert shell.run(gzip.compress(b"PUT,k,v\n"))[0] == 0
+    assert fakes.content == {"k": "v"}
+
+
+def test_an_outcome_that_is_unknown_weighs_more_than_a_malformed_row(
+    shell: Shell, fakes: FakeCluster
+) -> None:
+    fakes.nodes[0].script.append(None)  # opens the session
+    for node in fakes.nodes:
+        node.always = IGNORE
+    assert shell.run("PUT,a,1\nFROB,x\n", "--processes", "1", "--timeout", "0.3")[0] == 4
+
+
+@pytest.mark.parametrize("data", [b"PUT,k,v\n", gzip.compress(b"PUT,k,v\n")])
+def test_a_dash_reads_the_rows_from_stdin(
+    shell: Shell, fakes: FakeCluster, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert command_line.main(["run", "-", "--cluster", str(shell.cluster)]) == 0
+    assert fakes.content == {"k": "v"}
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "\ufeff"])

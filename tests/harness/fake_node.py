@@ -13,8 +13,8 @@ from typing import Any
 from paxoskv.config import Cluster, Member
 from paxoskv.state.store import Store, encode_batch
 from paxoskv.wire.codec import Expired, Forgotten, NotDone, Status
-from paxoskv.wire.methods import METHODS, header
-from paxoskv.wire.structs import Command, Outcome, Page, Position, Verb
+from paxoskv.wire.methods import METHODS, header, unknown_method
+from paxoskv.wire.structs import Command, Membership, Outcome, Page, Position, Verb
 from paxoskv.wire.validation import invalid
 
 # What a node may be told to do with one call; besides, an exception to raise, or a function that says what.
@@ -35,6 +35,8 @@ class FakeNode:
         self.script: deque[Any] = deque()
         self.always: Any = None  # what is done once the script is over
         self.calls: list[str] = []
+        self.claims = number  # who it says it is
+        self.old = False  # of a version that cannot say
         self.accepted = 0  # connections, since the beginning
         self._stopped = False
         self._cluster = cluster
@@ -77,9 +79,19 @@ class FakeNode:
         except (OSError, ValueError):
             return
 
+    def greet(self, sequence: int) -> bytes:
+        """Say who this is. The script has no part in it."""
+        if self.old:
+            return unknown_method(b"membership", sequence)
+        cluster = self._cluster.cluster
+        return METHODS[b"membership"].reply(sequence, Membership(cluster.name, cluster.digest, self.claims))
+
     def _call(self, connection: socket.socket, frame: bytes) -> None:
         _, name, sequence, offset = header(frame)
         method = METHODS[name]
+        if name == b"membership":
+            connection.sendall(self.greet(sequence))
+            return
         self.calls.append(method.name)
         todo = self.script.popleft() if self.script else self.always
         if callable(todo):

@@ -66,6 +66,7 @@ class Envelope(NamedTuple):
     message: Any
     who: Identity | None = None  # of the sender, as its connection has said
     disk: int = 0  # the receiver's, by number: a connection belongs to two processes
+    event: int = 0  # of a recording, if there is one
 
 
 class Answer:
@@ -276,6 +277,9 @@ class Machine:
             self.files,
             self.files.wanted,
         )
+        self.begin()
+
+    def begin(self) -> None:
         self.replica.turn()
 
     def stop(self) -> None:
@@ -388,6 +392,8 @@ class Machine:
 class Cluster:
     """Nodes 1 to `nodes`, started and ready. `start`: only these run; the others join later, by restart()."""
 
+    machine = Machine
+
     def __init__(
         self,
         nodes: int = 5,
@@ -413,7 +419,7 @@ class Cluster:
         self.order: list[tuple[int, int]] = []  # what has been applied anywhere, in order
         self.slots: dict[tuple[int, int], Entry] = {}  # what has been chosen, by log and slot
         self.two_histories = False  # whether the script has made some, which the nodes are to find out
-        self.machines = {node: Machine(self, node) for node in self.ids}
+        self.machines = {node: self.machine(self, node) for node in self.ids}
         running = self.ids if start is None else sorted(start)
         for node in running:
             self.machines[node].start()

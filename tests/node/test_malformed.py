@@ -62,6 +62,7 @@ CLIENT_CALLS: dict[bytes, tuple[Any, ...]] = {
     ),
     b"scan": ("malformed/", "malformed/a", 10, 0),
     b"status": (False,),
+    b"membership": (),
 }
 NODE_CALLS: dict[bytes, tuple[Any, ...]] = {
     b"hello": (Identity("test", "0" * 64, 3, 1, 0),),

@@ -393,6 +393,44 @@ def test_a_repeat_with_the_same_request_id_at_another_node_is_applied_once(clust
         assert one.get("once", None).value == "20"
 
 
+def test_keys_that_are_not_utf8_are_refused_by_name_and_nothing_is_written(cluster: RealCluster) -> None:
+    member, put = cluster.settings.member(1), METHODS[b"put"]
+    mark = "not-utf8-"
+    with socket.create_connection((member.host, member.port)) as connection, plain(cluster, 1) as client:
+        for sequence, wrong in enumerate((b"\xff", b"\xfe")):  # as Thrift reads them they are one key
+            frame = put.call(sequence, mark + "?", "value", None)
+            connection.sendall(frame.replace(mark.encode() + b"?", mark.encode() + wrong))
+            answer = connection.recv(4096)
+            kind, _, echoed, offset = header(answer, 4)
+            with pytest.raises(NotDone) as told:
+                put.answer(kind, answer, offset)
+            assert (echoed, told.value) == (sequence, NotDone("key: not UTF-8", True))
+        assert client.scan(mark, None, None, None).items == []
+        assert client.put(mark + "\ufffd", "\ufffd", None).outcome == Outcome.OK  # this one was meant
+        assert [item.key for item in client.scan(mark, None, None, None).items] == [mark + "\ufffd"]
+
+
+def test_a_node_says_which_one_it_is_and_of_which_cluster(cluster: RealCluster) -> None:
+    with plain(cluster, 2) as client:
+        found = client.membership()
+    assert (found.cluster, found.digest, found.node) == ("test", cluster.settings.digest, 2)
+
+
+def test_a_client_of_another_cluster_writes_nothing_into_this_one(
+    cluster: RealCluster, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(json.loads(cluster.file.read_text()) | {"name": "other"}))
+    told = finish([sys.executable, PROJECT / "client.py", "put", "stray", "value", "--cluster", other])
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.count("\n") == 1 and "a node of cluster 'test', not of 'other'" in told.stderr
+    told = finish([sys.executable, PROJECT / "client.py", "status", "--cluster", other])
+    assert told.returncode == 2
+    assert told.stdout.count("a node of cluster 'test', not of 'other'") == 3
+    with cluster.client() as client:
+        assert client.get("stray") is None
+
+
 def test_an_unknown_session_is_expired_and_nothing_is_applied(cluster: RealCluster) -> None:
     with plain(cluster, 1) as client:
         with pytest.raises(Expired):

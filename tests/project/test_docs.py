@@ -30,6 +30,7 @@ ELSEWHERE = {
     "scripts/demo.sh": "tests/scripts/test_scripts.py::test_the_demonstration_does_150_operations_fails_none",
     "scripts/test.sh": ".ci/run::scripts/test.sh",
     ".venv/bin/pip wheel": "tests/scripts/test_launch.py::def wheels",
+    "scripts/trace.py": "tests/scripts/test_trace.py::test_a_scenario_is_told_in_words_and_drawn",
     "scripts/launch.sh up --restart --wheels": "tests/scripts/test_launch.py::test_five_hosts_are_set_up",
 }
 ENDLESS = ("--watch", "--follow")  # such commands go on until they are interrupted

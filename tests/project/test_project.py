@@ -74,8 +74,10 @@ ROOMS = {
     "multipaxos": {"wire"},
     "protocol": {"multipaxos", "wire"},
     "state": {"wire"},
+    "trace": {"multipaxos", "protocol", "wire"},
+    "page": {"trace"},
     "storage": {"multipaxos", "protocol", "state", "wire"},
-    "node": {"config", "kvstore", "multipaxos", "protocol", "state", "storage", "wire"},
+    "node": {"config", "kvstore", "multipaxos", "protocol", "state", "storage", "trace", "wire"},
     "client": {"config", "wire"},
 }
 # What they import of everybody else's packages.
@@ -84,7 +86,7 @@ FOREIGN = {
     "state": {"pickledb", "sortedcontainers"},
     "storage": {"orjson", "pickledb"},
     "node": {"prometheus_client", "thrift", "uvloop"},
-    "client": {"rich", "thrift", "uvloop"},
+    "client": {"argcomplete", "rich", "thrift", "uvloop"},
 }
 # What makes a module impure: the outside world, time and randomness of their own.
 IMPURE = {
@@ -92,7 +94,7 @@ IMPURE = {
     "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile",
     "threading", "time", "uuid",
 }  # fmt: skip
-PURE = ("multipaxos", "protocol", "state", "node.replica")
+PURE = ("multipaxos", "protocol", "state", "trace", "node.replica")
 
 
 MODULES = {  # of the package: name without "paxoskv.", and file

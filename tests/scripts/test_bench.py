@@ -16,7 +16,7 @@ import pytest
 from bench import report, run, systems
 from bench.report import Spread
 from bench.systems import BenchError, Load, System
-from paxoskv.client import workload
+from paxoskv.client.rows import parse
 from tests.harness.network import CLIENT, HOSTS, Network, missing
 from tests.harness.processes import PROJECT, die_with_parent, eventually, finish
 
@@ -119,7 +119,7 @@ def test_recovery_is_when_half_a_second_runs_at_nine_tenths_of_before() -> None:
 @pytest.mark.parametrize("gets", [0.0, 0.5, 1.0])
 def test_a_mixed_file_has_its_share_of_gets_and_no_malformed_row(gets: float) -> None:
     lines = (",".join(row) for row in run.mixed(200, gets, seed=1))
-    rows, malformed = workload.parse("\n".join(lines).encode())
+    rows, malformed = parse("\n".join(lines).encode())
     assert (malformed, len(rows)) == ([], 200)
     assert sum(row.verb == "GET" for row in rows) == 200 * gets
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paxoskv.client import workload
-from paxoskv.client.workload import Row
+from paxoskv.client.rows import Row, parse
 from scripts import make_workload
 from tests.harness.processes import PROJECT
 
@@ -44,7 +43,7 @@ def test_a_file_is_repeated_until_it_has_so_many_rows(tmp_path: Path) -> None:
 def ycsb(mix: str, rows: int, records: int = 1000) -> list[Row]:
     """So many rows of a mix, as `client.py run` reads them."""
     made = itertools.islice(make_workload.ycsb(mix, records, seed=1), rows)
-    found, malformed = workload.parse("".join(",".join(row) + "\n" for row in made).encode())
+    found, malformed = parse("".join(",".join(row) + "\n" for row in made).encode())
     assert not malformed
     return found
 
@@ -100,7 +99,7 @@ def test_ycsbs_load_puts_every_key_once_and_the_same_seed_gives_the_same_operati
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert make_workload.main(["--ycsb", "A", "--records", "50", "--load"]) == 0
-    rows, _ = workload.parse(capsys.readouterr().out.encode())
+    rows, _ = parse(capsys.readouterr().out.encode())
     assert [(row.verb, row.key) for row in rows] == [("PUT", f"user{i}") for i in range(50)]
     assert ycsb("A", 200) == ycsb("A", 200)
 
@@ -119,7 +118,7 @@ def test_the_projects_own_workload_is_what_the_script_makes_and_is_well_formed(
     assert make_workload.main([]) == 0
     data = (PROJECT / "workload.csv").read_bytes()
     assert capsys.readouterr().out.encode() == data
-    found, malformed = workload.parse(data)
+    found, malformed = parse(data)
     assert (len(found), malformed) == (150, [])
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import re
 import shutil
 import socket
 import ssl
@@ -66,6 +67,7 @@ from paxoskv.wire.structs import (  # fmt: skip
     Identity,
     Item,
     Learn,
+    Membership,
     Origin,
     Outcome,
     Page,  # fmt: skip
@@ -113,6 +115,7 @@ FROM_CLIENTS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "checkpoint": ((), 3),
     "read_checkpoint": ((3, 7), Chunk(3, 7, 77, 7, b"")),
     "status": ((True,), STATUS),
+    "membership": ((), Membership("c", "digest", 1)),
 }
 EVERY_CALL = {name: ((message,), answer) for name, (message, answer) in BETWEEN_NODES.items()} | FROM_CLIENTS
 
@@ -285,6 +288,56 @@ def test_a_cut_message_is_malformed_at_every_length(name: str) -> None:
             with pytest.raises(Malformed):
                 _, _, _, offset = header(frame[:length])
                 read(frame[:length], offset)
+
+
+REPLACED = "\ufffd"  # what Thrift makes of bytes that are not UTF-8; whoever sends it means it
+
+
+@pytest.mark.parametrize("wrong", [b"\xff", b"\xfe", b"\xc3", b"\xed\xa0\x80", b"ok\xf8ok"])
+@pytest.mark.parametrize(
+    ("name", "arguments", "field"),
+    [
+        ("put", (REPLACED, "v", REQUEST), "key"),
+        ("put", ("k", REPLACED, REQUEST), "value"),
+        ("get", (REPLACED, None), "key"),
+        ("delete", (REPLACED, None), "key"),
+        ("compare_and_set", (REPLACED, "v", "w", None), "key"),
+        ("compare_and_set", ("k", REPLACED, "w", None), "expected"),
+        ("compare_and_set", ("k", None, REPLACED, None), "value"),
+        ("increment", (REPLACED, 1, None), "key"),
+        ("scan", (REPLACED, "k", 1, 0), "prefix"),
+        ("scan", ("k", REPLACED, 1, 0), "start_after"),
+        ("execute", ([Command(Verb.GET, REPLACED)],), "commands[0].key"),
+        ("execute", ([Command(Verb.GET, "k"), Command(Verb.PUT, "k", REPLACED)],), "commands[1].value"),
+        ("execute", ([Command(Verb.COMPARE_AND_SET, "k", "v", REPLACED)],), "commands[0].expected"),
+        ("hello", (IDENTITY._replace(cluster=REPLACED),), "identity.cluster"),
+        ("hello", (IDENTITY._replace(digest=REPLACED),), "identity.digest"),
+    ],
+)
+def test_a_text_that_is_not_utf8_is_refused_with_the_name_of_its_field(
+    name: str, arguments: tuple[Any, ...], field: str, wrong: bytes
+) -> None:
+    method = METHODS[name.encode()]
+    _, frame, offset = body(method.call(7, *arguments))
+    assert method.arguments(frame, offset) == arguments
+    sent, size = REPLACED.encode(), struct.pack(">i", len(wrong))
+    assert frame.count(sent) == 1
+    frame = frame.replace(struct.pack(">i", len(sent)) + sent, size + wrong)
+    with pytest.raises(Malformed, match=re.escape(f"{field}: not UTF-8")) as caught:
+        method.arguments(frame, offset)
+    _, frame, offset = body(method.fail(7, caught.value))
+    with pytest.raises(TApplicationException if name == "hello" else NotDone) as told:
+        method.answer(REPLY if name != "hello" else EXCEPTION, frame, offset)
+    if name != "hello":
+        assert told.value == NotDone(f"{field}: not UTF-8", True)
+
+
+def test_of_two_equal_texts_the_one_that_was_sent_otherwise_is_named() -> None:
+    method = METHODS[b"execute"]
+    _, frame, offset = body(method.call(7, [Command(Verb.GET, REPLACED), Command(Verb.GET, REPLACED)]))
+    at = frame.rindex(REPLACED.encode())
+    with pytest.raises(Malformed, match=r"commands\[1\].key: not UTF-8"):
+        method.arguments(frame[:at] + b"\xff\xfe\xfd" + frame[at + 3 :], offset)
 
 
 def test_the_header_takes_nothing_but_strict_binary() -> None:

@@ -1,0 +1,277 @@
+"""A trace in words: a sentence for each event, and steps, which are what one node does in one go."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+Event = dict[str, Any]  # as in a line of a trace
+
+BEGIN: Final = frozenset({
+    "state", "asked", "delivered", "timer", "durable", "crash", "restart", "cut", "heal", "pause", "resume",
+    "wipe", "refused", "calm", "violation",
+})  # fmt: skip  # kinds that a step begins with
+MINOR: Final = frozenset({"state", "timer", "journaled", "duplicated"})  # kinds that tell no story
+UNTOLD: Final = frozenset({"journaled", "proposed", "timer", "duplicated"})  # kinds that a caption leaves out
+FIRST: Final = ("violation", "chosen", "leads")  # kinds that it begins with
+GOSSIP: Final = frozenset({"Learn", "Barrier", "Reading", "Chunk", "FetchCheckpoint"})
+NOTES: Final = "disk: notes"
+
+# What each kind of event says: in a few words, and in a sentence; `facts` has the fields.
+TEXTS: Final = {
+    "state": ("stands so", "So it stands at node {node} now."),
+    "asked": ("client: {what}", "A client asks node {node}: {what}."),
+    "proposed": ("proposes", "Node {node} proposes it."),
+    "stands": (
+        "stands with {ballot}", "Node {node} stands for log {log} with ballot {ballot}: it wants to lead it.",
+    ),
+    "promised": (
+        "promises {ballot}",
+        "Node {node} promises ballot {ballot} for log {log}: it accepts nothing lower there any more. The "
+        "promise is in memory, its disk does not have it yet.",
+    ),
+    "leads": (
+        "LEADS log {log} with {ballot}",
+        "Node {node} leads log {log} with ballot {ballot}: {who} have promised.",
+    ),
+    "rejoined": ("may vote again", "Node {node} has heard all others, and may vote again."),
+    "deposed": ("lost log {log}", "Node {node} leads log {log} no longer."),
+    "accepted": (
+        "accepts {held}",
+        "Node {node} accepts {held} in {place}, at ballot {ballot}: in memory, its disk does not have "
+        "it yet.",
+    ),
+    "journaled": ("writes", "Node {node} writes to its journal; the disk is at work."),
+    "durable": (NOTES, "The disk of node {node} has what was noted."),
+    "sent": ("{brief} to {to}", "Node {node} sends to {receivers}: {said}."),
+    "delivered": ("{brief} from {from}", "Node {node} gets from node {from}: {said}."),
+    "lost": (
+        "{message} {from} to {to} is lost", "{message} from node {from} to {receivers} is lost: {why}.",
+    ),
+    "duplicated": ("twice", "The network will deliver it {copies} times."),
+    "chosen": (
+        "CHOSEN: {held}",
+        "CHOSEN: {held}. Node {node} has counted the votes of {who} at ballot {ballot}: {place} will "
+        "never change.",
+    ),
+    "learned": ("learns", "Node {node} learns that {held} is chosen, in {place}."),
+    "applied": (
+        "applies {held}", "Node {node} applies {held} to its store: nothing earlier can come any more.",
+    ),
+    "answered": ("answers {answer}", "Node {node} answers its client: {answer}."),
+    "crash": ("dies", "Node {node} dies: what is not on its disk is lost."),
+    "restart": ("starts", "Node {node} starts, with what is on its disk."),
+    "pause": ("stands still", "Node {node} stands still."),
+    "resume": ("goes on", "Node {node} goes on."),
+    "wipe": ("has an empty disk", "Node {node} gets an empty disk: it has forgotten its promises and votes."),
+    "refused": ("is refused", "Node {node} is refused: its disk is older than what it has said."),
+    "cut": ("{cut}", "{cut}."),
+    "heal": ("the network works again", "The network works again."),
+    "calm": ("all faults end", "All faults end."),
+    "timer": ("timer", "A timer of node {node} goes off."),
+    "violation": ("A RULE IS BROKEN", "A RULE IS BROKEN: {reason}."),
+}  # fmt: skip
+CUTS: Final = {
+    "broken": "the link between {who} is cut", "partition": "{who} cut off", "one-way": "{who} cannot send",
+}  # fmt: skip
+MESSAGES: Final = {
+    "Prepare": "Prepare {ballot}", "Fetch": "Fetch from slot {slot}", "Fetched": "Fetched {held}",
+    "Learn": "News", "Barrier": "Barrier of a read",
+    "Rejoin": "Rejoin: what do you know of log {log}?", "Rejoined": "Rejoined: all of log {log}",
+    "Promise promised": "Promise {ballot}", "Promise nack": "No: {promised} is promised",
+    "Promise behind": "No: you are behind", "Promise covered": "No need: it is known",
+    "Accepted accepted": "Accepted: {length} on its disk", "Accepted refused": "No: {promised} is promised",
+    "Accepted needs_sync": "Needs what came before", "Accepted withheld": "No vote",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Step:
+    """What one node does in one go: consecutive events, with a caption and a sentence for each."""
+
+    node: int
+    time: float
+    events: list[Event] = field(default_factory=list)
+    caption: list[tuple[str, str]] = field(default_factory=list)  # (kind, a few words)
+    lines: list[str] = field(default_factory=list)
+    minor: bool = True  # gossip, timers, and the like
+
+
+def listed(numbers: Sequence[Any]) -> str:
+    """1, 2 and 3."""
+    texts = [str(number) for number in numbers]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
+
+
+def nodes(numbers: Sequence[int]) -> str:
+    return f"node{'s' if len(numbers) > 1 else ''} {listed(numbers)}"
+
+
+def values(event: Event) -> str:
+    """The commands of the entries that an event is about; of many, the first one's."""
+    texts = [str(text) for _, text in event.get("entries", ())]
+    return f"{texts[0]} and {len(texts) - 1} more" if len(texts) > 1 else "".join(texts)
+
+
+def message(event: Event) -> str:
+    """What a message says, in a few words."""
+    kind, held = event["message"], values(event)
+    answer = event.get("verdict", event.get("vote", ""))
+    text = str(MESSAGES.get(f"{kind} {answer}".strip(), kind)).format_map({**event, "held": held})
+    if kind == "Promise" and held:
+        text += f", has {held} of {event['accepted']}"
+    elif kind == "Accept":
+        text += " " + (held or ("(nothing yet)" if event["sync"] else "(how far are you?)"))
+    elif kind == "Accepted" and answer == "accepted" and not event["length"]:
+        text = "Accepted: not on its disk yet"
+    elif kind == "Learn" and event["chosen"]:
+        text = "Learn what is chosen"
+    return text
+
+
+def place(event: Event) -> str:
+    """Which slots of which log."""
+    first, count = event.get("slot", 0), len(event.get("entries", ()))
+    slots = {0: "", 1: f"slot {first} of ", 2: f"slots {first} and {first + 1} of "}
+    return slots.get(count, f"slots {first} to {first + count - 1} of ") + f"log {event.get('log')}"
+
+
+def facts(event: Event) -> dict[str, Any]:
+    """The fields of a text about an event."""
+    fields = {**event, "held": values(event) or "the log as it is", "place": place(event)}
+    fields["who"] = nodes(event.get("votes") or event.get("promises") or event.get("nodes") or ())
+    fields["what"] = listed(event.get("commands", ()))
+    if isinstance(event.get("to"), list):
+        fields.update(receivers=nodes(event["to"]), to=listed(event["to"]))
+    if event["kind"] in ("sent", "delivered"):
+        said = message(event)
+        fields["said"] = said + (
+            f" (ballot {event['ballot']}, log {event['log']})" if "ballot" in event else ""
+        )
+        fields["brief"] = "Accept" if event["message"] == "Accept" else message({**event, "entries": []})
+    if event["kind"] == "cut":
+        text = CUTS[event["how"]].format_map(fields)
+        fields["cut"] = text[0].upper() + text[1:]
+    return fields
+
+
+def told(event: Event) -> tuple[str, str]:
+    """What happened, in a few words and in a sentence."""
+    fields = facts(event)
+    brief, sentence = TEXTS.get(event["kind"], ("{kind}", "Node {node}: {kind}."))
+    return brief.format_map(fields), sentence.format_map(fields)
+
+
+class Memory:
+    """Tells each step, with what those before say of it: such as what was written, when a disk is done."""
+
+    def __init__(self, members: Sequence[int]) -> None:
+        self.quorum = len(members) // 2 + 1
+        self.waiting: dict[int, Event] = {}  # promises and votes that are not durable, by event
+        self.frames: dict[int, list[int]] = {}
+        self.held: dict[
+            tuple[int, int, int], list[Any]
+        ] = {}  # by node, log and slot: the entry accepted last
+        self.having: dict[tuple[int, int, str], set[int]] = {}  # who has (log, slot, ballot) on the disk
+
+    def tell(self, step: Step) -> None:
+        """Find the words for a step."""
+        written = [self._follow(event) for event in step.events]
+        for event in merged(step.events):
+            kind = event["kind"]
+            if kind in ("chosen", "learned"):
+                event = event | {"entries": self._entries(event)}
+            brief, text = (written[0] if kind == "durable" else None) or told(event)  # a step begins with it
+            step.minor = step.minor and (kind in MINOR or event.get("message") in GOSSIP or brief == NOTES)
+            step.lines.append(text)
+            if kind not in UNTOLD:
+                step.caption.append((kind, brief))
+        step.caption.sort(key=lambda words: words[0] not in FIRST)
+
+    def _entries(self, event: Event) -> list[Any]:
+        """What its node holds where a log is chosen."""
+        node, log = event["node"], event["log"]
+        return [
+            self.held.get((node, log, slot), [0, "an earlier entry"])
+            for slot in range(event["slot"], event["length"])
+        ]
+
+    def _follow(self, event: Event) -> tuple[str, str] | None:
+        kind, node = event["kind"], event["node"]
+        if kind in ("promised", "accepted", "stands"):
+            self.waiting[event["id"]] = event
+            for slot, entry in enumerate(event.get("entries", ()), event.get("slot", 0)):
+                self.held[node, event["log"], slot] = entry
+        elif kind == "journaled":
+            self.frames[event["id"]] = event["because"]
+        elif kind == "wipe":
+            for disks in self.having.values():
+                disks.discard(node)
+        elif kind == "durable":
+            ids = self.frames.pop(event.get("cause", 0), ())
+            return self._written(node, [self.waiting.pop(id_) for id_ in ids if id_ in self.waiting])
+        return None
+
+    def _written(self, node: int, written: Iterable[Event]) -> tuple[str, str] | None:
+        parts, chosen = [], ""
+        for event in written:
+            if event["kind"] != "accepted":
+                parts.append(
+                    f"{'its promise of' if event['kind'] == 'promised' else 'its ballot'} {event['ballot']}"
+                )
+                continue
+            parts.append(f"{values(event) or f'''log {event['log']} as it is'''} at ballot {event['ballot']}")
+            for slot in range(event["slot"], event["slot"] + len(event["entries"])):
+                disks = self.having.setdefault((event["log"], slot, event["ballot"]), set())
+                if len(disks) == self.quorum - 1 and node not in disks:
+                    chosen += (
+                        f" {self.quorum} disks have slot {slot} of log {event['log']} at this ballot: "
+                        "a majority. It is chosen, whether anybody knows it or not."
+                    )
+                disks.add(node)
+        if not parts:
+            return None
+        text = f"The disk of node {node} has {listed(parts)} now.{chosen}"
+        return "on disk" + (": A MAJORITY HAS IT" if chosen else ""), text
+
+
+def merged(events: Iterable[Event]) -> list[Event]:
+    """The events of a step; messages to several nodes that say the same, or are lost likewise, become one."""
+    found: list[Event] = []
+    places: dict[str, int] = {}
+    for event in events:
+        if event["kind"] not in ("sent", "lost"):
+            found.append(event)
+            continue
+        key = repr([(name, event[name]) for name in event if name not in ("id", "cause", "to")])
+        if key in places:
+            found[places[key]]["to"].append(event["to"])
+        else:
+            places[key] = len(found)
+            found.append(event | {"to": [event["to"]]})
+    return found
+
+
+def parted(events: Iterable[Event]) -> list[Step]:
+    """The events step by step; `lost` joins the step in which its message was sent, if it comes with it."""
+    found: list[Step] = []
+    for event in events:
+        kind, node = event["kind"], event["node"]
+        begins = kind in BEGIN or not found or (node and node != found[-1].node)
+        if begins or (kind == "lost" and found[-1].events[-1]["id"] != event.get("cause")):
+            found.append(Step(node, event["time"]))
+        found[-1].events.append(event)
+    return found
+
+
+def steps(events: Iterable[Event], members: Sequence[int]) -> list[Step]:
+    """The whole trace, step by step, in words."""
+    found = parted(events)
+    memory = Memory(members)
+    for step in found:
+        memory.tell(step)
+    senders = {event["id"]: step for step in found for event in step.events if event["kind"] == "sent"}
+    for step in found:
+        first = step.events[0]
+        if not step.minor and first["kind"] == "delivered" and first.get("cause") in senders:
+            senders[first["cause"]].minor = False
+    return found

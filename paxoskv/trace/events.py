@@ -1,0 +1,172 @@
+"""One event, and the ring that events are kept in; docs/trace.md says what each kind means."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from json import dumps
+from typing import Any, Final, NamedTuple
+
+from paxoskv.wire.codec import decode
+from paxoskv.wire.structs import (
+    Accept,
+    Accepted,
+    Batch,
+    Command,
+    Entry,
+    Fetched,
+    Learn,
+    Outcome,
+    Prepare,
+    Promise,
+    Result,
+    Verb,
+    Verdict,
+    Vote,
+)
+
+KEPT: Final = 20_000  # events in a ring
+SHOWN: Final = 60  # characters of a command
+VERSION: Final = 1
+
+WORDS: Final = {
+    Verb.PUT: "put", Verb.GET: "get", Verb.DELETE: "delete", Verb.COMPARE_AND_SET: "cas",
+    Verb.INCREMENT: "increment", Verb.OPEN_SESSION: "open session",
+}  # fmt: skip
+VERDICTS: Final = {
+    Verdict.PROMISED: "promised", Verdict.NACK: "nack", Verdict.BEHIND: "behind", Verdict.COVERED: "covered",
+}  # fmt: skip
+VOTES: Final = {
+    Vote.ACCEPTED: "accepted", Vote.REFUSED: "refused", Vote.NEEDS_SYNC: "needs_sync",
+    Vote.WITHHELD: "withheld",
+}  # fmt: skip
+OUTCOMES: Final = {
+    Outcome.OK: "OK", Outcome.NOT_FOUND: "not found", Outcome.MISMATCH: "mismatch",
+    Outcome.NOT_A_NUMBER: "not a number", Outcome.EXPIRED: "expired", Outcome.FORGOTTEN: "forgotten",
+    Outcome.INVALID: "invalid",
+}  # fmt: skip
+
+
+class Event(NamedTuple):
+    """Something that happened at one node; `about` is the message or the values, as JSON shows them."""
+
+    id: int
+    time: float  # seconds
+    node: int  # 0: at none of them
+    kind: str
+    cause: int = 0  # the event that made it; 0: none that is known
+    log: int | None = None
+    slot: int | None = None
+    ballot: int = 0
+    about: dict[str, Any] = {}
+
+    def as_json(self) -> str:
+        """One line of a trace; fields that say nothing are left out."""
+        fields: dict[str, Any] = {
+            "id": self.id,
+            "time": round(self.time, 6),
+            "node": self.node,
+            "kind": self.kind,
+        }
+        if self.cause:
+            fields["cause"] = self.cause
+        if self.log is not None:
+            fields["log"] = self.log
+        if self.slot is not None:
+            fields["slot"] = self.slot
+        if self.ballot:
+            fields["ballot"] = dotted(self.ballot)
+        return dumps(fields | self.about, ensure_ascii=False)
+
+
+class Trace:
+    """The last events of one node, or of a whole simulated cluster."""
+
+    def __init__(self, clock: Callable[[], float], kept: int = KEPT) -> None:
+        self.clock = clock
+        self.events: deque[Event] = deque(maxlen=kept)
+        self.last = 0
+
+    def add(
+        self,
+        node: int,
+        kind: str,
+        cause: int = 0,
+        log: int | None = None,
+        slot: int | None = None,
+        ballot: int = 0,
+        **about: Any,
+    ) -> int:
+        """Keep an event; returns its id."""
+        self.last += 1
+        self.events.append(Event(self.last, self.clock(), node, kind, cause, log, slot, ballot, about))
+        return self.last
+
+    def lines(self, **header: Any) -> Iterator[str]:
+        """All of it in JSON Lines: first what it is, then an event in each line."""
+        yield dumps({"format": "paxoskv-trace", "version": VERSION, **header}, ensure_ascii=False)
+        for event in self.events:
+            yield event.as_json()
+
+
+def dotted(ballot: int) -> str:
+    """A ballot as people write it: round.node."""
+    return f"{ballot >> 8}.{ballot & 255}"
+
+
+def spoken(command: Command) -> str:
+    """A command in a few words."""
+    text = WORDS.get(command.verb, "?")
+    if command.key is not None:
+        text += f" {command.key}"
+    if command.expected is not None:
+        text += f" {command.expected} to"
+    if command.value is not None:
+        text += f" {command.value}" if command.expected is not None else f"={command.value}"
+    if command.delta is not None:
+        text += f" by {command.delta}"
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+@lru_cache(1024)
+def commands(payload: bytes) -> str:
+    """What an entry holds."""
+    return "; ".join(spoken(command) for command in decode(Batch, payload).commands) if payload else "no-op"
+
+
+def entries(held: Iterable[Entry]) -> list[list[Any]]:
+    """Of each entry its timestamp and its commands."""
+    return [[entry.timestamp, commands(entry.payload)] for entry in held]
+
+
+def outcome(value: Any) -> str:
+    """An answer to a client in a few words."""
+    if isinstance(value, BaseException):
+        return type(value).__name__
+    if isinstance(value, list):
+        return "; ".join(outcome(result) for result in value)
+    if isinstance(value, Result):
+        return OUTCOMES[value.outcome] + (f" {value.value}" if value.value is not None else "")
+    return str(value)
+
+
+def described(message: Any) -> tuple[int | None, int | None, int, dict[str, Any]]:
+    """The log, slot and ballot that a message is about, and what else it says."""
+    about: dict[str, Any] = {"message": message.__class__.__name__}
+    if isinstance(message, Accept):
+        about.update(entries=entries(message.entries), sync=message.sync)
+        return message.log, message.start, message.ballot, about
+    if isinstance(message, Accepted):
+        about.update(vote=VOTES[message.vote], promised=dotted(message.promised), length=message.length)
+        return message.log, None, message.ballot, about
+    if isinstance(message, Promise):
+        about.update(verdict=VERDICTS[message.verdict], promised=dotted(message.promised))
+        about.update(accepted=dotted(message.accepted), entries=entries(message.entries))
+        return message.log, message.from_slot, message.ballot, about
+    if isinstance(message, Prepare):
+        return message.log, message.from_slot, message.ballot, about
+    if isinstance(message, Fetched):
+        about.update(entries=entries(message.entries))
+        return message.log, message.from_slot, message.evidence, about
+    if isinstance(message, Learn):
+        about.update(chosen=[[fact.log, fact.chosen] for fact in message.facts if fact.chosen])
+    return getattr(message, "log", None), getattr(message, "from_slot", None), 0, about

@@ -1,0 +1,123 @@
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
+"""Records a run of the real code, and shows it: as text, as a diagram, or as a page to step through.
+
+    scripts/trace.py --list                                the scenarios
+    scripts/trace.py put --text                            in words
+    scripts/trace.py leader-dies --html leader.html        a page: open it in a browser
+    scripts/trace.py put --svg put.svg --mermaid put.mmd   pictures
+    scripts/trace.py --seed 17 --profile lossy --html seed.html
+    scripts/trace.py put --json put.jsonl                  the events themselves: docs/trace.md has the format
+
+A scenario runs on the nodes' own code, in simulated time, with a scripted network; a seed is a run of
+scripts/simulate.py. Of a long run the last events are shown (--last). A run that breaks a rule ends there.
+
+Exit status: 0 done; 1 the run broke a rule (it was drawn all the same), or a file could not be written;
+2 usage.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from paxoskv.page.draw import Drawing  # noqa: E402
+from scripts.simulate import profile_of, selection, setting_of  # noqa: E402
+from tests.harness.recorded import RecordedSimulation  # noqa: E402
+from tests.harness.simulator import PROFILES, Violation  # noqa: E402
+from tests.harness.stories import STORIES  # noqa: E402
+
+LAST = 10_000  # events
+FORMS = {"html": Drawing.html, "svg": Drawing.svg, "mermaid": Drawing.mermaid, "json": Drawing.json}
+
+
+def of_scenario(name: str, last: int) -> list[str]:
+    """The lines of a scenario's trace."""
+    story = STORIES[name]
+    cluster = story.play()
+    header, *events = cluster.trace.lines(
+        title=story.title, text=story.text, command=f"scripts/trace.py {name}", nodes=cluster.ids
+    )
+    return [header, *events[-last:]]
+
+
+def of_seed(found: argparse.Namespace) -> tuple[list[str], str | None]:
+    """The lines of a run of the simulator, and the rule that it broke, if any."""
+    profile = profile_of(found.profile, found.nodes, found.settings)
+    simulation = RecordedSimulation(found.seed, profile, found.last)
+    failure = None
+    try:
+        simulation.run()
+    except Violation as violation:
+        failure = str(violation).splitlines()[0]
+    options = selection(found.profile, found.nodes, found.settings)
+    command = f"scripts/trace.py --seed {found.seed} {options}"
+    title = f"Seed {found.seed} of the simulator, profile {found.profile}"
+    text = failure or "No rule was broken."
+    return list(
+        simulation.recording.lines(title=title, text=text, command=command, nodes=simulation.nodes)
+    ), failure
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Record a run of the real code, and show it.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("scenario", nargs="?", choices=STORIES, metavar="SCENARIO", help=", ".join(STORIES))
+    what.add_argument("--seed", type=int, metavar="N", help="a run of the simulator")
+    what.add_argument("--list", action="store_true", help="what each scenario is about")
+    run = parser.add_argument_group("with --seed")
+    run.add_argument("--profile", choices=sorted(PROFILES), metavar="P", help="how hard life is (default)")
+    run.add_argument("--nodes", type=int, choices=range(1, 16, 2), metavar="N", help="another number, odd")
+    run.add_argument("--set", type=setting_of, action="append", dest="settings", metavar="NAME=VALUE")
+    parser.add_argument(
+        "--last", type=positive, default=LAST, metavar="N", help=f"show so many events (default: {LAST:,})"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="show gossip and timers, too (the page always can)"
+    )
+    parser.add_argument("--text", action="store_true", help="print it in words (default)")
+    for form in FORMS:
+        parser.add_argument(f"--{form}", type=Path, metavar="FILE")
+    found = parser.parse_args(arguments)
+    if found.seed is None and (found.profile or found.nodes or found.settings):
+        parser.error("--profile, --nodes and --set are for --seed")
+    found.profile, found.settings = found.profile or "default", dict(found.settings or ())
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; returns the exit status."""
+    found = parse(arguments)
+    if found.list:
+        for story in STORIES.values():
+            print(f"{story.name}: {story.title}\n    {story.text}")
+        return 0
+    if found.scenario is not None:
+        lines, failure = of_scenario(found.scenario, found.last), None
+    else:
+        lines, failure = of_seed(found)
+    drawing = Drawing(lines, found.all)
+    files = {form: path for form in FORMS if (path := getattr(found, form))}
+    for form, path in files.items():
+        try:
+            path.write_text(FORMS[form](drawing), encoding="utf-8")
+        except OSError as error:
+            print(f"{path}: {error.strerror}", file=sys.stderr)
+            return 1
+    if found.text or not files:
+        print(drawing.text(), end="")
+    if failure is not None:
+        print(failure, file=sys.stderr)
+    return int(failure is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The recorder, and what it writes."""

@@ -1,0 +1,134 @@
+"""What is recorded is what happened: as the nodes have it, and the simulator, and as without a recording."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paxoskv.page.words import TEXTS
+from paxoskv.trace.events import Trace, commands
+from tests.harness.recorded import RecordedCluster, RecordedSimulation
+from tests.harness.simulator import PROFILES, Simulation
+from tests.harness.stories import STORIES
+
+SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "trace.md"
+PROFILES_TRIED = ["default", "lossy", "crash-loops", "wiped", "compacting", "forgetful-three"]
+
+Event = dict[str, Any]
+
+
+def events_of(trace: Trace) -> list[Event]:
+    return [json.loads(event.as_json()) for event in trace.events]
+
+
+def of_kind(events: list[Event], kind: str) -> list[Event]:
+    return [event for event in events if event["kind"] == kind]
+
+
+@cache
+def told(name: str) -> tuple[RecordedCluster, list[Event]]:
+    cluster = STORIES[name].play()
+    return cluster, events_of(cluster.trace)
+
+
+def reasons(events: list[Event], event: Event) -> list[Event]:
+    """All that an event rests on."""
+    by_id = {one["id"]: one for one in events}
+    found: dict[int, Event] = {}
+    todo = [event["id"]]
+    while todo:
+        id_ = todo.pop()
+        if id_ in by_id and id_ not in found:
+            found[id_] = by_id[id_]
+            todo += [by_id[id_].get("cause", 0), *by_id[id_].get("because", [])]
+    return list(found.values())
+
+
+def test_the_recording_of_a_put_tells_who_asked_who_voted_and_on_which_disks_it_was() -> None:
+    _, events = told("put")
+    (asked,), (chosen,), (answer,) = (of_kind(events, kind) for kind in ("asked", "chosen", "answered"))
+    assert asked["commands"] == ["put color=green"] and answer["answer"] == "OK"
+    assert (chosen["node"], chosen["log"], chosen["slot"], chosen["ballot"]) == (2, 2, 0, "1.2")
+    rests_on = reasons(events, chosen)
+    assert asked in rests_on
+    disks = {event["node"] for event in rests_on if event["kind"] == "durable"}
+    assert set(chosen["votes"]) == disks and len(disks) == 3
+    assert asked in reasons(events, answer)
+    assert {event["node"] for event in of_kind(events, "applied")} == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_every_event_of_a_scenario_comes_after_its_causes_and_votes_come_after_their_disk(name: str) -> None:
+    _, events = told(name)
+    ids = [event["id"] for event in events]
+    assert ids == sorted(ids)
+    assert [event["time"] for event in events] == sorted(event["time"] for event in events)
+    for event in events:
+        assert all(cause < event["id"] for cause in [event.get("cause", 0), *event.get("because", ())])
+    on_disk: dict[tuple[int, int, str], int] = {}
+    frames = {event["id"]: event["because"] for event in of_kind(events, "journaled")}
+    by_id = {event["id"]: event for event in events}
+    for event in events:
+        if event["kind"] == "durable":
+            for written in map(by_id.get, frames.get(event.get("cause", 0), ())):
+                if written and written["kind"] == "accepted":
+                    key = (event["node"], written["log"], written["ballot"])
+                    on_disk[key] = written["slot"] + len(written["entries"])
+        elif event["kind"] == "sent" and event.get("vote") == "accepted" and event["length"]:
+            key = (event["node"], event["log"], event["ballot"])
+            assert event["length"] <= on_disk.get(key, event["length"])
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_what_is_chosen_in_a_scenario_is_what_the_cluster_holds_to_be_chosen(name: str) -> None:
+    cluster, events = told(name)
+    held: dict[tuple[int, int, int], list[Any]] = {}
+    for event in events:
+        if event["kind"] == "accepted":
+            for slot, entry in enumerate(event["entries"], event["slot"]):
+                held[event["node"], event["log"], slot] = entry
+        elif event["kind"] in ("chosen", "learned"):
+            for slot in range(event["slot"], event["length"]):
+                entry = held.get((event["node"], event["log"], slot))
+                true = cluster.slots[event["log"], slot]
+                assert entry is None or entry == [true.timestamp, commands(true.payload)]
+    chosen = {(e["log"], slot) for e in of_kind(events, "chosen") for slot in range(e["slot"], e["length"])}
+    assert chosen == set(cluster.slots)
+
+
+@pytest.mark.parametrize("profile", PROFILES_TRIED)
+def test_a_run_of_the_simulator_is_the_same_whether_it_is_recorded_or_not(profile: str) -> None:
+    recorded = RecordedSimulation(3, PROFILES[profile], 1_000_000)
+    assert recorded.run() == Simulation(3, PROFILES[profile]).run()
+    events = events_of(recorded.recording)
+    oracle = [[timestamp, commands(payload)] for timestamp, _, payload in recorded.oracle.applied]
+    for node in recorded.nodes:
+        applied = [e["entries"][0] for e in of_kind(events, "applied") if e["node"] == node]
+        assert all(entry in oracle for entry in applied)
+    everywhere = {tuple(event["entries"][0]) for event in of_kind(events, "applied")}
+    assert everywhere == {tuple(entry) for entry in oracle}
+    arrived = {
+        event["cause"] for event in events if event["kind"] in ("delivered", "lost") and event.get("cause")
+    }
+    sent = {event["id"] for event in of_kind(events, "sent")}
+    assert arrived <= sent
+
+
+def test_a_ring_keeps_the_last_events_and_says_again_and_again_how_the_logs_stand() -> None:
+    simulation = RecordedSimulation(5, PROFILES["busy"], 10_000)
+    simulation.run()
+    events = events_of(simulation.recording)
+    assert len(events) == 10_000 and events[0]["id"] > 1
+    assert {event["node"] for event in of_kind(events, "state")} == {1, 2, 3, 4, 5}
+
+
+def test_all_kinds_of_events_are_documented_and_have_words() -> None:
+    documented = {line.split("`")[1] for line in SCHEMA.read_text().splitlines() if line.startswith("| `")}
+    seen = {event["kind"] for name in STORIES for event in told(name)[1]}
+    simulation = RecordedSimulation(5, PROFILES["forgetful-lossy"], 1_000_000)
+    simulation.run()
+    seen |= {event["kind"] for event in events_of(simulation.recording)}
+    assert seen <= documented and seen <= set(TEXTS)
+    assert set(TEXTS) <= documented
