@@ -123,8 +123,8 @@ way from there to the disk, paxoskv/storage/journal.py writes it.)
       merge, and wait  `Learner.next`, `Learner.apply`; `Learner.waits_on`
 
 **Three ways to propose.** All of the above is for own logs. Two more ways ("proposing" in cluster.json) have
-one log, with the same Acceptor, Proposer and Learner; only who stands when is another. One log needs no merge:
-its entries are applied in the order of their slots, and its timestamps are but labels. Each way is a file in
+one log, with the same Acceptor, Proposer and Learner; they differ in who stands when. One log needs no merge:
+entries are applied in the order of their slots, and timestamps are but labels. Each way is a file in
 paxoskv/protocol/, to be read beside the others: classic.py, leader.py, own_logs.py.
 
                        classic                     leader                    own logs

@@ -261,8 +261,8 @@ MUTANTS = [
         "test_one_log.test_a_leader_that_cannot_finish_anything_is_replaced_though_all_hear_it",
         (
             LEADER,
-            "or self.payload is not None\n        return waits or any(self.reads()) or super()._is_held_up(now)",
-            "\n        return waits",
+            "return waits or any(self.reads()) or super()._is_held_up(now)",
+            "return nobody",
         ),
     ),
     told(

@@ -1,7 +1,5 @@
 """Stories of the two ways with one log: who stands when, and what becomes of commands and reads meanwhile."""
 
-import pytest
-
 from paxoskv.multipaxos import node_of
 from paxoskv.protocol.leader import Leader
 from paxoskv.wire.codec import NotDone
@@ -169,9 +167,11 @@ def test_commands_are_handed_to_the_leader_and_cost_no_prepare() -> None:
 
 def test_who_has_handed_a_command_over_hears_at_once_that_it_is_chosen() -> None:
     cluster = led()
-    began = cluster.now
-    done(cluster, cluster.put(4, "a", "1"))
-    assert cluster.now - began < 0.015  # gossip would come later
+    for value in range(12):
+        began = cluster.now
+        done(cluster, cluster.put(4, "a", str(value)))
+        assert cluster.now - began < 0.01  # gossip comes later, mostly
+        cluster.run(0.037)
 
 
 def test_a_forward_that_was_lost_is_sent_again() -> None:
@@ -184,8 +184,7 @@ def test_a_forward_that_was_lost_is_sent_again() -> None:
     assert number(cluster, 1, "n") == "1"
 
 
-@pytest.mark.parametrize("kind", FORWARDS)
-def test_a_forward_that_comes_twice_is_done_once(kind: type) -> None:
+def test_a_forward_that_comes_twice_is_done_once() -> None:
     """Its answer is lost, so that it is repeated; and it comes once more long afterwards."""
     cluster = led()
     drop = cluster.drop(Forwarded, Learn, Accept, to={4})
@@ -253,7 +252,7 @@ def test_a_leader_takes_nothing_for_a_ballot_that_it_does_not_lead() -> None:
     cluster.crash(1)
     cluster.restart(1)
     cluster.run_until(lambda: leaders(cluster) == [1], within_s=5)
-    cluster.deliver(late)
+    cluster.deliver(late._replace(message=late.message._replace(held=99)))
     cluster.run(0.2)
     assert number(cluster, 1, "n") == "1"
 
@@ -269,7 +268,12 @@ def test_a_paused_leader_reads_nothing_stale_when_it_resumes() -> None:
     machine.inbox.clear()  # all that had been sent to it is lost
     cluster.resume(1)
     assert cluster.core(1).own.established
+    (new,) = set(leaders(cluster)) - {1}
+    cluster.drop(Barrier, to={new})
     read = cluster.read(1, "a")
+    cluster.run(0.04)
+    assert not read.answered()
+    cluster.heal()
     done(cluster, read)
     assert read.text == "2"
 
