@@ -291,7 +291,12 @@ class Replica:
         The answer comes through `answer`, perhaps at once.
         """
         if not self.core.ready:
-            self.answer(token, NotDone("this node does not lead its log now", False))
+            self.answer(
+                token,
+                NotDone(
+                    "this node cannot propose now: it does not lead its log, or reaches no leader", False
+                ),
+            )
             return
         if self.queued + len(commands) > QUEUE or len(self.open) > QUEUE:
             self.answer(token, NotDone("busy: too many commands wait", False))
@@ -472,7 +477,10 @@ class Replica:
         core = self.core
         if not core.ready:
             for request in self.queue:
-                self._finish(request, NotDone("this node has lost the lead of its log", False))
+                self._finish(
+                    request,
+                    NotDone("this node cannot propose any more: it has lost its log, or the leader", False),
+                )
             self.queue, self.queued = [], 0
         while self.queue and core.in_flight < self.window and core.has_room:
             if self.gathering.waits(len(self.queue), now):

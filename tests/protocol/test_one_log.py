@@ -124,6 +124,18 @@ def test_a_classic_read_sees_what_was_answered_before_it_came() -> None:
     assert read.text == "1"
 
 
+def test_a_classic_read_executes_what_its_ballot_adopts() -> None:
+    """Nobody who lives knows that the entry is chosen, and that its client was answered."""
+    cluster = classic()
+    cluster.drop(Learn, sender={1})
+    cluster.deliver_only(Accept, to={1, 2, 3}, sender={1})
+    done(cluster, cluster.put(1, "a", "1"))
+    cluster.crash(1)
+    read = cluster.read(4, "a")
+    done(cluster, read)
+    assert read.text == "1"
+
+
 def test_a_read_that_comes_while_a_ballot_is_led_waits_for_the_next_one() -> None:
     cluster = classic()
     hold = cluster.hold(Accepted, to={1})
@@ -214,6 +226,29 @@ def test_a_dead_leader_is_replaced_and_what_it_had_taken_is_done_once() -> None:
     cluster.assert_equal()
 
 
+def test_a_new_leader_that_has_adopted_its_own_command_does_not_append_it_again() -> None:
+    cluster = led()
+    gate = cluster.deliver_only(Accept, to={1, 2})
+    answer = cluster.increment(2, "n")
+    cluster.run_until(lambda: cluster.core(2).acceptors[1].length == 1, within_s=1)
+    cluster.crash(1)
+    cluster.gates.remove(gate)
+    done(cluster, answer)
+    assert leaders(cluster) == [2]
+    cluster.run(0.2)
+    assert number(cluster, 4, "n") == "1"
+
+
+def test_whether_the_leader_has_taken_a_command_is_seen_in_its_log() -> None:
+    """Its answer is lost, and so is what it says of the entry being chosen."""
+    cluster = led()
+    cluster.drop(Forwarded, Learn, to={4})
+    cluster.drop(Accepted, to={1})
+    cluster.increment(4, "n")
+    cluster.run(0.2)
+    assert len(cluster.sent_messages(Forward, 4, 1)) == 1
+
+
 def test_what_only_the_dead_leader_had_is_handed_to_the_new_one() -> None:
     cluster = led()
     gate = cluster.drop(Accept, sender={1})
@@ -276,6 +311,23 @@ def test_a_paused_leader_reads_nothing_stale_when_it_resumes() -> None:
     cluster.heal()
     done(cluster, read)
     assert read.text == "2"
+
+
+def test_a_new_leader_reads_nothing_before_it_is_established() -> None:
+    """It has adopted an entry, and does not know yet that this is chosen, and was answered."""
+    cluster = led()
+    cluster.drop(Learn, sender={1})
+    cluster.deliver_only(Accept, to={1, 2, 3}, sender={1})
+    done(cluster, cluster.put(1, "a", "1"))
+    cluster.crash(1)
+    cluster.hold(Accept, sender={2})
+    cluster.run_until(lambda: cluster.core(2).own.leading, within_s=5)
+    read = cluster.read(2, "a")
+    cluster.run(0.1)
+    assert not read.answered()
+    cluster.heal()
+    done(cluster, read)
+    assert read.text == "1"
 
 
 def test_a_restarted_leader_does_not_vouch_for_its_old_ballot() -> None:
