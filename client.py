@@ -10,15 +10,16 @@ The library's names are in paxoskv:
 The program is paxoskv/client/cli.py; this is its door. PYTHON_ARGCOMPLETE_OK: bash may complete its words.
 """
 
-import importlib
 import sys
-
-from paxoskv import compiled
 
 
 def main() -> int:
     """Run the command line; returns the exit code."""
     try:
+        import importlib
+
+        from paxoskv import compiled
+
         compiled.use()  # before the modules that may be compiled are imported
         code: int = importlib.import_module("paxoskv.client").main()
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         NotANumber,
         NotDoneError,
         UnknownOutcome,
+        WrongCluster,
     )
     from paxoskv.client.sync import Client
     from paxoskv.config import Cluster, ClusterError, load
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient", "Client", "ClientError", "Cluster", "ClusterError", "Command", "Item", "NoNodeReachable",
-    "NotANumber", "NotDoneError", "Outcome", "Result", "Status", "UnknownOutcome", "Verb", "load",
+    "NotANumber", "NotDoneError", "Outcome", "Result", "Status", "UnknownOutcome", "Verb", "WrongCluster",
+    "load",
 ]  # fmt: skip
 
 _HOMES = ("config", "wire.structs", "wire.codec", "client.operations", "client.sync", "client.aio")

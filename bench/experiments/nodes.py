@@ -84,11 +84,13 @@ class Nodes:
         self.ids = [member.id for member in self.settings.nodes]
         self.children: dict[int, subprocess.Popen[bytes]] = {}
 
-    def start(self, node: int, *more: str) -> None:
+    def start(self, node: int, *more: str, before: Callable[[], None] | None = None) -> None:
+        """Start it; `before` is what its process does first."""
         command = [sys.executable, PROJECT / "server.py", "--id", str(node), "--cluster", self.file]
         with (self.directory / f"node-{node}.log").open("ab") as log, signals_wait():
             self.children[node] = subprocess.Popen(
                 [*command, "--data", self.directory / "data", *more], stdout=log, stderr=log,
+                preexec_fn=before,
                 start_new_session=True,  # Ctrl-C is for us: the nodes end when the clients have
             )  # fmt: skip
 

@@ -88,11 +88,13 @@ class BaseClient:
 
     def _check_reachable(self, errors: Sequence[BaseException]) -> None:
         """Raise NoNodeReachable if there is an error for each of the nodes, in their order."""
-        if len(errors) == len(self.nodes):
-            reasons = [f"{node}: {error}" for node, error in zip(self.nodes, errors, strict=True)]
-            strangers = any(isinstance(error, Stranger) for error in errors)
-            kind = WrongCluster if strangers else NoNodeReachable
-            raise kind(f"no node can be reached: {'; '.join(reasons)}")
+        if len(errors) < len(self.nodes):
+            return
+        for node, error in zip(self.nodes, errors, strict=True):
+            if isinstance(error, Stranger):
+                raise WrongCluster(f"{node}: {error}")
+        reasons = [f"{node}: {error}" for node, error in zip(self.nodes, errors, strict=True)]
+        raise NoNodeReachable(f"no node can be reached: {'; '.join(reasons)}")
 
 
 def described(what: str, error: Exception) -> str:

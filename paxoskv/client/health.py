@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from paxoskv.client.aio import AsyncClient
 from paxoskv.client.base import Address
-from paxoskv.client.operations import ClientError, NoNodeReachable, WrongCluster
+from paxoskv.client.operations import ClientError, WrongCluster
 from paxoskv.client.output import escaped
 from paxoskv.config import Cluster
 from paxoskv.wire.codec import Status
@@ -255,7 +255,7 @@ class Check(NamedTuple):
     write_s: float | None
     read_s: float | None
     error: str | None
-    unreachable: bool
+    cause: ClientError | None = None
 
 
 async def health(cluster: Cluster | str, nodes: Sequence[int], timeout: float) -> list[Check]:
@@ -280,8 +280,8 @@ async def _check(client: AsyncClient, index: int, node: Address, timeout: float)
             await client.get("health", node=node.id)
             read_s = time.monotonic() - began - write_s
     except TimeoutError:
-        return Check(node, write_s, None, f"{step}: no answer within {timeout:g} s", False)
+        return Check(node, write_s, None, f"{step}: no answer within {timeout:g} s")
     except ClientError as error:
         reason = str(error).rpartition(f"{node}: ")[2]
-        return Check(node, write_s, None, f"{step}: {reason}", isinstance(error, NoNodeReachable))
-    return Check(node, write_s, read_s, None, False)
+        return Check(node, write_s, None, f"{step}: {reason}", error)
+    return Check(node, write_s, read_s, None)

@@ -11,6 +11,8 @@ import json
 import os
 import re
 import sys
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TextIO
 
 DONE, NEGATIVE, USAGE, UNREACHABLE, UNKNOWN, DATA, OUTPUT, INTERRUPTED = 0, 1, 2, 3, 4, 65, 74, 130
@@ -138,11 +140,14 @@ class Output:
 
 
 class Progress:
-    """Draws a progress bar on stderr if that is a terminal."""
+    """Draws a progress bar on stderr if that is a terminal, and beside it how the run goes."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int | None) -> None:
+        """Make it for so many operations; None: nobody knows how many there will be."""
         self._total = total
         self._bar: Any = None
+        self._ended: list[Any] = []  # since the line was drawn
+        self._drawn = time.monotonic()
 
     def __enter__(self) -> "Progress":
         if sys.stderr is not None and sys.stderr.isatty():
@@ -158,7 +163,12 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def show(self, done: int) -> None:
-        """Show how many operations are done."""
+    def show(self, ended: Sequence[Any], line: Callable[[Sequence[Any], float], str]) -> None:
+        """Show what has ended since; once a second `line` says it, given that second's operations."""
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=done)
+            task = self._bar.task_ids[0]
+            self._bar.advance(task, len(ended))
+            self._ended += ended
+            if (seconds := time.monotonic() - self._drawn) >= 1:
+                self._bar.update(task, description=line(self._ended, seconds))
+                self._ended, self._drawn = [], time.monotonic()

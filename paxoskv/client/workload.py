@@ -7,10 +7,16 @@ sessions before the clock starts. A process sends its rows in order: one at a ti
 and then neighboring rows may overtake one another. Each process writes the outcome of each row into memory
 that it shares with the parent. So the parent can draw progress without asking, and if a process dies, its
 outcomes are still known.
+
+Without a rate the loop is closed: an operation starts when one before it has ended. So a cluster that stalls
+is asked less, and the operations that would have met the stall are in no percentile. With a rate the loop is
+open: each operation is due at a moment of its own, whatever became of those before it, and its latency counts
+from then on, even if it could be sent only later. With a duration, the rows are repeated until it is over.
 """
 
 import asyncio
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -37,6 +43,8 @@ from paxoskv.config import Cluster
 MAX_ERRORS: Final = 3  # error messages that each process reports
 POLL_S: Final = 0.1  # seconds between two looks of the parent at the outcomes
 STOP_S: Final = 2.0  # seconds that processes may take to stop on Ctrl-C before they are killed
+MAX_OPERATIONS: Final = 4_000_000  # of a run with a duration: their outcomes are kept in memory
+FASTEST: Final = 25_000  # operations per second that a process could do at most
 
 
 # --------------------------------------------------------------------------------------------------- one run
@@ -51,6 +59,9 @@ class Settings(NamedTuple):
     read: str = "linearizable"
     timeout: float = 10.0
     answers: bool = False  # keep the answers to reads
+    rate: float = 0.0  # operations per second that are due in all processes together; 0: a closed loop
+    duration: float = 0.0  # seconds after the warm-up; 0: until all rows are done
+    warmup: float = 0.0  # seconds at the beginning that do not count
 
 
 class Done(NamedTuple):
@@ -66,6 +77,17 @@ class Done(NamedTuple):
     outcome: str  # "ok", "not_found", "failed" or "unknown"
     attempts: int
     answer: Any  # GET: the value. DELETE: whether the key existed. None also if it is not known
+    due: int = 0  # when it was to start; 0: whenever it did
+
+    @property
+    def answered(self) -> bool:
+        """Tell whether a node has answered it."""
+        return self.outcome in ("ok", "not_found")
+
+    @property
+    def latency_s(self) -> float:
+        """Return the seconds from when it was due, or started, to its end."""
+        return (self.ended - (self.due or self.started)) / 1e9
 
 
 @dataclass(slots=True)
@@ -74,6 +96,8 @@ class Run:
 
     operations: list[Done] = field(default_factory=list)
     epoch_ns: int = 0
+    began: int = 0  # ns, as the times of Done
+    measured: int = 0  # likewise: when the warm-up was over
     errors: list[str] = field(default_factory=list)  # at most MAX_ERRORS of each process
     dead: list[str] = field(default_factory=list)  # the processes that ended before their work was done
     interrupted: bool = False
@@ -95,6 +119,7 @@ class _Outcomes:
         self.node = RawArray(c_int16, size)
         self.attempts = RawArray(c_int32, size)
         self.lane = RawArray(c_int16, size)
+        self.began = RawValue(c_int64, 0)
         self.stop = RawValue(c_bool, False)
 
 
@@ -106,6 +131,17 @@ class _Part(NamedTuple):
     rows: list[Row]
     settings: Settings
     board: _Outcomes
+    size: int  # how many operations: more than the rows where these are repeated
+    processes: int
+
+    def row(self, i: int) -> Row:
+        """Return the row of the process's i-th operation."""
+        return self.rows[i % len(self.rows)]
+
+    def due(self, i: int) -> int:
+        """Return when the i-th operation is to start; 0 in a closed loop."""
+        rate = self.settings.rate
+        return self.board.began.value + int((i * self.processes + self.process) * 1e9 / rate) if rate else 0
 
 
 class _Rest(NamedTuple):
@@ -122,10 +158,18 @@ def parts(rows: list[Row], processes: int) -> list[tuple[int, list[Row]]]:
     return [(start, rows[start:end]) for start, end in pairwise(cuts)]
 
 
-def run(rows: list[Row], settings: Settings, progress: Callable[[int], None] | None = None) -> Run:
+def operations(rows: int, settings: Settings) -> int:
+    """Return how many operations so many rows may become at most."""
+    if not settings.duration:
+        return rows
+    rate = settings.rate or FASTEST * settings.processes
+    return min(math.ceil((settings.warmup + settings.duration) * rate), MAX_OPERATIONS)
+
+
+def run(rows: list[Row], settings: Settings, progress: Callable[[list[Done]], None] | None = None) -> Run:
     """Run the rows; there must be at least one.
 
-    `progress` is called several times a second with the number of rows done. KeyboardInterrupt ends the run
+    `progress` is called several times a second with what has ended since. KeyboardInterrupt ends the run
     early; the result tells what was done.
     """
     # Spawned, because a forked process gets copies of locks that nobody will release.
@@ -137,15 +181,19 @@ def run(rows: list[Row], settings: Settings, progress: Callable[[int], None] | N
     rest: dict[int, _Rest] = {}
     try:
         with _interrupts_held():
-            for start, part in parts(rows, settings.processes):
+            cut = parts(rows, settings.processes)
+            for start, part in cut:
                 ours, theirs = context.Pipe()
-                work.append(_Part(len(work), start, part, settings, _Outcomes(len(part))))
+                size = operations(len(part), settings) // (len(cut) if settings.duration else 1)
+                work.append(_Part(len(work), start, part, settings, _Outcomes(size), size, len(cut)))
                 process = context.Process(target=_work, args=(work[-1], theirs), daemon=True)
                 process.start()
                 theirs.close()
                 processes.append(process)
                 pipes.append(ours)
-        result.unreachable = _start(pipes)
+        result.unreachable = _start(work, pipes)
+        result.began = work[0].board.began.value
+        result.measured = result.began + int(settings.warmup * 1e9)
         if result.unreachable is None:
             _watch(work, pipes, rest, progress)
         else:
@@ -177,7 +225,7 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start(pipes: list[Connection]) -> str | None:
+def _start(work: list[_Part], pipes: list[Connection]) -> str | None:
     """Let all processes begin, once all have connected; if none could, return the reason and send nothing."""
     reasons = []
     for pipe in pipes:
@@ -187,6 +235,9 @@ def _start(pipes: list[Connection]) -> str | None:
             reasons.append("")  # the process died: _collect() reports it
     if all(reasons):
         return str(reasons[0])
+    began = time.monotonic_ns()
+    for part in work:
+        part.board.began.value = began
     _go(pipes)
     return None
 
@@ -198,10 +249,14 @@ def _go(pipes: list[Connection]) -> None:
 
 
 def _watch(
-    work: list[_Part], pipes: list[Connection], rest: dict[int, _Rest], progress: Callable[[int], None] | None
+    work: list[_Part],
+    pipes: list[Connection],
+    rest: dict[int, _Rest],
+    progress: Callable[[list[Done]], None] | None,
 ) -> None:
     """Wait until all processes are done or dead."""
-    seen = [0] * len(work)
+    names = _names(work)
+    seen = [_Seen(part) for part in work]
     waiting = dict(zip(pipes, range(len(work)), strict=True))
     while waiting:
         for pipe in wait(list(waiting), POLL_S):
@@ -210,11 +265,31 @@ def _watch(
             with contextlib.suppress(EOFError, OSError):
                 rest[process] = pipe.recv()
         if progress:
-            for i, part in enumerate(work):
-                outcome = part.board.outcome
-                while seen[i] < len(part.rows) and outcome[seen[i]]:
-                    seen[i] += 1
-            progress(sum(seen))
+            progress([_done(one.part, i, names, {}) for one in seen for i in one.ended()])
+
+
+class _Seen:
+    """What the parent has seen of a process: operations begin in order, and end in any."""
+
+    def __init__(self, part: _Part) -> None:
+        self.part = part
+        self.begun = 0
+        self.under_way: list[int] = []
+
+    def ended(self) -> list[int]:
+        """Return the operations that have ended since."""
+        board = self.part.board
+        first = self.begun
+        while self.begun < self.part.size and board.started[self.begun]:
+            self.begun += 1
+        looked_at = [*self.under_way, *range(first, self.begun)]
+        self.under_way = [i for i in looked_at if not board.outcome[i]]
+        return [i for i in looked_at if board.outcome[i]]
+
+
+def _names(work: list[_Part]) -> list[str]:
+    nodes = addresses_of(work[0].settings.cluster)
+    return [str(node) if node.id is None else str(node.id) for node in nodes]
 
 
 def _stop(work: list[_Part], pipes: list[Connection], rest: dict[int, _Rest]) -> None:
@@ -238,8 +313,7 @@ def _stop(work: list[_Part], pipes: list[Connection], rest: dict[int, _Rest]) ->
 
 def _collect(result: Run, work: list[_Part], rest: dict[int, _Rest], processes: list[SpawnProcess]) -> None:
     """Gather the outcomes of all processes in the result."""
-    nodes = addresses_of(work[0].settings.cluster)
-    names = [str(node) if node.id is None else str(node.id) for node in nodes]
+    names, codes = _names(work), set()
     for part, process in zip(work, processes, strict=True):
         if part.process not in rest and not result.interrupted:
             result.dead.append(
@@ -247,15 +321,17 @@ def _collect(result: Run, work: list[_Part], rest: dict[int, _Rest], processes: 
             )
         answers, errors = rest.get(part.process, _Rest({}, []))
         result.errors += errors
-        for i in range(len(part.rows)):
-            if part.board.started[i] or not result.interrupted:
-                result.operations.append(_done(part, i, names, answers))
-    if work and all(code == _UNREACHABLE for part in work for code in part.board.outcome):
+        for i in range(part.size):
+            if not part.board.started[i] and (result.interrupted or part.settings.duration):
+                break  # operations begin in order
+            result.operations.append(_done(part, i, names, answers))
+            codes.add(part.board.outcome[i])
+    if codes == {_UNREACHABLE}:
         result.unreachable = "no node could be reached"
 
 
 def _done(part: _Part, i: int, names: list[str], answers: dict[int, str | None]) -> Done:
-    board, row = part.board, part.rows[i]
+    board, row = part.board, part.row(i)
     code = board.outcome[i]
     started, ended = board.started[i], board.ended[i] if code else 0
     if code:
@@ -266,8 +342,9 @@ def _done(part: _Part, i: int, names: list[str], answers: dict[int, str | None])
     answer: Any = answers.get(i) if row.verb == "GET" else None
     if row.verb == "DELETE" and code in (_OK, _NOT_FOUND):
         answer = code == _OK
-    return Done(part.start + i, part.process, board.lane[i], row, names[board.node[i]] if sent else "",
-                started, ended, outcome, board.attempts[i], answer)  # fmt: skip
+    number, node = part.start + i % len(part.rows), names[board.node[i]] if sent else ""
+    return Done(number, part.process, board.lane[i], row, node, started, ended, outcome, board.attempts[i],
+                answer, part.due(i))  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- in each process
@@ -277,20 +354,32 @@ class _Worker:
     """The state of one process: its rows, and their outcomes so far."""
 
     def __init__(self, part: _Part) -> None:
-        self.rows, self.board, self.read = part.rows, part.board, part.settings.read
+        self.part, self.board, self.read = part, part.board, part.settings.read
         self.answers: dict[int, str | None] | None = {} if part.settings.answers else None
         self.errors: list[str] = []
         self.writes = any(row.verb != "GET" for row in part.rows)
         self.parent = os.getppid()
 
     @property
-    def stopped(self) -> bool:
-        """Tell whether to stop: the parent said so, or was killed."""
-        return self.board.stop.value or os.getppid() != self.parent
+    def over(self) -> bool:
+        """Tell whether to stop: the parent said so, or was killed, or the time is over."""
+        if self.board.stop.value or os.getppid() != self.parent:
+            return True
+        duration, warmup = self.part.settings.duration, self.part.settings.warmup
+        return duration > 0 and time.monotonic_ns() > self.board.began.value + (warmup + duration) * 1e9
+
+    def wait_for(self, i: int) -> bool:
+        """Sleep until the operation is due; return False if it is all over."""
+        while not self.over:
+            left = (self.part.due(i) - time.monotonic_ns()) / 1e9
+            if left <= 0:
+                return True
+            time.sleep(min(left, POLL_S))
+        return False
 
     def begin(self, calls: Calls, i: int) -> Operation:
         """Start the clock of row i, and return its operation."""
-        verb, key, value = self.rows[i]
+        verb, key, value = self.part.row(i)
         self.board.started[i] = time.monotonic_ns()
         if verb == "PUT":
             return calls.put(key, value)
@@ -302,7 +391,7 @@ class _Worker:
         board.ended[i] = time.monotonic_ns()
         board.node[i] = operation.node
         board.attempts[i] = operation.attempts
-        verb = self.rows[i].verb
+        verb = self.part.row(i).verb
         board.outcome[i] = _NOT_FOUND if answer is False or (answer is None and verb == "GET") else _OK
         if self.answers is not None and verb == "GET":
             self.answers[i] = answer
@@ -324,13 +413,13 @@ class _Worker:
 def _work(part: _Part, pipe: Connection) -> None:
     """Do the work of one process, from its start to its end."""
     worker = _Worker(part)
-    if part.settings.in_flight == 1:
-        _one_at_a_time(part, worker, pipe)
-    else:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_many_at_a_time(part, worker, pipe))
-    pipe.send(_Rest(worker.answers or {}, worker.errors))
-    with contextlib.suppress(EOFError, OSError):
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent waits no longer
+        if part.settings.in_flight == 1:
+            _one_at_a_time(part, worker, pipe)
+        else:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_many_at_a_time(part, worker, pipe))
+        pipe.send(_Rest(worker.answers or {}, worker.errors))
         # Wait for all others, because the end of a process takes time and would disturb their measurements.
         pipe.recv()
 
@@ -350,8 +439,8 @@ def _one_at_a_time(part: _Part, worker: _Worker, pipe: Connection) -> None:
         pipe.send(refused)
         pipe.recv()
         calls = client.calls
-        for i in range(len(part.rows)):
-            if worker.stopped:
+        for i in range(part.size):
+            if not worker.wait_for(i):
                 break
             operation = worker.begin(calls, i)
             try:
@@ -376,11 +465,19 @@ async def _many_at_a_time(part: _Part, worker: _Worker, pipe: Connection) -> Non
             pass  # the first write tries again
         pipe.send(refused)
         pipe.recv()
-        rows = iter(range(len(part.rows)))
+        numbers = iter(range(part.size))
+        loop, due = asyncio.get_running_loop(), asyncio.Semaphore(0)
+
+        def pace() -> None:  # in a thread, because a loop's timers are late by up to a millisecond
+            for i in range(part.size):
+                worker.wait_for(i)
+                loop.call_soon_threadsafe(due.release)
 
         async def lane(number: int) -> None:
-            for i in rows:
-                if worker.stopped:
+            for i in numbers:
+                if settings.rate:
+                    await due.acquire()
+                if worker.over:
                     break
                 board.lane[i] = number
                 operation = worker.begin(client.calls, i)
@@ -391,4 +488,5 @@ async def _many_at_a_time(part: _Part, worker: _Worker, pipe: Connection) -> Non
                 else:
                     worker.end(i, operation, answer)
 
-        await asyncio.gather(*(lane(number) for number in range(min(settings.in_flight, len(part.rows)))))
+        pacing = [asyncio.to_thread(pace)] if settings.rate else []
+        await asyncio.gather(*pacing, *(lane(number) for number in range(min(settings.in_flight, part.size))))

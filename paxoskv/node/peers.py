@@ -133,6 +133,7 @@ class Peers:
         self.refused_at: float | None = None  # since when peers say that another process has our id
         self.sequence = 0
         self.encoded: tuple[Message, bytes] = (None, b"")  # the last request, which often goes to all peers
+        self.claims_refused = 0  # messages that made no sense, when last looked at
         self.closed = False
         self.introduced = False  # whether all peers that are there have had the time to refuse this start
 
@@ -176,6 +177,10 @@ class Peers:
             link.stale(now)
             if link.fault is not None:
                 self.complaints.add("handshake", link.user, explained(link.fault), now)
+        report = self.core.report()
+        if report.claims_refused > self.claims_refused:
+            self.claims_refused = report.claims_refused
+            self.complaints.add("senseless", *report.last_claim, now)
         certificates = self.trust.certificates
         reason = certificates.problem() if certificates else None
         if reason is not None:

@@ -81,8 +81,7 @@ class StatusReport:
 
     def counters(self) -> dict[str, int]:
         """What only grows."""
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        report = self.replica.core.report()
+        report, usage = self.replica.core.report(), resource.getrusage(resource.RUSAGE_SELF)
         return {
             "entries_applied": self.replica.entries_applied,
             "commands_applied": self.replica.commands_applied,
@@ -91,6 +90,7 @@ class StatusReport:
             "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1e6),
             "ballots": report.ballots,
             "revocations": report.revocations,
+            "claims_refused": report.claims_refused,
         }
 
     def gauges(self) -> dict[str, float]:

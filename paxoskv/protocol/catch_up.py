@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any, Final
 
-from paxoskv.multipaxos import FETCH_BYTES, Acceptor, Learner, node_of
+from paxoskv.multipaxos import FETCH_BYTES, UNCHOSEN_ENTRIES, Acceptor, Learner, node_of
 from paxoskv.protocol.outbox import Outbox
 from paxoskv.wire.structs import Entry, Fetch, Fetched
 
 FETCH_AFTER: Final = 0.02  # seconds: entries known by hearsay to be chosen may still be on their way
 FETCH_AGAIN: Final = 0.1  # seconds: a fetch unanswered goes to another node
 FETCH_ENTRIES: Final = 44  # at most in one: a millisecond or two of work, in which nobody else is served
+# So many entries may be chosen that we do not hold, as somebody says, and be believed: a leader has half of
+# them under way. Whether there are more is seen when they are fetched.
+CREDIT: Final = 2 * UNCHOSEN_ENTRIES
 FETCH_PAUSE: Final = 0.003  # seconds between two Fetches: who shares a processor with us works meanwhile
 
 
@@ -32,6 +35,8 @@ class CatchUp:
         self.random = random
         self.fetching: dict[int, tuple[float, int]] = {}  # by log: when to ask (again), whom
         self.fetch_at = 0.0  # not earlier
+        self.credit = CREDIT
+        self.pursued: dict[int, int] = {}  # by log: so many entries are chosen, as was said and not believed
 
     @property
     def due(self) -> float | None:
@@ -50,11 +55,22 @@ class CatchUp:
             hearsay = sender != node_of(self.learner.logs[log].evidence)
             self.fetching[log] = (now + FETCH_AFTER if hearsay else now, sender)
 
+    def pursue(self, log: int, chosen: int, sender: int, now: float) -> None:
+        """A peer says that far more entries are chosen than we hold: fetch them, as long as they come."""
+        self.pursued[log] = max(chosen, self.pursued.get(log, 0))
+        self.lacking(log, sender, now)
+
+    def _lacks(self, log: int) -> bool:
+        """Whether there is anything to fetch."""
+        wanted = max(self.learner.logs[log].chosen, self.pursued.get(log, 0))
+        return self.acceptors[log].chosen < wanted
+
     def send(self, now: float) -> None:
         """Ask for what is due."""
         for log, (at, whom) in list(self.fetching.items()):
-            if self.acceptors[log].chosen >= self.learner.logs[log].chosen:
+            if not self._lacks(log):
                 del self.fetching[log]
+                self.pursued.pop(log, None)
             elif now >= max(at, self.fetch_at) and self.peers:
                 self.outbox.send(whom, self._fetch(log))
                 self.fetch_at = now + FETCH_PAUSE
@@ -84,6 +100,8 @@ class CatchUp:
         if not message.entries:
             if message.base > self._fetch(message.log).from_slot:
                 self.outbox.catch_up = sender
+            else:
+                self.pursued.pop(message.log, None)
             self.fetching[message.log] = (now + FETCH_AFTER, self._another(sender))
             return False
         return True
@@ -94,7 +112,7 @@ class CatchUp:
 
     def installed(self, log: int, sender: int, now: float) -> None:
         """It is. If we lack more, there is more where these came from."""
-        if log in self.fetching:
+        if log in self.fetching or self._lacks(log):
             self.fetching[log] = (now, sender)
 
     def _fetch(self, log: int) -> Fetch:

@@ -7,7 +7,6 @@ from paxoskv.wire.structs import Entry, Record
 
 RESERVE: Final = 1 << 20  # timestamps: how far ahead of the clock a reservation lies
 SKIP: Final = 1 << 32  # timestamps: how far ahead of everything known a skip lies
-TOO_FAR: Final = 1 << 56  # timestamps: no sane node is so far ahead, even if we missed 16 million skips
 
 
 class Clock:
@@ -20,6 +19,11 @@ class Clock:
         self.reserving = 0  # journaled, perhaps not yet durable
         self.highest = 0  # the largest timestamp of any entry seen, skips included
 
+    @property
+    def known(self) -> int:
+        """The largest timestamp that we know of, skips included."""
+        return self.time if self.time > self.highest else self.highest
+
     def raise_to(self, timestamp: int) -> None:
         if timestamp > self.time:
             self.time = timestamp
@@ -27,8 +31,7 @@ class Clock:
 
     def hear(self, time: int) -> None:
         """Another node's clock stands there."""
-        if not self.is_absurd(time):
-            self.raise_to(time)
+        self.raise_to(time)
 
     def see(self, last: int, command: int) -> None:
         """Note entries up to the timestamp `last`, and commands up to `command` (0: none).
@@ -41,10 +44,6 @@ class Clock:
 
     def see_entry(self, entry: Entry) -> None:
         self.see(entry.timestamp, entry.timestamp if entry.payload else 0)
-
-    def is_absurd(self, timestamp: int) -> bool:
-        """Whether only a broken node can have sent this timestamp."""
-        return timestamp > max(self.time, self.highest) + TOO_FAR
 
     def stamp(self, last: int) -> int:
         """The timestamp of a new command of ours, above the clock and above the last of our log (R2)."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from paxoskv.multipaxos import Acceptor, Cut, Learner
+from paxoskv.protocol.catch_up import CREDIT
 from paxoskv.protocol.persistence import Persistence
 
 COMPACT_EVERY: Final = 1.0  # seconds between two looks for entries that nobody needs any more
@@ -32,9 +33,10 @@ class Compaction:
         self.compact_at = 0.0
 
     def holds(self, peer: int, lengths: list[int]) -> None:
-        """A peer says how much of each log it holds, durably."""
+        """A peer says how much of each log it holds, durably. Not much more than we hold is believed."""
         if len(lengths) == len(self.acceptors):
-            self.held_by[peer] = lengths
+            known = [acceptor.length + CREDIT for acceptor in self.acceptors.values()]
+            self.held_by[peer] = [*map(min, lengths, known)]
 
     def held(self, peer: int) -> list[int]:
         """How much of each log the peer has said to hold."""

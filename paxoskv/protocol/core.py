@@ -27,6 +27,8 @@ class Report(NamedTuple):
     own: int  # its own log; 0: no node has one
     logs: list[LogStatus]
     rejoin_waits: str | None  # what a rejoin waits for, in words; None: the node is not rejoining
+    claims_refused: int  # how many messages of peers made no sense
+    last_claim: tuple[int, str]  # whose was the last of them, and what was wrong
 
 
 class Core(ABC):

@@ -1,8 +1,8 @@
 """All logs as one node holds, leads and learns them: what one of these roles finds out, the others hear."""
 
-from typing import Any, Final
+from typing import Any
 
-from paxoskv.multipaxos import Cut, Learner, Proposer, node_of, round_of
+from paxoskv.multipaxos import Cut, Learner, Proposer, node_of
 from paxoskv.protocol.catch_up import CatchUp
 from paxoskv.protocol.clock import Clock
 from paxoskv.protocol.contacts import Contacts
@@ -28,8 +28,6 @@ from paxoskv.wire.structs import (
     Verdict,
     Vote,
 )
-
-TOO_MANY: Final = 1 << 40  # rounds: no sane node's ballot is so far above all of ours
 
 
 class Logs:
@@ -73,8 +71,7 @@ class Logs:
 
     def on_accept(self, sender: int, message: Accept, now: float, call: Any) -> None:
         """Phase 2b: vote; the answer leaves when the vote is durable, or at once if the vote can wait."""
-        if not self._hear_entries(sender, message):
-            return
+        self._hear_entries(sender, message)
         acceptor = self.acceptors[message.log]
         before = len(self.outbox.records)
         vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
@@ -95,15 +92,13 @@ class Logs:
         else:
             self.gossip.tell(sender, answer, own, call)
 
-    def _hear_entries(self, sender: int, message: Accept) -> bool:
-        """Raise our clock past the entries; False if only a broken node can have sent them."""
+    def _hear_entries(self, sender: int, message: Accept) -> None:
+        """Raise our clock past the entries."""
         last = command = 0
         for entry in message.entries:
             last = max(last, entry.timestamp)
             if entry.payload:
                 command = last
-        if self.clock.is_absurd(last) or self.is_absurd(message.log, message.ballot):
-            return False
         self.clock.see(last, command)  # R6
         if sender != self.me:
             self.witness.stood(sender, message.log, message.ballot)
@@ -111,7 +106,6 @@ class Logs:
                 self.gossip.awaits(sender, command)
             if command:
                 self.contacts.proposed(sender)
-        return True
 
     def on_accepted(self, sender: int, message: Accepted, now: float) -> None:
         """Count a vote, if the ballot is ours."""
@@ -121,7 +115,7 @@ class Logs:
         proposer = self.proposers.get(message.log)
         if proposer is not None and message.vote == Vote.ACCEPTED and message.ballot <= proposer.highest:
             self.witness.voted(sender, message.log, message.ballot, message.length)
-        if proposer is None or not proposer.leading or self.is_absurd(message.log, message.promised):
+        if proposer is None or not proposer.leading:
             return
         if message.promised > proposer.ballot:
             self.way.lose(proposer, message.promised, now)
@@ -139,8 +133,6 @@ class Logs:
 
     def on_prepare(self, sender: int, message: Prepare, now: float, call: Any) -> None:
         acceptor = self.acceptors[message.log]
-        if self.is_absurd(message.log, message.ballot):
-            return
         self.witness.stood(sender, message.log, message.ballot)
         if message.wanted and self.fact(message.log).frontier >= message.wanted:
             fact = self.fact(message.log)
@@ -172,8 +164,6 @@ class Logs:
             self.witness.promised(sender, message.log, message.ballot)
         if not proposer.preparing or message.ballot != proposer.ballot:
             return
-        if self.is_absurd(message.log, message.promised):
-            return
         if message.verdict == Verdict.NACK:
             self.way.lose(proposer, message.promised, now)
         elif message.verdict == Verdict.COVERED:
@@ -185,8 +175,6 @@ class Logs:
         if not self.catch_up.on_fetched(sender, message, now):
             return
         for entry in message.entries:
-            if self.clock.is_absurd(entry.timestamp):
-                return
             self.clock.see_entry(entry)
         self.catch_up.installing(message.log)
         before = len(self.outbox.records)
@@ -274,7 +262,8 @@ class Logs:
             return  # no log of ours
         if fact.chosen <= of.chosen and fact.frontier <= of.known and fact.evidence <= of.evidence:
             return
-        if self.clock.is_absurd(fact.frontier) or self.is_absurd(log, fact.evidence):
+        if fact.chosen > self.acceptors[log].length + self.catch_up.credit:
+            self.catch_up.pursue(log, fact.chosen, sender, now)
             return
         if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
             if self.owners and sender == log:
@@ -321,10 +310,6 @@ class Logs:
         proposer = self.proposers.get(log)
         if proposer is not None and proposer.leading and evidence > proposer.ballot:
             self.way.lose(proposer, evidence, now)
-
-    def is_absurd(self, log: int, ballot: int) -> bool:
-        """Whether a ballot is so far above all of ours that only a broken node can have sent it."""
-        return round_of(ballot) > round_of(self.acceptors[log].promised) + TOO_MANY
 
     def install(
         self, log: int, start: int, entries: list[Entry], evidence: int, now: float, sender: int

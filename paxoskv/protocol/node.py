@@ -29,6 +29,7 @@ from paxoskv.multipaxos import (
     Proposer,
 )
 from paxoskv.protocol.catch_up import CatchUp
+from paxoskv.protocol.claims import Claims
 from paxoskv.protocol.classic import Classic
 from paxoskv.protocol.clock import Clock
 from paxoskv.protocol.compaction import Compaction
@@ -119,7 +120,7 @@ class Node(Core):
         self.voters = (voters if make.owners else EverybodyVotes)(me, ring, own, contacts, trips)
         self.revocation = Revocation(me, nodes, learner, contacts, trips, random, revoke_after)
         self.proposers = {own.log: own}
-        self.persistence = Persistence(me, acceptors, self.proposers, learner, clock, outbox)
+        self.persistence = persistence = Persistence(me, acceptors, self.proposers, learner, clock, outbox)
         self.compaction = Compaction(peers, acceptors, learner, self.persistence)
         self.divergence = Divergence(logs, quorum)
         self.witness = Witness(peers, logs)
@@ -136,13 +137,12 @@ class Node(Core):
             ring, way, learner, clock, self.persistence, contacts, self.faults, self.voters,
             trips, self.witness, self.gossip, self.catch_up, outbox,
         )  # fmt: skip
-        self.incarnations = Incarnations(peers, incarnation, outbox, random)
+        self.incarnations = incarnations = Incarnations(peers, incarnation, outbox, random)
+        self.claims = Claims(acceptors, self.proposers, clock, incarnations)
         self.rejoining: Rejoining | None = None
         if not incarnation:
             assert peers, "there is nobody who knows what this node has forgotten"
-            self.rejoining = Rejoining(
-                me, peers, quorum, learner, clock, self.incarnations, self.persistence, outbox
-            )
+            self.rejoining = Rejoining(me, peers, quorum, learner, clock, incarnations, persistence, outbox)
 
     # ------------------------------------------------------------------------------- starting, and what lasts
 
@@ -276,7 +276,7 @@ class Node(Core):
         if self.contacts.hear(sender, now):
             self.way.is_back(sender)
         kind = message.__class__
-        if self.rejoining is None or kind in WHILE_REJOINING:
+        if (self.rejoining is None or kind in WHILE_REJOINING) and not self.claims.refuses(sender, message):
             self._dispatch(kind, sender, message, now, call)
 
     def _dispatch(self, kind: type, sender: int, message: Message, now: float, call: Any) -> None:
@@ -418,6 +418,7 @@ class Node(Core):
         return Report(
             self.clock.time, own.incarnation, own.life, self.in_flight, self.way.stands,
             self.way.revocations, self.way.leads(), home, self.logs.status(), waits,
+            self.claims.refused, self.claims.last,
         )  # fmt: skip
 
     def greet(self, identity: Identity) -> str | None:
@@ -429,7 +430,7 @@ class Node(Core):
         peer, incarnation, life = identity.node, identity.incarnation, identity.life
         if not incarnation or (incarnation, life) == self.noted(peer):
             return None
-        refusal = self.incarnations.refusal(peer, incarnation, life)
+        refusal = self.claims.refusal(identity) or self.incarnations.refusal(peer, incarnation, life)
         if refusal is None and incarnation == self.noted(peer)[0]:
             lost = self.witness.missing(identity, self.compaction.held(peer), self.acceptors)
             if lost is not None:

@@ -107,14 +107,18 @@ Status: Any = named_tuple(generated.Status)
 class _Buffer:
     """The transport and the protocol that Thrift's C decoder reads from, in one; it ends with its bytes."""
 
-    __slots__ = ("container_length_limit", "cstringio_buf", "string_length_limit", "trans")
+    __slots__ = ("container_length_limit", "cstringio_buf", "string_length_limit")
 
     def __init__(self, data: bytes, offset: int) -> None:
         self.cstringio_buf = BytesIO(data)
         self.cstringio_buf.seek(offset)
         # No string or container can be longer than the whole.
         self.string_length_limit = self.container_length_limit = len(data)
-        self.trans = self
+
+    @property
+    def trans(self) -> "_Buffer":
+        """The transport: no attribute, for this would keep itself until garbage is collected."""
+        return self
 
     def cstringio_refill(self, prefix: bytes, size: int) -> None:
         raise EOFError("the struct is longer than its bytes")

@@ -35,7 +35,7 @@ CONNECT_S, FIRST_PAUSE_S, LAST_PAUSE_S = 2.0, 0.02, 1.0
 BACKLOG: Final = 100  # connections that wait to be accepted, as asyncio has it
 # What a connection may do before the others have their turn: messages passed on, bytes of answers buffered.
 MESSAGES_AT_ONCE: Final = 64
-OUTPUT_AT_ONCE: Final = 512 << 10
+OUTPUT_AT_ONCE: Final = 64 << 10
 
 _LENGTH: Final = Struct(">i")
 
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
         try:
             start = self._messages(data)
         except Malformed as error:
-            self._fault = error
+            self._fault = Malformed(str(error))  # without the frames that it was raised in, which have us
             self.close()
             return
         if not self.open:
@@ -296,6 +296,7 @@ class Connection(asyncio.Protocol):
         self._deadline = inf
         self._out.clear()
         self._partial.clear()
+        self._transport = None  # which has us: garbage is collected seldom
         self._on_lost(self, self._fault or error)
 
 

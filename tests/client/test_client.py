@@ -826,7 +826,7 @@ def test_without_any_node_commands_exit_with_3_and_status_names_the_dead(
     for node in (fakes.nodes[0], fakes.nodes[2]):
         node.stop()
     assert shell("status")[0] == 3
-    code, out, err = shell("put", "k", "v")
+    code, out, err = shell("put", "k", "v", "--timeout", "0.3")
     assert (code, out) == (3, "")
     assert "node 3" in err
 
@@ -870,7 +870,7 @@ def test_every_command_explains_itself_and_its_exit_codes(shell: Any, command: s
 
 
 def test_every_error_of_the_library_is_a_client_error() -> None:
-    for error in (NotDoneError, NoNodeReachable, UnknownOutcome, NotANumber):
+    for error in (NotDoneError, NoNodeReachable, WrongCluster, UnknownOutcome, NotANumber):
         assert issubclass(error, ClientError)
 
 

@@ -187,14 +187,19 @@ def test_ctrl_c_at_any_moment_of_a_run_ends_it_without_a_traceback(shell: Shell,
     """As from a terminal: all processes of the group get the signal, in the middle of their imports too."""
     file = workload(shell, 10_000)
     codes = set()
-    for delay in (0.1, 0.25, 0.4, 0.6, 0.9):
+    for delay in (0, 0.05, 0.1, 0.2, 0.4, 0.8):
         with shell.start("run", file, "--processes", "4", start_new_session=True) as process:
+            eventually(lambda: loads_the_client(process.pid), "it imports its modules")
             time.sleep(delay)  # not for a condition: any moment will do
             os.killpg(process.pid, signal.SIGINT)
             _, err = process.communicate(timeout=DEADLINE_S)
         codes.add(process.returncode)
         assert b"Traceback" not in err and b"Interrupt" not in err, (delay, err)
-    assert codes <= {130, -signal.SIGINT, 0}  # Python itself may be starting; the run may be over
+    assert codes <= {130, 0}, "the run may be over"
+
+
+def loads_the_client(process: int) -> bool:
+    return "fastbinary" in Path(f"/proc/{process}/maps").read_text()
 
 
 # --------------------------------------------------------------------------------------- terminals, locales
@@ -407,9 +412,10 @@ def test_where_another_cluster_answers_nobody_waits(shell: Shell, fakes: FakeClu
         assert (code, out, err.count("\n")) == (2, b"", 1), err
         assert err.startswith(f"client.py: {shell.cluster}: ")
         assert "it is a node of cluster 'fake', not of 'other'" in err
+    assert [node.accepted for node in fakes.nodes] == [2, 2, 2], "each command has tried once"
     code, out, _ = shell.run("put", "k", "v", "-o", "json")
     assert (code, json.loads(out)["error"]) == (2, "wrong_cluster")
     code, out, _ = shell.run("status")
     assert code == 2 and out.decode().count("another's") == 3
-    assert shell.run("health")[0] in (2, 3)
+    assert shell.run("health")[0] == 2
     assert fakes.calls() == []

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -209,11 +210,48 @@ def done(outcome: str, seconds: float, verb: str = "PUT") -> Done:
 def test_percentiles_are_by_nearest_rank() -> None:
     statistics = report.latency([i / 100 for i in range(100, 0, -1)])
     assert statistics == pytest.approx(
-        {"mean_s": 0.505, "stddev_s": 0.290115, "p50_s": 0.5, "p95_s": 0.95, "p99_s": 0.99, "max_s": 1.0},
+        {
+            "mean_s": 0.505,
+            "stddev_s": 0.290115,
+            "p50_s": 0.5,
+            "p95_s": 0.95,
+            "p99_s": 0.99,
+            "p999_s": 1.0,
+            "max_s": 1.0,
+        },
         rel=1e-4,
     )
     assert report.latency([2.0])["stddev_s"] == 0.0
     assert set(report.latency([]).values()) == {None}
+
+
+def test_what_started_in_the_warm_up_is_counted_and_is_in_no_figure() -> None:
+    slow, fast = done("ok", 9), done("ok", 1)._replace(started=5_000_000_000, ended=6_000_000_000)
+    totals = report.summary(Run([slow, fast], measured=2_000_000_000), malformed=0)
+    assert (totals["operations"], totals["warmup_operations"], totals["seconds"]) == (1, 1, 1.0)
+    assert totals["latency"]["max_s"] == 1.0
+
+
+def test_latency_counts_from_when_an_operation_was_due() -> None:
+    late = done("ok", 1)._replace(due=500_000_000)
+    assert late.latency_s == 1.5
+    assert report.summary(Run([late]), malformed=0)["seconds"] == 1.5
+
+
+def test_a_timeseries_has_a_line_for_each_second_with_all_nodes() -> None:
+    dones = [done(*what) for what in (("ok", 0.5), ("failed", 0.6), ("ok", 2.1))]
+    file = io.StringIO()
+    report.write_timeseries(file, Run([*dones[:2], dones[2]._replace(node="2")], began=1_000_000_000))
+    first, second, third = csv.DictReader(file.getvalue().splitlines())
+    assert (first["operations"], first["ok"], first["failed"], first["p50_s"]) == ("2", "1", "1", "0.500000")
+    assert (first["node_1"], first["node_2"], third["node_1"], third["node_2"]) == ("2", "0", "0", "1")
+    assert (second["second"], second["operations"], second["p50_s"]) == ("1", "0", "")
+
+
+def test_the_live_line_says_rate_percentiles_failures_and_each_node() -> None:
+    dones = [done("ok", 0.001), done("ok", 0.003), done("failed", 1)._replace(node="2")]
+    assert report.live(dones, 0.5) == "6/s  p50 1.0 ms  p99 3.0 ms  1 failed  by node 1: 4 2: 2"
+    assert report.live([], 1.0).startswith("0/s")
 
 
 def test_failures_are_counted_but_are_no_part_of_latencies_or_throughput() -> None:
@@ -335,7 +373,9 @@ def test_each_process_keeps_the_order_of_its_rows_and_begins_at_another_node(
 
 def test_a_process_that_is_done_stays_until_all_are(fakes: FakeCluster) -> None:
     """Its end would take a processor away from those that are still measured."""
-    part = workload._Part(0, 0, rows("GET,k\n"), workload.Settings(fakes.cluster), workload._Outcomes(1))
+    part = workload._Part(
+        0, 0, rows("GET,k\n"), workload.Settings(fakes.cluster), workload._Outcomes(1), 1, 1
+    )
     ours, theirs = multiprocessing.Pipe()
     ended, early = threading.Event(), []
 
@@ -487,7 +527,7 @@ def test_results_that_cannot_be_written_are_told_before_anything_is_sent(
 
 def test_without_any_node_a_run_exits_with_3(shell: Shell, fakes: FakeCluster) -> None:
     fakes.close()
-    code, out, err = shell.run("PUT,a,1\n", "-o", "json")
+    code, out, err = shell.run("PUT,a,1\n", "-o", "json", "--timeout", "0.3")
     assert code == 3
     assert json.loads(out)["error"] == "unreachable"
     assert "node 3" in err
@@ -534,6 +574,74 @@ def test_a_process_that_dies_is_told_and_its_rows_are_accounted_for(
     assert len(load(shell.history)) == outcomes.count("ok") + outcomes.count("unknown")
 
 
+@pytest.mark.parametrize("in_flight", ["1", "8"])
+def test_with_a_rate_operations_are_due_at_even_times_and_latency_counts_from_then(
+    shell: Shell, fakes: FakeCluster, in_flight: str
+) -> None:
+    """A closed loop would show one slow operation for each lane, and hide those that had to wait for it."""
+    for node in fakes.nodes:
+        node.always = lambda: stall() or None
+    stalls = iter([None] * 10 + [IGNORE] * int(in_flight))
+
+    def stall() -> str | None:
+        return next(stalls, None)
+
+    text = "".join(f"PUT,k{i},v\n" for i in range(120))
+    assert shell.run(text, "--processes", "1", "--in-flight", in_flight, "--rate", "100")[0] == 0
+    records = shell.operations()
+    starts = [int(record["start_ns"]) for record in records]
+    assert {b - a for a, b in pairwise(starts)} <= {9_999_999, 10_000_000, 10_000_001}
+    waited = [record for record in records if float(record["latency_s"]) > 0.5]
+    assert len(waited) > 30  # an attempt takes a second; what was due in its first half had to wait longer
+
+
+def test_two_processes_share_a_rate(fakes: FakeCluster) -> None:
+    settings = workload.Settings(fakes.cluster, rate=100.0)
+    one, two = (
+        workload._Part(i, 0, rows("GET,a\nGET,b\n"), settings, workload._Outcomes(3), 3, 2) for i in (0, 1)
+    )
+    assert [part.due(i) for i in range(3) for part in (one, two)] == [i * 10_000_000 for i in range(6)]
+    assert [one.row(i).key for i in range(3)] == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize("more", [(), ("--rate", "200")])
+def test_with_a_duration_the_rows_are_repeated_and_a_warm_up_is_left_out(
+    shell: Shell, more: tuple[str]
+) -> None:
+    assert shell.run("PUT,a,1\nGET,a\nGET,b\n", "--duration", "0.5", "--warmup", "0.5", *more)[0] == 0
+    records, totals = shell.operations(), shell.summary()
+    assert len(records) > 3 and {record["index"] for record in records} == {"0", "1", "2"}
+    assert (
+        totals["operations"] + totals["warmup_operations"] == len(records) >= totals["warmup_operations"] > 0
+    )
+    if more:
+        assert len(records) <= 200
+    with (shell.out / "timeseries.csv").open() as file:
+        assert sum(int(row["operations"]) for row in csv.DictReader(file)) == len(records)
+    assert check(load(shell.history)) is None
+
+
+def test_a_run_of_too_many_operations_or_of_none_per_second_is_refused(shell: Shell) -> None:
+    code, _, err = shell.run("PUT,a,1\n", "--duration", "86400", "--rate", "1e6")
+    assert code == 2 and "4,000,000 operations or more" in err
+    for words in (["--rate", "0"], ["--rate", "nan"], ["--duration=-1"], ["--warmup", "x"]):
+        assert shell.run("PUT,a,1\n", *words)[0] == 2
+
+
+@pytest.mark.parametrize("in_flight", ["1", "4"])
+def test_ctrl_c_ends_the_wait_for_an_operation_that_is_not_due_yet(
+    shell: Shell, fakes: FakeCluster, in_flight: str
+) -> None:
+    shell.file.write_text("PUT,a,1\n" * 4)
+    words = [*shell.words("--rate", "0.01", "--in-flight", in_flight, "--processes", "1")]
+    process = subprocess.Popen([sys.executable, str(ROOT / "client.py"), *words], stdout=subprocess.PIPE)
+    wait_for(lambda: "put" in fakes.calls())
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert len(shell.operations()) == 1
+
+
 def test_ctrl_c_stops_the_run_and_what_was_done_is_written(shell: Shell, fakes: FakeCluster) -> None:
     for node in fakes.nodes:
         node.script.extend([None] * 8)
@@ -552,12 +660,12 @@ def test_ctrl_c_stops_the_run_and_what_was_done_is_written(shell: Shell, fakes: 
     assert shell.summary()["interrupted"] is True
 
 
-def test_the_progress_bar_is_drawn_on_a_terminal_and_nowhere_else(shell: Shell) -> None:
+def test_the_progress_bar_and_the_live_line_are_drawn_on_a_terminal_and_nowhere_else(shell: Shell) -> None:
     shell.file.write_text(MIXED)
     ours, theirs = pty.openpty()
-    words = [sys.executable, str(ROOT / "client.py"), *shell.words()]
+    words = [sys.executable, str(ROOT / "client.py"), *shell.words("--rate", "80")]
     process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"}
+        words, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "150"}
     )
     os.close(theirs)
     drawn = b""
@@ -570,7 +678,7 @@ def test_the_progress_bar_is_drawn_on_a_terminal_and_nowhere_else(shell: Shell) 
         os.close(ours)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert b"operations" in drawn
+    assert b"operations" in drawn and b"p99" in drawn and b"by node" in drawn
     assert b"\x1b" not in out
 
 

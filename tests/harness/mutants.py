@@ -727,12 +727,36 @@ MUTANTS = [
         ),
     ),
     told(
+        "claims that make no sense are heeded",
+        "test_claims.test_what_nobody_can_have_come_to_is_refused_counted_and_changes_nothing",
+        ("protocol.claims", "return reason is not None", "return False"),
+    ),
+    told(
+        "an incarnation that nobody can have is noted",
+        "test_claims.test_a_process_whose_disk_or_start_nobody_can_have_is_refused_and_not_noted",
+        ("protocol.node", "self.claims.refusal(identity) or ", ""),
+    ),
+    told(
+        "any number of entries is believed to be chosen",
+        "test_claims.test_writes_go_on_when_somebody_says_that_a_thousand_million_entries_are_chosen",
+        (
+            "protocol.logs",
+            "if fact.chosen > self.acceptors[log].length + self.catch_up.credit:",
+            "if False:",
+        ),
+    ),
+    told(
+        "who has missed many skips is refused",
+        "test_claims.test_honest_steps_are_never_too_high_however_many_were_missed",
+        ("protocol.claims", "max(NUMBERS - known >> SHARE, SKIP)", "SKIP"),
+    ),
+    told(
         "a rejoining node votes",
         "test_rejoin.test_a_node_that_rejoins_has_no_part_in_anything_until_it_is_done",
         (
             "protocol.node",
-            "if self.rejoining is None or kind in WHILE_REJOINING:",
-            "if True:",
+            "(self.rejoining is None or kind in WHILE_REJOINING)",
+            "True",
         ),
     ),
     told(
@@ -926,7 +950,7 @@ MUTANTS = [
         "test_more_scenarios.test_nodes_with_nothing_to_do_follow_the_clocks_of_others",
         (
             "protocol.clock",
-            "        if not self.is_absurd(time):\n            self.raise_to(time)\n",
+            "        self.raise_to(time)\n",
             "        pass\n",
         ),
     ),

@@ -26,12 +26,16 @@ class Raw:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def call(self, name: bytes, *arguments: Any) -> Any:
-        """The answer; EOFError if the other side hangs up instead."""
+    def send(self, name: bytes, *arguments: Any) -> None:
+        """Send a call, whose answer is not waited for; EOFError if the other side has hung up."""
         try:
             self.socket.sendall(METHODS[name].call(7, *arguments))
         except OSError:
             raise EOFError from None
+
+    def call(self, name: bytes, *arguments: Any) -> Any:
+        """The answer; EOFError if the other side hangs up instead."""
+        self.send(name, *arguments)
         if METHODS[name].oneway:
             return None
         length = int.from_bytes(self._exactly(4))

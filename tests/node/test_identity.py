@@ -28,6 +28,7 @@ from tests.harness.certificates import Authority
 from tests.harness.processes import SERVER, RealCluster, cluster_file, eventually, finish
 from tests.harness.stranger import identity, raw, secret_of
 
+MOST = (1 << 63) - 1  # of 64 bits
 SECRET = b"known to all nodes of the cluster"
 WHO = Identity("test", "d" * 64, 1, 1, 5 << 20)
 ALL = ("reader", "writer", "admin")
@@ -211,6 +212,59 @@ def test_strangers_without_the_secret_get_nowhere(tmp_path: Path) -> None:
         cluster.kill(3)
         cluster.restart(3)
         assert cluster.wait_until_stores_are_equal() == {"key": "value"}
+
+
+def test_senseless_claims_harm_nobody_even_where_strangers_may_call_themselves_nodes(tmp_path: Path) -> None:
+    """Nothing of it becomes durable; the store takes writes, and node 3 comes back, also without its disk."""
+    with RealCluster(tmp_path, nodes=3, insecure=True) as cluster:
+        with cluster.client() as client:
+            client.put("before", "1")
+        ballots = {log: cluster_ballot(cluster, log) for log in (1, 2, 3)}
+        three = identity(cluster, 3)
+        far = 1 << 56
+        for to in (1, 2):
+            for incarnation in (1 << 62, MOST):
+                claim = three._replace(incarnation=incarnation)
+                with raw(cluster, to) as stranger, pytest.raises(Refused, match="nobody can have come so"):
+                    stranger.greet(claim, None)
+            with raw(cluster, to) as stranger:
+                assert stranger.greet(three, None).node == to
+                for _ in range(128):
+                    stranger.call(b"learn", Learn(far, [], [0, 0, 0], Position(0, 0), 0))
+                for log, ballot in ballots.items():
+                    fact = Fact(log, 10**9, ballot, 1)
+                    stranger.call(b"learn", Learn(1, [fact], [0, 0, 0], Position(0, 0), 0))
+                stranger.send(b"rejoin", Rejoin(3, MOST))
+                stranger.send(b"prepare", Prepare(3, MOST - 3, 0, 0))
+                entries = [Entry(MOST, b"x")]
+                stranger.send(b"accept", Accept(3, ballots[3] + 256, 0, entries, True, Fact(3, 0, 0, 0), []))
+                stranger.call(b"status", False)  # so all of it has been read
+
+        def counted() -> bool:
+            told = [cluster.status(node) for node in (1, 2)]
+            return all(status is not None and status.counters["claims_refused"] >= 131 for status in told)
+
+        eventually(counted, "what makes no sense is counted")
+        eventually(lambda: "event=senseless who=3" in cluster.nodes[1].log(), "and logged")
+        for node in (1, 2, 3):
+            with cluster.client() as client:
+                client.put(f"after-{node}", "2")
+        cluster.kill(3)
+        cluster.restart(3)
+        assert len(cluster.wait_until_stores_are_equal()) == 4
+        cluster.kill(3)
+        shutil.rmtree(cluster.data / "node-3")
+        cluster.nodes[3].start("--rejoin")
+        cluster.wait_until_ready([3])
+        assert len(cluster.wait_until_stores_are_equal()) == 4
+        assert all(" event=bug" not in cluster.nodes[node].log() for node in (1, 2, 3))
+
+
+def cluster_ballot(cluster: RealCluster, log: int) -> int:
+    """The ballot at which this log is led, as node 1 knows it."""
+    status = cluster.status(1)
+    assert status is not None
+    return int(next(entry.accepted for entry in status.logs if entry.log == log))
 
 
 # ----------------------------------------------------------------------------------------------- certificates

@@ -230,6 +230,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "increment": ("many", 1, None),
     "execute": ([Command(Verb.GET, "key 7")] * 10,),
     "scan": ("key", None, None, None),
+    "membership": (),
     "checkpoint": (),
     "read_checkpoint": (0, 0),
     "status": (True,),

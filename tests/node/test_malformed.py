@@ -1,177 +1,43 @@
 """Frames that are none: thousands of them at a real node, which goes on serving everybody else.
 
-Each malformed frame goes over a connection of its own: for methods between nodes after a hello in the name
-of a node of the cluster that does not run. The frames come from a seeded source.
+Those of methods between nodes go after a hello in the name of a node of the cluster that does not run, or
+without any. The frames come from a seeded source.
 """
 
+import asyncio
 import contextlib
 import random
 import socket
-import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from paxoskv.client.operations import ClientError
 from paxoskv.client.sync import Client
-from paxoskv.wire.codec import Malformed
-from paxoskv.wire.methods import CALL, METHODS, ONEWAY, header
-from paxoskv.wire.structs import (
-    Accept,
-    Barrier,
-    Command,
-    Entry,
-    Fact,
-    Fetch,
-    FetchCheckpoint,
-    Forward,
-    Identity,
-    Learn,
-    Origin,
-    Position,
-    Prepare,
-    Rejoin,
-    RequestId,
-    Session,
-    Verb,
+from paxoskv.wire.methods import METHODS
+from paxoskv.wire.structs import Identity
+from tests.harness.fuzz import (
+    CLIENT_CALLS,
+    MUTATIONS,
+    NODE_CALLS,
+    cut,
+    flipped,
+    forged,
+    fuzz,
+    garbage,
+    groups,
+    half,
+    malformed,
 )
 from tests.harness.processes import RealCluster, eventually
 
-FRAMES = 10_000
+FRAMES = 100_000
 SEED = 20_261
 GROWTH = 16 << 20  # bytes of memory, at most
 OUTPUT = 8 << 20  # bytes that a node keeps for a client that does not read, at most
 GREETING_S = 10.0  # for the first frame of a connection
-
-REQUEST = RequestId(Session(5, 1, 0), 3, 2)
-FACT = Fact(3, 0, 0, 0)
-CLIENT_CALLS: dict[bytes, tuple[Any, ...]] = {
-    b"put": ("malformed/key", "value", REQUEST),
-    b"get": ("malformed/key", 0),
-    b"delete": ("malformed/key", REQUEST),
-    b"compare_and_set": ("malformed/key", "old", "new", REQUEST),
-    b"increment": ("malformed/number", 5, REQUEST),
-    b"execute": (
-        [
-            Command(Verb.PUT, "malformed/key", "value", None, None, REQUEST),
-            Command(Verb.GET, "malformed/key"),
-        ],
-    ),
-    b"scan": ("malformed/", "malformed/a", 10, 0),
-    b"status": (False,),
-    b"membership": (),
-}
-NODE_CALLS: dict[bytes, tuple[Any, ...]] = {
-    b"hello": (Identity("test", "0" * 64, 3, 1, 0),),
-    b"prepare": (Prepare(3, 0, 0, 0),),
-    b"accept": (Accept(3, 0, 0, [Entry(1, b"payload"), Entry(2, b"")], True, FACT, [1]),),
-    b"learn": (Learn(1, [FACT, FACT], [0, 0, 0], Position(0, 0), 0),),
-    b"fetch": (Fetch(3, 0),),
-    b"barrier": (Barrier(1, 1),),
-    b"forward": (Forward(257, Origin(1, 1, 1), b"x", 0),),
-    b"fetch_checkpoint": (FetchCheckpoint(0, 0),),
-    b"rejoin": (Rejoin(3, 0),),
-}
-
-
-# ----------------------------------------------------------------------------------- from a frame to a mutant
-
-
-def flipped(frame: bytes, source: random.Random) -> bytes:
-    """Some bits are other bits."""
-    data = bytearray(frame)
-    for _ in range(source.choice((1, 1, 2, 8))):
-        data[source.randrange(len(data))] ^= 1 << source.randrange(8)
-    return bytes(data)
-
-
-def cut(frame: bytes, source: random.Random) -> bytes:
-    """The end is missing, and the length says so."""
-    body = frame[4 : source.randrange(5, len(frame))]
-    return struct.pack(">i", len(body)) + body
-
-
-def half(frame: bytes, source: random.Random) -> bytes:
-    """The end is missing, and the length does not say so: the node must wait for more."""
-    return frame[: source.randrange(1, len(frame))]
-
-
-def forged(frame: bytes, source: random.Random) -> bytes:
-    """The length is another one."""
-    length = source.choice(
-        (0, 1, 4, len(frame), len(frame) - 5, 2**20 + 1, 2**23 + 1, 2**31 - 1, -1, -(2**31))
-    )
-    return struct.pack(">i", length) + frame[4:]
-
-
-def swollen(frame: bytes, source: random.Random) -> bytes:
-    """A length within it is another one: of a string or a container, where the bytes happen to be one."""
-    places = [at for at in range(8, len(frame) - 4) if frame[at : at + 2] == b"\0\0"] or [8]
-    at = source.choice(places)
-    count = source.choice((2**31 - 1, -1, 2**30, 2**24, len(frame), 2**16))
-    return frame[:at] + struct.pack(">i", count) + frame[at + 4 :]
-
-
-def retyped(frame: bytes, source: random.Random) -> bytes:
-    """A byte that may be a field's type is another type, or none."""
-    types = [at for at in range(8, len(frame)) if frame[at] in (2, 3, 6, 8, 10, 11, 12, 15)] or [8]
-    data = bytearray(frame)
-    data[source.choice(types)] = source.choice((1, 2, 3, 4, 6, 8, 10, 11, 12, 13, 14, 15, 16, 99, 255))
-    return bytes(data)
-
-
-def emptied(frame: bytes, source: random.Random) -> bytes:
-    """The arguments' last fields are missing: the struct ends before them."""
-    _, _, _, offset = header(frame, 4)
-    body = frame[4 : source.randrange(offset, len(frame))] + b"\0" * source.choice((1, 2, 3))
-    return struct.pack(">i", len(body)) + body
-
-
-def garbage(frame: bytes, source: random.Random) -> bytes:
-    """A frame of anything."""
-    body = source.randbytes(source.randrange(1, 300))
-    return struct.pack(">i", len(body)) + body
-
-
-MUTATIONS = (flipped, cut, half, forged, swollen, retyped, emptied, garbage)
-
-
-def malformed(frame: bytes) -> bool:
-    """Whether these bytes do not begin with a call that a node could take for one of a peer's."""
-    length = struct.unpack_from(">i", frame)[0] if len(frame) >= 4 else 0
-    if not 0 < length <= len(frame) - 4:
-        return True
-    try:
-        frame = frame[: 4 + length]
-        kind, name, _, offset = header(frame, 4)
-        if name not in METHODS or kind not in (CALL, ONEWAY):
-            return True
-        METHODS[name].arguments(frame, offset)
-    except Malformed:
-        return True
-    return False
-
-
-def mutants(calls: dict[bytes, tuple[Any, ...]], count: int, seed: int, only: bool) -> Iterator[bytes]:
-    """So many mutants of all calls by all mutations. `only`: none that is a proper call after all.
-
-    (Nodes believe their peers: a flipped bit that makes another proper Accept would be a lie, not a malformed
-    frame.)
-    """
-    source = random.Random(seed)
-    names = list(calls)
-    made = 0
-    while made < count:
-        frame = METHODS[names[made % len(names)]].call(
-            source.randrange(2**31), *calls[names[made % len(names)]]
-        )
-        mutant = source.choice(MUTATIONS)(frame, source)
-        if not only or malformed(mutant):
-            made += 1
-            yield mutant
 
 
 def test_each_mutation_makes_malformed_frames_of_every_call() -> None:
@@ -179,7 +45,7 @@ def test_each_mutation_makes_malformed_frames_of_every_call() -> None:
     for name, arguments in {**CLIENT_CALLS, **NODE_CALLS}.items():
         frame = METHODS[name].call(7, *arguments)
         assert not malformed(frame)
-        for mutation in MUTATIONS:
+        for mutation in MUTATIONS if arguments else (flipped, cut, half, forged, garbage):
             made = [mutation(frame, source) for _ in range(300)]
             assert any(malformed(mutant) for mutant in made), (name, mutation)
 
@@ -202,20 +68,6 @@ def cluster(tmp_path: Path) -> Iterator[Bereaved]:
         running.life = status.life
         running.kill(3)
         yield running
-
-
-def send(cluster: RealCluster, frames: Iterator[bytes], first: bytes = b"") -> None:
-    """Each frame over a connection of its own to node 1, after `first`; until the node hangs up."""
-    member = cluster.settings.member(1)
-    for frame in frames:
-        with (
-            socket.create_connection((member.host, member.port), 60) as connection,
-            contextlib.suppress(OSError),  # it may hang up at any time
-        ):
-            connection.sendall(first + frame)
-            connection.shutdown(socket.SHUT_WR)
-            while connection.recv(65536):
-                pass
 
 
 class Good:
@@ -264,20 +116,29 @@ def healthy(cluster: RealCluster) -> None:
         assert client.get("after", node=1) == client.get("after", node=2) == "all"
 
 
-@pytest.mark.slow
-def test_10000_malformed_frames_disturb_nobody_and_leave_nothing_behind(cluster: Bereaved) -> None:
+async def fuzz_all(cluster: Bereaved, frames: int, seed: int) -> int:
+    """Send node 1 so many frames of all kinds."""
     settings = cluster.settings
     hello = METHODS[b"hello"].call(1, Identity(settings.name, settings.digest, 3, 1, cluster.life))
-    send(cluster, mutants(CLIENT_CALLS, 200, SEED, only=False))
-    send(cluster, mutants(NODE_CALLS, 200, SEED, only=True), hello)
+    large = {**CLIENT_CALLS, b"put": ("malformed/key", "x" * 100_000, None)}
+    member = settings.member(1)
+    address = (member.host, member.port)
+    sent = await fuzz(address, groups(CLIENT_CALLS, frames // 2, seed))
+    sent += await fuzz(address, groups(large, frames // 10, seed + 1))
+    sent += await fuzz(address, groups(NODE_CALLS, frames // 10, seed + 2, only=True, most=1))
+    return sent + await fuzz(address, groups(NODE_CALLS, frames * 3 // 10, seed + 3, only=True), hello)
+
+
+@pytest.mark.slow
+def test_100000_malformed_frames_disturb_nobody_and_leave_nothing_behind(cluster: Bereaved) -> None:
+    asyncio.run(fuzz_all(cluster, 400, SEED))
     member = cluster.settings.member(1)
     idle = [socket.create_connection((member.host, member.port)) for _ in range(20)]
     for connection in idle[:10]:
         connection.sendall(METHODS[b"status"].call(1, False)[:9])  # half a frame, and no more
     before = memory(cluster)
     with Good(cluster) as good:
-        send(cluster, mutants(CLIENT_CALLS, FRAMES // 2, SEED + 1, only=False))
-        send(cluster, mutants(NODE_CALLS, FRAMES // 2, SEED + 2, only=True), hello)
+        assert asyncio.run(fuzz_all(cluster, FRAMES, SEED + 10)) == FRAMES
         done = good.done
         eventually(lambda: good.done > done + 5 or good.error, "the good client goes on")
     assert good.error is None

@@ -21,7 +21,7 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocol, TBinaryProtocolAcce
 from thrift.transport.TSocket import TSocket
 from thrift.transport.TTransport import TFramedTransport, TTransportException
 
-from paxoskv.client.operations import ClientError
+from paxoskv.client.operations import ClientError, WrongCluster
 from paxoskv.client.sync import Client
 from paxoskv.config import load
 from paxoskv.kvstore import KeyValue
@@ -577,6 +577,9 @@ def test_nodes_whose_cluster_files_differ_refuse_each_other_and_say_why(tmp_path
         with Client(load(path), timeout=90) as client:
             client.put("key", "value")  # the two that agree are a quorum
             assert client.status(1).connected == [2]
+            with pytest.raises(WrongCluster, match="other nodes or addresses"):
+                client.status(3)
+        with Client(load(tmp_path / "other.json"), timeout=90) as client:
             assert client.status(3).connected == []
             assert client.get("key", "local", node=3) is None
 

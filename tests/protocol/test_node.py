@@ -7,9 +7,8 @@ import pytest
 
 from paxoskv.multipaxos import FETCH_BYTES, ballot_of
 from paxoskv.protocol.catch_up import FETCH_AFTER, FETCH_ENTRIES, FETCH_PAUSE
-from paxoskv.protocol.clock import RESERVE, TOO_FAR
+from paxoskv.protocol.clock import RESERVE
 from paxoskv.protocol.faults import Failures
-from paxoskv.protocol.logs import TOO_MANY
 from paxoskv.protocol.node import Node
 from paxoskv.protocol.outbox import DEFER_AT_MOST, Ready
 from paxoskv.protocol.persistence import Persisted
@@ -37,8 +36,8 @@ from tests.harness.scenario import DELAY, Cluster
 
 NOTHING = Fact(2, 0, 0, 0)
 POSITION = Position(0, 0)
-FAR = 2 * TOO_FAR
-ABSURD = ballot_of(2 * TOO_MANY, 2)
+FAR = 1 << 56
+ABSURD = ballot_of(1 << 48, 2)
 
 
 def node(nodes: int = 3, me: int = 1, records: tuple[Record, ...] = ()) -> Node:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import random
 import re
 import shutil
@@ -611,6 +612,46 @@ async def test_a_node_that_does_not_read_is_listened_to() -> None:
     data, expected = gets(2)
     pair.connection.data_received(data)
     assert pair.messages == expected
+
+
+@contextlib.contextmanager
+def without_garbage() -> Iterator[None]:
+    """What is done in the block leaves nothing for the garbage collector, which seldom runs in a node."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_bytes_that_are_decoded_leave_with_the_struct_and_so_do_those_that_are_none() -> None:
+    frame = METHODS[b"put"].call(1, "k", "v" * 1000, None)
+    *_, offset = header(frame, 4)
+    with without_garbage():
+        METHODS[b"put"].arguments(frame, offset)
+        for end in range(offset, len(frame)):
+            with contextlib.suppress(Malformed):
+                METHODS[b"put"].arguments(frame[:end], offset)
+
+
+@in_a_loop
+async def test_a_connection_that_was_hung_up_on_leaves_nothing_behind() -> None:
+    def on_message(*_: Any) -> None:
+        raise Malformed("bad arguments")
+
+    flusher = Flusher()
+    with without_garbage():
+        for data in (gets(1)[0], b"\0\0\0\5junk!", b"\xff" * 8):
+            connection = Connection(on_message, lambda *_: None, 1000, flusher)
+            wire = Wire()
+            wire.user = connection  # as real ones have it
+            connection.connection_made(wire)
+            connection.data_received(data)
+            connection.connection_lost(None)
+            wire._extra["socket"].close()
+        del connection, wire
 
 
 @in_a_loop

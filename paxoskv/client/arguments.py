@@ -1,0 +1,249 @@
+"""What may stand on the client's command line: commands, options, and where they may stand."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from paxoskv.client.base import TIMEOUT_S
+from paxoskv.client.operations import READ_MODES
+from paxoskv.client.output import DONE, EXIT_CODES, Output
+
+PROJECT: Final = Path(__file__).resolve().parents[2]
+CLUSTER_VARIABLE: Final = "PAXOSKV_CLUSTER"
+
+# Seconds that `status` waits for each node: long enough for a node that works.
+STATUS_TIMEOUT_S: Final = 2.0
+# Seconds for the write and the read of `health` together.
+HEALTH_TIMEOUT_S: Final = 3.0
+# Seconds that `checkpoint` waits for each node: a large store takes long.
+CHECKPOINT_S: Final = 300.0
+# Bounds of the options: files and memory are finite.
+MAX_PROCESSES: Final = 256
+MAX_IN_FLIGHT: Final = 1024
+OPEN_LOOP_IN_FLIGHT: Final = 64  # with a rate, unless another number is given
+MAX_RATE: Final = 1e6  # operations per second
+
+
+def parse(words: Sequence[str], output: Output) -> argparse.Namespace:
+    """Return what the words say; exit if they say nothing that makes sense, or ask for help."""
+    parser, commands = _parsers(output.program)
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    try:
+        return parser.parse_args(_verb_first(words, commands))
+    except OSError as error:  # it could not print its help
+        output.fail(error)
+        sys.exit(DONE)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 86400:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, above 0 and up to a day")
+
+
+def _rate(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= MAX_RATE:
+            return float(text)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not a number of operations per second, up to {MAX_RATE:,.0f}"
+    )
+
+
+def _between(low: int, high: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if low <= int(text) <= high:
+                return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
+
+    return number
+
+
+def _default_cluster() -> str:
+    """Return the path of cluster.json beside client.py; an installed client has none beside it."""
+    beside = PROJECT / "cluster.json"
+    return os.path.relpath(beside) if beside.exists() else "cluster.json"
+
+
+def _common(timeout: float) -> "_Parser":
+    common = _Parser(add_help=False)
+    where = common.add_mutually_exclusive_group()
+    where.add_argument("--cluster", metavar="FILE",
+                       default=os.environ.get(CLUSTER_VARIABLE) or _default_cluster(),
+                       help=f"the cluster's file (default: {CLUSTER_VARIABLE} in the environment, "
+                            "now %(default)s)")  # fmt: skip
+    where.add_argument("--single", metavar="HOST:PORT", help="a single server instead of a cluster")
+    common.add_argument("--timeout", metavar="S", type=_seconds, default=timeout,
+                        help="seconds that one operation may take (default: %(default)g)")  # fmt: skip
+    common.add_argument("-o", "--output", choices=("text", "json"), default="text",
+                        help="answers for people, or for machines (default: text)")  # fmt: skip
+    return common
+
+
+def _text(word: str) -> str:
+    """Return a key or value from the command line; bytes that are no text came as lone surrogates."""
+    with contextlib.suppress(UnicodeEncodeError):
+        word.encode()
+        return word
+    try:
+        return os.fsencode(word).decode()  # the locale's encoding is the one to blame
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(f"{os.fsencode(word)!r} is not UTF-8") from None
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells how to write a key or a value that looks like an option."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words: list[str] = [*(sys.argv[1:] if args is None else args)]
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and the error, and exit."""
+        takes_text = any(action.type is _text for action in self._actions)
+        options = [
+            word for word in self._words if word.startswith("-") and word not in self._option_string_actions
+        ]
+        if takes_text and options and "--" not in self._words:
+            message += (
+                f" (a key or value that begins with '-' stands behind '--': {self.prog} -- {options[0]})"
+            )
+        super().error(message)
+
+
+def _verb_first(words: Sequence[str], commands: dict[str, _Parser]) -> list[str]:
+    """Move options that stand before the verb behind it, where argparse looks for them."""
+    known = {
+        option: action
+        for parser in commands.values()
+        for option, action in parser._option_string_actions.items()
+    }
+    at = 0
+    while at < len(words) and words[at].startswith("-"):
+        name, equals, _ = words[at].partition("=")
+        action = known.get(name if name.startswith("--") else name[:2])
+        if action is None or action.dest == "help":
+            return [*words]
+        whole = equals or (len(name) > 2 and not name.startswith("--")) or action.nargs is not None
+        at += 1 if whole else 2
+    return [*words[at : at + 1], *words[:at], *words[at + 1 :]]
+
+
+def _add_read(parser: argparse.ArgumentParser, node: bool = True) -> None:
+    parser.add_argument("--read", choices=tuple(READ_MODES), default="linearizable",
+                        help="linearizable: sees every write answered before; log: so too, through the log; "
+                             "local: what one node has, perhaps stale (default: linearizable)")  # fmt: skip
+    if node:
+        parser.add_argument("--node", metavar="ID", type=int, help="ask this node, once, and no other")
+
+
+Add = Callable[..., argparse.ArgumentParser]  # adds a command: its name, what it does, and more
+
+
+def _parsers(program: str) -> tuple[_Parser, dict[str, _Parser]]:
+    """Make the parser of the command line, and those of the commands."""
+    parser = _Parser(
+        prog=program,
+        description="Talk to a cluster: single commands, or whole files of operations with measurements.\n"
+        "Options may stand before the command or behind it; COMMAND --help tells them.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, what: str, more: str = "", timeout: float = TIMEOUT_S) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, parents=[_common(timeout)], help=what, description=what[0].upper() + what[1:] + "." + more,
+            epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+
+    _add_run(add)
+    _add_operations(add)
+    _add_inspections(add)
+    return parser, commands.choices
+
+
+def _add_run(add: Add) -> None:
+    run = add("run", "run a CSV file of operations, and measure them",
+              "\nA row is PUT,key,value or GET,key[,expected] or DELETE,key[,ignored]. Blanks around a field "
+              "do not\nbelong to it, unless it is in quotes. The file may be packed by gzip.")  # fmt: skip
+    run.add_argument("file", metavar="FILE.csv", help="the file; - reads from stdin")
+    run.add_argument("--processes", metavar="N", type=_between(1, MAX_PROCESSES), default=2,
+                     help="split the rows into this many parts, sent at once (default: 2)")  # fmt: skip
+    run.add_argument("--in-flight", metavar="N", type=_between(1, MAX_IN_FLIGHT),
+                     help="operations that each process keeps under way; with more than 1, neighboring rows "
+                          f"may overtake one another (default: 1; with --rate, {OPEN_LOOP_IN_FLIGHT})",
+                     )  # fmt: skip
+    run.add_argument("--rate", metavar="N", type=_rate, default=0.0,
+                     help="start so many operations per second, whether or not those before are done, and "
+                          "count each one's latency from when it was due")  # fmt: skip
+    run.add_argument("--duration", metavar="S", type=_seconds, default=0.0,
+                     help="run for so many seconds after the warm-up, and repeat the rows")  # fmt: skip
+    run.add_argument("--warmup", metavar="S", type=_seconds, default=0.0,
+                     help="leave the first seconds out of the summary")  # fmt: skip
+    _add_read(run, node=False)
+    run.add_argument(
+        "--out", metavar="DIR", help="write operations.csv, timeseries.csv and summary.json there"
+    )
+    run.add_argument("--history", metavar="FILE", help="write a history for checkers of linearizability")
+    malformed = run.add_mutually_exclusive_group()
+    malformed.add_argument("--strict", action="store_true", help="send nothing at all if a row is malformed")
+    malformed.add_argument("--keep-going", action="store_true",
+                           help="exit with 0 although malformed rows were left out")  # fmt: skip
+
+
+def _add_operations(add: Add) -> None:
+    put = add("put", "set a key")
+    put.add_argument("key", type=_text)
+    put.add_argument("value", type=_text)
+    get = add("get", "print the value of a key")
+    get.add_argument("key", type=_text)
+    _add_read(get)
+    _add_raw(get)
+    add("delete", "remove a key").add_argument("key", type=_text)
+    cas = add("cas", "set a key if it holds what is expected")
+    cas.usage = "%(prog)s [options] KEY EXPECTED VALUE | %(prog)s [options] KEY --absent VALUE"
+    cas.add_argument("key", type=_text)
+    cas.add_argument("values", nargs="+", type=_text, metavar="EXPECTED VALUE")
+    cas.add_argument("--absent", action="store_true", help="expect that the key does not exist")
+    incr = add("incr", "add to the integer that a key holds; a missing key counts as 0")
+    incr.add_argument("key", type=_text)
+    incr.add_argument("delta", nargs="?", type=_between(-(2**63), 2**63 - 1), default=1, help="default: 1")
+    scan = add("scan", "print all keys that begin with a prefix, and their values")
+    scan.add_argument("prefix", nargs="?", type=_text, default="")
+    scan.add_argument("--limit", metavar="N", type=_between(1, 2**31), help="at most this many of them")
+    _add_read(scan)
+    _add_raw(scan)
+
+
+def _add_raw(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--raw", action="store_true",
+                        help="do not escape control characters on a terminal")  # fmt: skip
+
+
+def _add_inspections(add: Add) -> None:
+    status = add("status", "show the state of each node", timeout=STATUS_TIMEOUT_S)
+    status.add_argument("--node", metavar="ID", type=int, help="this node only")
+    status.add_argument("--digest", action="store_true", help="with the hash of each node's store")
+    status.add_argument("--watch", metavar="S", type=_seconds, nargs="?", const=1.0,
+                        help="again every S seconds (default: 1), until interrupted")  # fmt: skip
+    more = "\nThe write changes nothing. Exit code 0 only if both succeed at every node asked."
+    check = add("health", "try a write and a linearizable read at each node", more, HEALTH_TIMEOUT_S)
+    check.add_argument("--node", metavar="ID", type=int, action="append",
+                       help="this node only (may be given several times)")  # fmt: skip
+    checkpoint = add("checkpoint", "let every node make a checkpoint of its journal", timeout=CHECKPOINT_S)
+    checkpoint.add_argument("--node", metavar="ID", type=int, help="this node only")
+    dump = add("dump", "print everything that one node has, as JSON lines; for comparing stores")
+    dump.add_argument("--node", metavar="ID", type=int, help="the node (with --single not needed)")
