@@ -18,8 +18,9 @@ def main() -> int:
     try:
         import importlib
 
-        from paxoskv import compiled
+        from paxoskv import compiled, program
 
+        program.begin(*program.PACKAGES)
         compiled.use()  # before the modules that may be compiled are imported
         code: int = importlib.import_module("paxoskv.client").main()
     except KeyboardInterrupt:

@@ -694,13 +694,14 @@ class Learner:
                 first = (timestamp, log)
         return first
 
-    def apply(self) -> Iterator[tuple[int, int, bytes]]:
+    def apply(self) -> list[tuple[int, int, bytes]]:
         """The commands whose turn has come: (timestamp, owner, payload) each."""
+        commands: list[tuple[int, int, bytes]] = []
         while (head := self.next()) is not None:
             timestamp, owner = head
             for log, of in self.logs.items():
                 if of.frontier < timestamp - (log > owner):
-                    return
+                    return commands
             if head <= self.position:
                 raise Diverged(
                     f"command {timestamp} of log {owner} is chosen, after {self.position} was applied"
@@ -710,7 +711,8 @@ class Learner:
             of.executed += 1
             self.position = head
             self.passed(owner)
-            yield timestamp, owner, payload
+            commands.append((timestamp, owner, payload))
+        return commands
 
     def has_passed(self, position: tuple[int, int]) -> bool:
         """Whether all commands up to this position are applied, and no other can come there any more."""

@@ -9,11 +9,12 @@ The program is paxoskv/node/main.py; this is its door.
 import importlib
 import sys
 
-from paxoskv import compiled
+from paxoskv import compiled, program
 
 
 def main() -> int:
     """Run a node until it is stopped; returns the exit code."""
+    program.begin(*program.PACKAGES)
     compiled.use()  # before the modules that may be compiled are imported
     code: int = importlib.import_module("paxoskv.node.main").main()
     return code

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """Sends batches of PUTs with `execute`, from one process, and measures them; for run.py.
 
 Prints "ready" when it is connected and has its session, and begins when it gets a line on stdin. Then one
@@ -14,9 +14,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paxoskv import program
+
+program.begin(*program.PACKAGES)
+
+import uvloop
 
 from paxoskv import AsyncClient, ClientError, Command, Verb, load
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """Measures the cluster beside the single server, and peers, and writes tables, charts and a report.
 
 The plan is a list of groups, each of systems that are compared with one another. It is gone through once for
@@ -29,8 +29,12 @@ from typing import Any, Final, NamedTuple
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from bench import report as bench_report  # noqa: E402
-from bench.systems import (  # noqa: E402
+from paxoskv import compiled, program
+
+program.begin(*program.PACKAGES, "matplotlib", "markdown_it")
+
+from bench import report as bench_report
+from bench.systems import (
     BATCH,
     OWN,
     BenchError,
@@ -48,9 +52,9 @@ from bench.systems import (  # noqa: E402
     build_floor,
     check_pysyncobj,
 )
-from paxoskv import compiled, config  # noqa: E402
-from paxoskv.client import rows as row_files  # noqa: E402
-from scripts import make_workload  # noqa: E402
+from paxoskv import config
+from paxoskv.client import rows as row_files
+from scripts import make_workload
 
 WORKLOAD: Final = PROJECT / "workload.csv"
 PARTS: Final = ("original", "tables", "scaling", "mix", "batches", "failures", "fault")

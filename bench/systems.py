@@ -28,13 +28,13 @@ from typing import Any, Final, NamedTuple, Self
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from paxoskv.client.base import addresses_of  # noqa: E402
-from paxoskv.client.operations import ClientError  # noqa: E402
-from paxoskv.client.report import latency  # noqa: E402
-from paxoskv.client.sync import Client  # noqa: E402
-from paxoskv.config import Cluster, load  # noqa: E402
-from paxoskv.wire.codec import Status  # noqa: E402
-from scripts.make_cluster import free_ports  # noqa: E402
+from paxoskv.client.base import addresses_of
+from paxoskv.client.operations import ClientError
+from paxoskv.client.report import latency
+from paxoskv.client.sync import Client
+from paxoskv.config import Cluster, load
+from paxoskv.wire.codec import Status
+from scripts.make_cluster import free_ports
 
 NODES: Final = 5
 START_S = 60.0  # for what takes two seconds on an idle machine

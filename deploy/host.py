@@ -1,5 +1,7 @@
 """One host's part of scripts/launch.sh: sent over ssh as it is, and run there by whatever Python is found.
 
+scripts/cluster.sh uses the same for the nodes of this machine (local.py).
+
 It needs nothing but the standard library and Linux's /proc. On stdin come, after this text, one line of JSON
 (the task) and the bytes that the task takes; on stdout goes one line of JSON, the report. What goes wrong in
 general stands in the report as "error"; what concerns one node stands in its own report as "problem". Both
@@ -18,6 +20,7 @@ On the host, in the directory that cluster.json names:
 import contextlib
 import fcntl
 import io
+import itertools
 import json
 import os
 import select
@@ -34,6 +37,7 @@ from typing import Any, BinaryIO
 
 FREE = 320 << 20  # bytes: .venv takes 80 MiB, a new journal two segments of 64 MiB
 READY_S = 60.0  # within which a node that was started takes commands
+REST_S = 2.0  # that are still given to the others when one has ended
 STOP_S = 15.0  # within which a node that was told to stop ends; it gives its clients' requests 3 s
 ENDS_S = 5.0  # within which a server ends that cannot use its settings
 POLL_S = 0.05
@@ -58,7 +62,7 @@ def data_of(task: Task, node: int) -> Path:
 
 
 def log_of(task: Task, node: int) -> Path:
-    return place(task) / "run" / f"node-{node}.log"
+    return Path(task.get("logs") or place(task) / "run") / f"node-{node}.log"
 
 
 # ----------------------------------------------------------------------------------------------- processes
@@ -67,20 +71,22 @@ def log_of(task: Task, node: int) -> Path:
 def processes(task: Task, node: int) -> list[tuple[int, bool]]:
     """(process id, whether it is the supervisor) of this node's server and supervisor.
 
-    Found by what they are, not by a number in a file: such a number may be somebody else's after a reboot.
-    Children that a server has forked are not counted.
+    Found by what they are and whose data they have, not by a number in a file: such a number may be somebody
+    else's after a reboot. Children that a server has forked are not counted.
     """
     found: dict[int, tuple[int, bool]] = {}
-    where = os.path.realpath(place(task))
+    data = os.path.realpath(data_of(task, node).parent)
     for entry in os.scandir("/proc"):
         with contextlib.suppress(OSError):
             if not entry.name.isdecimal():
                 continue
             words = Path(entry.path, "cmdline").read_bytes().decode(errors="replace").split("\0")
             program = os.path.basename(words[1]) if len(words) > 1 else ""
-            if program not in ("server.py", "supervise.py") or f"--id {node} " not in " ".join(words) + " ":
+            option = dict(itertools.pairwise(words))
+            if program not in ("server.py", "supervise.py") or option.get("--id") != str(node):
                 continue
-            if os.path.realpath(os.path.join(entry.path, "cwd")) != where:
+            where = os.path.join(os.readlink(f"{entry.path}/cwd"), option.get("--data", "data"))
+            if os.path.realpath(where) != data:
                 continue
             parent = int(Path(entry.path, "stat").read_text().rpartition(")")[2].split()[1])
             found[int(entry.name)] = (parent, program == "supervise.py")
@@ -91,8 +97,8 @@ def processes(task: Task, node: int) -> list[tuple[int, bool]]:
     ]
 
 
-def end(task: Task, node: int) -> Report:
-    """Stop a node: politely, then, after STOP_S, by force. What is acknowledged is on disk either way."""
+def end(task: Task, node: int, number: int = signal.SIGTERM) -> Report:
+    """Stop a node: by this signal, then, after STOP_S, by force. What was acknowledged is on disk."""
     running = processes(task, node)
     if not running:
         return {"did": "did not run"}
@@ -103,7 +109,7 @@ def end(task: Task, node: int) -> Report:
             os.kill(pid, signal.SIGCONT)
     for pid in told:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, number)
     deadline = time.monotonic() + STOP_S
     while processes(task, node):
         if time.monotonic() > deadline:
@@ -154,6 +160,9 @@ def look_at(task: Task, node: Report) -> Report:
         "data": data_of(task, node["id"]).exists(),
     }
     problem = whose(task, node["id"]) if found["data"] else None
+    if running and not found["data"]:
+        gone = f"runs (process {running[0][0]}), but its data is no more at {data_of(task, node['id'])}"
+        problem = f"{gone}: was it moved? move it back, or stop the node first"
     if problem is None and not running:
         problem = port_problem(node)
     return {**found, "problem": problem} if problem else found
@@ -232,8 +241,10 @@ def push(task: Task, payload: BinaryIO) -> Report:
                 else:
                     source = archive.extractfile(member)
                     assert source is not None, f"{member.name} is no file"
-                    new.write_bytes(source.read())
-                    new.chmod(member.mode)
+                    new.unlink(missing_ok=True)
+                    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, member.mode)
+                    with open(handle, "wb") as file:  # nobody else reads a key in between
+                        file.write(source.read())
                 new.replace(target)
                 files.append(member.name)
         for name in set(before) - set(files):
@@ -306,24 +317,29 @@ def packages(task: Task) -> None:
 # --------------------------------------------------------------------------------------------------- start
 
 
-# Runs in the project's directory and prints one line when the node takes commands or the time is over.
+# Prints one line, what is known of each node, when all of them take commands or the time is over.
 AWAIT_READY = """
 import json, sys, time
-sys.path[:0] = ["."]
+from dataclasses import replace
+sys.path[:0] = [sys.argv[1]]
 from paxoskv import Client, ClientError, load
-node, seconds = int(sys.argv[1]), float(sys.argv[2])
-state = {}
-with Client(load("cluster.json"), timeout=2) as client:
-    while not state.get("ready") and seconds > 0:
-        began = time.monotonic()
-        try:
-            status = client.status(node)
-            state = {"ready": status.ready, "connected": list(status.connected)}
-        except ClientError:
-            pass
-        time.sleep(0.1)
-        seconds -= time.monotonic() - began
-print(json.dumps(state))
+settings = load(sys.argv[2])
+if settings.tls:  # there is no client's certificate at a node's host
+    settings = replace(settings, tls=settings.tls.of("node-" + sys.argv[4]))
+states = {node: {} for node in map(int, sys.argv[4:])}
+end = time.monotonic() + float(sys.argv[3])
+with Client(settings, timeout=2) as client:
+    while True:
+        for node in states:
+            try:
+                status = client.status(node)
+                states[node] = {"ready": status.ready, "connected": list(status.connected)}
+            except ClientError:
+                states[node] = {}
+        if all(state.get("ready") for state in states.values()) or time.monotonic() > end:
+            break
+        time.sleep(0.05)
+print(json.dumps(states))
 """
 
 
@@ -338,20 +354,13 @@ def prepare(task: Task, payload: BinaryIO) -> Report:
 def start(task: Task, _: BinaryIO) -> Report:
     """Start the nodes asked for, unless they run, and wait until they take commands."""
     python = python_of(task)
-    began = [(node, begin(task, node, python)) for node in task["nodes"]]
-    return {"nodes": {str(node["id"]): await_ready(task, node, python, child) for node, child in began}}
+    children = {node["id"]: begin(task, node, python) for node in task["nodes"]}
+    return {"nodes": await_ready(task, python, children)}
 
 
 def ready(task: Task, _: BinaryIO) -> Report:
     """Wait until the nodes, which run, take commands."""
-    python = python_of(task)
-
-    def one(node: Report) -> Report:
-        if not processes(task, node["id"]):
-            return {"problem": f"node {node['id']} does not run"}
-        return await_ready(task, node, python, None)
-
-    return {"nodes": {str(node["id"]): one(node) for node in task["nodes"]}}
+    return {"nodes": await_ready(task, python_of(task), {})}
 
 
 def begin(task: Task, node: Report, python: str) -> "subprocess.Popen[bytes] | None":
@@ -359,9 +368,21 @@ def begin(task: Task, node: Report, python: str) -> "subprocess.Popen[bytes] | N
     if processes(task, node["id"]):
         return None
     data = str(Path(task["data"]).expanduser())
-    words = ["server.py", "--id", str(node["id"]), "--cluster", "cluster.json", "--data", data]
-    words += [node["how"]] if node.get("how") else []
-    command = [python, "deploy/supervise.py", *words] if task.get("restart") else [python, *words]
+    words = [
+        str(place(task) / "server.py"),
+        "--id",
+        str(node["id"]),
+        "--cluster",
+        file_of(task),
+        "--data",
+        data,
+    ]
+    words += node.get("words", [])
+    command = (
+        [python, str(place(task) / "deploy" / "supervise.py"), *words]
+        if task.get("restart")
+        else [python, *words]
+    )
     with log_of(task, node["id"]).open("ab") as output:
         node["offset"] = output.tell()
         return subprocess.Popen(
@@ -370,30 +391,74 @@ def begin(task: Task, node: Report, python: str) -> "subprocess.Popen[bytes] | N
         )  # fmt: skip
 
 
-def await_ready(task: Task, node: Report, python: str, child: "subprocess.Popen[bytes] | None") -> Report:
-    """Until it takes commands, or has ended, or its time is over."""
-    command = [python, "-c", AWAIT_READY, str(node["id"]), str(READY_S)]
-    waiter = subprocess.Popen(
-        command, cwd=place(task), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    while waiter.poll() is None:
-        if child is not None and child.poll() is not None:
+def file_of(task: Task) -> str:
+    return str(task.get("file", "cluster.json"))
+
+
+def await_ready(
+    task: Task, python: str, children: dict[int, "subprocess.Popen[bytes] | None"]
+) -> dict[str, Report]:
+    """Until all nodes take commands, or one has ended, or the time is over: by id, what became of each.
+
+    `children`: those of their processes that were started here.
+    """
+    found: dict[str, Report] = {}
+    nodes, seconds = {node["id"]: node for node in task["nodes"]}, READY_S
+    while nodes:
+        command = [python, "-c", AWAIT_READY, str(place(task)), file_of(task), str(seconds)]
+        waiter = subprocess.Popen(
+            [*command, *map(str, nodes)], cwd=place(task), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        deadline = time.monotonic() + seconds + ENDS_S
+        try:
+            while not (gone := gone_of(task, nodes, children)) and time.monotonic() < deadline:
+                if waiter.poll() is not None and all(listens(task, node) for node in nodes.values()):
+                    break
+                time.sleep(POLL_S)
+        finally:
             waiter.kill()
-            waiter.wait()
-            return {"problem": ended(task, node, child.returncode)}
-        time.sleep(POLL_S)
-    output, errors = waiter.communicate()
-    if waiter.returncode:
-        if (
-            child is not None
-        ):  # what keeps us from asking may end the server as well: its own words are better
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return {"problem": ended(task, node, child.wait(ENDS_S))}
-        lines = errors.decode(errors="replace").splitlines() or ["no reason"]
-        return {"problem": f"runs, but nobody can ask it: {lines[-1][:SHOWN]}"}
-    state = json.loads(output)
-    if not state.get("ready"):
-        return {"problem": not_ready(node, state, log_of(task, node["id"]))}
+            output, errors = waiter.communicate()
+        if not gone and waiter.returncode:
+            lines = errors.decode(errors="replace").splitlines() or ["no reason"]
+            gone = dict.fromkeys(nodes, f"runs, but nobody can ask it: {lines[-1][:SHOWN]}")
+        elif not gone:
+            states = {int(node): state for node, state in json.loads(output).items()}
+            return found | {
+                str(node): outcome(task, nodes[node], state, children.get(node), seconds)
+                for node, state in states.items()
+            }
+        found |= {str(node): {"problem": problem} for node, problem in gone.items()}
+        nodes = {node: nodes[node] for node in nodes if node not in gone}
+        seconds = REST_S
+    return found
+
+
+def gone_of(task: Task, nodes: dict[int, Report], children: dict[int, Any]) -> dict[int, str]:
+    """By id, why nodes have ended."""
+    gone = {}
+    for node in nodes:
+        child = children.get(node)
+        if child is not None and child.poll() is not None:
+            gone[node] = ended(task, nodes[node], child.returncode)
+        elif child is None and not processes(task, node):
+            gone[node] = f"node {node} does not run"
+    return gone
+
+
+def listens(task: Task, node: Report) -> bool:
+    """Whether a process that was started here listens; until then, answers come from somebody else's."""
+    if "offset" not in node:
+        return True
+    with log_of(task, node["id"]).open("rb") as log:
+        log.seek(node["offset"])
+        return b"event=listening" in log.read()
+
+
+def outcome(task: Task, node: Report, state: Report, child: object, seconds: float) -> Report:
+    """What is to be said of a node that runs."""
+    if not state.get("ready") or not listens(task, node):
+        return {"problem": not_ready(node, state, log_of(task, node["id"]), seconds)}
     pid = next((pid for pid, supervisor in processes(task, node["id"]) if not supervisor), None)
     return {"did": "runs already" if child is None else "started", "pid": pid}
 
@@ -411,12 +476,12 @@ def ended(task: Task, node: Report, code: int) -> str:
     return f"ended at once (exit code {code}): {last}"
 
 
-def not_ready(node: Report, state: Report, log: Path) -> str:
+def not_ready(node: Report, state: Report, log: Path, seconds: float) -> str:
     if not state:
-        return f"runs, but does not answer at {node['host']}:{node['port']} after {READY_S:g} s: see {log}"
+        return f"runs, but does not answer at {node['host']}:{node['port']} after {seconds:g} s: see {log}"
     peers = ", ".join(map(str, state.get("connected") or [])) or "no other node"
     return (
-        f"runs, but takes no commands after {READY_S:g} s: connected to {peers}; a majority is needed: "
+        f"runs, but takes no commands after {seconds:g} s: connected to {peers}; a majority is needed: "
         f"are the others up, and can they reach {node['host']}:{node['port']}?"
     )
 
@@ -426,6 +491,19 @@ def not_ready(node: Report, state: Report, log: Path) -> str:
 
 def stop(task: Task, _: BinaryIO) -> Report:
     return {"nodes": {str(node["id"]): end(task, node["id"]) for node in task["nodes"]}}
+
+
+def reload(task: Task, payload: BinaryIO) -> Report:
+    """Take the files, then let the servers read their certificates again."""
+    push(task, payload)
+
+    def one(node: int) -> Report:
+        pids = [pid for pid, supervisor in processes(task, node) if not supervisor]
+        for pid in pids:
+            os.kill(pid, signal.SIGHUP)
+        return {"did": "reads its certificates again"} if pids else {"problem": "does not run"}
+
+    return {"nodes": {str(node["id"]): one(node["id"]) for node in task["nodes"]}}
 
 
 def logs(task: Task, stdin: BinaryIO) -> None:
@@ -463,7 +541,7 @@ def lines_of(path: Path, node: int, offsets: dict[int, int], last: int) -> Itera
 @contextlib.contextmanager
 def locked(task: Task) -> Iterator[None]:
     """Two launches at once would start what the other stops."""
-    directory = place(task) / "run"
+    directory = log_of(task, 0).parent
     if not directory.is_dir():
         yield
         return
@@ -489,6 +567,7 @@ ACTIONS: dict[str, Callable[[Task, BinaryIO], Report]] = {
     "prepare": prepare,
     "start": start,
     "ready": ready,
+    "reload": reload,
     "stop": stop,
 }
 

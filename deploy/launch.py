@@ -29,9 +29,14 @@ from typing import Any, Final
 PROJECT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from paxoskv.config import Cluster, ClusterError, Member, load  # noqa: E402
+from paxoskv import program
+
+program.begin()
+
+from paxoskv.config import Cluster, ClusterError, Member, load
 
 DONE, FAILED, USAGE = 0, 1, 2
+COPYING = ("up", "push", "reload", "rolling")  # commands that bring files to the hosts
 CONNECT_S = 10  # seconds for a connection; a host that is up answers in one
 ALIVE_S = 5  # seconds between two signs of life in a session; three missing ones end it
 LINES = 50  # of each log, if not said otherwise
@@ -52,6 +57,7 @@ commands:
   status    what runs on the hosts, then what the nodes say of themselves
   logs      the ends of the nodes' logs
   push      copy the project and cluster.json, and nothing else
+  reload    copy them, and let the nodes read new certificates (scripts/make_certs.sh) without a restart
   rolling   copy the project, then restart one node after the other, each when all others are ready
 
 All can be repeated: what is done already is left as it is.
@@ -217,7 +223,20 @@ def meaning(host: Host, code: int, output: str, errors: str) -> str:
 # ------------------------------------------------------------------------------------------------ the copy
 
 
-def archive(file: Path, wheels: Path | None) -> tuple[str, bytes]:
+def private(cluster: Cluster, file: Path, host: Host) -> dict[str, Path]:
+    """What only this host gets: by its place beside cluster.json, the secret, certificates and keys.
+
+    What is named by an absolute path is not copied.
+    """
+    paths = [cluster.secret] if cluster.secret else []
+    for node in host.nodes if cluster.tls else []:
+        own = cluster.tls.of(f"node-{node.id}")
+        paths += [own.authority, own.certificate, own.key]
+    beside = (Path(os.path.relpath(path, file.parent)) for path in paths)
+    return {str(path): file.parent / path for path in beside if ".." not in path.parts}
+
+
+def archive(file: Path, wheels: Path | None, secrets: dict[str, Path]) -> tuple[str, bytes]:
     """What is copied, as a tar archive, and its checksum: the same for the same files."""
     paths = {
         path.relative_to(PROJECT).as_posix(): path
@@ -225,7 +244,7 @@ def archive(file: Path, wheels: Path | None) -> tuple[str, bytes]:
         for path in PROJECT.glob(pattern)
         if (path.is_file() or path.is_symlink()) and "__pycache__" not in path.parts
     }
-    paths["cluster.json"] = file
+    paths |= secrets | {"cluster.json": file}
     paths |= {f"wheels/{path.name}": path for path in sorted(wheels.glob("*.whl"))} if wheels else {}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:") as tar:
@@ -236,7 +255,7 @@ def archive(file: Path, wheels: Path | None) -> tuple[str, bytes]:
                 tar.addfile(entry)
                 continue
             entry.size = path.stat().st_size
-            entry.mode = 0o755 if os.access(path, os.X_OK) else 0o644
+            entry.mode = 0o600 if name in secrets else 0o755 if os.access(path, os.X_OK) else 0o644
             with path.open("rb") as source:
                 tar.addfile(entry, source)
     return hashlib.sha256(buffer.getvalue()).hexdigest(), buffer.getvalue()
@@ -282,6 +301,11 @@ class Launch:
             node: {**report["nodes"][str(node)], "pushed": report["pushed"]} for node, report in found.items()
         }
 
+    def archive(self, host: Host) -> tuple[str, bytes]:
+        """What this host gets, and its checksum."""
+        secrets = private(self.cluster, self.file, host)
+        return archive(self.file, self.options.wheels, secrets)
+
     # ---- up
 
     def up(self) -> int:
@@ -306,7 +330,7 @@ class Launch:
             )  # fmt: skip
         for node in rejoin & set(data):
             self.say(node, False, f"its data directory is there: start it without --rejoin {node}")
-        how = {node: "--rejoin" if node in rejoin else "" if data else "--init" for node in found}
+        how = {node: ["--rejoin"] if node in rejoin else [] if data else ["--init"] for node in found}
         stale = self.prepare(found)
         if not data and self.lines:
             for node in found:
@@ -324,21 +348,22 @@ class Launch:
 
     def prepare(self, found: dict[int, dict[str, Any]]) -> set[int]:
         """Copy files and make environments where nothing runs. Gives the nodes with old files."""
-        check, tar = archive(self.file, self.options.wheels)
-        stale = {node for node, state in found.items() if state["pushed"] != check}
+        archives = {node.id: self.archive(host) for host in self.hosts.all for node in host.nodes}
+        stale = {node for node, state in found.items() if state["pushed"] != archives[node][0]}
         idle = [host for host in self.wanted() if not any(found[node.id]["pid"] for node in host.nodes)]
 
         def work(host: Host) -> Any:
             if host.nodes[0].id in stale:
+                check, tar = archives[host.nodes[0].id]
                 return self.hosts.run(host, "prepare", tar, check=check)
             return self.hosts.run(host, "prepare")
 
         self.failures(self.hosts.each(idle, work))
         return stale - {node.id for host in idle for node in host.nodes}
 
-    def start(self, host: Host, how: dict[int, str]) -> dict[str, Any]:
+    def start(self, host: Host, how: dict[int, list[str]]) -> dict[str, Any]:
         nodes = [
-            {"id": node.id, "host": node.host, "port": node.port, "how": how[node.id]}
+            {"id": node.id, "host": node.host, "port": node.port, "words": how[node.id]}
             for node in self.left(host)
         ]
         return self.hosts.run(host, "start", nodes=nodes, restart=self.options.restart)
@@ -377,10 +402,22 @@ class Launch:
             self.say(node, True, report["nodes"][str(node)]["did"])
         return self.report()
 
-    def push(self) -> int:
-        check, tar = archive(self.file, self.options.wheels)
+    def reload(self) -> int:
+        """Bring new certificates and let the nodes read them."""
 
+        def work(host: Host) -> Any:
+            check, tar = self.archive(host)
+            self.hosts.run(host, "look", make=True)
+            return self.hosts.run(host, "reload", tar, check=check)
+
+        for node, report in self.failures(self.hosts.each(self.hosts.all, work)).items():
+            state = report["nodes"][str(node)]
+            self.say(node, "did" in state, state.get("did") or state["problem"])
+        return self.report()
+
+    def push(self) -> int:
         def work(host: Host) -> str:
+            check, tar = self.archive(host)
             if self.hosts.run(host, "look", make=True)["pushed"] == check:
                 return "has these files already"
             return str(self.hosts.run(host, "push", tar, check=check)["did"])
@@ -456,12 +493,9 @@ class Launch:
             for node in found:
                 self.say(node, False, "not restarted: another node needs attention first")
             return self.report()
-        check, tar = archive(self.file, self.options.wheels)
         for host in self.hosts.all:
             for node in host.nodes:
-                result = self.hosts.each(
-                    [host], lambda host, node=node: self.renew(host, node, found, check, tar)
-                )
+                result = self.hosts.each([host], lambda host, node=node: self.renew(host, node, found))
                 self.started({node.id: result[node.id]}, set())
                 good, text = self.lines[node.id]
                 print(f"node {node.id}: {text}", flush=True)
@@ -469,15 +503,14 @@ class Launch:
                     return FAILED
         return DONE
 
-    def renew(
-        self, host: Host, node: Member, found: dict[int, dict[str, Any]], check: str, tar: bytes
-    ) -> dict[str, Any]:
+    def renew(self, host: Host, node: Member, found: dict[int, dict[str, Any]]) -> dict[str, Any]:
         """Bring one node to the new files and back, when all others are ready."""
         all_ready = self.hosts.each(self.hosts.all, lambda other: self.hosts.run(other, "ready"))
         for other, report in all_ready.items():  # also those restarted before: they must be ready by now
             problem = report if isinstance(report, Failure) else report["nodes"][str(other)].get("problem")
             if problem:
                 raise Failure(f"not restarted: node {other} is to be ready first: {problem}")
+        check, tar = self.archive(host)
         self.hosts.run(host, "prepare", tar, check=check)
         one = [{"id": node.id, "host": node.host, "port": node.port}]
         self.hosts.run(host, "stop", nodes=one)
@@ -493,7 +526,7 @@ def arguments() -> argparse.ArgumentParser:
         prog="scripts/launch.sh", description=HELP, epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    commands = ("up", "down", "status", "logs", "push", "rolling")
+    commands = ("up", "down", "status", "logs", "push", "reload", "rolling")
     parser.add_argument("command", choices=commands, metavar="COMMAND")
     parser.add_argument("--cluster", metavar="FILE", default=str(PROJECT / "cluster.json"),
                         help="the cluster (default: cluster.json of the project)")  # fmt: skip
@@ -512,14 +545,22 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def complaint(options: argparse.Namespace, cluster: Cluster) -> str | None:
-    """What is wrong with the options, in one line."""
+def complaint(launch: Launch) -> str | None:
+    """What is wrong with the options, or missing here, in one line."""
+    options, cluster = launch.options, launch.cluster
     ids = {node.id for node in cluster.nodes}
     for name, asked in (("--rejoin", set(options.rejoin)), ("--node", {options.node} - {None})):
         if asked - ids:
             return f"{name}: {options.cluster} has no node {min(asked - ids)}"
     if options.wheels and not list(options.wheels.glob("*.whl")):
         return f"--wheels: there are no wheels in {options.wheels}"
+    for host in launch.hosts.all if options.command in COPYING else []:
+        for path in private(cluster, launch.file, host).values():
+            if not path.exists():
+                field = "secret" if str(path) == cluster.secret else "tls"
+                how = f"umask 077; head -c 32 /dev/urandom | base64 > {path}"
+                how = how if field == "secret" else f"scripts/make_certs.sh {launch.file} {path.parent}"
+                return f"{launch.file}: {field}: there is no {path}: make it once: {how}"
     if options.lines < 1:
         return f"--lines: {options.lines} is not a number of lines"
     return None
@@ -529,7 +570,7 @@ def main() -> int:
     options = arguments().parse_args()
     try:
         launch = Launch(options)
-        wrong = complaint(options, launch.cluster)
+        wrong = complaint(launch)
         if wrong:
             print(f"launch.sh: {wrong}", file=sys.stderr)
             return USAGE

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """Takes a backup of a running cluster into one file, or makes a new cluster's data directories from one.
 
     scripts/backup.sh FILE.gz [--cluster cluster.json] [--node ID]
@@ -22,7 +22,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from paxoskv import Client, ClientError, ClusterError, load
+from paxoskv import program
+
+program.begin(*program.PACKAGES)
+
+from paxoskv import Client, ClientError, ClusterError, NoNodeReachable, load
 from paxoskv.config import data_directory
 from paxoskv.protocol.node import logs_of
 from paxoskv.state.store import RESERVED_KEY
@@ -32,11 +36,15 @@ from paxoskv.wire.codec import Malformed
 from paxoskv.wire.structs import Identity
 
 TIMEOUT_S = 300.0  # for one node to make its checkpoint
-DONE, FAILED, USAGE = 0, 1, 2
+DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
 
 class Failed(Exception):
     """One line that says why."""
+
+
+class Unreachable(Failed):
+    """No node answers."""
 
 
 def backup(options: argparse.Namespace) -> str:
@@ -45,7 +53,7 @@ def backup(options: argparse.Namespace) -> str:
     nodes = [node.id for node in settings.nodes if options.node in (None, node.id)]
     if not nodes:
         raise Failed(f"--node: there is no node {options.node}")
-    reasons = []
+    errors: list[ClientError] = []
     with Client(settings, timeout=TIMEOUT_S) as client:
         for node in nodes:
             try:
@@ -53,8 +61,9 @@ def backup(options: argparse.Namespace) -> str:
                 size = write(options.file, client, node)
                 return f"{options.file}: checkpoint {number} of node {node}, {size:,} bytes"
             except ClientError as error:
-                reasons.append(str(error))
-    raise Failed("; ".join(reasons))
+                errors.append(error)
+    kind = Unreachable if all(isinstance(error, NoNodeReachable) for error in errors) else Failed
+    raise kind("; ".join(map(str, errors)))
 
 
 def write(path: Path, client: Client, node: int) -> int:
@@ -132,7 +141,7 @@ def main() -> int:
         print(backup(options) if options.command == "backup" else make(options))
     except (Failed, ClientError, JournalError, Malformed) as error:
         print(f"{options.command}: {error}", file=sys.stderr)
-        return FAILED
+        return UNREACHABLE if isinstance(error, Unreachable) else FAILED
     except (ClusterError, OSError) as error:
         print(f"{options.command}: {error}", file=sys.stderr)
         return USAGE

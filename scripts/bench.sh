@@ -6,11 +6,7 @@ set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 fast=--fast
 case ${1:-} in compare | report) fast='' ;; esac
-case " $* " in *' -h '* | *' --help '*)
-    if [ ! -x "$project/.venv/bin/python" ]; then sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"; exit 0; fi
-    exec "$project/.venv/bin/python" "$project/bench/run.py" "$@"
-    ;;
-esac
+case " $* " in *' -h '* | *' --help '*) exec "$project/bench/run.py" "$@" ;; esac
 if [ -n "${PAXOSKV_INTERPRETED:-}" ] || ! command -v cc >/dev/null; then fast=''; fi
 "$project/scripts/setup.sh" --dev $fast
 exec "$project/.venv/bin/python" "$project/bench/run.py" "$@"

@@ -1,11 +1,12 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """Judge recorded histories: check_history.py FILE...
 
 A history is what `client.py run --history FILE` writes; the format and the method are
 those of tests/harness/linearizability.py.
 
-Exit status: 0 all are linearizable; 1 one is not (a timeline shows why); 2 a file is malformed or unreadable;
-3 the search grew too large to decide. With several files the gravest counts: 2, then 1, then 3.
+Exit status: 0 all are linearizable; 1 one is not (a timeline shows why); 2 a file cannot be read;
+4 the search grew too large to decide; 65 a file holds no history. Of several files the gravest counts: 65, 2,
+1, 4.
 """
 
 import argparse
@@ -15,10 +16,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from paxoskv import program
+
+program.begin()
+
 from tests.harness.linearizability import Malformed, Operation, Undecided, check, load
 
-LINEARIZABLE, VIOLATION, MALFORMED, UNDECIDED = range(4)
-GRAVITY = (LINEARIZABLE, UNDECIDED, VIOLATION, MALFORMED)
+LINEARIZABLE, VIOLATION, UNREADABLE, UNDECIDED, MALFORMED = 0, 1, 2, 4, 65
+GRAVITY = (LINEARIZABLE, UNDECIDED, VIOLATION, UNREADABLE, MALFORMED)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +43,7 @@ def judge(file: str) -> int:
         return MALFORMED
     except OSError as error:
         print(f"{file}: {error.strerror}", file=sys.stderr)
-        return MALFORMED
+        return UNREADABLE
     try:
         violation = check(operations)
     except Undecided as error:

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """Read every node's whole store over the wire, and compare them byte for byte.
 
 Nodes learn of the last operations a moment later than the client does, so the comparison is repeated until
@@ -15,7 +15,11 @@ from pathlib import Path
 CLIENT = Path(__file__).resolve().parent.parent / "client.py"
 sys.path.insert(0, str(CLIENT.parent))
 
-from paxoskv import config as configuration  # noqa: E402
+from paxoskv import program
+
+program.begin(*program.PACKAGES)
+
+from paxoskv import config as configuration
 
 
 def dump(file: str, node: int) -> bytes | None:

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """Says in plain words what a data directory holds, whether it is whole, and up to where. Changes nothing.
 
     .venv/bin/python scripts/fsck.py data/node-1
@@ -27,9 +27,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import orjson
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paxoskv import program
+
+program.begin(*program.PACKAGES)
+
+import orjson
 
 from paxoskv.multipaxos import node_of
 from paxoskv.protocol.core import Core

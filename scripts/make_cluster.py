@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print a cluster file for nodes on this machine, on ports that are free now.
 
-usage: make_cluster.py [--nodes N] [--name NAME] [--set FIELD=JSON ...]
+usage: make_cluster.py [--nodes N] [--port P] [--name NAME] [--set FIELD=JSON ...]
 """
 
 import argparse
@@ -14,6 +14,10 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paxoskv import program
+
+program.begin()
 
 from paxoskv.config import ClusterError, load
 
@@ -40,12 +44,17 @@ def main() -> int:
         description="Print a cluster file for nodes on this machine, on free ports."
     )
     parser.add_argument("--nodes", type=int, default=5, help="how many, an odd number (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, help="of node 1; the others have the next ones (default: any that are free now)"
+    )
     parser.add_argument("--name", default="local", help="the cluster's name (default: %(default)s)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=JSON", help="another field of the file"
     )
     options = parser.parse_args()
     ports = free_ports(options.nodes)
+    if options.port is not None:
+        ports = list(range(options.port, options.port + options.nodes))
     cluster = {
         "name": options.name,
         "nodes": [{"id": i, "host": "127.0.0.1", "port": port} for i, port in enumerate(ports, start=1)],

@@ -28,6 +28,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TextIO
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paxoskv import program
+
+program.begin()
+
 PUTS, GETS, DELETES = 80, 60, 10
 # Lengths of key and value, one of which is drawn for each new key.
 SHAPES = ((3, 20), (4, 19), (4, 28), (5, 47), (5, 50), (8, 18), (8, 12), (9, 4), (9, 39))
@@ -196,7 +202,9 @@ def main(words: list[str] | None = None) -> int:
         else:
             write(sys.stdout, rows)
     except OSError as error:
-        print(f"make_workload.py: {error.filename or 'stdout'}: {error.strerror}", file=sys.stderr)
+        if not error.filename:  # stdout
+            raise
+        print(f"make_workload.py: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except (ValueError, argparse.ArgumentTypeError) as error:
         print(f"make_workload.py: {error}", file=sys.stderr)

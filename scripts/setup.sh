@@ -11,6 +11,7 @@ for option in "$@"; do
     case $option in
     --dev) lists+=(requirements-dev.txt) ;;
     --fast) lists+=(requirements-fast.txt) fast=yes ;;
+    -h | --help) sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
     esac
 done

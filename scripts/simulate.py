@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """Runs many simulations of the whole cluster, each from its own seed, until one breaks a rule.
 
     scripts/simulate.py --seeds 1-1000                     every seed in one profile after the other
@@ -34,13 +34,15 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from paxoskv import compiled  # noqa: E402
+from paxoskv import compiled, program
+
+program.begin(*program.PACKAGES)
 
 # The core's are the same events in two thirds of the time; from the rest is derived, as text.
 compiled.use(("paxoskv", "paxoskv.wire", "paxoskv.protocol"))
 
-from rich.console import Console  # noqa: E402
-from rich.progress import (  # noqa: E402
+from rich.console import Console
+from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
@@ -49,9 +51,9 @@ from rich.progress import (  # noqa: E402
     TimeRemainingColumn,
 )
 
-from paxoskv.protocol.node import OWN_LOGS, WAYS  # noqa: E402
-from tests.harness import golden  # noqa: E402
-from tests.harness.simulator import PROFILES, Profile, Report, Simulation, Violation  # noqa: E402
+from paxoskv.protocol.node import OWN_LOGS, WAYS
+from tests.harness import golden
+from tests.harness.simulator import PROFILES, Profile, Report, Simulation, Violation
 
 TWICE = 50  # seeds that are run a second time
 SHRINKING = 120.0  # seconds for which a failure is made smaller, about

@@ -3,7 +3,9 @@
 # usage: scripts/test.sh [OPTION of pytest ...]
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-if [ "${1:-}" = --help ]; then sed -n 2,3p "${BASH_SOURCE[0]}"; exit 0; fi
+case ${1:-} in -h | --help) sed -n 2,3p "${BASH_SOURCE[0]}"; exit 0 ;; esac
 "$project/scripts/setup.sh" --dev
 cd "$project"
-exec .venv/bin/python -m pytest -n "$(($(nproc) + 1))" --dist worksteal "$@"  # some tests mostly wait
+# Some tests mostly wait. pytest has exit codes of its own.
+.venv/bin/python -m pytest -n "$(($(nproc) + 1))" --dist worksteal "$@" ||
+    case $? in 2) exit 130 ;; 4 | 5) exit 2 ;; *) exit 1 ;; esac

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """Records a run of the real code, and shows it: as text, as a diagram, or as a page to step through.
 
     scripts/trace.py --list                                the scenarios
@@ -22,11 +22,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from paxoskv.page.draw import Drawing  # noqa: E402
-from scripts.simulate import profile_of, selection, setting_of  # noqa: E402
-from tests.harness.recorded import RecordedSimulation  # noqa: E402
-from tests.harness.simulator import PROFILES, Violation  # noqa: E402
-from tests.harness.stories import STORIES  # noqa: E402
+from paxoskv import program
+
+program.begin(*program.PACKAGES)
+
+from paxoskv.page.draw import Drawing
+from scripts.simulate import profile_of, selection, setting_of
+from tests.harness.recorded import RecordedSimulation
+from tests.harness.simulator import PROFILES, Violation
+from tests.harness.stories import STORIES
 
 LAST = 10_000  # events
 FORMS = {"html": Drawing.html, "svg": Drawing.svg, "mermaid": Drawing.mermaid, "json": Drawing.json}

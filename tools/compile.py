@@ -1,12 +1,12 @@
 """Compile the busiest modules with mypyc: optional, the nodes get about a third faster.
 
-usage: tools/compile.py        (scripts/setup.sh --fast installs what it needs, and runs it)
-
+scripts/setup.sh --fast installs what it needs, and runs it.
 Needs a C compiler and Python's headers (Debian: apt-get install gcc python3-dev). Takes a minute or two.
 What it makes goes to build/compiled/DIGEST, and is used by server.py and client.py for as long as the
 modules' text, and what the codec is made of, stay what they were.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -16,7 +16,9 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from paxoskv import compiled  # noqa: E402
+from paxoskv import compiled, program
+
+program.begin()
 
 CODEC = "paxoskv/wire/kvstore_codec.py"  # made before the modules are compiled
 BUILD = """
@@ -63,9 +65,9 @@ def build(work: Path) -> None:
 
 
 def main() -> int:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return 0
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     target = compiled.directory()
     if target.exists():
         return 0

@@ -16,10 +16,14 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from thrift.Thrift import TType  # noqa: E402
+from paxoskv import program
 
-from paxoskv.kvstore import KeyValue  # noqa: E402
-from paxoskv.wire import codec, structs  # noqa: E402
+program.begin(*program.PACKAGES)
+
+from thrift.Thrift import TType
+
+from paxoskv.kvstore import KeyValue
+from paxoskv.wire import codec, structs
 
 START = '''"""Made by tools/make_codec.py: the structs of kvstore.thrift, encoded and decoded."""
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """How long a node's event loop stands still because of a checkpoint, measured from outside.
 
     .venv/bin/python bench/experiments/checkpoint_pause.py --keys 1000000 --size 100
@@ -70,7 +70,7 @@ def main() -> int:
             print(json.dumps(measure(nodes.settings, options)))
         except (RuntimeError, KeyboardInterrupt, ClientError) as error:
             print(f"checkpoint_pause.py: {str(error) or 'interrupted'}", file=sys.stderr)
-            return 1
+            return 130 if isinstance(error, KeyboardInterrupt) else 1
         finally:
             nodes.end()
     return 0

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """How long clients hear nothing when a node dies, measured: kills of random nodes under load.
 
     .venv/bin/python bench/experiments/failover.py --kills 100
@@ -119,11 +119,11 @@ def main() -> int:
             gaps, loads = measure(nodes, options)
         except (RuntimeError, KeyboardInterrupt) as error:
             print(f"failover.py: {str(error) or 'interrupted'}", file=sys.stderr)
-            return 1
+            return 130 if isinstance(error, KeyboardInterrupt) else 1
         finally:
             nodes.end()
     if not gaps:
-        return 1
+        return 130
     failures = [failure for each in loads for failure in each.failures]
     operations = sum(len(each.done) for each in loads) + len(failures)
     if options.json:

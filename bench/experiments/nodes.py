@@ -14,7 +14,11 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT))
 
-from paxoskv import Client, ClientError, Cluster, load  # noqa: E402
+from paxoskv import program
+
+program.begin(*program.PACKAGES)
+
+from paxoskv import Client, ClientError, Cluster, load
 
 POLL_S = 0.02
 START_S = 90.0  # a node that takes longer is broken

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """How long nodes take to come back, measured: restart, cold start, catch-up, a wiped disk.
 
     .venv/bin/python bench/experiments/recovery.py
@@ -195,7 +195,7 @@ def main() -> int:
             measure(nodes, options)
         except (RuntimeError, KeyboardInterrupt, ClientError) as error:
             print(f"recovery.py: {str(error) or 'interrupted'}", file=sys.stderr)
-            return 1
+            return 130 if isinstance(error, KeyboardInterrupt) else 1
         finally:
             nodes.end()
     return 0

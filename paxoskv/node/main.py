@@ -10,6 +10,8 @@ import contextlib
 import ctypes
 import gc
 import os
+import resource
+import socket
 import sys
 import time
 from functools import partial
@@ -23,7 +25,7 @@ from paxoskv import config as configuration
 from paxoskv.node.calls import Answers
 from paxoskv.node.checkpointing import Checkpointing
 from paxoskv.node.connections import Connections, most_connections
-from paxoskv.node.eventlog import EXIT_USAGE, LEVELS, Usage, log
+from paxoskv.node.eventlog import EXIT_DISK, EXIT_USAGE, LEVELS, Usage, log
 from paxoskv.node.health import Health
 from paxoskv.node.identity import Trust, trust_of
 from paxoskv.node.inbox import Inbox
@@ -32,7 +34,7 @@ from paxoskv.node.metrics import Counts
 from paxoskv.node.opening import open_journal, recovered, repaired
 from paxoskv.node.peers import Peers
 from paxoskv.node.replica import Replica
-from paxoskv.node.server import Server
+from paxoskv.node.server import Server, unusable
 from paxoskv.node.service import Service
 from paxoskv.node.status import StatusReport
 from paxoskv.node.turns import Turns
@@ -45,7 +47,7 @@ from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import Checkpoints
 from paxoskv.storage.checkpoint_process import CheckpointProcess
 from paxoskv.storage.data_dir import condemn, discard_replacement
-from paxoskv.storage.files import Damaged, JournalError, Unreadable
+from paxoskv.storage.files import Damaged, Full, JournalError, Unreadable
 from paxoskv.storage.journal import Journal
 from paxoskv.wire.connection import Flusher
 from paxoskv.wire.structs import Identity
@@ -55,6 +57,8 @@ M_MMAP_THRESHOLD: Final = -3  # <malloc.h>
 LARGE_BLOCK: Final = 768 << 10  # bytes: more than any value has
 # Before --cpu: a checkpoint is made where there is time for it.
 PROCESSORS: Final = sorted(os.sched_getaffinity(0))
+# Open files that a node needs: its own, a few clients', and both directions to each of the nodes.
+FILES, FILES_PER_NODE = 40, 2
 REPAIR: Final = (
     "; nothing was cut, and this node does not vote with it. If it has peers, they have what it held: move "
     "its data directory aside and start it with --rejoin"
@@ -96,6 +100,28 @@ def put_together(
     return Server(replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s)
 
 
+def check_files(nodes: int) -> None:
+    """Usage if this process may not have as many files open as a node needs."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = FILES + FILES_PER_NODE * nodes
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise Usage(f"open files: {most} are allowed, {needed} are needed, 65536 are better: ulimit -Hn")
+
+
+def check_address(host: str, port: int, origin: str) -> None:
+    """Usage if this process cannot listen there: before a data directory is made for it.
+
+    With data, that a process which ends may still have the port is waited for, with the data's lock.
+    """
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind) as probe:  # bound only: nobody can connect to it
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        raise unusable(origin, host, port, error) from error
+
+
 async def serve_node(options: argparse.Namespace) -> None:
     """One node of the cluster."""
     settings = configuration.load(options.cluster)
@@ -105,7 +131,12 @@ async def serve_node(options: argparse.Namespace) -> None:
         raise Usage(f"{options.cluster}: {error}") from error
     if options.rejoin and len(settings.nodes) == 1:
         raise Usage("--rejoin: a node alone cannot rejoin: nobody else knows what it has forgotten")
+    check_files(len(settings.nodes))
+    origin = f"{options.cluster}: nodes: host and port of node {options.id}"
     trust = trust_of(settings, options.id, options.cluster)
+    if options.init or options.rejoin:
+        for port in filter(None, (member.port, member.metrics_port)):
+            check_address(member.host, port, origin)
     disk = int(not options.rejoin)
     identity = Identity(settings.name, settings.digest, options.id, disk, 0, proposing=settings.named_way)
     directory = configuration.data_directory(options.data, settings, options.cluster) / f"node-{options.id}"
@@ -136,7 +167,6 @@ async def serve_node(options: argparse.Namespace) -> None:
         journal.identity, core, store, journal, directory, peers,
         settings.request_timeout_s, settings.checkpoint_mb, trust,
     )  # fmt: skip
-    origin = f"{options.cluster}: nodes: host and port of node {options.id}"
     await server.run(member.host, member.port, origin, member.metrics_port)
 
 
@@ -146,6 +176,7 @@ async def serve_standalone(options: argparse.Namespace) -> None:
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise Usage(f"--listen: {options.listen!r} is not HOST:PORT")
     host = host.removeprefix("[").removesuffix("]")
+    check_files(1)
     identity = Identity("standalone", "", 0, 1, 0)
     directory = Path(options.data or "data") / "standalone"
     journal = open_journal(directory, identity, options.init or not directory.exists(), True)
@@ -212,5 +243,5 @@ def main() -> int:
         return EXIT_USAGE
     except (Usage, configuration.ClusterError, JournalError, OSError) as error:
         print(f"server.py: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return EXIT_DISK if isinstance(error, Full) else EXIT_USAGE
     return 0

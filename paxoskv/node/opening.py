@@ -1,6 +1,7 @@
 """Opening a data directory: whose it is, what the last life left in it, and what is done if it is damaged."""
 
 import asyncio
+import shutil
 import time
 from pathlib import Path
 from typing import Final
@@ -11,14 +12,25 @@ from paxoskv.node.eventlog import Usage, log
 from paxoskv.protocol.core import Core
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import recover
-from paxoskv.storage.data_dir import create, finish_replacement, replace
-from paxoskv.storage.files import Damaged, JournalError, Locked
+from paxoskv.storage.data_dir import SEGMENT_BYTES, create, finish_replacement, replace
+from paxoskv.storage.files import Damaged, Full, JournalError, Locked
 from paxoskv.storage.journal import Journal
 from paxoskv.wire.structs import Identity
 
 LOCKED_FOR: Final = 5.0  # seconds: so soon a process that makes a checkpoint ends when its node is killed
 LOCKED_AGAIN: Final = 0.05  # seconds between two looks whether it has ended
+ROOM: Final = 3 * SEGMENT_BYTES  # bytes: the first segment, the next one, and something to spare
 ASIDE: Final = ".damaged-%Y%m%dT%H%M%SZ"  # after a data directory's name: when it was moved aside
+
+
+def make(directory: Path, identity: Identity) -> None:
+    """Make a data directory. Full if a node would not have enough room, JournalError if it cannot be made."""
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < ROOM:
+        room = f"{free >> 20} MiB are free, a node needs {ROOM >> 20} MiB to begin with"
+        raise Full(f"{directory}: disk full: {room}: make room, or name another place with --data")
+    create(directory, identity)
 
 
 def open_journal(directory: Path, identity: Identity, init: bool, fsync: bool) -> Journal:
@@ -26,7 +38,7 @@ def open_journal(directory: Path, identity: Identity, init: bool, fsync: bool) -
     if finish_replacement(directory):
         log("repair-resumed", "warning", directory=directory, reason="ended while its data was moved aside")
     elif init:
-        create(directory, identity)
+        make(directory, identity)
     deadline = time.monotonic() + LOCKED_FOR
     while True:
         try:

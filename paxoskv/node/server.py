@@ -109,8 +109,7 @@ class Server:
                 wanted = metrics_port
                 await page.listen(host, metrics_port)
         except OSError as error:
-            reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error
-            raise Usage(f"{origin}: {host}:{wanted}: {reason}") from error
+            raise unusable(origin, host, wanted, error) from error
         log("listening", address=f"{host}:{port}", metrics=metrics_port, pid=os.getpid(), version=VERSION,
             text=TEXT)  # fmt: skip
         sockets = cast(Any, listener).sockets  # (uvloop has a list of them, asyncio a tuple)
@@ -223,6 +222,12 @@ class Server:
             return
         log("reload", expires_s=certificates.seconds())
         self.peers.renew()
+
+
+def unusable(origin: str, host: str, port: int, error: OSError) -> Usage:
+    """What is wrong with an address, which stands at `origin`."""
+    reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error
+    return Usage(f"{origin}: {host}:{port}: {reason}")
 
 
 def _bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

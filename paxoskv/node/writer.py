@@ -66,10 +66,10 @@ class Writer:
         None if `finished` will get it; or if there is no room: then the frame is tried again later.
         """
         frame = self.frame
-        if frame is None or self.loop.time() < self.room_at:
+        if frame is None or (now := self.loop.time()) < self.room_at:
             return None
         self.frame = None
-        if self.loop.time() < self.slow_until:
+        if now < self.slow_until:
             self.threaded = True
             self.frames.put(frame)
             return None

@@ -9,10 +9,10 @@ from paxoskv.protocol.contacts import GOSSIP_IDLE
 from paxoskv.protocol.divergence import Divergence
 from paxoskv.protocol.outbox import Message, Outbox
 from paxoskv.protocol.persistence import Persistence
+from paxoskv.protocol.witness import NOTHING
 from paxoskv.wire.structs import Fact, Learn, Position
 
 GOSSIP_NEWS: Final = 0.02  # seconds: news that no other message has brought to a peer by then is gossiped
-NOTHING: Final = Fact(0, 0, 0, 0)
 
 
 class Gossip:

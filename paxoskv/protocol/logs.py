@@ -73,7 +73,7 @@ class Logs:
         """Phase 2b: vote; the answer leaves when the vote is durable, or at once if the vote can wait."""
         self._hear_entries(sender, message)
         acceptor = self.acceptors[message.log]
-        before = len(self.outbox.records)
+        before = len(self.outbox.ready.journal)
         vote = Vote.WITHHELD if self.faults.fails(now) else acceptor.on_accept(message)
         ballot, durable = self.persistence.durable[message.log]
         deferred = self.me in message.lazy and ballot == message.ballot
@@ -177,7 +177,7 @@ class Logs:
         for entry in message.entries:
             self.clock.see_entry(entry)
         self.catch_up.installing(message.log)
-        before = len(self.outbox.records)
+        before = len(self.outbox.ready.journal)
         self.install(message.log, message.from_slot, message.entries, message.evidence, now, sender)
         self.outbox.defer_from(before)  # others hold them: nobody waits until we do
         self.catch_up.installed(message.log, sender, now)

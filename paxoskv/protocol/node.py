@@ -187,7 +187,7 @@ class Node(Core):
 
     @property
     def drained(self) -> bool:
-        return not self.outbox.records
+        return not self.outbox.ready.journal
 
     def state(self, pending: Sequence[Record] = ()) -> list[Record]:
         """All that must not be forgotten, for the first frame of a new segment (N13). Only while drained.
@@ -350,10 +350,10 @@ class Node(Core):
         self.gossip.end_turn(own, now)  # whoever an Accept has told needs no gossip
         if self.catch_up.fetching:
             self.catch_up.send(now)
-        flush_now = self.outbox.must_flush(now)  # before the message to ourselves, for which nobody waits
-        if self.outbox.records:
+        self.outbox.look_who_waits(now)  # before the message to ourselves, for which nobody waits
+        if self.outbox.ready.journal:
             self.persistence.end_turn(now)  # last, when it is known which logs the records are about
-        return self.outbox.drain(flush_now)
+        return self.outbox.drain()
 
     def _apply(self) -> None:
         """The commands whose turn has come."""

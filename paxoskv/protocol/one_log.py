@@ -73,7 +73,7 @@ class OneLog(Way):
     def answer_reads(self, now: float, more: bool) -> None:
         executed = self.learner.logs[self.log].executed
         while self.dated and self.dated[0][0] <= executed:
-            self.outbox.to_answer += self.dated.pop(0)[1]
+            self.outbox.ready.reads += self.dated.pop(0)[1]
 
     def watch(self, now: float) -> None:
         """Stand where nothing goes on, though it should: one node after the other, as in revocation."""
@@ -123,7 +123,7 @@ class OneLog(Way):
     def _lost(self) -> None:
         """What becomes of our entry, we shall not learn: it may be applied."""
         if self.payload is not None:
-            self.outbox.lost.append(self._done())
+            self.outbox.ready.lost.append(self._done())
 
     def reads(self) -> Iterator[list[Any]]:
         """All reads that are not answered."""

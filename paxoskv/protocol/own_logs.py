@@ -69,7 +69,7 @@ class OwnLogs(Way):
         return self.commands.applied(timestamp)
 
     def covered(self, position: tuple[int, int]) -> None:
-        self.outbox.lost += self.commands.covered(position)
+        self.outbox.ready.lost += self.commands.covered(position)
         self.reads.log_lost()
 
     def end_turn(self, now: float) -> None:

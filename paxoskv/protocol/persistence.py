@@ -60,7 +60,7 @@ class Persistence:
         self.turn += 1
         self.journaled_at = now
         logs: set[int] = set()
-        for record in self.outbox.records:
+        for record in self.outbox.ready.journal:
             if record.held is not None:
                 logs.add(record.held.log)
             elif record.installed is not None:
@@ -83,8 +83,8 @@ class Persistence:
         """
         idle = not self.waits and now - self.journaled_at >= NOTE_AFTER
         if idle and self.learner.position > self.noted_position:
-            first = len(self.outbox.records)
-            self.outbox.records += self._notes()
+            first = len(self.outbox.ready.journal)
+            self.outbox.ready.journal += self._notes()
             self.outbox.defer_from(first)
 
     def journal_notes(self, number: int) -> None:
@@ -92,7 +92,7 @@ class Persistence:
 
         Replaying it after the checkpoint would find other entries held.
         """
-        self.outbox.records += [*self._notes(), Record(installed=number)]
+        self.outbox.ready.journal += [*self._notes(), Record(installed=number)]
 
     def notes(self) -> list[Record]:
         """What need not be durable soon, for the frame written next: how much is chosen, and applied."""

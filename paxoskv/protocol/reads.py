@@ -92,7 +92,7 @@ class Reads:
     def applied(self, timestamp: int) -> None:
         """An entry of ours is applied: who rode on it is answered."""
         if timestamp in self.riding:
-            self.outbox.to_answer += self.riding.pop(timestamp)
+            self.outbox.ready.reads += self.riding.pop(timestamp)
 
     def log_lost(self) -> None:
         """Nobody knows any more how our entries will be stamped: who rode on one needs a round."""
@@ -118,7 +118,7 @@ class Reads:
         if self.dated:
             frontier = min(log.frontier for log in self.learner.logs.values())
             while self.dated and self.dated[0][0] <= frontier:
-                self.outbox.to_answer += self.dated.popleft()[1]
+                self.outbox.ready.reads += self.dated.popleft()[1]
 
     def tick(self, now: float) -> None:
         """Ask those again that have not said anything.

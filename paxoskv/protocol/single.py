@@ -20,10 +20,7 @@ class Single(Core):
         self.quorum = 1
         self.clock = 0
         self._in_flight = 0
-        self._records: list[Record] = []
-        self._after: list[tuple[int, Message, Any]] = []
-        self._apply: list[Applied] = []
-        self._reads: list[Any] = []
+        self._ready = Ready()
 
     @property
     def ready(self) -> bool:
@@ -65,12 +62,12 @@ class Single(Core):
         if record.held:
             for entry in record.held.entries:
                 self.clock = entry.timestamp
-                self._apply.append(Applied(entry.timestamp, 0, entry.payload, None))
+                self._ready.apply.append(Applied(entry.timestamp, 0, entry.payload, None))
 
     def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
         """Recovery: take a checkpoint. What was replayed before is in it."""
         self.clock = cut.clock
-        self._apply.clear()
+        self._ready.apply.clear()
         return True
 
     def start(self, now: float) -> None:
@@ -92,7 +89,7 @@ class Single(Core):
     def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
         """Take our own message: the entry in it is durable."""
         self._in_flight -= 1
-        self._apply.append(message)
+        self._ready.apply.append(message)
 
     def tick(self, now: float) -> None:
         """There is nothing to repeat, for there are no peers."""
@@ -103,18 +100,17 @@ class Single(Core):
     def propose(self, payload: bytes, token: Any) -> None:
         self.clock += 1
         self._in_flight += 1
-        self._records.append(Record(held=Held(0, 0, self.clock - 1, [Entry(self.clock, payload)])))
-        self._after.append((0, Applied(self.clock, 0, payload, token), None))
+        self._ready.journal.append(Record(held=Held(0, 0, self.clock - 1, [Entry(self.clock, payload)])))
+        self._ready.send_after.append((0, Applied(self.clock, 0, payload, token), None))
 
     def read(self, token: Any) -> None:
-        self._reads.append(token)
+        self._ready.reads.append(token)
 
     def forget_reads(self, tokens: Collection[Any]) -> None:
         """None waits: a read is answered in the turn in which it arrived."""
 
     def drain(self, now: float, more: bool = False) -> Ready:
-        ready = Ready([], self._records, self._after, self._apply, self._reads)
-        self._records, self._after, self._apply, self._reads = [], [], [], []
+        ready, self._ready = self._ready, Ready()
         return ready
 
     def hashed(self, position: tuple[int, int], rolling: int) -> None:

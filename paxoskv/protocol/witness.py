@@ -1,9 +1,12 @@
 """What peers have let us know to be durable: who starts with less must not be listened to."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from paxoskv.multipaxos import Acceptor, node_of
 from paxoskv.wire.structs import Fact, Identity, Recovered
+
+NOTHING: Final = Fact(0, 0, 0, 0)
 
 
 class Witness:
@@ -19,7 +22,7 @@ class Witness:
         self.promises = {peer: dict.fromkeys(logs, 0) for peer in peers}  # by log: the ballot
         self.votes = {peer: dict.fromkeys(logs, (0, 0)) for peer in peers}  # by log: the ballot, the length
         self.candidates = {peer: dict.fromkeys(logs, 0) for peer in peers}  # by log: the ballot
-        self.claims = dict.fromkeys(peers, (0, 0))  # of its own log: the frontier, how much is chosen
+        self.claims = dict.fromkeys(peers, NOTHING)  # of its own log, with the highest frontier
 
     def promised(self, peer: int, log: int, ballot: int) -> None:
         if peer in self.promises and ballot > self.promises[peer][log]:
@@ -37,12 +40,12 @@ class Witness:
             candidates[log] = ballot
 
     def claimed(self, peer: int, fact: Fact) -> None:
-        if peer in self.claims and fact.frontier > self.claims[peer][0]:
-            self.claims[peer] = (fact.frontier, fact.chosen)
+        if peer in self.claims and fact.frontier > self.claims[peer].frontier:
+            self.claims[peer] = fact
 
     def forget(self, peer: int) -> None:
         """The peer has another disk."""
-        self.claims[peer] = (0, 0)
+        self.claims[peer] = NOTHING
         self.promises[peer] = dict.fromkeys(self.logs, 0)
         self.votes[peer] = dict.fromkeys(self.logs, (0, 0))
         self.candidates[peer] = dict.fromkeys(self.logs, 0)
@@ -59,7 +62,7 @@ class Witness:
                 lost = self._lost(peer, found, held[self.logs.index(found.log)])
                 if lost is not None:
                     return lost
-        frontier, chosen = self.claims[peer]
+        _, chosen, _, frontier = self.claims[peer]
         acceptor = acceptors.get(peer)
         if identity.reserved is None or acceptor is None or acceptor.chosen < chosen:
             return None

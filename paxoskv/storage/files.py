@@ -48,7 +48,7 @@ class Unreadable(Damaged):
 
 
 class Full(JournalError):
-    """There is no room on the disk for one more frame. Nothing was written: the journal is as it was."""
+    """There is no room on the disk for what is to come next. Nothing was written: all is as it was."""
 
 
 class Files:

@@ -38,7 +38,7 @@ class Mark(NamedTuple):
 def packed(number: int, segment: int, check: int) -> bytes:
     """The content of the file `synced`. It lies in one sector, so no power cut can tear it."""
     content = MARK.pack(MARK_MAGIC, number, segment, check)
-    return content + CHECK.pack(zlib.crc32(content))
+    return content + zlib.crc32(content).to_bytes(4, "big")
 
 
 def mark_bytes(mark: Mark) -> bytes:

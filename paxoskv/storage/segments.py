@@ -83,7 +83,7 @@ def is_of_another_version(data: bytes) -> bool:
 def frame(body: bytes, number: int, segment: Segment) -> bytes:
     """The bytes of one frame. struct.error if the body has 4 GiB or more."""
     header = HEADER.pack(len(body), number, segment.number, zlib.crc32(body))
-    return header + CHECK.pack(zlib.crc32(header, segment.check)) + body
+    return header + zlib.crc32(header, segment.check).to_bytes(4, "big") + body
 
 
 def read_frame_header(data: bytes, offset: int, segment: Segment) -> tuple[int, int, int] | None:

@@ -87,7 +87,8 @@ class Spares:
             self.full = error.strerror
             # It is tried again and again: each traceback would keep a frame alive until it is collected.
             error.__traceback__ = None
-            raise Full(f"{self._journal}: no room for the next segment: {error.strerror}") from error
+            room = f"no room for the next segment, {self._segment_bytes >> 20} MiB"
+            raise Full(f"{self._journal}: {room}: {error.strerror}") from error
         self.newest += 1
         self.full = None
         return segment

@@ -39,6 +39,9 @@ _STOP: Final = b"\0"
 
 def header(frame: bytes, offset: int = 0) -> tuple[int, bytes, int, int]:
     """Return kind, name, sequence, and offset of the struct, of the message at this offset; or Malformed."""
+    version: int
+    kind: int
+    length: int
     try:
         version, kind, length = _START.unpack_from(frame, offset)
         if version != _STRICT or not CALL <= kind <= ONEWAY or not 0 <= length <= MAX_NAME_BYTES:

@@ -127,7 +127,7 @@ MUTANTS = [
         (
             CLASSIC,
             "self.riding, self.waiting = self.waiting[:1], self.waiting[1:]",
-            "self.outbox.to_answer += self.waiting[:1]\n            del self.waiting[:1]",
+            "self.outbox.ready.reads += self.waiting[:1]\n            del self.waiting[:1]",
         ),
     ),
     told(
@@ -388,7 +388,7 @@ MUTANTS = [
     told(
         "an installed checkpoint does not count as durable",
         "test_checkpoints.test_what_a_checkpoint_covers_is_durable_with_it",
-        ("protocol.persistence", "                logs.update(self.logs)\n", "                pass\n"),
+        ("protocol.persistence", "                logs.update(self.acceptors)\n", "                pass\n"),
     ),
     told(
         "what a slow disk has not written is sent again and again",
@@ -909,17 +909,17 @@ MUTANTS = [
     met(
         "a frontier may lie one below what a command needs",
         "default 1",
-        (CORE, "if frontier < timestamp - (log > owner):", "if frontier < timestamp - 1:"),
+        (CORE, "if of.frontier < timestamp - (log > owner):", "if of.frontier < timestamp - 1:"),
     ),
     told(
         "a frontier must lie one above what a command needs",
         "test_more_scenarios.test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too",
-        (CORE, "if frontier < timestamp - (log > owner):", "if frontier < timestamp + (log < owner):"),
+        (CORE, "if of.frontier < timestamp - (log > owner):", "if of.frontier < timestamp + (log < owner):"),
     ),
     met(
         "commands are applied in the order in which they are chosen",
         "default 1",
-        (CORE, "if frontier < timestamp - (log > owner):", "if False:"),
+        (CORE, "if of.frontier < timestamp - (log > owner):", "if False:"),
         (CORE, "if head <= self.position:", "if False:"),
         (
             "state.store",
@@ -959,14 +959,14 @@ MUTANTS = [
         "test_more_scenarios.test_commands_of_all_nodes_at_once_are_answered_in_half_a_round_trip_more",
         (
             "protocol.gossip",
-            "if self.tell_all or (told < own.frontier and told < self.awaited[peer]):",
+            "if self.tell_all or (told.frontier < own.frontier and told.frontier < self.awaited[peer]):",
             "if False:",
         ),
     ),
     met(
         "what was applied is applied again from one entry earlier after a restart",
         "default 1",
-        (CORE, "if (e.timestamp, log) <= position", "if (e.timestamp, log) < position"),
+        (CORE, "if (entry.timestamp, log) <= position", "if (entry.timestamp, log) < position"),
     ),
     # -- proposals, reads and clients
     told(
@@ -1228,7 +1228,7 @@ MUTANTS = [
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
             "protocol.witness",
-            "        if peer in self.claims and fact.frontier > self.claims[peer][0]:\n",
+            "        if peer in self.claims and fact.frontier > self.claims[peer].frontier:\n",
             "        if False:\n",
         ),
     ),

@@ -230,9 +230,11 @@ class Network:
         directory.mkdir(parents=True, exist_ok=True)
         python = {"python": base_python()}
         settings["ssh"] = python | settings.get("ssh", {})
-        path.write_text(
-            json.dumps({"name": "launched", "insecure": True, "nodes": nodes} | settings, indent=2)
-        )
+        if "tls" not in settings:
+            settings["secret"] = "launched.secret"
+            (directory / "launched.secret").touch(0o600)
+            (directory / "launched.secret").write_text(os.urandom(32).hex())
+        path.write_text(json.dumps({"name": "launched", "nodes": nodes} | settings, indent=2))
         return path
 
 

@@ -334,7 +334,7 @@ RULES: dict[str, Rule] = {
     ),
     "N12: those whose votes can wait are measured, too": rule(
         more_stories.test_the_round_trips_of_nodes_whose_votes_can_wait_are_measured_by_their_frontiers,
-        ("protocol.round_trips", "0 < probe.frontier <= frontier", "False"),
+        ("protocol.round_trips", "0 < _frontier(log, accept) <= frontier", "False"),
     ),
     "who waits too long for a vote asks those that can wait": rule(
         more_stories.test_when_one_of_the_voters_dies_the_others_are_asked_at_once,

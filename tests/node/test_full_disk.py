@@ -1,8 +1,10 @@
 """Disks that are full, and disks that fail, under real nodes."""
 
 import contextlib
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +12,17 @@ import pytest
 
 from paxoskv import Client, ClientError, NotDoneError, UnknownOutcome
 from tests.harness.linearizability import Operation, check
-from tests.harness.processes import Clients, Process, RealCluster, eventually, final_reads, finish
+from tests.harness.processes import (
+    SCRIPTS,
+    SERVER,
+    Clients,
+    Process,
+    RealCluster,
+    cluster_file,
+    eventually,
+    final_reads,
+    finish,
+)
 
 SIZE_MB = 72  # three segments and a half for the node, and room to be filled by somebody else
 
@@ -35,6 +47,22 @@ def fill(path: Path) -> Path:
         while True:
             file.write(bytes(1 << 16))
     return ballast
+
+
+def test_a_first_start_on_a_full_disk_tells_how_much_is_needed_and_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        fill(disk)
+        arguments = ["--cluster", cluster_file(tmp_path, 3), "--data", disk / "data"]
+        told = re.compile(
+            r"\w+.(py|sh): .*/node-1: disk full: 0 MiB are free, a node needs 48 MiB to begin with: .*\n"
+        )
+        done = finish([sys.executable, SERVER, "--id", "1", "--init", *arguments])
+        assert done.returncode == 74 and told.fullmatch(done.stderr), done.stderr
+        done = finish([SCRIPTS / "cluster.sh", "start", *arguments])
+        assert done.returncode == 1 and told.fullmatch(done.stderr), done.stderr
+        assert not list((disk / "data").glob("node-*"))
 
 
 def test_a_full_disk_refuses_commands_and_answers_reads_until_there_is_room(tmp_path: Path) -> None:

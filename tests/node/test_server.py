@@ -137,6 +137,36 @@ def test_a_port_in_use_is_told_with_the_address(tmp_path: Path) -> None:
     assert f"{member.host}:{member.port}" in line and "address already in use" in line
 
 
+def test_a_wrong_host_at_the_first_start_leaves_nothing_that_must_be_removed(tmp_path: Path) -> None:
+    path = cluster_file(tmp_path, 1, insecure=True)
+    text = path.read_text()
+    path.write_text(text.replace("127.0.0.1", "192.0.2.1"))
+    line = refused(["--id", 1, "--cluster", path, "--data", tmp_path / "data", "--init"], tmp_path)
+    assert str(path) in line and "192.0.2.1" in line
+    assert not (tmp_path / "data").exists()
+    path.write_text(text)
+    with RealCluster(tmp_path, file=path) as cluster, cluster.client() as client:
+        client.put("key", "value")
+
+
+@pytest.mark.parametrize("role", [["--id", "1", "--init"], ["--standalone"]])
+def test_too_few_open_files_are_told_at_the_start(tmp_path: Path, role: list[str]) -> None:
+    server = [
+        sys.executable,
+        SERVER,
+        *role,
+        "--cluster",
+        cluster_file(tmp_path, 5),
+        "--data",
+        tmp_path / "data",
+    ]
+    done = finish(["sh", "-c", 'ulimit -n 41; exec "$@"', "sh", *server], cwd=tmp_path)
+    assert done.returncode == 2 and not (tmp_path / "data").exists()
+    needed = 42 if "--standalone" in role else 50
+    assert done.stderr.startswith(f"server.py: open files: 41 are allowed, {needed} are needed")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_second_process_on_the_same_data_directory_is_refused(tmp_path: Path) -> None:
     with RealCluster(tmp_path, nodes=1) as cluster:
         line = refused(cluster.nodes[1].arguments, tmp_path)

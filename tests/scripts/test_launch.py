@@ -366,11 +366,11 @@ def test_a_server_that_ends_at_once_is_told_with_its_own_last_line(
     hosts: Network, wheels: Path, tmp_path: Path
 ) -> None:
     """The packages come from the environment of the tests: `python` names one that has them."""
-    tls = {"certificate": "none.pem", "key": "none.key", "authority": "ca.pem"}
+    tls = {"certificate": "/none.pem", "key": "/none.key", "authority": "/ca.pem"}
     cluster = Launched(hosts, tmp_path, tls=tls, ssh={"python": sys.executable})
     told = cluster.expect(1, "up")
     assert (
-        told.count("FAILED: ended at once (exit code 2): server.py: cluster.json: tls.certificate: none.pem")
+        told.count("FAILED: ended at once (exit code 2): server.py: cluster.json: tls.certificate: /none.pem")
         == 5
     )
     assert not (cluster.host(1) / ".venv").exists(), "an environment that has the packages is used as it is"
@@ -397,6 +397,56 @@ def test_misuse_is_told_before_any_host_is_asked(words: Sequence[str], told: str
     environment = {**os.environ, "PYTHON": sys.executable}
     done = finish([LAUNCH, *given], env=environment, cwd=PROJECT)
     assert done.returncode == 2 and told in done.stderr, done.stderr
+
+
+def test_certificates_are_made_brought_to_each_host_and_renewed_without_a_restart(
+    hosts: Network, tmp_path: Path
+) -> None:
+    tls = {"certificate": "certs/{name}.pem", "key": "certs/{name}.key", "authority": "certs/ca.pem"}
+    cluster = Launched(hosts, tmp_path, tls=tls, ssh={"python": sys.executable})
+    certs = tmp_path / "certs"
+    told = cluster.expect(2, "up")
+    assert f"tls: there is no {certs}/ca.pem: make it once: scripts/make_certs.sh" in told
+    make = [SCRIPTS / "make_certs.sh", cluster.file, certs]
+    finish(make).check_returncode()
+    try:
+        assert "up: all 5 nodes are ready" in cluster.expect(0, "up")
+        for node in HOSTS:
+            there = {
+                path.name: path.stat().st_mode & 0o777 for path in (cluster.host(node) / "certs").iterdir()
+            }
+            assert there == dict.fromkeys(["ca.pem", f"node-{node}.pem", f"node-{node}.key"], 0o600)
+        assert cluster.client("put", "key", "value").returncode == 0
+        for part in ("pem", "key"):
+            (certs / f"client.{part}").unlink()
+            (certs / f"client.{part}").symlink_to(f"client-reader.{part}")
+        assert cluster.client("get", "key").stdout == "value\n"
+        assert cluster.client("put", "key", "other").returncode not in (0, 130)
+
+        before, old = hosts.pids(), (certs / "node-1.pem").read_bytes()
+        finish(make).check_returncode()
+        assert cluster.expect(0, "reload").count("reads its certificates again") == 5
+        assert hosts.pids() == before
+        assert (cluster.host(1) / "certs" / "node-1.pem").read_bytes() != old
+        for node in HOSTS:
+            log = cluster.host(node) / "run" / f"node-{node}.log"
+            eventually(lambda log=log: "event=reload expires_s=" in log.read_text(), "it has read them")
+        eventually(lambda: all(state.get("ready") for state in cluster.states()), "all serve")
+        assert cluster.client("get", "key").stdout == "value\n"
+    finally:
+        cluster.run("down")
+
+
+def test_the_secret_is_brought_to_each_host_for_its_user_alone(hosts: Network, tmp_path: Path) -> None:
+    cluster = Launched(hosts, tmp_path)
+    cluster.expect(0, "push")
+    secret = tmp_path / "launched.secret"
+    for node in HOSTS:
+        copy = cluster.host(node) / secret.name
+        assert (copy.read_text(), copy.stat().st_mode & 0o777) == (secret.read_text(), 0o600)
+    secret.unlink()
+    assert f"secret: there is no {secret}: make it once: umask 077; head" in cluster.expect(2, "up")
+    assert cluster.expect(0, "down").count("did not run") == 5, "what copies nothing needs none"
 
 
 def test_a_supervisor_starts_what_crashes_again_and_what_is_refused_not(tmp_path: Path) -> None:

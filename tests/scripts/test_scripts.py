@@ -1,8 +1,12 @@
 """The scripts as users call them: cluster control, the demonstration, and the tools beside them."""
 
+import argparse
+import contextlib
 import json
 import os
 import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,8 +18,10 @@ from typing import Any
 
 import pytest
 
+from paxoskv import program
 from paxoskv.client.sync import Client
 from paxoskv.config import load
+from tests.harness.fake_node import FakeCluster
 from tests.harness.processes import (
     CLIENT,
     DEADLINE_S,
@@ -23,14 +29,27 @@ from tests.harness.processes import (
     SCRIPTS,
     SERVER,
     Load,
-    RealCluster,
     cluster_file,
     contended,
     eventually,
     finish,
 )
 
+sys.path.append(str(PROJECT / "deploy"))
+
+import local
+
 CLUSTER = SCRIPTS / "cluster.sh"
+PROGRAMS = (
+    "server.py",
+    "client.py",
+    *sorted(
+        str(path.relative_to(PROJECT))
+        for directory in ("scripts", "bench", "bench/experiments", "deploy", "tools")
+        for path in (PROJECT / directory).iterdir()
+        if path.is_file() and (os.access(path, os.X_OK) or path.name == "compile.py")
+    ),
+)
 FAILOVER = PROJECT / "bench" / "experiments" / "failover.py"
 
 
@@ -57,12 +76,13 @@ class Controlled:
         self.data = directory / "data"
         self.settings = load(self.file)
 
+    def command(self, *words: str | int) -> list[Any]:
+        return [CLUSTER, *words, "--cluster", self.file, "--data", self.data]
+
     def run(self, *words: str | int) -> Any:
         """cluster.sh with these words: what it printed, and its exit code."""
         environment = {**os.environ, "PYTHON": sys.executable}
-        return finish(
-            [CLUSTER, *words, "--cluster", self.file, "--data", self.data], 2 * DEADLINE_S, env=environment
-        )
+        return finish(self.command(*words), 2 * DEADLINE_S, env=environment)
 
     def succeed(self, *words: str | int) -> str:
         done = self.run(*words)
@@ -79,7 +99,9 @@ class Controlled:
         return "".join(f"\n--- {path.name}\n{path.read_text()[-2000:]}" for path in self.data.glob("*.log"))
 
     def pid(self, node: int) -> int:
-        return int((self.data / f"node-{node}.pid").read_text())
+        """The process that was started last; see its log."""
+        log = (self.data / f"node-{node}.log").read_text()
+        return int(re.findall(r"event=listening .* pid=(\d+)", log)[-1])
 
     def client(self, timeout: float = DEADLINE_S) -> Client:
         return Client(self.settings, timeout=timeout)
@@ -87,7 +109,7 @@ class Controlled:
 
 @pytest.fixture
 def controlled(tmp_path: Path) -> Iterator[Controlled]:
-    cluster = Controlled(tmp_path)
+    cluster = Controlled(tmp_path / "a place")
     yield cluster
     for node in (1, 2, 3):
         cluster.run("kill", node)
@@ -116,7 +138,6 @@ def test_the_cluster_starts_answers_keeps_its_data_over_a_restart_and_stops(cont
 
     controlled.succeed("stop")
     assert not processes_with(controlled.file)
-    assert not list(controlled.data.glob("*.pid"))
     controlled.succeed("stop")  # nothing to do is no error
     assert controlled.run("status").returncode == 3
 
@@ -175,14 +196,73 @@ def test_a_rolling_restart_renews_every_node_and_fails_no_operation(controlled: 
 
 
 @pytest.mark.slow
-def test_a_start_that_fails_tells_the_node_the_reason_and_the_end_of_its_log(controlled: Controlled) -> None:
+def test_a_start_whose_port_is_taken_says_so_and_leaves_nothing_behind(controlled: Controlled) -> None:
     member = controlled.settings.member(2)
     with socket.create_server((member.host, member.port)):
         told = controlled.fail(1, "start")
-        assert "node 2 did not come up" in told and "node-2.log" in told
-        assert f"{member.host}:{member.port}: address already in use" in told
+        assert told.startswith(f"cluster.sh: node 2: port {member.port} of {member.host} is taken by another")
+        assert not controlled.data.exists() and len(told.splitlines()) == 1
     assert "3 nodes answer" in controlled.succeed("start"), "the port is free now"
     controlled.succeed("stop")
+
+
+@pytest.mark.slow
+def test_a_false_start_takes_no_other_clusters_answers_for_its_own_and_leaves_nothing_behind(
+    controlled: Controlled, tmp_path: Path
+) -> None:
+    controlled.succeed("start")
+    before = [controlled.pid(node) for node in (1, 2, 3)]
+    other = Controlled(tmp_path / "other")
+    other.file.write_text(controlled.file.read_text().replace('"test"', '"other"'))
+    told = other.fail(1, "start").splitlines()
+    assert len(told) == 3 and all("is taken by another program" in line for line in told)
+    assert not other.data.exists()
+
+    other.file.write_text(controlled.file.read_text())  # the same cluster, as far as anybody can ask
+    assert "is taken by another program" in other.fail(1, "start")
+    assert not other.data.exists()
+    # Without the look beforehand, as if the first cluster had been started at the same moment.
+    words = argparse.Namespace(cluster=str(other.file), data=str(other.data), id=None)
+    raced = local.Local(words)
+    other.data.mkdir()
+    raced.make()
+    with pytest.raises(local.Failure, match=r"node 1: port .* is taken by another program: server.py"):
+        raced.launch(fresh=True)
+    assert not processes_with(other.file) and not list(other.data.glob("node-?"))
+    assert [controlled.pid(node) for node in (1, 2, 3)] == before
+    assert "3 nodes answer" in controlled.succeed("start")
+
+
+@pytest.mark.slow
+def test_data_that_was_moved_away_under_running_nodes_is_not_made_anew(controlled: Controlled) -> None:
+    controlled.succeed("start")
+    moved = controlled.data.with_name("moved")
+    controlled.data.rename(moved)
+    told = controlled.fail(1, "start").splitlines()
+    assert len(told) == 3 and all("was it moved? move it back" in line for line in told)
+    assert not controlled.data.exists()
+    for node in (1, 2, 3):
+        (moved / f"node-{node}").rename(moved / f"kept-{node}")
+    moved.rename(controlled.data)
+    assert "its data is no more at" in controlled.fail(1, "start", 2)
+    controlled.succeed("stop")
+    assert not processes_with(controlled.file)
+
+
+@pytest.mark.slow
+def test_an_interrupted_start_leaves_nothing_running(controlled: Controlled) -> None:
+    controlled.succeed("start")
+    controlled.succeed("stop")
+    command = [str(word) for word in controlled.command("start", 1)]  # alone it has no majority
+    seen = (controlled.data / "node-1.log").read_text().count("event=listening")
+    with subprocess.Popen(command, env={**os.environ, "PYTHON": sys.executable}) as child:
+        eventually(
+            lambda: (controlled.data / "node-1.log").read_text().count("event=listening") > seen,
+            "node 1 is up, and waited for",
+        )
+        child.send_signal(signal.SIGINT)
+        assert child.wait(DEADLINE_S) == 130
+    assert not processes_with(controlled.file)
 
 
 @pytest.mark.slow
@@ -192,19 +272,29 @@ def test_a_node_whose_data_is_gone_is_not_started_as_if_it_were_new(controlled: 
     (controlled.data / "node-2").rename(controlled.data / "gone")
     for words in (("start",), ("start", 2)):
         told = controlled.fail(1, *words)
-        assert "node 2 did not come up" in told and "--init" in told
+        assert "node 2: its data directory" in told and "is missing, but others have theirs" in told
     assert not (controlled.data / "node-2").exists()
-    controlled.succeed("stop")
+    assert not processes_with(controlled.file), "no node is started where one cannot be"
+
+
+def test_data_directories_are_made_for_all_nodes_or_for_none(tmp_path: Path) -> None:
+    controlled = Controlled(tmp_path)
+    assert "the first start is of all nodes" in controlled.fail(1, "start", 1)
+    assert not controlled.data.exists()
+    cannot = Path("/proc/kv")
+    done = finish([CLUSTER, "start", "--cluster", controlled.file, "--data", cannot])
+    assert (done.returncode, done.stderr) == (1, f"cluster.sh: {cannot}: No such file or directory\n")
 
 
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        ((), 2, "usage:"),
-        (("fly",), 2, "unknown command fly"),
+        ((), 2, "the following arguments are required: COMMAND"),
+        (("fly",), 2, "invalid choice: 'fly'"),
         (("start", "9"), 2, "has no node 9"),
-        (("start", "1", "2"), 2, "usage:"),
-        (("start", "--force"), 2, "unknown option --force"),
+        (("start", "1", "2"), 2, "unrecognized arguments: 2"),
+        (("start", "--force"), 2, "unrecognized arguments: --force"),
+        (("start", "one"), 2, "invalid int value: 'one'"),
         (("kill",), 2, "kill needs a node's id"),
         (("pause",), 2, "pause needs a node's id"),
         (("resume",), 2, "resume needs a node's id"),
@@ -231,7 +321,10 @@ def test_a_bad_cluster_file_is_told_before_anything_starts(tmp_path: Path) -> No
 
 def test_an_option_without_its_value_is_told() -> None:
     done = finish([CLUSTER, "start", "--cluster"])
-    assert done.returncode == 2 and done.stderr == "cluster.sh: --cluster needs a value\n"
+    assert (
+        done.returncode == 2
+        and done.stderr == "cluster.sh: argument --cluster: expected one argument (see --help)\n"
+    )
 
 
 def test_help_is_on_stdout() -> None:
@@ -320,9 +413,105 @@ def test_a_script_runs_as_it_is_without_the_environments_python_in_the_path(scri
     assert done.stdout and not done.stderr
 
 
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project without .venv, at a path with a blank; `bin` has a Python without any package."""
+    project = tmp_path_factory.mktemp("bare") / "a project"
+    kept = shutil.ignore_patterns(".*", "__pycache__", "build")
+    shutil.copytree(PROJECT, project, symlinks=True, ignore=kept)
+    (project / "bin").mkdir()
+    python = project / "bin" / "python3"
+    python.write_text(f'#!/bin/sh\nexec {sys._base_executable} -S "$@"\n')  # type: ignore[attr-defined]
+    python.chmod(0o755)
+    return project
+
+
+def exit_codes() -> dict[int, str]:
+    """By code, who ends with it: from the table in the operations guide."""
+    text = (PROJECT / "docs" / "operations.md").read_text()
+    return {int(code): who for code, who in re.findall(r"^\| (\d+) \| .* \| (.*) \|$", text, re.MULTILINE)}
+
+
+def test_every_program_is_named_beside_the_exit_codes() -> None:
+    text = (PROJECT / "docs" / "operations.md").read_text()
+    missing = [file for file in PROGRAMS if f"`{Path(file).name}`" not in text]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("code", "command"),
+    [
+        (0, "scripts/compare_stores.py --help"),
+        (0, "deploy/supervise.py --help"),
+        (1, "scripts/cluster.sh kill 1 --cluster {cluster}"),
+        (1, "scripts/make_certs.sh {cluster} /proc/nowhere"),
+        (2, "server.py --id 9 --cluster {cluster}"),
+        (2, "scripts/fsck.py {nowhere}"),
+        (2, "scripts/check_history.py {nowhere}"),
+        (2, "scripts/restore.sh {nowhere} --cluster {nowhere}"),
+        (2, "scripts/demo.sh {nowhere}"),
+        (2, "scripts/simulate.py --seeds none"),
+        (2, "scripts/test.sh --no-such-option"),
+        (2, "bench/experiments/failover.py --nodes 1"),
+        (3, "client.py get key --timeout 0.1 --cluster {cluster}"),
+        (3, "scripts/backup.sh {nowhere} --cluster {cluster}"),
+        (3, "scripts/compare_stores.py --within 0 --cluster {cluster}"),
+        (65, "client.py run {malformed} --timeout 0.1 --cluster {cluster}"),
+        (65, "scripts/check_history.py {malformed}"),
+        (74, "scripts/make_workload.py > /dev/full"),
+        (74, "scripts/make_cluster.py > /dev/full"),
+        (74, "server.py --help > /dev/full"),
+        (74, "scripts/cluster.sh --help > /dev/full"),
+        (74, "scripts/make_workload.py --rows 99999 | head -n 1; exit ${{PIPESTATUS[0]}}"),
+        (2, "scripts/make_workload.py -o /proc/nowhere"),
+    ],
+)
+def test_programs_end_with_the_exit_codes_of_the_table(tmp_path: Path, code: int, command: str) -> None:
+    who = exit_codes()[code]
+    assert "every program" in who or f"`{Path(command.split()[0]).name}`" in who
+    malformed = tmp_path / "malformed"
+    malformed.write_text("PUT\n")
+    named = {"cluster": cluster_file(tmp_path, 1), "nowhere": tmp_path / "nowhere", "malformed": malformed}
+    words = command.format(**named)
+    if command.startswith(("server.py", "client.py")):
+        words = f"{sys.executable} {words}"
+    done = finish(["bash", "-c", words], cwd=PROJECT, env={**os.environ, "PYTHON": sys.executable})
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+def test_an_interrupted_program_ends_quietly_as_the_signal_ends_it(tmp_path: Path) -> None:
+    command = [SCRIPTS / "compare_stores.py", "--within", "600", "--cluster", cluster_file(tmp_path, 1)]
+    with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as child:
+        eventually(lambda: len(processes_with(tmp_path)) > 1, "it asks a node")
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=DEADLINE_S)
+    assert (child.returncode, errors) == (-signal.SIGINT, "")
+    assert "130" in str(sorted(exit_codes()))
+
+
+def test_the_packages_that_programs_look_for_are_those_that_are_installed() -> None:
+    listed = [line.split("==")[0] for line in (PROJECT / "requirements.txt").read_text().split()]
+    later = {"prometheus-client", "argcomplete", "pytest"}  # where they are asked for
+    assert set(program.PACKAGES) == set(listed) - later
+
+
+@pytest.mark.parametrize("file", PROGRAMS)
+def test_help_works_where_nothing_is_installed_and_misuse_is_no_traceback(bare: Path, file: str) -> None:
+    environment = {"PATH": f"{bare}/bin:/usr/bin:/bin"}
+    command = [bare / file] if os.access(bare / file, os.X_OK) else ["python3", bare / file]
+    done = finish([*command, "--help"], env=environment)
+    assert (done.returncode, done.stderr) == (0, "") and "usage" in done.stdout.lower()
+    if file not in ("scripts/demo.sh", "scripts/bench.sh", "scripts/test.sh"):  # they install first
+        done = finish([*command, "--no-such-option"], env=environment)
+        assert done.returncode == 2 and done.stderr and "Traceback" not in done.stderr
+    assert not (bare / ".venv").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["--port", "65535"], "nodes[1].port: 65536 is not a port"),
         (["--nodes", "4"], "nodes: 4 is not an odd number of nodes"),
         (["--set", "foo=3"], "foo: 3 is in no known field"),
     ],
@@ -333,12 +522,18 @@ def test_a_cluster_that_nobody_would_read_is_not_made(words: list[str], told: st
     assert done.stderr.startswith(f"make_cluster.py: {told}")
 
 
-@pytest.mark.slow
 def test_comparing_stores_tells_a_difference_and_a_node_that_does_not_answer(tmp_path: Path) -> None:
+    """The nodes have two stores, and are of a version that cannot say which cluster it is."""
     compare = [sys.executable, SCRIPTS / "compare_stores.py", "--within", "1", "--cluster"]
-    with RealCluster(tmp_path / "a", nodes=1) as a, RealCluster(tmp_path / "b", nodes=1) as b:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with (
+        contextlib.closing(FakeCluster(tmp_path / "a", 1)) as a,
+        contextlib.closing(FakeCluster(tmp_path / "b", 1)) as b,
+    ):
         mixed = tmp_path / "mixed.json"
-        one, two = a.settings.nodes[0].port, b.settings.nodes[0].port
+        one, two = a.nodes[0].port, b.nodes[0].port
+        a.nodes[0].old = b.nodes[0].old = True
 
         def write(host: str, third: int) -> None:
             places = [("127.0.0.1", one), ("127.0.0.1", two), (host, third)]
@@ -351,7 +546,7 @@ def test_comparing_stores_tells_a_difference_and_a_node_that_does_not_answer(tmp
 
         write("localhost", one)
         assert finish([*compare, mixed]).returncode == 0, "two empty stores are equal"
-        with b.client() as client:
+        with Client(f"127.0.0.1:{two}") as client:
             client.put("key", "value")
         done = finish([*compare, mixed])
         assert done.returncode == 1 and "THE STORES DIFFER" in done.stdout
@@ -363,6 +558,8 @@ def test_a_made_cluster_file_has_free_ports_and_the_fields_asked_for(tmp_path: P
     assert settings.revoke_after_s == 2 and settings.fsync is False
     for member in settings.nodes:
         socket.create_server((member.host, member.port)).close()
+    done = finish([SCRIPTS / "make_cluster.py", "--nodes", "3", "--port", "7001"])
+    assert [node["port"] for node in json.loads(done.stdout)["nodes"]] == [7001, 7002, 7003]
 
 
 def test_a_made_workload_is_the_same_for_the_same_seed_and_one_that_the_client_takes(tmp_path: Path) -> None:

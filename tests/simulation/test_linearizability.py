@@ -627,7 +627,7 @@ def test_the_script_exits_with_0_for_good_1_for_bad_and_2_for_malformed_files(tm
     assert "|--|" in wrong.stdout
 
     broken = run_script(malformed, bad)
-    assert broken.returncode == 2
+    assert broken.returncode == 65
     assert broken.stderr.startswith(f"{malformed}:1: ")
     assert run_script(tmp_path / "absent").returncode == 2
     assert run_script().returncode == 2
