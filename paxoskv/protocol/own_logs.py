@@ -74,10 +74,12 @@ class OwnLogs(Way):
 
     def end_turn(self, now: float) -> None:
         """Propose again what others have dropped from our log."""
-        self.commands.end_turn()
+        if self.commands.unsure or self.commands.backlog:
+            self.commands.end_turn()
 
     def answer_reads(self, now: float, more: bool) -> None:
-        self.reads.end_turn(now, more and self.own.established)
+        if self.reads.waiting or self.reads.dated:
+            self.reads.end_turn(now, more and self.own.established)
 
     def on_reading(self, sender: int, message: Reading) -> None:
         self.reads.on_reading(sender, message)
