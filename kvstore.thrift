@@ -123,6 +123,18 @@ struct Page {
     3: i64 timestamp
 } (python.immutable = "")
 
+/** What a node has recorded of itself. */
+struct Traced {
+    /** Whether it records now. */
+    1: bool on
+    /** Events, a JSON object in each line; docs/trace.md has the format. */
+    2: string events
+    /** The id of the last one. */
+    3: i64 last
+    /** Whether there are more. */
+    4: bool more
+} (python.immutable = "")
+
 /** A piece of a checkpoint's file. */
 struct Chunk {
     /** Which checkpoint of the node that sends it; 0: it has none, or this one no longer. */
@@ -302,6 +314,9 @@ service KeyValue {
 
     /** A piece of a checkpoint; number 0: of the newest. For backups. */
     Chunk read_checkpoint(1: i64 number, 2: i64 offset) throws (1: NotDone not_done)
+
+    /** Record what happens at the node, in memory, or stop (absent: as it is), and answer with events after this one. */
+    Traced trace(1: bool on, 2: i64 after) throws (1: NotDone not_done)
 
     /** The node's own view of itself; `digest` asks for the hash of the whole store as well. */
     Status status(1: bool digest)

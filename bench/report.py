@@ -56,12 +56,11 @@ ORIGINAL: Final = {
 COSTS: Final = {
     "prepares": "Prepares",
     "accepts": "Accepts",
-    "refusals": "refusals",
+    "refused": "refusals",
     "ballots": "ballots",
-    "frames_received": "frames received",
-    "frames_sent": "frames sent to peers",
-    "bytes_received": "bytes received",
-    "bytes_sent": "bytes sent",
+    "messages": "messages between nodes",
+    "message_bytes": "bytes of these",
+    "frames_sent": "frames sent, answers to clients included",
     "fsyncs": "fsyncs",
     "journal_bytes": "journal bytes",
     "cpu_us": "CPU us",
@@ -300,6 +299,8 @@ def all_tables(samples: Sequence[Sample]) -> list[Table]:
         ("mix", "Reads and writes at 32 outstanding operations", "share of GET", both, "{:.0%}"),
         ("batches", "execute: batches of 100 PUTs from two processes, until all nodes have applied them",
          "batches in flight, each", batches, "{:g}"),
+        ("leader", "A standing leader, two closed-loop clients: half GET, half PUT, all through the log",
+         "clients are at the leader (1), or at another node (0)", both, "{:g}"),
         ("fault", "A node is killed under load", "node killed", killed, "one of five, kill -9"),
     ):  # fmt: skip
         if points(samples, part):
@@ -524,7 +525,7 @@ def write(directory: Path) -> None:
 
 IN_PERFORMANCE = (
     "original-mean", "original-stddev", "original-throughput", "tables", "scaling", "mix", "batches",
-    "cost-scaling", "fault", "failures",
+    "leader", "cost-scaling", "fault", "failures",
 )  # fmt: skip
 CHARTS_IN_PERFORMANCE = ("mean", "stddev", "throughput", "scaling")
 CHART_IN_README = "scaling"

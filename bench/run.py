@@ -57,7 +57,7 @@ from paxoskv.client import rows as row_files
 from scripts import make_workload
 
 WORKLOAD: Final = PROJECT / "workload.csv"
-PARTS: Final = ("original", "tables", "scaling", "mix", "batches", "failures", "fault")
+PARTS: Final = ("original", "tables", "scaling", "mix", "batches", "leader", "failures", "fault")
 PEERS: Final = ("etcd", "pysyncobj")
 FULL: Final = 150_000
 LEVELS: Final = (1, 2, 4, 8, 16, 32, 64)  # outstanding operations
@@ -175,6 +175,10 @@ def plan(options: argparse.Namespace, files: Files, peers: dict[str, Start]) -> 
     group("batches", ours, tasks)
     if options.cluster:
         return groups
+    if "leader" in healthy:
+        work = Load(files.mixed(rows, 0.5), rows)
+        places = [Task(x, partial(_at_leader, work=work, leading=x)) for x in (1, 0)]
+        group("leader", {"leader": healthy["leader"]}, places)
     if "failures" in options.parts:
         work = Load(files.mixed(rows, 0.5), rows)
         groups.append([
@@ -216,6 +220,10 @@ def running(options: argparse.Namespace) -> tuple[Systems, Systems, Systems]:
 
 def _run(system: System, work: Load) -> Sample:
     return system.run(work)
+
+
+def _at_leader(system: Paxos, work: Load, leading: float) -> Sample:
+    return system.run_at(work, leading)
 
 
 def _batches(system: Ours, batches: int, in_flight: int) -> Sample:

@@ -364,8 +364,8 @@ class Paxos(Ours):
 
     def start(self) -> None:
         """All nodes."""
-        ports = free_ports(NODES)
-        nodes = [{"id": i, "host": "127.0.0.1", "port": p} for i, p in enumerate(ports, start=1)]
+        self.ports = free_ports(NODES)
+        nodes = [{"id": i, "host": "127.0.0.1", "port": p} for i, p in enumerate(self.ports, start=1)]
         self.file.write_text(json.dumps({"name": "bench", "nodes": nodes, **self.settings}))
         for node in range(1, NODES + 1):
             self.serve(node, "--init")
@@ -386,6 +386,19 @@ class Paxos(Ours):
     def run(self, work: Load, read: str | None = None) -> Sample:
         """As Ours.run, with this cluster's way to read."""
         return super().run(work, read or self.read)
+
+    def run_at(self, work: Load, leading: float) -> Sample:
+        """Run the file with all clients at the node that leads the only log (1), or at the next one (0)."""
+        logs = [log for status in self.settled() for log in status.logs]
+        leader = max(logs, key=lambda log: log.promised).leader
+        if not leader:
+            raise BenchError("no node leads")
+        everywhere = self.target
+        self.target = ["--single", f"127.0.0.1:{self.ports[leader - 1 if leading else leader % NODES]}"]
+        try:
+            return self.run(work)
+        finally:
+            self.target = everywhere
 
     def fault(self, work: Load, seconds: float) -> Sample:
         """Throughput over time while one node is killed after a third of it, and returns after two.

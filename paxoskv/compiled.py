@@ -18,6 +18,7 @@ COMPILED = (
     "paxoskv/wire/*.py",
     "paxoskv/protocol/**/*.py",
     "paxoskv/state/*.py",
+    "paxoskv/trace/*.py",
     "paxoskv/storage/*.py",
     "paxoskv/node/*.py",
     "paxoskv/client/operations.py",

@@ -31,6 +31,7 @@
         "key": "certs/{name}.key",
         "authority": "certs/ca.pem",
         "roles": {"reports": "reader"}},         of clients' certificates that name no role, by common name
+      "trace": false,                          true: each node records what happens, in memory, from its start
       "insecure": false                        true: others need not prove that they are nodes
     }
 
@@ -134,6 +135,7 @@ class Cluster:
     tls: Tls | None = None
     secret: str | None = None
     insecure: bool = False
+    trace: bool = False
     data: str = "data"
     ssh: Ssh = Ssh()
 
@@ -241,6 +243,7 @@ def _cluster(value: Any, where: str) -> Cluster:
         "tls": _tls,
         "secret": _text,
         "insecure": _boolean,
+        "trace": _boolean,
         "data": _text,
         "ssh": _ssh,
     }

@@ -11,6 +11,7 @@ and without the trouble. Exit codes: 0; 1 a good client had an error, or a node 
 import argparse
 import asyncio
 import contextlib
+import json
 import resource
 import selectors
 import socket
@@ -28,6 +29,7 @@ from nodes import Load, Nodes, end_by_signal, signals_wait, wait_for
 
 from paxoskv import Client, Cluster
 from paxoskv.wire.methods import EXCEPTION, METHODS, header
+from tests.harness.certificates import Authority
 from tests.harness.fuzz import CLIENT_CALLS, NODE_CALLS, fuzz, groups
 
 LEVELS = (32, 64, 128, 256, 768)  # operations under way
@@ -183,7 +185,7 @@ def crowds(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, 
         "operations per second",
         "p50, ms",
         "p99, ms",
-        "memory of node 1, MiB",
+        "node 1, MiB",
     )
     with running(directory, options.nodes) as nodes:
         crowd = Crowd(nodes.settings, 1)
@@ -206,6 +208,25 @@ def crowds(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, 
         finally:
             crowd.close()
         yield row(f"nobody again ({connected} of the idle ones were connected to the end)")
+
+
+def handshakes(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+    """Good clients with TLS beside handshakes that somebody has begun with node 1, and says nothing more."""
+    yield "beside two good clients, with TLS", "operations per second", "p50, ms", "p99, ms", "node 1, MiB"
+    with running(directory, options.nodes, tls=True) as nodes:
+        crowd = Crowd(nodes.settings, 1)
+
+        def row(name: str) -> tuple[str, ...]:
+            done = good(nodes.settings, options.seconds, lambda: (crowd.drip(), time.sleep(DRIP_S)))
+            return name, *summary(done, options.seconds), f"{memory(nodes, 1) / 2**20:.1f}"
+
+        yield row("nobody")
+        yield row("nobody, once more")
+        for _ in range(SLOW):
+            crowd.silent.append(crowd.connect())
+        yield row(f"{SLOW} silent handshakes")
+        crowd.close()
+        yield row("nobody again")
 
 
 # ------------------------------------------------------------------------------------------- few descriptors
@@ -245,15 +266,9 @@ def _fuzz(address: tuple[str, int], frames: int, results: Any) -> None:
 
 def malformed(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """Frames that are none, at node 1; and the same good load without them."""
-    yield (
-        "beside two good clients, at node 1",
-        "operations",
-        "p50, ms",
-        "p99, ms",
-        "memory before and after, MiB",
-        "failed",
-    )
-    seconds = options.seconds
+    head = "beside two good clients, at node 1"
+    yield head, "seconds", "operations", "p50, ms", "p99, ms", "memory, MiB", "grows by, MiB", "failed"
+    wanted = 0  # operations of the good clients: as many without the frames as with them
     for frames in (options.frames, 0):
         with running(directory / str(frames), options.nodes) as nodes:
             member = nodes.settings.member(1)
@@ -261,33 +276,45 @@ def malformed(directory: Path, options: argparse.Namespace) -> Iterator[tuple[st
             before, began = memory(nodes, 1), time.monotonic()
             context = get_context("spawn")
             ours, theirs = context.Pipe(duplex=False)
-            child = context.Process(
-                target=_fuzz, args=((member.host, member.port), frames, theirs), daemon=True
-            )
+            arguments = ((member.host, member.port), frames, theirs)
+            child = context.Process(target=_fuzz, args=arguments, daemon=True)
             loads = [Load(nodes.settings, index) for index in range(2)]
             if frames:
                 with signals_wait():
                     child.start()
                 name = f"{ours.recv():,} malformed frames"
                 child.join()
-                seconds = time.monotonic() - began
+                wanted = sum(each.count for each in loads)
             else:
-                time.sleep(seconds)
-                name = f"none, for as long ({seconds:.0f} s)"
-            done = stopped(loads)
-            count, p50, high = summary(done, 1)
-            after = memory(nodes, 1)
+                while sum(each.count for each in loads) < wanted:
+                    time.sleep(0.1)
+                name = "none"
+            seconds = time.monotonic() - began
+            count, p50, high = summary(stopped(loads), 1)
+            grown = (memory(nodes, 1) - before) / 2**20
             failed = sum(len(each.failures) for each in loads)
-            yield name, count, p50, high, f"{before / 2**20:.1f}, {after / 2**20:.1f}", str(failed)
+            yield (
+                name,
+                f"{seconds:.0f}",
+                count,
+                p50,
+                high,
+                f"{before / 2**20:.1f}",
+                f"{grown:.1f}",
+                str(failed),
+            )
 
 
 # -------------------------------------------------------------------------------------------- what they share
 
 
 @contextmanager
-def running(directory: Path, count: int, few: int = 0) -> Iterator[Nodes]:
+def running(directory: Path, count: int, few: int = 0, tls: bool = False) -> Iterator[Nodes]:
     directory.mkdir(exist_ok=True)
-    nodes = Nodes(directory, count)
+    more = []
+    if tls:
+        more = ["--set", "tls=" + json.dumps(Authority(directory / "certificates").cluster("local", count))]
+    nodes = Nodes(directory, count, *more)
     try:
         for node in nodes.ids:
             nodes.start(node, "--init", before=_take_few if node == few else None)
@@ -342,7 +369,7 @@ def ms(seconds: float) -> str:
 
 
 FAILURES: list[str] = []
-PARTS = {"overload": overload, "crowds": crowds, "files": files, "fuzz": malformed}
+PARTS = {"overload": overload, "crowds": crowds, "handshakes": handshakes, "files": files, "fuzz": malformed}
 
 
 def main() -> int:

@@ -137,6 +137,17 @@ class Iface(object):
         """
         pass
 
+    def trace(self, on, after):
+        """
+        Record what happens at the node, in memory, or stop (absent: as it is), and answer with events after this one.
+
+        Parameters:
+         - on
+         - after
+
+        """
+        pass
+
     def status(self, digest):
         """
         The node's own view of itself; `digest` asks for the hash of the whole store as well.
@@ -599,6 +610,44 @@ class Client(Iface):
             raise result.not_done
         raise TApplicationException(TApplicationException.MISSING_RESULT, "read_checkpoint failed: unknown result")
 
+    def trace(self, on, after):
+        """
+        Record what happens at the node, in memory, or stop (absent: as it is), and answer with events after this one.
+
+        Parameters:
+         - on
+         - after
+
+        """
+        self.send_trace(on, after)
+        return self.recv_trace()
+
+    def send_trace(self, on, after):
+        self._oprot.writeMessageBegin('trace', TMessageType.CALL, self._seqid)
+        args = trace_args()
+        args.on = on
+        args.after = after
+        args.write(self._oprot)
+        self._oprot.writeMessageEnd()
+        self._oprot.trans.flush()
+
+    def recv_trace(self):
+        iprot = self._iprot
+        (fname, mtype, rseqid) = iprot.readMessageBegin()
+        if mtype == TMessageType.EXCEPTION:
+            x = TApplicationException()
+            x.read(iprot)
+            iprot.readMessageEnd()
+            raise x
+        result = trace_result()
+        result.read(iprot)
+        iprot.readMessageEnd()
+        if result.success is not None:
+            return result.success
+        if result.not_done is not None:
+            raise result.not_done
+        raise TApplicationException(TApplicationException.MISSING_RESULT, "trace failed: unknown result")
+
     def status(self, digest):
         """
         The node's own view of itself; `digest` asks for the hash of the whole store as well.
@@ -649,6 +698,7 @@ class Processor(Iface, TProcessor):
         self._processMap["scan"] = Processor.process_scan
         self._processMap["checkpoint"] = Processor.process_checkpoint
         self._processMap["read_checkpoint"] = Processor.process_read_checkpoint
+        self._processMap["trace"] = Processor.process_trace
         self._processMap["status"] = Processor.process_status
         self._on_message_begin = None
 
@@ -999,6 +1049,32 @@ class Processor(Iface, TProcessor):
             msg_type = TMessageType.EXCEPTION
             result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
         oprot.writeMessageBegin("read_checkpoint", msg_type, seqid)
+        result.write(oprot)
+        oprot.writeMessageEnd()
+        oprot.trans.flush()
+
+    def process_trace(self, seqid, iprot, oprot):
+        args = trace_args()
+        args.read(iprot)
+        iprot.readMessageEnd()
+        result = trace_result()
+        try:
+            result.success = self._handler.trace(args.on, args.after)
+            msg_type = TMessageType.REPLY
+        except TTransport.TTransportException:
+            raise
+        except NotDone as not_done:
+            msg_type = TMessageType.REPLY
+            result.not_done = not_done
+        except TApplicationException as ex:
+            logging.exception('TApplication exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = ex
+        except Exception:
+            logging.exception('Unexpected exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
+        oprot.writeMessageBegin("trace", msg_type, seqid)
         result.write(oprot)
         oprot.writeMessageEnd()
         oprot.trans.flush()
@@ -3083,6 +3159,177 @@ class read_checkpoint_result(object):
 all_structs.append(read_checkpoint_result)
 read_checkpoint_result.thrift_spec = (
     (0, TType.STRUCT, 'success', [Chunk, None], None, ),  # 0
+    (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
+)
+
+
+class trace_args(object):
+    """
+    Attributes:
+     - on
+     - after
+
+    """
+
+    __slots__ = (
+        'on',
+        'after',
+    )
+
+
+    def __init__(self, on=None, after=None,):
+        self.on = on
+        self.after = after
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.BOOL:
+                    self.on = iprot.readBool()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I64:
+                    self.after = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('trace_args')
+        if self.on is not None:
+            oprot.writeFieldBegin('on', TType.BOOL, 1)
+            oprot.writeBool(self.on)
+            oprot.writeFieldEnd()
+        if self.after is not None:
+            oprot.writeFieldBegin('after', TType.I64, 2)
+            oprot.writeI64(self.after)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(trace_args)
+trace_args.thrift_spec = (
+    None,  # 0
+    (1, TType.BOOL, 'on', None, None, ),  # 1
+    (2, TType.I64, 'after', None, None, ),  # 2
+)
+
+
+class trace_result(object):
+    """
+    Attributes:
+     - success
+     - not_done
+
+    """
+
+    __slots__ = (
+        'success',
+        'not_done',
+    )
+
+
+    def __init__(self, success=None, not_done=None,):
+        self.success = success
+        self.not_done = not_done
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 0:
+                if ftype == TType.STRUCT:
+                    self.success = Traced.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 1:
+                if ftype == TType.STRUCT:
+                    self.not_done = NotDone.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('trace_result')
+        if self.success is not None:
+            oprot.writeFieldBegin('success', TType.STRUCT, 0)
+            self.success.write(oprot)
+            oprot.writeFieldEnd()
+        if self.not_done is not None:
+            oprot.writeFieldBegin('not_done', TType.STRUCT, 1)
+            self.not_done.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(trace_result)
+trace_result.thrift_spec = (
+    (0, TType.STRUCT, 'success', [Traced, None], None, ),  # 0
     (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
 )
 

@@ -869,6 +869,131 @@ class Page(object):
         return not (self == other)
 
 
+class Traced(object):
+    """
+    What a node has recorded of itself.
+
+    Attributes:
+     - on: Whether it records now.
+     - events: Events, a JSON object in each line; docs/trace.md has the format.
+     - last: The id of the last one.
+     - more: Whether there are more.
+
+    """
+
+    __slots__ = (
+        'on',
+        'events',
+        'last',
+        'more',
+    )
+
+
+    def __init__(self, on=None, events=None, last=None, more=None,):
+        super(Traced, self).__setattr__('on', on)
+        super(Traced, self).__setattr__('events', events)
+        super(Traced, self).__setattr__('last', last)
+        super(Traced, self).__setattr__('more', more)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.on, self.events, self.last, self.more, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        on = None
+        events = None
+        last = None
+        more = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.BOOL:
+                    on = iprot.readBool()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    events = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.I64:
+                    last = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.BOOL:
+                    more = iprot.readBool()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            on=on,
+            events=events,
+            last=last,
+            more=more,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Traced')
+        if self.on is not None:
+            oprot.writeFieldBegin('on', TType.BOOL, 1)
+            oprot.writeBool(self.on)
+            oprot.writeFieldEnd()
+        if self.events is not None:
+            oprot.writeFieldBegin('events', TType.STRING, 2)
+            oprot.writeString(self.events.encode('utf-8') if sys.version_info[0] == 2 else self.events)
+            oprot.writeFieldEnd()
+        if self.last is not None:
+            oprot.writeFieldBegin('last', TType.I64, 3)
+            oprot.writeI64(self.last)
+            oprot.writeFieldEnd()
+        if self.more is not None:
+            oprot.writeFieldBegin('more', TType.BOOL, 4)
+            oprot.writeBool(self.more)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
 class Chunk(object):
     """
     A piece of a checkpoint's file.
@@ -5824,6 +5949,14 @@ Page.thrift_spec = (
     (1, TType.LIST, 'items', (TType.STRUCT, [Item, None], False), None, ),  # 1
     (2, TType.BOOL, 'more', None, None, ),  # 2
     (3, TType.I64, 'timestamp', None, None, ),  # 3
+)
+all_structs.append(Traced)
+Traced.thrift_spec = (
+    None,  # 0
+    (1, TType.BOOL, 'on', None, None, ),  # 1
+    (2, TType.STRING, 'events', 'UTF8', None, ),  # 2
+    (3, TType.I64, 'last', None, None, ),  # 3
+    (4, TType.BOOL, 'more', None, None, ),  # 4
 )
 all_structs.append(Chunk)
 Chunk.thrift_spec = (

@@ -245,5 +245,14 @@ def _add_inspections(add: Add) -> None:
                        help="this node only (may be given several times)")  # fmt: skip
     checkpoint = add("checkpoint", "let every node make a checkpoint of its journal", timeout=CHECKPOINT_S)
     checkpoint.add_argument("--node", metavar="ID", type=int, help="this node only")
+    more = "\nIt is kept in memory, the last 20,000 events of each node; `off` forgets it."
+    add("trace", "let all nodes record what happens, or show it as JSON lines", more).add_argument(
+        "what", choices=("on", "off", "show"))  # fmt: skip
+    tell = add("explain", "tell how the last value of a key came to be, from what the nodes have recorded")
+    tell.add_argument("key", nargs="?", type=_text)
+    tell.add_argument("--log", metavar="P", type=_between(1, 255), help="instead of a key: a slot of a log")
+    tell.add_argument("--slot", metavar="S", type=_between(0, 2**62))
+    for form in ("html", "svg", "mermaid", "json"):
+        tell.add_argument(f"--{form}", metavar="FILE", help="write it there instead of telling it in words")
     dump = add("dump", "print everything that one node has, as JSON lines; for comparing stores")
     dump.add_argument("--node", metavar="ID", type=int, help="the node (with --single not needed)")

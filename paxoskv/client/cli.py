@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from paxoskv.client import health, report, rows, workload
+from paxoskv.client import explain, health, report, rows, workload
 from paxoskv.client.arguments import OPEN_LOOP_IN_FLIGHT, parse
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, addresses_of
 from paxoskv.client.operations import ClientError, NoNodeReachable, UnknownOutcome, WrongCluster
@@ -125,6 +125,33 @@ def _checkpoint(client: Client, arguments: argparse.Namespace, output: Output) -
         output.complain(error)
     if failures:
         raise failures[-1]
+    return DONE
+
+
+def _trace(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    if arguments.what != "show":
+        output.write("\n".join(explain.switch(client, arguments.what == "on")))
+        return DONE
+    events, missing = explain.gathered(client)
+    for event in events:
+        if not output.write(json.dumps(event)):
+            break  # nobody reads it
+    for line in missing:
+        output.complain(line)
+    return NEGATIVE if missing else DONE
+
+
+def _explain(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    by_place = arguments.log is not None and arguments.slot is not None
+    if by_place == (arguments.key is not None):
+        raise UsageError("explain: give KEY, or --log and --slot")
+    drawn = explain.drawing(client, arguments)
+    try:
+        if not explain.save(drawn, arguments):
+            output.write(output.shown(drawn.text().rstrip("\n"), keep="\n"))
+    except OSError as error:
+        output.complain(f"{error.filename}: {error.strerror}")
+        return OUTPUT
     return DONE
 
 
@@ -342,7 +369,7 @@ def _write(path: Path, file: Any, write: Callable[[Any], object], output: Output
 
 _COMMANDS: Final = {
     "put": _put, "get": _get, "delete": _delete, "cas": _cas, "incr": _incr, "scan": _scan, "dump": _dump,
-    "checkpoint": _checkpoint,
+    "checkpoint": _checkpoint, "trace": _trace, "explain": _explain,
 }  # fmt: skip
 
 _WHOLE: Final = {"run": _run, "status": _status, "health": _health}  # these make clients of their own

@@ -331,6 +331,7 @@ _PUT, _GET, _DELETE = METHODS[b"put"], METHODS[b"get"], METHODS[b"delete"]
 _COMPARE_AND_SET, _INCREMENT = METHODS[b"compare_and_set"], METHODS[b"increment"]
 _EXECUTE, _SCAN = METHODS[b"execute"], METHODS[b"scan"]
 _CHECKPOINT, _READ_CHECKPOINT = METHODS[b"checkpoint"], METHODS[b"read_checkpoint"]
+_TRACE = METHODS[b"trace"]
 
 
 class Calls:
@@ -463,6 +464,12 @@ class Calls:
         """
         operation = self._operation("read_checkpoint", "", harmless=True)
         operation.steps = self._read(operation, _READ_CHECKPOINT, (number, offset), node, _as_it_is)
+        return operation
+
+    def trace(self, node: int | None, on: bool | None, after: int) -> Operation:
+        """Let a node record what happens, or stop (None: as it is); the result is Traced."""
+        operation = self._operation("trace", "", harmless=True)
+        operation.steps = self._read(operation, _TRACE, (on, after), node, _as_it_is)
         return operation
 
     def _operation(self, name: str, subject: str, harmless: bool = False) -> Operation:

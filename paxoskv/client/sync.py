@@ -207,6 +207,17 @@ class Client(BaseClient):
         """Return what a node says of itself; with `digest` also the hash of its store."""
         return self.run(self.calls.status(self._index(node), digest))
 
+    def trace(self, node: int | None = None, on: bool | None = None) -> tuple[bool, list[str]]:
+        """Let a node record what happens, or stop; return whether it does now, and its events, as JSON."""
+        events: list[str] = []
+        last = 0
+        while True:
+            traced = self.run(self.calls.trace(self._index(node), on, last))
+            events += traced.events.split("\n") if traced.events else []
+            last = traced.last
+            if on is not None or not traced.more:
+                return traced.on, events
+
     def checkpoint(self, node: int | None = None) -> int:
         """Let a node make a checkpoint; return its number when it is durable."""
         return int(self.run(self.calls.checkpoint(self._index(node))))

@@ -12,6 +12,7 @@ from paxoskv.wire.connection import Connection
 
 MOST_CONNECTIONS: Final = 10_000  # of clients and peers, at most
 OTHER_FILES: Final = 600  # that are kept free: journal, checkpoints, links to 254 peers, metrics
+MAX_WAITING: Final = 256 << 20  # bytes of clients' calls that have not come whole, and of unread answers
 MAX_HUNG_UP: Final = 10  # connections in a second, of which each has a line in the log
 
 
@@ -58,6 +59,7 @@ class Connections:
             if connection.stale(now):
                 self.counts.refused("late_connection")
                 log("cut-off", "warning", address=connection.peer)
+        self._relieve()
         if self.hung_up > MAX_HUNG_UP:
             log("hung-up-more", "warning", count=self.hung_up - MAX_HUNG_UP)
         self.hung_up = 0
@@ -65,6 +67,19 @@ class Connections:
             log("too-many-connections", "warning", hung_up=self.crowded, limit=self.most)
             self.counts.refused("connection", self.crowded)
         self.crowded = 0
+
+    def _relieve(self) -> None:
+        """Where too much waits, hang up on those clients for whom most does."""
+        clients = [(other.waiting(), other) for other in self.open if other.user is None]
+        total = sum(size for size, _ in clients)
+        if total > MAX_WAITING:
+            for size, connection in sorted(clients, key=lambda client: client[0], reverse=True):
+                connection.abort()
+                self.counts.refused("memory")
+                log("too-much-waits", "warning", address=connection.peer, bytes=size, total=total)
+                total -= size
+                if total <= MAX_WAITING:
+                    break
 
     def close(self) -> None:
         """Hang up on everybody."""

@@ -37,6 +37,7 @@ from paxoskv.node.replica import Replica
 from paxoskv.node.server import Server, unusable
 from paxoskv.node.service import Service
 from paxoskv.node.status import StatusReport
+from paxoskv.node.tracing import Tracing
 from paxoskv.node.turns import Turns
 from paxoskv.node.writer import Writer
 from paxoskv.protocol.core import Core
@@ -75,6 +76,7 @@ def put_together(
     request_timeout_s: float,
     checkpoint_mb: float,
     trust: Trust,
+    trace: bool = False,
 ) -> Server:
     """A node's parts, after its recovery; each is given those that it needs. `members`: the peers."""
     loop = asyncio.get_running_loop()
@@ -95,7 +97,9 @@ def put_together(
     connections = Connections(counts, most_connections())
     health = Health(identity.node, count, core, journal)
     status = StatusReport(identity, replica, journal, peers, connections, checkpointing, health, counts, loop)
-    service = Service(replica, checkpointing, health, status, LongWork(turns), answer)
+    tracing = Tracing(replica)
+    tracing.switch(trace)
+    service = Service(replica, checkpointing, health, status, LongWork(turns), tracing, answer)
     inbox = Inbox(service, peers, replica, turns, counts)
     return Server(replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s)
 
@@ -165,7 +169,7 @@ async def serve_node(options: argparse.Namespace) -> None:
     peers = {node.id: node for node in settings.nodes if node.id != options.id}
     server = put_together(
         journal.identity, core, store, journal, directory, peers,
-        settings.request_timeout_s, settings.checkpoint_mb, trust,
+        settings.request_timeout_s, settings.checkpoint_mb, trust, settings.trace,
     )  # fmt: skip
     await server.run(member.host, member.port, origin, member.metrics_port)
 

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Any, Final
 
 from thrift.Thrift import TApplicationException
@@ -43,6 +44,7 @@ from paxoskv.wire.validation import MAX_NODE_FRAME
 RECENT: Final = 5.0  # seconds for which a complaint counts: whoever is refused comes back each second
 MAX_PROBLEM: Final = 300  # characters of a complaint in the status
 MAX_COMPLAINTS: Final = 1000  # strangers and refusing peers that are remembered, so as to be logged seldom
+NEWS: Final = 1.0  # seconds between two lines in the log about the same stranger, for different reasons
 LOG_AGAIN: Final = 60.0  # seconds after which a complaint that is still made is logged again
 DAILY: Final = 86400.0  # seconds, likewise, for what nobody can mend within minutes
 HELLO_WAIT: Final = 0.5  # seconds that a start waits for peers to answer its hello
@@ -71,19 +73,20 @@ class Complaints:
 
     def __init__(self, counts: Counts) -> None:
         self.counts = counts
-        # The reason, when it was last heard, and when last logged.
-        self.known: dict[tuple[str, object], tuple[object, float, float]] = {}
+        # The reason, and when it was heard; the one that was logged last, and when.
+        self.known: dict[tuple[str, object], tuple[object, float, object, float]] = {}
 
     def add(self, event: str, whom: object, reason: object, now: float, again: float = LOG_AGAIN) -> None:
         """Count it, remember it, and log it if it is new, or was not logged for `again` seconds."""
         self.counts.refused(event)
-        before, _, logged = self.known.get((event, whom), (None, now, now))
-        if before is None and len(self.known) >= MAX_COMPLAINTS:
+        key = (event, whom)
+        if key not in self.known and len(self.known) >= MAX_COMPLAINTS:
             del self.known[next(iter(self.known))]
-        if before != reason or now - logged >= again:
+        *_, told, told_at = self.known.get(key, (None, now, None, -inf))
+        if now - told_at >= (again if told == reason else NEWS):
             log(event, "error", who=whom, reason=reason)
-            logged = now
-        self.known[event, whom] = (reason, now, logged)
+            told, told_at = reason, now
+        self.known[key] = (reason, now, told, told_at)
 
     def settle(self, event: str, whom: object) -> None:
         """It is no longer so."""
@@ -93,7 +96,7 @@ class Complaints:
         """Who refuses us, or is refused by us, at this time, and why."""
         return [
             f"{event} {whom}: {reason}"[:MAX_PROBLEM]
-            for (event, whom), (reason, when, _) in self.known.items()
+            for (event, whom), (reason, when, *_) in self.known.items()
             if when > now - RECENT
         ]
 

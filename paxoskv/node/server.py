@@ -31,6 +31,7 @@ TEXT: Final = "plain" if __file__.endswith(".py") else "compiled"
 SWEEP: Final = 1.0  # seconds between two looks for clients and requests that are late
 STOOD_STILL: Final = 0.5  # seconds more than a sweep takes: the process, or the machine, was stopped
 DRAIN: Final = 3.0  # seconds that a stopping node gives its clients' requests
+HANDSHAKES: Final = 8  # for each so many connections that there may be, one TLS handshake may be under way
 # Allocations, and rounds, between two collections: entries are kept, and hardly anything has cycles.
 GARBAGE: Final = (50_000, 50, 100)
 
@@ -104,7 +105,8 @@ class Server:
         wanted, certificates = port, self.trust.certificates
         try:
             accepting = certificates.accepting if certificates else None
-            listener = await listen(host, port, self._accepted, accepting, self.peers.handshake)
+            handshakes = self.connections.most // HANDSHAKES
+            listener = await listen(host, port, self._accepted, accepting, self.peers.handshake, handshakes)
             if page and metrics_port:
                 wanted = metrics_port
                 await page.listen(host, metrics_port)

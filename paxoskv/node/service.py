@@ -13,6 +13,7 @@ from paxoskv.node.health import Health
 from paxoskv.node.long_work import Digests, LongWork, Work
 from paxoskv.node.replica import Replica
 from paxoskv.node.status import StatusReport
+from paxoskv.node.tracing import Tracing
 from paxoskv.wire.codec import NotDone
 from paxoskv.wire.connection import Connection
 from paxoskv.wire.structs import Command, Membership, Page, ReadMode, Result, Verb
@@ -44,6 +45,7 @@ class Service:
         health: Health,
         status: StatusReport,
         long_work: LongWork,
+        tracing: Tracing,
         answer: Callable[[Any, Any], None],
     ) -> None:
         self.replica = replica
@@ -52,6 +54,7 @@ class Service:
         self.health = health
         self.status = status
         self.long_work = long_work
+        self.tracing = tracing
         self.answer = answer
         self.held: list[Connection] = []  # until fewer calls wait
         self.digests = Digests(self.store, long_work, lambda call, made: answer(call, status.status(made)))
@@ -66,7 +69,11 @@ class Service:
             b"execute": self._execute,
             b"open_session": self._open_session,
         }
-        admin = writer | {b"checkpoint": self._checkpoint, b"read_checkpoint": self._read_checkpoint}
+        admin = writer | {
+            b"checkpoint": self._checkpoint,
+            b"read_checkpoint": self._read_checkpoint,
+            b"trace": self._trace,
+        }
         self.methods = {"reader": reader, "writer": writer, "admin": admin, None: anybody}
 
     # ----------------------------------------------------------------------------------------------- commands
@@ -210,6 +217,12 @@ class Service:
             self.digests.ask(token)
         else:
             self._at_its_time(token, self.status.status)
+
+    def _trace(self, token: Call, arguments: tuple[Any, ...]) -> None:
+        on, after = arguments
+        if on is not None:
+            self.tracing.switch(on)
+        self._at_its_time(token, lambda: self.tracing.after(after or 0))
 
     # --------------------------------------------------------------------------------------------- long work
 

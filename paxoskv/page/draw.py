@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from html import escape
 from json import dumps, loads
+from math import atan2, degrees
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,8 @@ TEMPLATE: Final = Path(__file__).with_name("page.html")
 COLUMN, ROW, TOP, LEFT = 90, 26, 56, 70  # of the SVG, in pixels
 LOST_AT: Final = 0.6  # of its way a lost message comes so far
 COLORS: Final = {  # those of Okabe and Ito, which color-blind people tell apart; dark enough for thin lines
-    "Prepare": "#a86400", "Promise": "#a86400", "Accept": "#0072b2", "Accepted": "#0072b2", "lost": "#c43c00",
+    "Prepare": "#a86400", "Promise": "#a86400", "Accept": "#0072b2", "Accepted": "#0072b2",
+    "lost": "#c43c00", "chosen": "#00704f",
 }  # fmt: skip
 OTHER: Final = "#767676"
 
@@ -82,7 +84,7 @@ class Drawing:
         rows = {id(event): number for number, step in enumerate(self.shown) for event in step.events}
         at = {event["id"]: rows[id(event)] for event in self.events if id(event) in rows}
         height = TOP + ROW * len(self.shown) + 20
-        width = LEFT + COLUMN * len(self.members) + 560
+        width = LEFT + COLUMN * len(self.members) + 680
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
             f'height="{height}" font-family="sans-serif" font-size="12">',
@@ -114,7 +116,11 @@ class Drawing:
             x2, y2 = x1 + LOST_AT * (x2 - x1), y1 + LOST_AT * (y2 - y1)
             mark = f'<text x="{x2}" y="{y2 + 4}" fill="{color}" text-anchor="middle">✕ lost</text>'
         else:
-            mark = f'<circle cx="{x2}" cy="{y2}" r="3.5" fill="{color}"/>'
+            angle = degrees(atan2(y2 - y1, (x2 - x1) / 2))  # of the curve's end
+            mark = (
+                f'<path d="M-4 0l-9 -4v8Z" fill="{color}" '
+                f'transform="translate({x2} {y2}) rotate({angle:.0f})"/>'
+            )
         return f'<path d="M{x1} {y1}Q{(x1 + x2) / 2} {y1} {x2} {y2}" fill="none" stroke="{color}"/>{mark}'
 
     def _row(self, number: int, step: Step) -> Iterator[str]:
@@ -126,9 +132,10 @@ class Drawing:
         )
         who = f"{step.node}: " if step.node else ""
         x = LEFT + COLUMN * len(self.members) + 10
-        yield f'<text x="{x}" y="{y}"{bold}>{who}{escape(words[:88])}</text>'
+        yield f'<text x="{x}" y="{y}"{bold}>{who}{escape(words[:100])}</text>'
         if step.node:
-            yield f'<circle cx="{self._x(step.node)}" cy="{y - 4}" r="4.5" fill="#222222"/>'
+            radius, fill = (7, COLORS["chosen"]) if bold else (4.5, "#222222")
+            yield f'<circle cx="{self._x(step.node)}" cy="{y - 4}" r="{radius}" fill="{fill}"/>'
 
     # -------------------------------------------------------------------------------------------- a page
 

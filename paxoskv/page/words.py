@@ -242,7 +242,7 @@ def merged(events: Iterable[Event]) -> list[Event]:
         if event["kind"] not in ("sent", "lost"):
             found.append(event)
             continue
-        key = repr([(name, event[name]) for name in event if name not in ("id", "cause", "to")])
+        key = repr([(name, event[name]) for name in event if name not in ("id", "time", "cause", "to")])
         if key in places:
             found[places[key]]["to"].append(event["to"])
         else:

@@ -56,10 +56,10 @@ class Claims:
         self.checks: dict[type, Callable[[int, Any], str | None]] = {
             Accept: self._accept,
             Accepted: self._accepted,
-            Barrier: lambda sender, message: self._clock(message.clock),
+            Barrier: self._barrier,
             Fetched: self._fetched,
             Learn: self._learn,
-            Prepare: lambda sender, message: self._ballot(message.log, message.ballot),
+            Prepare: self._prepare,
             Promise: self._promise,
             Reading: self._learn,
             Rejoin: self._rejoin,
@@ -93,6 +93,12 @@ class Claims:
 
     def _accepted(self, sender: int, message: Accepted) -> str | None:
         return self._ballot(message.log, message.promised) or self._facts((message.fact,))
+
+    def _barrier(self, sender: int, message: Barrier) -> str | None:
+        return self._clock(message.clock)
+
+    def _prepare(self, sender: int, message: Prepare) -> str | None:
+        return self._ballot(message.log, message.ballot)
 
     def _learn(self, sender: int, message: Learn | Reading) -> str | None:
         return self._clock(message.clock) or self._facts(message.facts)

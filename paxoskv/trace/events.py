@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 from json import dumps
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,9 @@ from paxoskv.wire.structs import (
 
 KEPT: Final = 20_000  # events in a ring
 SHOWN: Final = 60  # characters of a command
+CUT: Final = "…"  # what the end of a longer one is replaced by
+LARGE: Final = 4096  # bytes of an entry that are not kept as they are
+COMMANDS: Final = 50  # of an entry are shown
 VERSION: Final = 1
 
 WORDS: Final = {
@@ -75,7 +79,13 @@ class Event(NamedTuple):
             fields["slot"] = self.slot
         if self.ballot:
             fields["ballot"] = dotted(self.ballot)
-        return dumps(fields | self.about, ensure_ascii=False)
+        fields |= self.about
+        if "entries" in fields:
+            fields["entries"] = [
+                (timestamp, payload if isinstance(payload, str) else commands(payload))
+                for timestamp, payload in fields["entries"]
+            ]
+        return dumps(fields, ensure_ascii=False)
 
 
 class Trace:
@@ -101,6 +111,11 @@ class Trace:
         self.events.append(Event(self.last, self.clock(), node, kind, cause, log, slot, ballot, about))
         return self.last
 
+    def after(self, last: int) -> Iterator[Event]:
+        """The events behind the one with this id."""
+        first = self.last - len(self.events)  # the id before all that are kept
+        return islice(self.events, max(last - first, 0), None)
+
     def lines(self, **header: Any) -> Iterator[str]:
         """All of it in JSON Lines: first what it is, then an event in each line."""
         yield dumps({"format": "paxoskv-trace", "version": VERSION, **header}, ensure_ascii=False)
@@ -124,18 +139,23 @@ def spoken(command: Command) -> str:
         text += f" {command.value}" if command.expected is not None else f"={command.value}"
     if command.delta is not None:
         text += f" by {command.delta}"
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + CUT
 
 
-@lru_cache(1024)
+@lru_cache(64)
 def commands(payload: bytes) -> str:
-    """What an entry holds."""
-    return "; ".join(spoken(command) for command in decode(Batch, payload).commands) if payload else "no-op"
+    """What an entry holds: its first commands, for a ring must not fill the memory."""
+    held = decode(Batch, payload).commands if payload else ()
+    texts = [spoken(command) for command in held[:COMMANDS]]
+    more = [f"and {len(held) - COMMANDS} more"] if len(held) > COMMANDS else []
+    return "; ".join(texts + more) or "no-op"
 
 
-def entries(held: Iterable[Entry]) -> list[list[Any]]:
-    """Of each entry its timestamp and its commands."""
-    return [[entry.timestamp, commands(entry.payload)] for entry in held]
+def kept(entries: Iterable[Entry]) -> list[tuple[int, bytes | str]]:
+    """What is kept of entries: decoding can wait until somebody asks, but a ring must not fill the memory."""
+    return [
+        (timestamp, commands(payload) if len(payload) > LARGE else payload) for timestamp, payload in entries
+    ]
 
 
 def outcome(value: Any) -> str:
@@ -153,19 +173,19 @@ def described(message: Any) -> tuple[int | None, int | None, int, dict[str, Any]
     """The log, slot and ballot that a message is about, and what else it says."""
     about: dict[str, Any] = {"message": message.__class__.__name__}
     if isinstance(message, Accept):
-        about.update(entries=entries(message.entries), sync=message.sync)
+        about.update(entries=kept(message.entries), sync=message.sync)
         return message.log, message.start, message.ballot, about
     if isinstance(message, Accepted):
         about.update(vote=VOTES[message.vote], promised=dotted(message.promised), length=message.length)
         return message.log, None, message.ballot, about
     if isinstance(message, Promise):
         about.update(verdict=VERDICTS[message.verdict], promised=dotted(message.promised))
-        about.update(accepted=dotted(message.accepted), entries=entries(message.entries))
+        about.update(accepted=dotted(message.accepted), entries=kept(message.entries))
         return message.log, message.from_slot, message.ballot, about
     if isinstance(message, Prepare):
         return message.log, message.from_slot, message.ballot, about
     if isinstance(message, Fetched):
-        about.update(entries=entries(message.entries))
+        about.update(entries=kept(message.entries))
         return message.log, message.from_slot, message.evidence, about
     if isinstance(message, Learn):
         about.update(chosen=[[fact.log, fact.chosen] for fact in message.facts if fact.chosen])

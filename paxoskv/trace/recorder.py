@@ -11,8 +11,20 @@ from typing import Any, Final, NamedTuple
 from paxoskv.multipaxos import Applied
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.outbox import Message, Ready
-from paxoskv.trace.events import Trace, commands, described, dotted, entries, outcome, spoken
-from paxoskv.wire.structs import Accepted, Command, Entry, Held, LogStatus, Promise, Record, Verdict, Vote
+from paxoskv.trace.events import Trace, described, dotted, kept, outcome, spoken
+from paxoskv.wire.structs import (
+    Accept,
+    Accepted,
+    Command,
+    Entry,
+    Held,
+    Learn,
+    LogStatus,
+    Promise,
+    Record,
+    Verdict,
+    Vote,
+)
 
 STATE_EVERY: Final = 1000  # events of a node: a ring whose beginning is lost still shows how its logs stand
 
@@ -25,6 +37,14 @@ class Counted(NamedTuple):
     event: int
 
 
+class Trigger(NamedTuple):
+    """What has made a turn, perhaps."""
+
+    event: int  # 0: it is none yet
+    log: int | None
+    gossip: tuple[int, Learn] | None  # the sender, and what it will be an event of
+
+
 class Recorder:
     """Writes the events of one node's life.
 
@@ -32,12 +52,20 @@ class Recorder:
     the same log.
     """
 
-    def __init__(self, trace: Trace, core: Core) -> None:
+    def __init__(self, trace: Trace, core: Core, brief: bool = False) -> None:
+        """`brief`: leave out gossip that nothing comes of, which would fill a ring in minutes.
+
+        Then who leads is looked at only where it is likely to have changed.
+        """
         self.trace = trace
+        self.brief = brief
         self.core = core
         self.me = core.me
+        self.acceptors = list(getattr(core, "acceptors", {}).values())  # a core without peers has none
         self.arriving = 0  # the `sent` event of what is delivered next, where the network knows it
-        self.triggers: list[tuple[int, int | None]] = []  # of this turn: (event, log)
+        self.triggers: list[Trigger] = []  # of this turn
+        self.chosen: list[int] = []  # how much of each log
+        self.unsure = True  # whether this turn may have changed who leads
         self.over = True  # whether the turn has been drained: what comes begins another one
         self.votes: dict[int, dict[int, Counted]] = {}  # by log and node
         self.promises: dict[int, dict[int, Counted]] = {}
@@ -70,26 +98,33 @@ class Recorder:
         self._begin(event, self.me)
 
     def delivered(self, sender: int, message: Message) -> None:
-        log, slot, ballot, about = described(message)
-        event = self.trace.add(
-            self.me, "delivered", self.arriving, log, slot, ballot, **{"from": sender}, **about
-        )
-        self.arriving = 0
-        self._begin(event, log)
+        if self.brief and message.__class__ is Learn:
+            self._begin(0, None, (sender, message))
+            return
+        event = self._arrival(sender, message)
+        self._begin(event, getattr(message, "log", None))
         if message.__class__ is Accepted and message.vote == Vote.ACCEPTED:
             self._count(sender, message.log, message.ballot, message.length, event)
-        elif message.__class__ is Promise and message.verdict == Verdict.PROMISED:
+        elif message.__class__ is not Accept or message.log in self.leads:
+            self.unsure = True
+        if message.__class__ is Promise and message.verdict == Verdict.PROMISED:
             self._count(sender, message.log, message.ballot, -1, event)
+
+    def _arrival(self, sender: int, message: Message) -> int:
+        log, slot, ballot, about = described(message)
+        cause, self.arriving = self.arriving, 0
+        return self.trace.add(self.me, "delivered", cause, log, slot, ballot, **{"from": sender}, **about)
 
     def ticked(self) -> None:
         """Time has passed: an event only if something comes of it."""
         self._begin(0, None)
 
-    def _begin(self, event: int, log: int | None) -> None:
+    def _begin(self, event: int, log: int | None, gossip: tuple[int, Learn] | None = None) -> None:
+        """Something may make a turn; event 0: it becomes one when something comes of it."""
         if self.over:
             self.triggers.clear()
             self.over = False
-        self.triggers.append((event, log))
+        self.triggers.append(Trigger(event, log, gossip))
 
     def _count(self, node: int, log: int, ballot: int, length: int, event: int) -> None:
         """A promise (length -1) or a vote that counts now."""
@@ -97,16 +132,18 @@ class Recorder:
         counted.setdefault(log, {})[node] = Counted(ballot, length, event)
 
     def _cause(self, log: int | None) -> int:
-        """What has made an event of this log, in this turn. A timer becomes an event here."""
+        """What has made an event of this log, in this turn."""
         if not self.triggers:
             return 0
         index = len(self.triggers) - 1
-        for at, (_, about) in enumerate(self.triggers):
-            if about == log:
+        for at, trigger in enumerate(self.triggers):
+            if trigger.log == log:
                 index = at
-        if not self.triggers[index][0]:
-            self.triggers[index] = (self.trace.add(self.me, "timer"), None)
-        return self.triggers[index][0]
+        if not self.triggers[index].event:
+            gossip = self.triggers[index].gossip
+            event = self._arrival(*gossip) if gossip else self.trace.add(self.me, "timer")
+            self.triggers[index] = Trigger(event, None, None)
+        return self.triggers[index].event
 
     # --------------------------------------------------------------------------------- what a turn wants done
 
@@ -114,32 +151,45 @@ class Recorder:
         """The node puts commands into an entry of its own."""
         causes = [self.asked_by[id(token)] for token in tokens if id(token) in self.asked_by]
         event = self.trace.add(
-            self.me, "proposed", causes[0] if causes else 0, self.me, entries=[[0, commands(payload)]],
+            self.me, "proposed", causes[0] if causes else 0, self.me, entries=kept([Entry(0, payload)]),
             because=causes[1:],
         )  # fmt: skip
         self._begin(event, self.me)
 
     def drained(self, ready: Ready) -> None:
         """What the records of the turn say, then what the node has come to know."""
+        self.over = True
         for record in ready.journal:
             self._ballots(record)
+        chosen = [acceptor.chosen for acceptor in self.acceptors]
+        if chosen != self.chosen or self.unsure or not self.brief:
+            self._compare(ready)
+            self.chosen, self.unsure = chosen, False
+        else:  # the common case
+            self._take(ready)
+        if self.trace.last - self.stated > STATE_EVERY:
+            self.state()
+
+    def _compare(self, ready: Ready) -> None:
+        """What has changed of the logs, in the order in which it can have come to be."""
         report = self.core.report()
         for log in sorted(report.leads - self.leads):
             self._leads(log)
         for log in sorted(self.leads - report.leads):
             self.trace.add(self.me, "deposed", self._cause(log), log)
-        for record in ready.journal:
-            if record.held is not None:
-                self._accepts(record.held)
+        self._take(ready)
         for status in report.logs:
             if status.chosen > self.known[status.log]:
                 self._chosen(status, status.log in report.leads)
         self.leads = report.leads
-        self.over = True
-        if self.trace.last - self.stated > STATE_EVERY:
-            self.state()
+
+    def _take(self, ready: Ready) -> None:
+        for record in ready.journal:
+            if record.held is not None:
+                self._accepts(record.held)
 
     def _ballots(self, record: Record) -> None:
+        self.unsure = self.unsure or record.held is None
         if record.candidate is not None:
             log, ballot = record.candidate
             self.unwritten.append(self.trace.add(self.me, "stands", self._cause(log), log, None, ballot))
@@ -159,12 +209,12 @@ class Recorder:
         because = [promises[node].event for node in nodes]
         cause = self._cause(log)
         event = self.trace.add(self.me, "leads", cause, log, None, ballot, promises=nodes, because=because)
-        self.triggers.append((event, log))  # of what is adopted now
+        self.triggers.append(Trigger(event, log, None))  # of what is adopted now
 
     def _accepts(self, held: Held) -> None:
         event = self.trace.add(
             self.me, "accepted", self._cause(held.log), held.log, held.start, held.ballot,
-            entries=entries(held.entries), because=self._accepted(held.log, held.entries),
+            entries=kept(held.entries), because=self._accepted(held.log, held.entries),
         )  # fmt: skip
         self.unwritten.append(event)
         self.own.append((held.log, held.ballot, held.start + len(held.entries)))
@@ -197,6 +247,8 @@ class Recorder:
     # ------------------------------------------------------------------------------------- carrying it out
 
     def sent(self, to: int, message: Message) -> None:
+        if self.brief and message.__class__ is Learn:
+            return
         log, slot, ballot, about = described(message)
         if message.__class__ is Promise:
             about = {**about, "because": self._accepted(message.log, message.entries)}
@@ -213,6 +265,7 @@ class Recorder:
         event = self.trace.add(self.me, "durable", self.frame[0])
         for log, ballot, length in self.frame[1]:
             self._count(self.me, log, ballot, length, event)
+            self.unsure = self.unsure or length < 0
         self.frame = (0, [])
         self._begin(event, None)
 
@@ -220,7 +273,7 @@ class Recorder:
         slot, accepted = self.slots.pop((entry.owner, entry.timestamp), (None, 0))
         self.trace.add(
             self.me, "applied", self._cause(entry.owner), entry.owner, slot,
-            entries=[[entry.timestamp, commands(entry.payload)]], because=[accepted] if accepted else [],
+            entries=kept([Entry(entry.timestamp, entry.payload)]), because=[accepted] if accepted else [],
         )  # fmt: skip
 
     def answered(self, token: Any, value: Any) -> None:

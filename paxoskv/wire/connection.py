@@ -255,6 +255,10 @@ class Connection(asyncio.Protocol):
             self.abort()
         return False
 
+    def waiting(self) -> int:
+        """Bytes that wait for the rest of a frame, for a turn, or for the peer to read them."""
+        return len(self._partial) + self._unsent() + sum(map(len, self._out))
+
     def _unsent(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport else 0
 
@@ -428,11 +432,17 @@ class TlsListener:
         factory: Callable[[], Connection],
         context: Callable[[], ssl.SSLContext],
         on_failed: Callable[[str, Exception], None],
+        most: int,
     ) -> None:
-        """`on_failed` is told the host and the reason of each handshake that fails."""
+        """`on_failed` is told the host and the reason of each handshake that fails.
+
+        `most`: handshakes under way; where there are more, the oldest is given up.
+        """
         self.sockets: list[socket.socket] = []
         self._factory, self._context, self._on_failed = factory, context, on_failed
+        self._most = most
         self._tasks: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[asyncio.Task[None], None] = {}  # oldest first
 
     async def listen(self, host: str, port: int) -> None:
         """Begin; raise OSError if the address is in use or not ours."""
@@ -451,10 +461,11 @@ class TlsListener:
         for listening in self.sockets:
             listening.close()
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -464,7 +475,13 @@ class TlsListener:
             except OSError:  # it is gone already, or too many files are open
                 await asyncio.sleep(FIRST_PAUSE_S)
             else:
-                self._begin(self._shake_hands(accepted, address[0]))
+                if len(self._handshakes) >= self._most:
+                    oldest = next(iter(self._handshakes))
+                    del self._handshakes[oldest]
+                    oldest.cancel()
+                handshake = self._begin(self._shake_hands(accepted, address[0]))
+                self._handshakes[handshake] = None
+                handshake.add_done_callback(lambda done: self._handshakes.pop(done, None))
 
     async def _shake_hands(self, accepted: socket.socket, host: str) -> None:
         try:
@@ -481,15 +498,16 @@ async def listen(
     factory: Callable[[], Connection],
     context: Callable[[], ssl.SSLContext] | None = None,
     on_failed: Callable[[str, Exception], None] = lambda host, error: None,
+    handshakes: int = 100,
 ) -> asyncio.Server | TlsListener:
     """Accept connections, each made by the factory; raise OSError if the address is in use or not ours.
 
-    `context`, `on_failed`: with TLS, see TlsListener.
+    `context`, `on_failed`, `handshakes`: with TLS, see TlsListener.
     """
     if context is None:
         # Without reuse_port: with it two processes on one port would share the connections without an error.
         return await asyncio.get_running_loop().create_server(factory, host, port, reuse_address=True)
-    listener = TlsListener(factory, context, on_failed)
+    listener = TlsListener(factory, context, on_failed, handshakes)
     await listener.listen(host, port)
     return listener
 

@@ -90,6 +90,13 @@ class Page(NamedTuple):
     timestamp: int
 
 
+class Traced(NamedTuple):
+    on: bool
+    events: str
+    last: int
+    more: bool
+
+
 class Chunk(NamedTuple):
     number: int
     size: int

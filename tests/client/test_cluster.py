@@ -71,6 +71,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         },
         "secret": "shared",
         "insecure": True,
+        "trace": True,
         "data": "elsewhere",
     }
     cluster = read(tmp_path, content)
@@ -87,6 +88,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
     assert (cluster.tls, cluster.data) == (Tls(*files, {"reports": "reader"}), "elsewhere")
     assert cluster.tls is not None and cluster.tls.of("node-3").key == str(tmp_path / "node-3.key")
     assert (cluster.secret, cluster.insecure) == (str(tmp_path / "shared"), True)
+    assert cluster.trace
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 255])

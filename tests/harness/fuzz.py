@@ -61,6 +61,7 @@ CLIENT_CALLS: dict[bytes, tuple[Any, ...]] = {
     b"membership": (),
     b"open_session": (),
     b"read_checkpoint": (0, 0),
+    b"trace": (None, 0),
 }
 NODE_CALLS: dict[bytes, tuple[Any, ...]] = {
     b"hello": (Identity("test", "0" * 64, 3, 1, 0),),

@@ -4,6 +4,7 @@
     tests/harness/mutants.py                         every mutant: a table of what caught it
     tests/harness/mutants.py NAME ... --jobs 2       those whose names contain one of these texts
     tests/harness/mutants.py --write docs/mutants.md the table as a page, too
+    tests/harness/mutants.py --explore               which of them the worlds of explore.py show, too
 
 A mutant is a small change to the source of one or two modules. It runs in a process of its own, which finds
 the changed copies in place of the modules; nothing else is replaced. Caught means that the story named with
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0  # of one core, to find a seed
@@ -1425,6 +1426,31 @@ def simulate(profile: str, seed: int) -> str | None:
     return None
 
 
+def explored() -> Catch | None:
+    """Try to catch the mutant by exploring small worlds; the "seed" is the number of states that it took."""
+    from tests.harness.explore.engine import World, explore
+    from tests.harness.explore.nodes import Nodes
+    from tests.harness.explore.one_log import OneLog
+
+    worlds: dict[str, World] = {
+        "one log": OneLog(),
+        "one log, a crash, sent again": OneLog(crash=1, resend=1),
+        "one log, three stand": OneLog(proposers=3, stand=3),
+        "nodes, a put": Nodes(),
+        "nodes, a put and a read": Nodes(read=1),
+        "nodes, a put, a timer": Nodes(tick=1),
+        "nodes, a put, a crash": Nodes(crash=1),
+        "nodes, two puts": Nodes(put=2),
+        "nodes, a put, two timers": Nodes(tick=2),
+    }
+    began = time.process_time()
+    for bounds, world in worlds.items():
+        verdict = explore(world, seconds=SECONDS / 4)
+        if verdict.breach:
+            return Catch(bounds, verdict.states, time.process_time() - began, verdict.breach)
+    return None
+
+
 def attempt(
     story: str | None, seen: tuple[str, int] | None, profiles: tuple[str, ...], search: bool
 ) -> Catch | None:
@@ -1458,7 +1484,7 @@ def attempt_here(task: str) -> None:
         origin = importlib.import_module(f"paxoskv.{module}").__file__
         assert origin and Path(origin).is_relative_to(directory), f"{origin} is not the changed {module}"
     output, sys.stdout = sys.stdout, sys.stderr
-    print(json.dumps(attempt(*arguments)), file=output)
+    print(json.dumps(attempt(*arguments) if arguments else explored()), file=output)
 
 
 def path_of(module: str) -> Path:
@@ -1482,13 +1508,23 @@ def catch(mutant: Mutant, search: bool = True) -> Catch | None:
 
     search: try other seeds if that which is noted does not do it. RuntimeError if the process itself fails.
     """
+    return in_a_process(mutant, mutant.story, mutant.seen, mutant.profiles, search)
+
+
+def explore_it(mutant: Mutant) -> Catch | None:
+    """Likewise, in small worlds; only the protocol is in them."""
+    inside = all(module == CORE or module.startswith("protocol.") for module, _, _ in mutant.changes)
+    return in_a_process(mutant) if inside else None
+
+
+def in_a_process(mutant: Mutant, *arguments: Any) -> Catch | None:
     sources = source_of(mutant)
     with tempfile.TemporaryDirectory() as directory:
         for module, source in sources.items():
             path = Path(directory) / path_of(module).relative_to(ROOT)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(source)
-        task = [directory, list(sources), mutant.story, mutant.seen, mutant.profiles, search]
+        task = [directory, list(sources), *arguments]
         child = subprocess.run(
             [sys.executable, __file__, "--attempt", json.dumps(task)],
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True,
@@ -1575,12 +1611,27 @@ def tell(mutant: Mutant, found: Catch | None) -> None:
     print(f"         {found.reason[:140]}", flush=True)
 
 
+def explore_all(mutants: list[Mutant], jobs: int) -> int:
+    """Say which of them the small worlds show, and after how many states; returns the exit status."""
+    count = 0
+    with ThreadPoolExecutor(jobs) as pool:
+        for mutant, found in zip(mutants, pool.map(explore_it, mutants), strict=True):
+            count += found is not None
+            what = (
+                f"{found.by}, {found.seed:,} states: {found.reason[:100]}" if found else "not in these worlds"
+            )
+            print(f"{mutant.name}  <- {what}", flush=True)
+    print(f"{count} of {len(mutants)} mutants found")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line says; returns the exit status."""
     parser = argparse.ArgumentParser(description="Deliberate bugs: each must be caught.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="part of a mutant's name (default: all)")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: 2)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table as Markdown")
+    parser.add_argument("--explore", action="store_true", help="explore small worlds instead")
     parser.add_argument("--attempt", help=argparse.SUPPRESS)
     found = parser.parse_args(arguments)
     if found.attempt:
@@ -1590,6 +1641,8 @@ def main(arguments: list[str] | None = None) -> int:
     mutants = [m for m in everything() if not found.names or any(name in m.name for name in found.names)]
     if not mutants:
         parser.error("no mutant has such a name")
+    if found.explore:
+        return explore_all(mutants, found.jobs)
     rows = list(results(mutants, found.jobs, tell))
     survivors = sum("**nothing**" in row for row in rows)
     if found.write:

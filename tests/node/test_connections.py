@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from paxoskv.node.connections import MAX_HUNG_UP, Connections
+from paxoskv.node.connections import MAX_HUNG_UP, MAX_WAITING, Connections
 from paxoskv.node.metrics import Counts
 from paxoskv.wire.codec import Malformed
 
@@ -17,12 +17,16 @@ class Wire:
         self.heard = heard
         self.peer = "127.0.0.1:50000"
         self.aborted = self.late = False
+        self.bytes = 0
 
     def abort(self) -> None:
         self.aborted = True
 
     def stale(self, now: float) -> bool:
         return self.late
+
+    def waiting(self) -> int:
+        return self.bytes
 
 
 def crowd(part: Connections, *wires: Any) -> list[Any]:
@@ -66,3 +70,18 @@ def test_who_misbehaves_is_counted_and_a_second_has_few_lines_in_the_log(
     assert "count=4" in log and log.count("event=cut-off") == 1
     assert counts.refusals == {"malformed": MAX_HUNG_UP + 4, "late_connection": 1}
     assert list(part.open) == [wires[0]]
+
+
+def test_where_too_much_waits_those_clients_leave_for_whom_most_does() -> None:
+    part = Connections(Counts(), 100)
+    wires = [Wire() for _ in range(10)] + [Wire(user=2)]
+    crowd(part, *wires)
+    for number, wire in enumerate(wires):
+        wire.bytes = number * MAX_WAITING // 40
+    part.sweep(0.0)
+    assert [wire for wire in wires if wire.aborted] == [wires[9]], "and no peer: its output has its own bound"
+    assert part.counts.refusals == {"memory": 1}
+    for wire in wires:
+        wire.bytes = MAX_WAITING // 40
+    part.sweep(1.0)
+    assert part.counts.refusals == {"memory": 1}

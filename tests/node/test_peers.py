@@ -284,7 +284,7 @@ def test_a_node_that_another_process_stands_in_for_ends_when_that_is_surely_aliv
     assert ends == [EXIT_STALE]
 
 
-def test_a_complaint_is_logged_once_and_the_status_tells_it_for_a_while(
+def test_a_complaint_is_logged_once_a_minute_and_the_status_tells_it_for_a_while(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     complaints = Complaints(Counts())
@@ -294,6 +294,12 @@ def test_a_complaint_is_logged_once_and_the_status_tells_it_for_a_while(
     assert capsys.readouterr().err.count("event=stranger") == 2
     assert complaints.recent(3.0) == ["stranger 127.0.0.1: digest: differs"]
     assert complaints.recent(3.0 + RECENT) == []
+    for now in range(10, 70):
+        complaints.add("stranger", "127.0.0.1", "digest: differs", now)
+    assert capsys.readouterr().err.count("event=stranger") == 1
+    for turn in range(100):
+        complaints.add("stranger", "127.0.0.1", f"reason {turn}", 70 + turn / 100)
+    assert capsys.readouterr().err.count("event=stranger") == 1, "whoever has many reasons floods no log"
     complaints.settle("stranger", "127.0.0.1")
     assert complaints.recent(3.0) == []
     for stranger in range(2 * MAX_COMPLAINTS):

@@ -671,6 +671,23 @@ def test_where_all_connections_are_in_use_the_next_one_still_gets_its_answer(tmp
             assert connection.recv(4), "hung up instead of answered"
 
 
+def test_silent_handshakes_keep_out_nobody_and_leave_the_journal_its_files(tmp_path: Path) -> None:
+    few = ("sh", "-c", 'ulimit -n 256; exec "$@"', "sh")
+    tls = Authority(tmp_path / "certificates").cluster()
+    with RealCluster(tmp_path, nodes=3, tls=tls, where=lambda node: few if node == 1 else ()) as cluster:
+        member = cluster.settings.member(1)
+        with contextlib.ExitStack() as stack, cluster.client() as client:
+            for _ in range(500):
+                stack.enter_context(socket.create_connection((member.host, member.port)))
+            assert client.get("key", node=1) is None
+            client.put("key", "value")
+            assert client.checkpoint(1) == 1, "which needs files"
+            status = cluster.status(1)
+            assert status is not None and status.ready and status.connected == [2, 3]
+            files = len(list(Path(f"/proc/{cluster.nodes[1].pid}/fd").iterdir()))
+            assert files < 100, "the oldest handshakes are given up"
+
+
 ONE_WAY = """
 import os, sys
 sys.path.insert(0, {project!r})

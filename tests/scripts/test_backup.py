@@ -77,7 +77,7 @@ def test_a_backup_that_is_not_whole_or_goes_to_a_cluster_of_the_same_name_is_ref
             assert done.returncode == 1 and done.stderr.startswith(f"restore: {tmp_path / 'bad.gz'}: ")
             assert done.stderr.count("\n") == 1 and not (tmp_path / "other").exists()
     done = finish([BACKUP, tmp_path / "c.gz", "--cluster", cluster.file])
-    assert done.returncode == 1 and not (tmp_path / "c.gz").exists() and not (tmp_path / "c.gz.new").exists()
+    assert done.returncode == 3 and not (tmp_path / "c.gz").exists() and not (tmp_path / "c.gz.new").exists()
 
 
 def cluster_named(directory: Path, name: str) -> Path:

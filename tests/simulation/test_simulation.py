@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from paxoskv import multipaxos
+from paxoskv.protocol.catch_up import CatchUp
 from tests.harness import golden
 from tests.harness.simulator import PROFILES, Profile, Report, Simulation
 
@@ -70,6 +72,28 @@ def test_no_rule_is_broken_and_everything_comes_to_rest(
     record_property("seconds", found["seconds"])
     assert found["events"] > EVENTS
     assert found["answered"] > 10 * SEEDS, "where little was done, little shows"
+
+
+def test_who_believes_little_of_what_is_said_to_be_chosen_breaks_no_rule_and_comes_to_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By itself no simulation is long enough for a node to fall so far behind."""
+    pursued: list[int] = []
+    begin, pursue = CatchUp.__init__, CatchUp.pursue
+
+    def distrustful(self: CatchUp, *arguments: Any) -> None:
+        begin(self, *arguments)
+        self.credit = 2
+
+    def seen(self: CatchUp, log: int, *arguments: Any) -> None:
+        pursued.append(log)
+        pursue(self, log, *arguments)
+
+    monkeypatch.setattr(CatchUp, "__init__", distrustful)
+    monkeypatch.setattr(CatchUp, "pursue", seen)
+    for seed, profile in enumerate(PROFILES.values(), 501):
+        Simulation(seed, replace(profile, seconds=profile.seconds * BRIEF)).run()
+    assert len(pursued) > 50
 
 
 def test_faults_of_every_kind_really_happen() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from paxoskv.page.instance import about, joined
 from paxoskv.page.words import TEXTS
 from paxoskv.trace.events import Trace, commands
 from tests.harness.recorded import RecordedCluster, RecordedSimulation
@@ -132,3 +133,50 @@ def test_all_kinds_of_events_are_documented_and_have_words() -> None:
     seen |= {event["kind"] for event in events_of(simulation.recording)}
     assert seen <= documented and seen <= set(TEXTS)
     assert set(TEXTS) <= documented
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_traces_of_single_nodes_are_joined_to_what_the_simulator_has_recorded(name: str) -> None:
+    cluster, events = told(name)
+    alone = [{**event, "cause": 0} if event["kind"] == "delivered" else event for event in events]
+    whole = joined([[event for event in alone if event["node"] == node] for node in cluster.ids])
+    messages = {(e["node"], e["id"]): e for e in events if e["kind"] in ("sent", "delivered")}
+    assert len(whole) == sum(event["node"] > 0 for event in events)
+    right = wrong = 0
+    by_id = {event["id"]: event for event in whole}
+    true = {
+        (e["node"], e["from"], e["time"], e["message"], repr(e.get("entries"))): messages[
+            e["from"], e["cause"]
+        ]
+        for e in events
+        if e["kind"] == "delivered" and e.get("cause")
+    }
+    for event in whole:
+        if event["kind"] == "delivered":
+            key = (event["node"], event["from"], event["time"], event["message"], repr(event.get("entries")))
+            match = by_id.get(event["cause"])
+            assert match is not None and match["to"] == event["node"] and match["message"] == event["message"]
+            right += match["time"] == true[key]["time"]
+            wrong += match["time"] != true[key]["time"]
+    assert right > 20 * wrong  # what is sent twice alike, and lost once, cannot be told apart
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_what_is_told_of_a_slot_is_what_the_simulator_has_seen_of_it(name: str) -> None:
+    cluster, events = told(name)
+    for (log, slot), entry in cluster.slots.items():
+        for event in events:
+            event.setdefault("cause", 0)
+        kept = about(events, log, slot)
+        assert [e["id"] for e in of_kind(kept, "chosen")] == [
+            e["id"] for e in of_kind(events, "chosen") if e["log"] == log and e["slot"] <= slot < e["length"]
+        ]
+        if not entry.payload:
+            continue
+        applied = [e for e in of_kind(events, "applied") if e["entries"][0][0] == entry.timestamp]
+        known = [e for e in applied if e["log"] == log and "slot" in e]
+        assert {e["id"] for e in known} <= {e["id"] for e in kept}
+        asked = {text for e in of_kind(kept, "asked") for text in e["commands"]}
+        assert set(commands(entry.payload).split("; ")) <= asked
+        for chosen in of_kind(kept, "chosen"):
+            assert set(chosen["because"]) <= {e["id"] for e in kept}

@@ -81,6 +81,7 @@ from paxoskv.wire.structs import (  # fmt: skip
     RequestId,
     Result,
     Session,
+    Traced,
     Verb,
 )
 
@@ -114,6 +115,7 @@ FROM_CLIENTS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "execute": (([Command(Verb.PUT, "k", "v"), Command(Verb.GET, "k")],), [Result(0), Result(0, "v")]),
     "scan": (("k", None, 10, 0), Page([Item("k", "v")], False, 3)),
     "checkpoint": ((), 3),
+    "trace": ((True, 7), Traced(True, '{"id": 8}', 8, False)),
     "read_checkpoint": ((3, 7), Chunk(3, 7, 77, 7, b"")),
     "status": ((True,), STATUS),
     "membership": ((), Membership("c", "digest", 1)),

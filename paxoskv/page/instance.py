@@ -1,0 +1,133 @@
+"""The traces of several live nodes as one, and what of it is about one slot.
+
+Messages have no number on the wire. So an arrival is joined to the last message that was sent before with the
+same content and has not arrived yet. The nodes' clocks order the events: hosts must agree on the time.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from paxoskv.page.words import Event
+from paxoskv.trace.events import CUT
+
+APART: Final = frozenset({"id", "time", "node", "kind", "cause", "because", "from", "to"})  # not of a message
+PHASE_1: Final = frozenset({"stands", "promised", "leads"})
+
+
+def joined(traces: Iterable[list[Event]]) -> list[Event]:
+    """All events in the order of their times, with new ids; arrivals are caused by what was sent."""
+    events = sorted(
+        (event for trace in traces for event in trace),
+        key=lambda event: (event["time"], event["kind"] == "delivered"),
+    )
+    ids = {(event["node"], event["id"]): number for number, event in enumerate(events, 1)}
+    under_way: dict[Any, list[int]] = {}
+    found = []
+    for number, event in enumerate(events, 1):
+        node = event["node"]
+        new = event | {"id": number, "cause": ids.get((node, event.get("cause", 0)), 0)}
+        if "because" in event:
+            new["because"] = [ids[node, id_] for id_ in event["because"] if (node, id_) in ids]
+        content = repr([(name, event[name]) for name in sorted(event) if name not in APART])
+        if event["kind"] == "sent":
+            under_way.setdefault((node, event["to"], content), []).append(number)
+        elif event["kind"] == "delivered":
+            sent = under_way.get((event["from"], node, content))
+            new["cause"] = sent.pop() if sent else 0
+        found.append(new)
+    return found
+
+
+def holds(event: Event, slot: int) -> bool:
+    """Whether an event is about this slot of its log."""
+    first = event.get("slot")
+    if first is None:
+        return False
+    return bool(first <= slot < event.get("length", first + len(event.get("entries", ()))))
+
+
+def written(events: Iterable[Event], key: str) -> tuple[int, int] | None:
+    """The log and slot of the last entry with a command on this key; None if there is none."""
+    found = None
+    for event in events:
+        if event["kind"] == "accepted":
+            for slot, (_, text) in enumerate(event["entries"], event["slot"]):
+                if any(_names(command, key) for command in str(text).split("; ")):
+                    found = event["log"], slot
+    return found
+
+
+def _names(command: str, key: str) -> bool:
+    _, _, rest = command.partition(" ")
+    if rest.endswith(CUT) and len(key) >= len(rest):  # a long key is not shown whole
+        return key.startswith(rest[: -len(CUT)])
+    return rest == key or rest.startswith((f"{key}=", f"{key} "))
+
+
+class Instance:
+    """What happened to one slot of one log; the events are taken one after the other."""
+
+    def __init__(self, log: int, slot: int) -> None:
+        self.log = log
+        self.slot = slot
+        self.kept: dict[int, Event] = {}
+        self.voted: set[tuple[int, str]] = set()  # nodes, and at which ballot
+        self.chosen = False  # afterwards, whoever has voted speaks of later slots
+
+    def take(self, event: Event) -> None:
+        """Keep the event if it is about the slot."""
+        here = event.get("log") == self.log and event["kind"] != "proposed"
+        if here and event["kind"] == "sent" and event["message"] == "Accepted":
+            keeps = self._votes(event) or event["cause"] in self.kept
+        else:
+            keeps = (here and holds(event, self.slot)) or self._follows(event)
+        if keeps:
+            self.kept[event["id"]] = event
+            self.chosen = self.chosen or event["kind"] == "chosen"
+
+    def _votes(self, event: Event) -> bool:
+        """Whether it is a vote for the slot; its length says so for ever after."""
+        if event["length"] <= self.slot:
+            return False
+        voter = (event["node"], event["ballot"])
+        first = voter not in self.voted
+        self.voted.add(voter)
+        return first or not self.chosen
+
+    def _follows(self, event: Event) -> bool:
+        """Whether it is what becomes of an event that is kept: on its way to the disk, or arriving."""
+        kind = event["kind"]
+        if kind == "journaled":
+            return not self.kept.keys().isdisjoint(event["because"])
+        vote = kind == "delivered" and event["message"] == "Accepted"
+        return (vote or kind in ("durable", "lost", "duplicated")) and event["cause"] in self.kept
+
+    def ballots(self) -> set[str]:
+        """At which ballots the slot was accepted."""
+        return {event["ballot"] for event in self.kept.values() if event["kind"] == "accepted"}
+
+    def proposals(self) -> set[int]:
+        """Those who proposed what was accepted."""
+        return {event["cause"] for event in self.kept.values() if event["kind"] == "accepted"}
+
+
+def about(events: list[Event], log: int, slot: int) -> list[Event]:
+    """What happened to one slot: who proposed it, each message and vote, and what came of it."""
+    instance = Instance(log, slot)
+    for event in events:
+        instance.take(event)
+    ids = set(instance.kept)
+    ballots, proposals, asked = instance.ballots(), instance.proposals(), set[int]()
+    for event in events:
+        if event["kind"] == "proposed" and event["id"] in proposals:
+            asked |= {event["cause"], *event["because"]}
+            ids.add(event["id"])
+        phase_1 = event.get("log") == log and event.get("ballot") in ballots and _phase_1(event)
+        if phase_1 or (event["kind"] == "answered" and not asked.isdisjoint(event["because"])):
+            ids.add(event["id"])
+    told = ids | asked
+    return [event for event in events if event["id"] in told]
+
+
+def _phase_1(event: Event) -> bool:
+    return event["kind"] in PHASE_1 or event.get("message") in ("Prepare", "Promise")

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Tries every schedule of a small world on the real code, and says whether any of them breaks a promise.
+
+    scripts/explore.py one-log --stand 2 --crash 1       acceptors and candidates of one log
+    scripts/explore.py nodes --put 1 --tick 1            three whole nodes
+
+Messages come in any order, late or never, in one-log also twice; what else may happen has a budget: how
+often a candidate stands, sends again or crashes, how often a node takes a command or a read, notices that
+time has passed, or crashes. A breach is printed with the fewest steps that lead to it.
+
+Exit status: 0 every state was visited; 1 a breach; 3 the time or the number of states was used up; 2 usage.
+"""
+
+import argparse
+import os
+import resource
+import sys
+from pathlib import Path
+
+os.environ["PAXOSKV_INTERPRETED"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.harness.explore.engine import World, explore
+from tests.harness.explore.nodes import Nodes
+from tests.harness.explore.one_log import OneLog
+
+BUDGETS = {
+    "one-log": {"stand": 2, "resend": 0, "crash": 0},
+    "nodes": {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0},
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    what, _, rest = (__doc__ or "").partition("\n\n")
+    found = argparse.ArgumentParser(
+        description=what, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    layers = found.add_subparsers(dest="layer", required=True, metavar="LAYER")
+    for layer, budgets in BUDGETS.items():
+        sub = layers.add_parser(layer, help=f"budgets: {', '.join(budgets)}")
+        for name, budget in budgets.items():
+            sub.add_argument(
+                f"--{name}", type=int, default=budget, metavar="N", help=f"how often (default: {budget})"
+            )
+        sub.add_argument(
+            "--seconds", type=float, default=600, metavar="S", help="stop after so long (default: 600)"
+        )
+        sub.add_argument("--states", type=int, default=20_000_000, metavar="N", help="or so many states")
+        sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+        if layer == "one-log":
+            sub.add_argument("--acceptors", type=int, default=3, metavar="N", help="(default: 3)")
+            sub.add_argument("--proposers", type=int, default=2, metavar="N", help="(default: 2)")
+            sub.add_argument("--no-symmetry", action="store_true", help="tell acceptors apart")
+            sub.add_argument("--no-forget", action="store_true", help="keep messages that can change nothing")
+            sub.add_argument("--check", action="store_true", help="check that they cannot; slow")
+    return found
+
+
+def main() -> int:
+    options = parser().parse_args()
+    budgets = {name: getattr(options, name) for name in BUDGETS[options.layer]}
+    world: World
+    flags = {}
+    if options.layer == "one-log":
+        world = OneLog(options.acceptors, options.proposers, **budgets)
+        flags = {"symmetry": not options.no_symmetry, "forget": not options.no_forget, "check": options.check}
+    else:
+        world = Nodes(**budgets)
+    verdict = explore(world, options.seconds, options.states, options.workers, **flags)
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    speed = verdict.states / verdict.seconds
+    print(
+        f"{verdict.states:,} states, {verdict.transitions:,} steps, {verdict.depth} deep, "
+        f"{verdict.seconds:.1f} s ({speed:,.0f} states/s), at most {memory} MiB in a process; "
+        f"probability that a state was missed: below {verdict.states**2 / 2**65:.0e}"
+    )
+    if verdict.breach:
+        print(
+            f"BREACH: {verdict.breach}\n"
+            + "\n".join(f"  {number:3} {step}" for number, step in enumerate(verdict.schedule, 1))
+        )
+        return 1
+    print("exhausted: no breach" if verdict.exhausted else "not exhausted: no breach so far")
+    return 0 if verdict.exhausted else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

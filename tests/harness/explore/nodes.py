@@ -1,0 +1,337 @@
+"""Three whole nodes, with all their logs.
+
+Times are only these: never, long ago, now, and later. What is due when time passes is due at the event
+"tick". A frame of the journal is durable at once, unless something has left that did not wait for it: then
+it is pending until the event "sync", and a crash in between loses it. (A crash between two steps that have
+sent nothing is the same as the first one's messages being lost.)
+
+Each message bears the incarnation of its sender: as in the transport, what a lost disk has said is not
+handed in any more once a later one is known.
+"""
+
+import pickle
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from paxoskv.protocol.node import Node
+from paxoskv.protocol.persistence import Persisted
+from tests.harness.explore.engine import Breach, Step
+from tests.harness.explore.freeze import Freezer
+from tests.harness.explore.observer import held
+
+NOW, EARLIER, LATER = 1000.0, 1.0, 2000.0  # and 0.0: never
+
+# What differs without a difference to come: constants, caches, statistics, and how slow somebody was.
+LEFT_OUT = frozenset(
+    {
+        ("Acceptor", "journal"), ("Proposer", "bytes"), ("Proposer", "prepares"), ("Proposer", "wanted"),
+        ("Learned", "fact"), ("Node", "claims"),
+        ("Node", "round_trips"), ("Node", "divergence"), ("Node", "compaction"),
+        ("Node", "witness"), ("Node", "faults"), ("Contacts", "heard"), ("Contacts", "newest"),
+        ("Leadership", "round_trips"), ("Leadership", "revocations"), ("Leadership", "random"),
+        ("Leadership", "losses"), ("Logs", "round_trips"), ("Logs", "witness"), ("Logs", "faults"),
+        ("Voters", "round_trips"), ("Voters", "slow_until"), ("Voters", "at_once"), ("Voters", "asked_up_to"),
+        ("Gossip", "divergence"), ("Gossip", "last"), ("Gossip", "seen"), ("Gossip", "gossiped_at"),
+        ("Revocation", "round_trips"), ("Revocation", "random"), ("Reads", "random"), ("CatchUp", "random"),
+        ("CatchUp", "fetch_at"), ("Persistence", "journaled_at"), ("Persistence", "turn"),
+        ("Persistence", "persisted_turn"), ("Persistence", "replayed_position"), ("Incarnations", "random"),
+        ("Incarnations", "recovered"), ("Incarnations", "recovered_clock"),
+        ("Incarnations", "life"), ("Node", "nodes"), ("Node", "peers"),
+    }
+)  # fmt: skip
+
+
+class Chance:
+    """In place of Random: nothing is left to chance, but that the numbers of two lives differ."""
+
+    def __init__(self, life: int) -> None:
+        self.life = life
+
+    def getrandbits(self, bits: int) -> int:
+        return self.life
+
+    def random(self) -> float:
+        return 0.0
+
+    def uniform(self, low: float, high: float) -> float:
+        return low
+
+    def choice(self, items: Any) -> Any:
+        return items[0]
+
+    def shuffle(self, items: Any) -> None:
+        pass
+
+
+class Machine:
+    """A node, its disk, and what a test does with it."""
+
+    def __init__(self, me: int, nodes: list[int]) -> None:
+        self.me = me
+        self.node: Node | None = None
+        self.disk = Node(me, nodes, Chance(0))  # has replayed what is durable, and never starts
+        self.pending: list[tuple[list[Any], list[Any]]] = []  # records, and what waits for them
+        self.applied = 0  # in this life
+        self.life = 0
+        self.proposed = 0
+        self.asked = 0
+
+
+class Nodes:
+    """The world of whole nodes."""
+
+    alike = 0
+    once = True
+
+    def __init__(self, nodes: int = 3, **budgets: int) -> None:
+        self.ids = list(range(1, nodes + 1))
+        self.quorum = nodes // 2 + 1
+        self.names = [f"node {node}" for node in self.ids]
+        self.budgets = {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0} | budgets
+        self.nothing_seen: Hashable = ((), (), frozenset(), ())
+        self.freeze = Freezer(LEFT_OUT)
+
+    def events(self, process: int) -> list[str]:
+        return ["sync", *[name for name, budget in self.budgets.items() if budget]]
+
+    def begin(self) -> list[Any]:
+        """All nodes lead their logs, and nothing is in flight."""
+        machines = [Machine(me, self.ids) for me in self.ids]
+        queue: deque[tuple[int, int, Any]] = deque()
+
+        def step(process: int, event: Any, sender: int | None = None) -> None:
+            done = self.step(process, machines[process], event, sender) or Step([])
+            self.nothing_seen = self.observe(self.nothing_seen, done.facts)
+            queue.extend((process, to, message) for to, message in done.sends)
+
+        for _ in range(6):
+            for process, machine in enumerate(machines):
+                step(process, "crash" if machine.node is None else "tick")
+            while queue:
+                sender, to, message = queue.popleft()
+                step(to, message, sender)
+                step(to, "sync")
+        assert all(machine.node.ready and not machine.pending for machine in machines)
+        return machines
+
+    # ---------------------------------------------------------------------------------------------- steps
+
+    def step(self, process: int, state: Machine, event: Any, sender: int | None) -> Step | None:
+        self.sends: list[tuple[int, Any]] = []
+        self.facts: list[Any] = []
+        node = state.node
+        known = {} if node is None else {log: a.chosen for log, a in node.acceptors.items()}
+        if event == "sync":
+            if not state.pending:
+                return None
+            self.sync(state)
+        elif event in ("crash", "wipe"):
+            if event == "wipe":
+                state.disk = Node(state.me, self.ids, Chance(0), incarnation=0)
+            self.crash(state)
+            known = {}
+        elif node is None:
+            return None
+        elif event == "tick":
+            self.times(node, lambda at: at and EARLIER)
+            node.gossip.gossiped_at = dict.fromkeys(node.gossip.gossiped_at, EARLIER)
+            node.tick(NOW)
+            self.turn(state)
+        elif event == "put":
+            if not (node.ready and node.has_room):
+                return None
+            state.proposed += 1
+            payload = b"%d.%d" % (state.me, state.proposed)
+            node.propose(payload, payload)
+            self.turn(state)
+        elif event == "read":
+            state.asked += 1
+            token = (state.me, state.asked)
+            self.facts.append(("asked", token))
+            node.read(token)
+            self.turn(state)
+        else:
+            peer, (incarnation, message) = self.ids[sender or 0], event
+            if incarnation < node.noted(peer)[0]:
+                return Step([])
+            node.step(peer, message, NOW)
+            self.turn(state)
+        assert state.node is not None
+        for log, acceptor in state.node.acceptors.items():
+            if acceptor.chosen > max(known.get(log, 0), acceptor.base):
+                start = max(known.get(log, 0), acceptor.base)
+                entries = tuple(acceptor.from_slot(start, acceptor.chosen))
+                self.facts.append(("chosen", log, start, entries))
+        self.times(state.node, stamp)
+        return Step(self.sends, tuple(self.facts))
+
+    def crash(self, state: Machine) -> None:
+        state.life += 1
+        state.pending, state.applied = [], 0
+        state.node = node = pickle.loads(pickle.dumps(state.disk))
+        for part in (node.leadership, node.incarnations, node.revocation, node.catch_up):
+            part.random = Chance(state.life)
+        node.reads.rounds = state.life << 12
+        node.start(NOW)
+        node.tick(NOW)
+        self.turn(state)
+
+    def turn(self, state: Machine) -> None:
+        """The loop of paxoskv/node/replica.py, without batches."""
+        node, again, leaked, fresh = state.node, True, False, not state.pending
+        assert node is not None
+        while again:
+            ready = node.drain(NOW)
+            again = self.dispatch(node, ready.send)
+            leaked = leaked or any(to != node.me for to, _, _ in ready.send)
+            if ready.journal:
+                state.pending.append((ready.journal + node.notes(), ready.send_after))
+            elif ready.send_after and state.pending:
+                state.pending[-1][1].extend(ready.send_after)
+            else:
+                again |= self.dispatch(node, ready.send_after)
+            for applied in ready.apply:
+                item = (applied.timestamp, applied.owner, applied.payload)
+                self.facts.append(("applied", node.me, state.applied, item))
+                state.applied += 1
+                if applied.token is not None:
+                    self.facts.append(("acknowledged", applied.token))
+            self.facts += [("answered", token, state.applied) for token in ready.reads]
+        if state.pending and fresh and not leaked:
+            self.sync(state)
+
+    def sync(self, state: Machine) -> None:
+        pending, state.pending = state.pending, []
+        for records, _ in pending:
+            for record in records:
+                state.disk.replay(record)
+                if record.held is not None:
+                    of = record.held
+                    self.facts.append(("held", state.me, of.log, of.ballot, of.start, tuple(of.entries)))
+        assert state.node is not None
+        for _, after in pending:
+            self.dispatch(state.node, after)
+        self.turn(state)
+
+    def dispatch(self, node: Node, messages: list[Any]) -> bool:
+        own = False
+        for to, message, _ in messages:
+            if to == node.me:
+                node.step(node.me, message, NOW)
+                own = True
+            else:
+                self.sends.append((self.ids.index(to), (node.incarnations.incarnation, message)))
+        return own
+
+    def times(self, node: Node, change: Callable[[float], float]) -> None:
+        """Change every time that a node remembers; how long ago somebody was heard of is not looked at."""
+        node.contacts.heard = dict.fromkeys(node.contacts.heard, NOW)
+        node.round_trips.probes.clear()
+        node.round_trips.measured.clear()
+        node.voters.slow_until.clear()
+        node.persistence.journaled_at = change(node.persistence.journaled_at)
+        if node.outbox.deferred_since is not None:
+            node.outbox.deferred_since = change(node.outbox.deferred_since)
+        if node.rejoining is not None and node.rejoining.asked_at > 0:
+            node.rejoining.asked_at = change(node.rejoining.asked_at)
+        if node.leadership.retake_at is not None:
+            node.leadership.retake_at = change(node.leadership.retake_at)
+        node.reads.waited_since = change(node.reads.waited_since)
+        if node.reads.round is not None:
+            node.reads.round.at = change(node.reads.round.at)
+        for waiting in node.revocation.waiting.values():
+            waiting.since, waiting.asked = change(waiting.since), change(waiting.asked)
+        node.catch_up.fetching = {
+            log: (change(at), whom) for log, (at, whom) in node.catch_up.fetching.items()
+        }
+        node.catch_up.fetch_at = 0.0
+        node.gossip.news_at = dict.fromkeys(node.gossip.news_at, NOW)
+        node.gossip.gossiped_at = dict.fromkeys(node.gossip.gossiped_at, NOW)
+        for proposer in node.proposers.values():
+            proposer.prepared_at = change(proposer.prepared_at)
+            for courier in proposer.couriers.values():
+                courier.at, courier.silent = change(courier.at), 0
+
+    # ------------------------------------------------------------------------------------------ comparing
+
+    def key(self, process: int, state: Machine) -> Hashable:
+        node, disk = state.node, state.disk
+        if node is None:
+            return "down"
+        turn = node.persistence.persisted_turn
+        pending = tuple(
+            (
+                self.freeze(records),
+                tuple(
+                    (to, self.freeze(m._replace(turn=m.turn - turn) if isinstance(m, Persisted) else m))
+                    for to, m, _ in after
+                ),
+            )
+            for records, after in state.pending
+        )
+        durable = (
+            disk.clock.reserved, disk.persistence.replayed_position, self.freeze(disk.acceptors),
+            tuple(sorted((log, p.highest) for log, p in disk.proposers.items())),
+        )  # fmt: skip
+        same = node.gossip.seen is node.learner.logs[node.me].fact, node.persistence.turn - turn
+        return (
+            self.freeze(node), same, durable, pending, state.applied, state.life, state.proposed, state.asked,
+        )  # fmt: skip
+
+    def dead(
+        self, sender: int, source: Any, receiver: int, target: Any, message: Any, left: dict[str, int]
+    ) -> bool:
+        return False
+
+    def renamed(self, process: int, state: Any, to: dict[int, int]) -> Any:
+        return state
+
+    def renamed_history(self, history: Any, to: dict[int, int]) -> Hashable:
+        return history
+
+    # ------------------------------------------------------------------------------------------ observing
+
+    def observe(self, history: Any, facts: tuple[Any, ...]) -> Hashable:
+        """The history: (of each log what is chosen and by whom, what is applied, acknowledged, asked)."""
+        logs, applied, acknowledged, open_ = history
+        table = {log: (chosen, dict(ballots)) for log, chosen, ballots in logs}
+        asked = dict(open_)
+        for kind, *what in facts:
+            if kind == "held":
+                voter, log, ballot, start, entries = what
+                chosen, packed = table.get(log, ((), {}))
+                ballots = {number: (entry, dict(votes)) for number, (entry, votes) in packed.items()}
+                chosen = held(self.quorum, chosen, ballots, voter, ballot, start, entries)
+                table[log] = chosen, {n: (e, tuple(sorted(v.items()))) for n, (e, v) in ballots.items()}
+            elif kind == "chosen":
+                log, start, entries = what
+                if table.get(log, ((), {}))[0][start : start + len(entries)] != entries:
+                    raise Breach(f"log {log}: {entries} from {start} are taken for chosen, and are not")
+            elif kind == "applied":
+                applied = self.apply(applied, *what)
+            elif kind == "acknowledged":
+                if not any(e.payload == what[0] for chosen, _ in table.values() for e in chosen):
+                    raise Breach(f"{what[0]} is acknowledged, and not chosen")
+                acknowledged |= {what[0]}
+            elif kind == "asked":
+                asked[what[0]] = acknowledged
+            elif missing := asked.pop(what[0]) - {item[-1] for item in applied[: what[1]]}:
+                raise Breach(f"the read {what[0]} misses {missing}, acknowledged before it began")
+        packed = tuple(
+            (log, chosen, tuple(sorted(ballots.items()))) for log, (chosen, ballots) in sorted(table.items())
+        )
+        return packed, applied, acknowledged, tuple(sorted(asked.items()))
+
+    def apply(self, applied: Any, node: int, index: int, item: Any) -> Any:
+        if index < len(applied):
+            if applied[index] != item:
+                raise Breach(f"node {node} applies {item} where others have applied {applied[index]}")
+            return applied
+        if any(item[-1] == other[-1] for other in applied):
+            raise Breach(f"node {node} applies {item} a second time")
+        return (*applied, item)
+
+
+def stamp(at: float) -> float:
+    return at if not at else EARLIER if at < NOW else NOW if at == NOW else LATER

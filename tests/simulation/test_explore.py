@@ -1,0 +1,97 @@
+"""Every schedule of small worlds, on the real code: what holds, and that planted bugs are found.
+
+scripts/explore.py explores larger ones; docs/testing.md has a table of them.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.harness.explore.engine import explore
+from tests.harness.explore.nodes import Nodes
+from tests.harness.explore.one_log import OneLog
+from tests.harness.mutants import ROOT, everything, explore_it
+
+MUTANTS = {mutant.name: mutant for mutant in everything()}
+
+
+@pytest.mark.parametrize(
+    "budgets", [{"stand": 2}, {"stand": 2, "crash": 1}, {"stand": 2, "resend": 1}], ids=lambda b: " ".join(b)
+)
+def test_in_one_log_whatever_is_chosen_stays_chosen(budgets: dict[str, int]) -> None:
+    verdict = explore(OneLog(**budgets), workers=2, seconds=600)
+    assert verdict.exhausted and verdict.breach is None
+    assert verdict.states > 5000
+
+
+def test_with_and_without_symmetry_the_verdict_is_the_same() -> None:
+    for budgets in ({"stand": 1, "crash": 2}, {"stand": 2}):
+        with_it, without = (explore(OneLog(**budgets), symmetry=on) for on in (True, False))
+        assert with_it.exhausted and without.exhausted
+        assert with_it.depth == without.depth
+        assert with_it.states < without.states <= 6 * with_it.states, "six orders of three acceptors"
+
+
+def test_with_and_without_messages_that_have_no_future_the_same_is_seen() -> None:
+    for budgets in ({"stand": 1, "crash": 1, "resend": 1}, {"acceptors": 2, "stand": 2}):
+        with_it, without = (explore(OneLog(**budgets), forget=on, symmetry=False) for on in (True, False))
+        assert with_it.exhausted and without.exhausted
+        assert with_it.states <= without.states
+        assert with_it.seen == without.seen, "an observer sees other histories"
+
+
+def test_messages_without_a_future_change_nothing_wherever_they_are_forgotten() -> None:
+    verdict = explore(OneLog(stand=2, crash=1), check=True, symmetry=False, seconds=600)
+    assert verdict.exhausted and verdict.breach is None
+
+
+@pytest.mark.parametrize("budgets", [{"put": 1}, {"put": 1, "read": 1}], ids=lambda b: " ".join(b))
+def test_three_whole_nodes_apply_one_order_and_read_nothing_stale(budgets: dict[str, int]) -> None:
+    verdict = explore(Nodes(**budgets), workers=2, seconds=600)
+    assert verdict.exhausted and verdict.breach is None
+    assert verdict.states > 50
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a quorum of votes is one node short",
+        "a quorum of promises is one node short",
+        "the lower ballot's log is adopted",
+        "a promise is not journaled",
+        "a promise does not keep from voting at a lower ballot",
+    ],
+)
+def test_a_planted_bug_is_found(name: str) -> None:
+    assert explore_it(MUTANTS[name]) is not None
+
+
+def test_a_breach_is_told_as_the_shortest_schedule() -> None:
+    class Forgetful(OneLog):
+        """An acceptor's disk keeps nothing."""
+
+        def vote(self, process, state, message, sender):  # type: ignore[no-untyped-def]
+            step = super().vote(process, state, message, sender)
+            state.durable = type(state)().durable
+            return step
+
+    verdict = explore(Forgetful(stand=2, crash=2), workers=2, seconds=600)
+    assert verdict.breach is not None and "chosen" in verdict.breach
+    assert len(verdict.schedule) == verdict.depth
+    assert verdict.schedule[0].endswith(": stand")
+    assert any(step.endswith(": crash") for step in verdict.schedule)
+
+
+def test_the_command_says_what_it_found() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "explore.py", "one-log", "--stand", "1"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout.startswith("47 states") and "exhausted: no breach" in done.stdout
+    cut = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "explore.py", "one-log", "--stand", "3", "--states", "100"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert cut.returncode == 3 and "not exhausted" in cut.stdout
