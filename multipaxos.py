@@ -207,13 +207,16 @@ TWO_HISTORIES: Final = (
 )
 
 
-class Applied(NamedTuple):
+class Applied:
     """An entry whose turn has come. `token` is what came with it, if this node proposed it; else None."""
 
-    timestamp: int
-    owner: int
-    payload: bytes
-    token: Any
+    __slots__ = ("owner", "payload", "timestamp", "token")
+
+    def __init__(self, timestamp: int, owner: int, payload: bytes, token: Any) -> None:
+        self.timestamp = timestamp
+        self.owner = owner
+        self.payload = payload
+        self.token = token
 
 
 class Covered(NamedTuple):

@@ -32,7 +32,7 @@ from paxoskv.wire.methods import EXCEPTION, METHODS, header
 from tests.harness.certificates import Authority
 from tests.harness.fuzz import CLIENT_CALLS, NODE_CALLS, fuzz, groups
 
-LEVELS = (32, 64, 128, 256, 768)  # operations under way
+LEVELS = (64, 256, 768, 2304)  # operations under way
 GENERATORS = 2  # processes that keep them under way
 IDLE, SLOW = 5000, 500  # connections
 DRIP_S = 0.5  # seconds between two bytes of a slow sender, and between two reads of a slow reader
@@ -282,7 +282,11 @@ def malformed(directory: Path, options: argparse.Namespace) -> Iterator[tuple[st
             if frames:
                 with signals_wait():
                     child.start()
-                name = f"{ours.recv():,} malformed frames"
+                theirs.close()
+                try:
+                    name = f"{ours.recv():,} malformed frames"
+                except EOFError:
+                    raise RuntimeError("the malformed frames' process ended") from None
                 child.join()
                 wanted = sum(each.count for each in loads)
             else:

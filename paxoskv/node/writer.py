@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 
 from paxoskv.node.eventlog import EXIT_BUG, EXIT_DISK, end, log
 from paxoskv.node.metrics import Histogram
@@ -20,12 +20,15 @@ SLOW_FOR: Final = 5.0  # seconds for which it writes after the average was slow
 ROOM_AGAIN: Final = 1.0  # seconds: a full disk is looked at again
 
 
-class Frame(NamedTuple):
+class Frame:
     """What Replica hands over to be written."""
 
-    records: list[Record]
-    done: Callable[[], None]
-    new_segment: bool
+    __slots__ = ("done", "new_segment", "records")
+
+    def __init__(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
+        self.records = records
+        self.done = done
+        self.new_segment = new_segment
 
 
 class Writer:

@@ -35,8 +35,8 @@ class Compaction:
     def holds(self, peer: int, lengths: list[int]) -> None:
         """A peer says how much of each log it holds, durably. Not much more than we hold is believed."""
         if len(lengths) == len(self.acceptors):
-            known = [acceptor.length + CREDIT for acceptor in self.acceptors.values()]
-            self.held_by[peer] = [*map(min, lengths, known)]
+            acceptors = enumerate(self.acceptors.values())
+            self.held_by[peer] = [min(lengths[at], acceptor.length + CREDIT) for at, acceptor in acceptors]
 
     def held(self, peer: int) -> list[int]:
         """How much of each log the peer has said to hold."""

@@ -1,6 +1,6 @@
 """What of a node's state is journaled, and what of it is durable."""
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from paxoskv.multipaxos import Acceptor, Learner, Proposer
 from paxoskv.protocol.clock import Clock
@@ -10,12 +10,16 @@ from paxoskv.wire.structs import Chosen, Held, LogBallot, Position, Record, Reco
 NOTE_AFTER: Final = 0.2  # seconds without a frame, after which what was applied since the last one is noted
 
 
-class Persisted(NamedTuple):
+class Persisted:
     """A node's message to itself, behind the records of one turn: they are durable now."""
 
-    turn: int
-    reservation: int
-    held: list[tuple[int, int, int]]  # (log, ballot, length) of the logs that they are about
+    __slots__ = ("held", "reservation", "turn")
+
+    def __init__(self, turn: int, reservation: int, held: list[tuple[int, int, int]]) -> None:
+        """`held`: (log, ballot, length) of the logs that the records are about."""
+        self.turn = turn
+        self.reservation = reservation
+        self.held = held
 
 
 class Persistence:
@@ -141,8 +145,8 @@ class Persistence:
 
     def _notes(self) -> list[Record]:
         records = []
-        for acceptor, noted in zip(self.acceptors.values(), self.noted_chosen, strict=True):
-            if acceptor.chosen > noted:
+        for index, acceptor in enumerate(self.acceptors.values()):
+            if acceptor.chosen > self.noted_chosen[index]:
                 records.append(Record(chosen=Chosen(acceptor.log, acceptor.chosen, acceptor.evidence)))
         if self.learner.position > self.noted_position:
             records.append(Record(applied=Position(*self.learner.position)))

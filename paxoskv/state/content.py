@@ -26,6 +26,7 @@ class Content:
         self.order: Any = None  # a SortedList of all keys, by code point
         self.unordered: list[str] = []  # keys that have yet to be put into it
         self.digests: list[Digest] = []  # that are being made
+        self.piece_keys, self.piece_bytes = PIECE_KEYS, PIECE_BYTES
 
     def put(self, key: str, value: str) -> None:
         """Set the key."""
@@ -52,10 +53,10 @@ class Content:
         if self.order is None:
             self.order, self.unordered = SortedList(), list(self.values)
         while self.unordered:
-            for key in self.unordered[-PIECE_KEYS:]:
+            for key in self.unordered[-self.piece_keys :]:
                 if key in self.values and key not in self.order:  # else removed, or put again, meanwhile
                     self.order.add(key)
-            del self.unordered[-PIECE_KEYS:]
+            del self.unordered[-self.piece_keys :]
             yield
 
     def after(self, key: str, inclusive: bool = False) -> Any:
@@ -89,10 +90,10 @@ class Digest:
 
     def _piece(self) -> bool:
         """Hash the next keys; False if there are none."""
-        room, before = PIECE_BYTES, self.done
+        room, before = self.content.piece_bytes, self.done
         values, kept = self.content.values, self.kept
         keys = merge(self.content.after(before), kept.irange(before, None, (False, True)))
-        for key in islice(keys, PIECE_KEYS):
+        for key in islice(keys, self.content.piece_keys):
             if key == self.done:  # it comes from both
                 continue
             self.done = key

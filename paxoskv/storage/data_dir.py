@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from paxoskv.storage.files import Damaged, Files, JournalError, Unreadable, make_file
-from paxoskv.storage.mark import SYNCED, Mark, mark_bytes
+from paxoskv.storage.mark import SYNCED, mark_bytes
 from paxoskv.storage.segments import FIRST, make_segment, segment_path
 from paxoskv.wire.codec import encode
 from paxoskv.wire.structs import Identity
@@ -217,7 +217,7 @@ def create(
         journal = directory / "journal"
         files.make_directory(journal)  # of two processes that make one data directory, one fails here
         segment = make_segment(files, journal, 1, segment_bytes)
-        make_file(files, directory / SYNCED, iter([mark_bytes(Mark(0, segment.number, segment.check))]))
+        make_file(files, directory / SYNCED, iter([mark_bytes(0, segment.number, segment.check)]))
         files.sync_directory(directory)  # an identity must never be there without its journal
         make_file(files, directory / "identity.json", iter([identity_json(identity).encode()]))
     except OSError as error:

@@ -35,15 +35,10 @@ class Mark(NamedTuple):
     check: int  # of the segment
 
 
-def packed(number: int, segment: int, check: int) -> bytes:
+def mark_bytes(number: int, segment: int, check: int) -> bytes:
     """The content of the file `synced`. It lies in one sector, so no power cut can tear it."""
     content = MARK.pack(MARK_MAGIC, number, segment, check)
     return content + zlib.crc32(content).to_bytes(4, "big")
-
-
-def mark_bytes(mark: Mark) -> bytes:
-    """The same of a mark."""
-    return packed(*mark)
 
 
 def read_mark(data: bytes) -> Mark | None:
@@ -124,7 +119,7 @@ class MarkFile:
         """Begin to write it. Recovery found the one, if any; what the other names is durable now."""
         now = Mark(number, segment.number, segment.check)
         if found is None:  # data of an earlier version
-            make_file(self._files, self._path, iter([mark_bytes(now)]))
+            make_file(self._files, self._path, iter([mark_bytes(*now)]))
         self._handle = self._files.open(self._path)
         if found != now:
             self.set(number, segment)
@@ -133,7 +128,7 @@ class MarkFile:
     def set(self, number: int, segment: Segment) -> None:
         """Name this frame of this segment. It is durable: what comes back now may be acknowledged."""
         assert self._handle is not None, "only an open mark is written"
-        self._files.pwrite(self._handle, packed(number, segment.number, segment.check), 0)
+        self._files.pwrite(self._handle, mark_bytes(number, segment.number, segment.check), 0)
         self._last = number
 
     def maintain(self) -> None:

@@ -499,7 +499,7 @@ def test_an_outcome_that_is_unknown_weighs_more_than_a_malformed_row(
     assert shell.run("PUT,a,1\nFROB,x\n", "--processes", "1", "--timeout", "0.3")[0] == 4
 
 
-@pytest.mark.parametrize("data", [b"PUT,k,v\n", gzip.compress(b"PUT,k,v\n")])
+@pytest.mark.parametrize("data", [b"PUT,k,v\n", gzip.compress(b"PUT,k,v\n", mtime=0)], ids=["plain", "gzip"])
 def test_a_dash_reads_the_rows_from_stdin(
     shell: Shell, fakes: FakeCluster, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from paxoskv import ClientError
 from paxoskv.node.eventlog import EXIT_BUG, EXIT_STALE, EXIT_USAGE
-from paxoskv.storage.mark import SYNCED, Mark, mark_bytes, read_mark
+from paxoskv.storage.mark import SYNCED, mark_bytes, read_mark
 from paxoskv.storage.segments import frame, read_records, read_segment_header, scan
 from paxoskv.wire.codec import encode
 from paxoskv.wire.structs import Frame, Record
@@ -68,7 +68,7 @@ def tear(directory: Path) -> None:
     torn = frame(encode(Frame([Record(reservation=1 << 40)] * 20)), number + 1, segment)
     data[end : end + len(torn) // 2] = torn[: len(torn) // 2]
     path.write_bytes(data)
-    (directory / SYNCED).write_bytes(mark_bytes(Mark(number - 3, mark.segment, mark.check)))
+    (directory / SYNCED).write_bytes(mark_bytes(number - 3, mark.segment, mark.check))
 
 
 def test_a_flipped_bit_in_the_last_frame_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from paxoskv.node.long_work import ANSWERS, SHARING, Digests, LongWork, Work
 from paxoskv.node.metrics import Counts
 from paxoskv.node.replica import CROWD, Replica
 from paxoskv.node.service import Service
-from paxoskv.state import content
 from paxoskv.state.store import Digested, Store, encode_batch
 from paxoskv.wire.codec import Unknown
 from paxoskv.wire.methods import METHODS, header
@@ -100,6 +99,7 @@ class Asked:
     def __init__(self) -> None:
         self.turns: Any = Turns()
         self.store = Store("never-written.json")
+        self.store._content.piece_keys = 10
         self.write(40)
         self.answers: list[tuple[Any, Digested]] = []
         self.part = Digests(self.store, LongWork(self.turns), lambda *answer: self.answers.append(answer))
@@ -116,8 +116,7 @@ class Asked:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    monkeypatch.setattr(content, "PIECE_KEYS", 10)
+def asked() -> Asked:
     return Asked()
 
 

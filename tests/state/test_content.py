@@ -4,7 +4,6 @@ import random
 
 import pytest
 
-from paxoskv.state import content
 from paxoskv.state.store import Digested, Store, encode_batch
 from paxoskv.wire.structs import Command, Verb
 
@@ -41,11 +40,9 @@ class Changing:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_digest_is_that_of_one_moment_whatever_is_applied_between_its_pieces(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(content, "PIECE_KEYS", 1 + seed % 7)
+def test_a_digest_is_that_of_one_moment_whatever_is_applied_between_its_pieces(seed: int) -> None:
     changing = Changing(seed)
+    changing.store._content.piece_keys = keys = 1 + seed % 7
     for _ in range(50):
         changing.change()
     digests, moments, pieces = [], [], []
@@ -65,17 +62,15 @@ def test_a_digest_is_that_of_one_moment_whatever_is_applied_between_its_pieces(
                 results[which] = end.value
         changing.change()
     for which, result in results.items():
-        assert pieces[which] > 60 / content.PIECE_KEYS / 2
+        assert pieces[which] > 60 / keys / 2
         assert result in moments[which]
     assert not changing.store._content.digests, "who is done keeps nothing more"
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_scan_sees_all_keys_in_order_though_they_change_while_they_are_put_in_order(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(content, "PIECE_KEYS", 1 + seed % 7)
+def test_a_scan_sees_all_keys_in_order_though_they_change_while_they_are_put_in_order(seed: int) -> None:
     changing = Changing(seed)
+    changing.store._content.piece_keys = 1 + seed % 7
     for _ in range(50):
         changing.change()
     for _ in changing.store.sort():
@@ -87,13 +82,13 @@ def test_a_scan_sees_all_keys_in_order_though_they_change_while_they_are_put_in_
     assert list(changing.store.sort()) == [], "they stay in order"
 
 
-def test_a_piece_has_few_keys_and_few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(content, "PIECE_KEYS", 10)
+def test_a_piece_has_few_keys_and_few_bytes() -> None:
     store = Store("never-written.json")
+    store._content.piece_keys = 10
     store.apply(1, 1, encode_batch([Command(Verb.PUT, f"{key:03}", "v") for key in range(100)]))
     assert len(list(store.sort())) == 10
     assert len(list(store.digest_in_pieces())) == 10
-    monkeypatch.setattr(content, "PIECE_BYTES", 15)
+    store._content.piece_bytes = 15
     assert len(list(store.digest_in_pieces())) == 25, "four of four bytes each are more than fifteen"
 
 

@@ -112,7 +112,7 @@ def set_mark(directory: Path, number: int) -> None:
     """Let the mark name this frame, as if the write of the next one had not returned."""
     segment = read_segment_header(layout(directory)[max(number, 1) - 1][0].read_bytes())
     assert segment is not None
-    overwrite(directory / SYNCED, mark_bytes(Mark(number, segment.number, segment.check)))
+    overwrite(directory / SYNCED, mark_bytes(number, segment.number, segment.check))
 
 
 # ---------------------------------------------------------------------------------------- segments and frames
@@ -605,7 +605,7 @@ def test_a_segment_that_was_not_finished_is_removed(tmp_path: Path):
 
 
 def test_a_mark_is_read_back_and_every_changed_bit_and_length_is_noticed():
-    data = mark_bytes(Mark(7, 3, 0xDEADBEEF))
+    data = mark_bytes(7, 3, 0xDEADBEEF)
     assert read_mark(data) == Mark(7, 3, 0xDEADBEEF)
     for bit in range(len(data) * 8):
         changed = bytearray(data)
@@ -1362,7 +1362,7 @@ def test_no_flipped_byte_of_a_journal_of_64_kib_is_accepted_in_silence():
         changed[at] ^= 0x41
     for at in (FIRST, last - 1, last, frames[-1][1]):  # and what the journal says to it
         disk.content(path)[at] ^= 0x41
-        disk.content(NODE / SYNCED)[:] = mark_bytes(Mark(58, 1, segment.check))
+        disk.content(NODE / SYNCED)[:] = mark_bytes(58, 1, segment.check)
         if at < last:
             with pytest.raises(Damaged, match="is damaged, for a later one"), opened(NODE, disk):
                 pass
