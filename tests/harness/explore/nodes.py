@@ -29,8 +29,9 @@ LEFT_OUT = frozenset(
         ("Learned", "fact"), ("Node", "claims"),
         ("Node", "round_trips"), ("Node", "divergence"), ("Node", "compaction"),
         ("Node", "witness"), ("Node", "faults"), ("Contacts", "heard"), ("Contacts", "newest"),
-        ("Leadership", "round_trips"), ("Leadership", "revocations"), ("Leadership", "random"),
-        ("Leadership", "losses"), ("Logs", "round_trips"), ("Logs", "witness"), ("Logs", "faults"),
+        ("OwnLogs", "round_trips"), ("OwnLogs", "revocations"), ("OwnLogs", "random"),
+        ("OwnLogs", "losses"), ("OwnLogs", "stands"),
+        ("Logs", "round_trips"), ("Logs", "witness"), ("Logs", "faults"),
         ("Voters", "round_trips"), ("Voters", "slow_until"), ("Voters", "at_once"), ("Voters", "asked_up_to"),
         ("Gossip", "divergence"), ("Gossip", "last"), ("Gossip", "seen"), ("Gossip", "gossiped_at"),
         ("Revocation", "round_trips"), ("Revocation", "random"), ("Reads", "random"), ("CatchUp", "random"),
@@ -170,9 +171,9 @@ class Nodes:
         state.life += 1
         state.pending, state.applied = [], 0
         state.node = node = pickle.loads(pickle.dumps(state.disk))
-        for part in (node.leadership, node.incarnations, node.revocation, node.catch_up):
+        for part in (node.way, node.incarnations, node.revocation, node.catch_up):
             part.random = Chance(state.life)
-        node.reads.rounds = state.life << 12
+        node.way.reads.rounds = state.life << 12
         node.start(NOW)
         node.tick(NOW)
         self.turn(state)
@@ -235,11 +236,11 @@ class Nodes:
             node.outbox.deferred_since = change(node.outbox.deferred_since)
         if node.rejoining is not None and node.rejoining.asked_at > 0:
             node.rejoining.asked_at = change(node.rejoining.asked_at)
-        if node.leadership.retake_at is not None:
-            node.leadership.retake_at = change(node.leadership.retake_at)
-        node.reads.waited_since = change(node.reads.waited_since)
-        if node.reads.round is not None:
-            node.reads.round.at = change(node.reads.round.at)
+        if node.way.retake_at is not None:
+            node.way.retake_at = change(node.way.retake_at)
+        node.way.reads.waited_since = change(node.way.reads.waited_since)
+        if node.way.reads.round is not None:
+            node.way.reads.round.at = change(node.way.reads.round.at)
         for waiting in node.revocation.waiting.values():
             waiting.since, waiting.asked = change(waiting.since), change(waiting.asked)
         node.catch_up.fetching = {
