@@ -8,7 +8,7 @@ Messages come in any order, late or never, in one-log also twice; what else may 
 often a candidate stands, sends again or crashes, how often a node takes a command or a read, notices that
 time has passed, or crashes. A breach is printed with the fewest steps that lead to it.
 
-Exit status: 0 every state was visited; 1 a breach; 3 the time or the number of states was used up; 2 usage.
+Exit status: 0 every state was visited; 1 a breach; 4 the time or the number of states was used up; 2 usage.
 """
 
 import argparse
@@ -19,6 +19,10 @@ from pathlib import Path
 
 os.environ["PAXOSKV_INTERPRETED"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from paxoskv import program
+
+program.begin(*program.PACKAGES)
 
 from tests.harness.explore.engine import World, explore
 from tests.harness.explore.nodes import Nodes
@@ -81,7 +85,7 @@ def main() -> int:
         )
         return 1
     print("exhausted: no breach" if verdict.exhausted else "not exhausted: no breach so far")
-    return 0 if verdict.exhausted else 3
+    return 0 if verdict.exhausted else 4
 
 
 if __name__ == "__main__":
