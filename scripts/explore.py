@@ -24,6 +24,7 @@ from paxoskv import program
 
 program.begin(*program.PACKAGES)
 
+from paxoskv.config import WAYS
 from tests.harness.explore.engine import World, explore
 from tests.harness.explore.nodes import Nodes
 from tests.harness.explore.one_log import OneLog
@@ -57,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--no-symmetry", action="store_true", help="tell acceptors apart")
             sub.add_argument("--no-forget", action="store_true", help="keep messages that can change nothing")
             sub.add_argument("--check", action="store_true", help="check that they cannot; slow")
+        else:
+            sub.add_argument("--proposing", choices=WAYS, default=WAYS[0], help="(default: %(default)s)")
     return found
 
 
@@ -69,7 +72,7 @@ def main() -> int:
         world = OneLog(options.acceptors, options.proposers, **budgets)
         flags = {"symmetry": not options.no_symmetry, "forget": not options.no_forget, "check": options.check}
     else:
-        world = Nodes(**budgets)
+        world = Nodes(proposing=options.proposing, **budgets)
     verdict = explore(world, options.seconds, options.states, options.workers, **flags)
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
     speed = verdict.states / verdict.seconds

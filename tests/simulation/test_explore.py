@@ -53,6 +53,12 @@ def test_three_whole_nodes_apply_one_order_and_read_nothing_stale(budgets: dict[
     assert verdict.states > 50
 
 
+@pytest.mark.parametrize("proposing", ["classic", "leader"])
+def test_so_they_do_with_one_log(proposing: str) -> None:
+    verdict = explore(Nodes(proposing=proposing), workers=2, seconds=600)
+    assert verdict.exhausted and verdict.breach is None
+
+
 @pytest.mark.parametrize(
     "name",
     [
