@@ -124,11 +124,17 @@ def about(events: list[Event], log: int, slot: int) -> list[Event]:
             ids.add(event["id"])
         phase_1 = event.get("log") == log and event.get("ballot") in ballots and _phase_1(event)
         answers = event["kind"] == "answered" and not asked.isdisjoint(event["because"])
-        written = event["kind"] == "journaled" and not ids.isdisjoint(event["because"])
-        if phase_1 or answers or written or (event["kind"] == "durable" and event["cause"] in ids):
+        if phase_1 or answers or _written(event, ids):
             ids.add(event["id"])
     told = ids | asked
     return [event for event in events if event["id"] in told]
+
+
+def _written(event: Event, ids: set[int]) -> bool:
+    """Whether it says that one of these events is written, or is on the disk."""
+    if event["kind"] == "journaled":
+        return not ids.isdisjoint(event["because"])
+    return event["kind"] == "durable" and event["cause"] in ids
 
 
 def standing(events: list[Event], log: int, end: int) -> list[Event]:
