@@ -15,8 +15,13 @@ Exit status: 0 done; 1 the run broke a rule (it was drawn all the same), or a fi
 2 usage.
 """
 
-import argparse
+import _signal  # what `signal` is made of: it takes no time to import
 import sys
+
+if __name__ == "__main__" and _signal.getsignal(_signal.SIGINT) is not _signal.SIG_IGN:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # while it imports, too: there is nothing to tidy up
+
+import argparse
 from pathlib import Path
 from typing import Any
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,4 +78,5 @@ def save(drawn: Drawing, arguments: argparse.Namespace) -> bool:
     files = {form: path for form in FORMS if (path := getattr(arguments, form))}
     for form, path in files.items():
         Path(path).write_text(FORMS[form](drawn), encoding="utf-8")
+        print(f"{path} is written", file=sys.stderr)
     return bool(files)
