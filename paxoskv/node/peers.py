@@ -250,7 +250,7 @@ class Peers:
             self.complaints.add("peer-refused", link.user, reason, self.loop.time())
             self.refused.add(link.user)
             connection.close()
-            if isinstance(error, Refused):
+            if isinstance(error, Refused) and self.trust.may_end_us(link):
                 self._is_refused(str(reason))
             return None
         if name == b"hello":
