@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """Measures five hosts from a sixth, with the delays of a data center or of five regions between them.
 
     distances.py [--regions] [OPTION OF bench.sh ...]
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Final
 
 PROJECT = Path(__file__).resolve().parents[2]
+PYTHON: Final = PROJECT / ".venv" / "bin" / "python"
 
 HOSTS: Final = (1, 2, 3, 4, 5)
 CLIENT: Final = 6
@@ -156,7 +157,7 @@ def measure(round_trip: RoundTrip, options: Sequence[str], directory: Path) -> i
                 "netns",
                 "exec",
                 names[number],
-                sys.executable,
+                str(PYTHON),
                 str(PROJECT / "server.py"),
                 *words,
             ]
@@ -165,7 +166,7 @@ def measure(round_trip: RoundTrip, options: Sequence[str], directory: Path) -> i
             stack.callback(server.wait)
             stack.callback(server.kill)
         target = ["--cluster", str(file), "--single", "10.0.0.1:7100"]
-        bench = [sys.executable, str(PROJECT / "bench" / "run.py"), *target, *options]
+        bench = [str(PYTHON), str(PROJECT / "bench" / "run.py"), *target, *options]
         return subprocess.run(["ip", "netns", "exec", names[CLIENT], *bench], check=False).returncode
 
 
