@@ -78,16 +78,11 @@ class Local:
         if options.id is not None and options.id not in self.all:
             raise Usage(f"{options.cluster} has no node {options.id} (it has {' '.join(map(str, self.all))})")
         self.ids = self.all if options.id is None else [options.id]
-        for node in (
-            [] if options.data else self.all
-        ):  # where it was looked for once: no second cluster beside it
+        for node in [] if options.data else self.all:  # no second cluster beside one that was made elsewhere
             old = Path(settings.data) / f"node-{node}"
             identity = old / "identity.json"
-            if (
-                identity.exists()
-                and settings.digest in identity.read_text()
-                and not self.directory(node).exists()
-            ):
+            ours = identity.exists() and settings.digest in identity.read_text()
+            if ours and not self.directory(node).exists():
                 where = f"{old} is here, but {options.cluster} has its data in {self.data}"
                 raise Usage(f"{where}: move it, or give --data {settings.data}")
 

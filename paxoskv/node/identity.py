@@ -177,9 +177,8 @@ class Trust:
         self.insecure = insecure
         self.roles = roles or {}
         self.nonces: dict[Connection | Link, bytes] = {}  # that we have drawn, where nothing is proved so far
-        self.proven: set[Connection | Link] = (
-            set()
-        )  # links whose other end has proved that it knows the secret
+        # Links whose other end has proved that it knows the secret.
+        self.proven: set[Connection | Link] = set()
 
     def connect_tls(self) -> ssl.SSLContext | None:
         """Return the context for connections that we make."""
@@ -293,11 +292,7 @@ def trust_of(settings: Cluster, me: int, file: str) -> Trust:
     except Usage as error:
         raise Usage(f"{file}: {error}") from None
     if settings.insecure:
-        log(
-            "insecure",
-            "warning",
-            reason="whoever connects may call itself a node",
-        )
+        log("insecure", "warning", reason="whoever connects may call itself a node")
     elif not secret and not certificates and not is_loopback(member.host):
         raise Usage(
             f"{file}: node {me} listens at {member.host}, beyond this machine: give the cluster "
