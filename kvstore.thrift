@@ -332,10 +332,22 @@ struct Entry {
     2: binary payload
 } (python.immutable = "")
 
+/** What a node knows its own entry by, where all nodes propose for one log: no two entries have the same. */
+struct Origin {
+    /** The node whose clients sent the commands. */
+    1: i32 node
+    /** Which start of it. */
+    2: i64 life
+    /** Counted from 1 in that life. */
+    3: i64 number
+} (python.immutable = "")
+
 /** The payload of an entry. */
 struct Batch {
     /** Applied in this order. */
     1: list<Command> commands
+    /** Whose they are; absent where the log says it, because each node has its own. */
+    2: optional Origin origin
 } (python.immutable = "")
 
 /**
@@ -536,6 +548,32 @@ struct Reading {
     /** What the node knows of its own log, and of those that it knows to have reached the asker's clock; in answer to
      * round 0, of all logs. */
     3: list<Fact> facts
+    /** Where one node leads the one log: the ballot that this node has promised, */
+    4: optional Ballot promised
+    /** and the one at which it leads, established; 0: it does not. */
+    5: optional Ballot leads
+} (python.immutable = "")
+
+/** A node hands its clients' commands to the leader of the one log. */
+struct Forward {
+    /** The ballot at which the receiver leads: it takes nothing at another one. */
+    1: Ballot ballot
+    /** As in the payload. */
+    2: Origin origin
+    /** A Batch, for one entry. */
+    3: binary payload
+    /** So many entries of this ballot's log does the sender hold: the payload is none of them. */
+    4: i64 held
+} (python.immutable = "")
+
+/** The answer to a Forward; none where it may be taken later. */
+struct Forwarded {
+    /** As in the Forward. */
+    1: Ballot ballot
+    /** As in the Forward. */
+    2: Origin origin
+    /** Whether the payload stands in the log of this ballot; if not, the node does not lead at it. */
+    3: bool taken
 } (python.immutable = "")
 
 /** What a start of a node has found on its disk of one log. */
@@ -574,6 +612,8 @@ struct Identity {
     8: optional binary nonce
     /** Where the nodes share a secret: proves that its sender knows it; made of both sides' ids and nonces. */
     9: optional binary proof
+    /** How its cluster proposes, as cluster.json says; absent: "own-logs". */
+    10: optional string proposing
 } (python.immutable = "")
 
 /** What nodes say to one another. Answers may overtake one another. */
@@ -598,6 +638,9 @@ service Node {
 
     /** Clock and fact, for a read. */
     Reading barrier(1: Barrier message)
+
+    /** Take another node's commands into the log. */
+    Forwarded forward(1: Forward message)
 
     /** Hand out a checkpoint, piece by piece. */
     Chunk fetch_checkpoint(1: FetchCheckpoint message)

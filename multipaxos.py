@@ -122,6 +122,30 @@ way from there to the disk, paxoskv/storage/journal.py writes it.)
       learn            `Learner.learn` (a fact), `Acceptor.learn` (what is chosen), `Learner.settle` (both)
       merge, and wait  `Learner.next`, `Learner.apply`; `Learner.waits_on`
 
+**Three ways to propose.** All of the above is for own logs. Two more ways ("proposing" in cluster.json) have
+one log, with the same Acceptor, Proposer and Learner; they differ in who stands when. One log needs no merge:
+entries are applied in the order of their slots, and timestamps are but labels. Each way is a file in
+paxoskv/protocol/, to be read beside the others: classic.py, leader.py, own_logs.py.
+
+                       classic                     leader                    own logs
+  stands for a log     for each command            when nobody leads it      for its own when it starts
+  appends              one command, then gives     what all nodes hand       what its own clients send
+                       its ballot up               to it
+  a command costs      two round trips, three      one round trip, one       one round trip, one fsync
+                       fsyncs one after another    fsync; elsewhere than     at every node; and the frontiers
+                                                   at the leader, two        of all nodes that live
+  two at a time        a duel: who is refused      wait for nothing          wait for nothing
+                       waits at random, longer
+                       each time
+  a dead node          stops nobody                stops all for a while,    stops all for a while
+                                                   if it led
+  a read               takes a ballot              asks whether the leader   asks a quorum for its clocks
+                                                   leads still
+
+Classic shows what phase 1 is for, and what it costs: it comes before each command, and a higher ballot from
+elsewhere undoes it. The leader keeps phase 1 for as long as it lives, but all work and all waiting are at one
+node. With own logs every node has done phase 1 for ever, and no two compete; what that costs is the merge.
+
 **Elsewhere** (paxoskv/protocol/ has the rest of a node; docs/protocol.md tells all of it in words):
 
   checkpoints     take the place of applied entries that are given up: compaction.py, `Acceptor.cover`

@@ -121,7 +121,9 @@ class Files:
     def warm_up(self) -> Load:
         """Every key is written once."""
         rows = [("PUT", f"key-{number}", "value") for number in range(KEYS)]
-        return Load(self.made("warm-up", lambda: rows), KEYS)
+        return Load(
+            self.made("warm-up", lambda: rows), KEYS, 2, 16 if self.own else 2
+        )  # hosts may be far away
 
     def made(self, name: str, rows: Callable[[], Iterable[make_workload.Row]]) -> Path:
         """The file of this name with these rows."""

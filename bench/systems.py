@@ -34,6 +34,7 @@ from paxoskv.client.report import latency
 from paxoskv.client.sync import Client
 from paxoskv.config import Cluster, load
 from paxoskv.wire.codec import Status
+from paxoskv.wire.structs import Command, Verb
 from scripts.make_cluster import free_ports
 
 NODES: Final = 5
@@ -505,8 +506,8 @@ class Running(Ours):
     def stop(self) -> None:
         """Remove the keys that were measured with; the servers go on."""
         with contextlib.suppress(ClientError), self.client() as client:
-            for item in client.scan(OWN) if self.mine else ():
-                client.delete(item.key)
+            while self.mine and (items := [*client.scan(OWN, limit=1000)]):
+                client.execute([Command(Verb.DELETE, item.key, "") for item in items])
         super().stop()
 
 

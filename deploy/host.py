@@ -192,8 +192,8 @@ def whose(task: Task, node: int) -> str | None:
         return f"{directory} holds the data of node {owner}: move it to that node's host"
     if digest != task["digest"]:
         return (
-            f"{directory} was made by a cluster.json with other nodes: use that one (ids, hosts and ports "
-            "cannot change)"
+            f"{directory} was made by a cluster.json with other nodes, or another way to propose: use that "
+            "one (ids, hosts, ports and proposing cannot change)"
         )
     return None
 

@@ -15,6 +15,7 @@
         "key": "~/.ssh/id_ed25519",              (likewise; a file of the machine that launches)
         "directory": "multipaxos-kv",            the copy of the project; a relative path begins at home
         "python": "python3"},                    3.11 or later; used as it is if it has the packages
+      "proposing": "own-logs",                 or "classic", "leader": see docs/protocol.md; never changes
       "data": "data",                          the parent of the data directories; relative to this file
       "checkpoint_mb": 64,                     MiB of journal after which a checkpoint is made
       "self_repair": true,                     false: a node with damaged data ends, and does not rejoin
@@ -53,6 +54,7 @@ from typing import Any, Final, NoReturn
 
 MAX_ID: Final = 255  # a ballot has 8 bits for the node
 ROLES: Final = ("reader", "writer", "admin")  # of clients; each may do what the one before may
+WAYS: Final = ("own-logs", "classic", "leader")  # to propose
 MAX_TEXT: Final = 1024  # characters; no path or name is longer
 MAX_SHOWN: Final = 60  # characters of a wrong value that an error repeats
 
@@ -123,6 +125,7 @@ class Cluster:
 
     name: str
     nodes: tuple[Member, ...]
+    proposing: str = WAYS[0]
     revoke_after_s: float = 0.5
     acceptor_failures: AcceptorFailures = AcceptorFailures()
     checkpoint_mb: float = 64.0
@@ -138,9 +141,19 @@ class Cluster:
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256, in hexadecimal, of the name and of each node's id, host and port."""
-        membership = [self.name, [[node.id, node.host, node.port] for node in self.nodes]]
+        """Return the SHA-256, in hexadecimal, of what all nodes must agree on, and what never changes.
+
+        That is the name, each node's id, host and port, and how they propose, if not as clusters always did.
+        """
+        membership: list[Any] = [self.name, [[node.id, node.host, node.port] for node in self.nodes]]
+        if self.named_way:
+            membership.append(self.named_way)
         return hashlib.sha256(json.dumps(membership).encode()).hexdigest()
+
+    @property
+    def named_way(self) -> str | None:
+        """Return how the nodes propose, if that must be said: where nothing is, each has a log."""
+        return None if self.proposing == WAYS[0] else self.proposing
 
     def member(self, node: int) -> Member:
         """Return the node with this id; raise ClusterError, without a file's name, if there is none."""
@@ -220,6 +233,7 @@ def _object(value: Any, where: str, required: dict[str, Check], optional: dict[s
 def _cluster(value: Any, where: str) -> Cluster:
     required: dict[str, Check] = {"name": _name, "nodes": _nodes}
     optional: dict[str, Check] = {
+        "proposing": _way,
         "revoke_after_s": _number(0.05, 60, "seconds"),
         "acceptor_failures": _acceptor_failures,
         "checkpoint_mb": _number(0.01, 1 << 20, "MiB"),
@@ -329,6 +343,12 @@ def _number(low: float, high: float, what: str) -> Check:
         return float(value)
 
     return check
+
+
+def _way(value: Any, where: str) -> str:
+    if value not in WAYS:
+        _refuse(where, value, f"is no way to propose (known: {', '.join(WAYS)})")
+    return str(value)
 
 
 def _boolean(value: Any, where: str) -> bool:

@@ -55,7 +55,8 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
 def _flush() -> None:
     """Write what is left of the output while somebody can still be told that it cannot be."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may have been closed from the beginning
+            sys.stdout.flush()
     except OSError as error:
         _unwritten(error)
     except ValueError:  # it is closed already

@@ -28,6 +28,7 @@ program.begin(*program.PACKAGES)
 
 from paxoskv import Client, ClientError, ClusterError, NoNodeReachable, load
 from paxoskv.config import data_directory
+from paxoskv.protocol.node import logs_of
 from paxoskv.state.store import RESERVED_KEY
 from paxoskv.storage.checkpoint import parse, restore
 from paxoskv.storage.files import Files, JournalError
@@ -105,13 +106,14 @@ def make(options: argparse.Namespace) -> str:
     nodes = [node.id for node in settings.nodes if options.id in (None, node.id)]
     if not nodes:
         raise Failed(f"--id: there is no node {options.id}")
+    logs = logs_of(settings.proposing, [node.id for node in settings.nodes])
     data = data_directory(options.data, settings, options.cluster)
     for node in nodes:
         if (data / f"node-{node}").exists():
             raise Failed(f"{data / f'node-{node}'}: exists already: nothing is overwritten")
     for node in nodes:
-        identity = Identity(settings.name, settings.digest, node, 1, 0)
-        restore(data / f"node-{node}", identity, [every.id for every in settings.nodes], dict(state))
+        identity = Identity(settings.name, settings.digest, node, 1, 0, proposing=settings.named_way)
+        restore(data / f"node-{node}", identity, logs, dict(state))
     return f"{data}: {len(nodes)} of {len(settings.nodes)} nodes, {len(state) - 1:,} keys each"
 
 

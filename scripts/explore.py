@@ -8,7 +8,7 @@ Messages come in any order, late or never, in one-log also twice; what else may 
 often a candidate stands, sends again or crashes, how often a node takes a command or a read, notices that
 time has passed, or crashes. A breach is printed with the fewest steps that lead to it.
 
-Exit status: 0 every state was visited; 1 a breach; 3 the time or the number of states was used up; 2 usage.
+Exit status: 0 every state was visited; 1 a breach; 4 the time or the number of states was used up; 2 usage.
 """
 
 import argparse
@@ -20,6 +20,11 @@ from pathlib import Path
 os.environ["PAXOSKV_INTERPRETED"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from paxoskv import program
+
+program.begin(*program.PACKAGES)
+
+from paxoskv.config import WAYS
 from tests.harness.explore.engine import World, explore
 from tests.harness.explore.nodes import Nodes
 from tests.harness.explore.one_log import OneLog
@@ -53,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--no-symmetry", action="store_true", help="tell acceptors apart")
             sub.add_argument("--no-forget", action="store_true", help="keep messages that can change nothing")
             sub.add_argument("--check", action="store_true", help="check that they cannot; slow")
+        else:
+            sub.add_argument("--proposing", choices=WAYS, default=WAYS[0], help="(default: %(default)s)")
     return found
 
 
@@ -65,7 +72,7 @@ def main() -> int:
         world = OneLog(options.acceptors, options.proposers, **budgets)
         flags = {"symmetry": not options.no_symmetry, "forget": not options.no_forget, "check": options.check}
     else:
-        world = Nodes(**budgets)
+        world = Nodes(proposing=options.proposing, **budgets)
     verdict = explore(world, options.seconds, options.states, options.workers, **flags)
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
     speed = verdict.states / verdict.seconds
@@ -81,7 +88,7 @@ def main() -> int:
         )
         return 1
     print("exhausted: no breach" if verdict.exhausted else "not exhausted: no breach so far")
-    return 0 if verdict.exhausted else 3
+    return 0 if verdict.exhausted else 4
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ import orjson
 
 from paxoskv.multipaxos import node_of
 from paxoskv.protocol.core import Core
-from paxoskv.protocol.node import Node
+from paxoskv.protocol.node import OWN_LOGS, Node
 from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import checkpoint_path, cut_of, load, replay, state_of
@@ -195,7 +195,8 @@ def recovered(
                 logs.add(about.log)
             if record.noted:
                 logs.add(record.noted.node)
-        core = Node(report.identity.node, logs, Random(0))
+        proposing = report.identity.proposing or OWN_LOGS
+        core = Node(report.identity.node, logs, Random(0), proposing=proposing)
     replay(core, store, files, report.directory, manifest, frames)
     report.hashes[store.position] = store.hash
     core.start(0.0)

@@ -51,6 +51,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from paxoskv.protocol.node import OWN_LOGS, WAYS
 from tests.harness import golden
 from tests.harness.simulator import PROFILES, Profile, Report, Simulation, Violation
 
@@ -277,6 +278,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--profile", choices=sorted(PROFILES), metavar="P", help=f"one of {', '.join(sorted(PROFILES))}"
     )
     parser.add_argument(
+        "--proposing", choices=WAYS, default=OWN_LOGS, help="how nodes propose (default: %(default)s)"
+    )
+    parser.add_argument(
         "--set", type=setting_of, action="append", default=[], dest="settings", metavar="NAME=VALUE",
         help=f"another value for one of {', '.join(SETTINGS)}",
     )  # fmt: skip
@@ -288,6 +292,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if found.jobs < 1:
         parser.error("--jobs: at least 1")
     found.settings = dict(found.settings)
+    if found.proposing != OWN_LOGS:
+        found.settings["proposing"] = found.proposing
     found.profiles = [found.profile] if found.profile else list(PROFILES)
     return found
 

@@ -2488,22 +2488,28 @@ class Entry(object):
         return not (self == other)
 
 
-class Batch(object):
+class Origin(object):
     """
-    The payload of an entry.
+    What a node knows its own entry by, where all nodes propose for one log: no two entries have the same.
 
     Attributes:
-     - commands: Applied in this order.
+     - node: The node whose clients sent the commands.
+     - life: Which start of it.
+     - number: Counted from 1 in that life.
 
     """
 
     __slots__ = (
-        'commands',
+        'node',
+        'life',
+        'number',
     )
 
 
-    def __init__(self, commands=None,):
-        super(Batch, self).__setattr__('commands', commands)
+    def __init__(self, node=None, life=None, number=None,):
+        super(Origin, self).__setattr__('node', node)
+        super(Origin, self).__setattr__('life', life)
+        super(Origin, self).__setattr__('number', number)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -2512,7 +2518,115 @@ class Batch(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.commands, ))
+        return hash(self.__class__) ^ hash((self.node, self.life, self.number, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        node = None
+        life = None
+        number = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I32:
+                    node = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I64:
+                    life = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.I64:
+                    number = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            node=node,
+            life=life,
+            number=number,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Origin')
+        if self.node is not None:
+            oprot.writeFieldBegin('node', TType.I32, 1)
+            oprot.writeI32(self.node)
+            oprot.writeFieldEnd()
+        if self.life is not None:
+            oprot.writeFieldBegin('life', TType.I64, 2)
+            oprot.writeI64(self.life)
+            oprot.writeFieldEnd()
+        if self.number is not None:
+            oprot.writeFieldBegin('number', TType.I64, 3)
+            oprot.writeI64(self.number)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Batch(object):
+    """
+    The payload of an entry.
+
+    Attributes:
+     - commands: Applied in this order.
+     - origin: Whose they are; absent where the log says it, because each node has its own.
+
+    """
+
+    __slots__ = (
+        'commands',
+        'origin',
+    )
+
+
+    def __init__(self, commands=None, origin=None,):
+        super(Batch, self).__setattr__('commands', commands)
+        super(Batch, self).__setattr__('origin', origin)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.commands, self.origin, ))
 
     @classmethod
     def read(cls, iprot):
@@ -2520,6 +2634,7 @@ class Batch(object):
             return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
         iprot.readStructBegin()
         commands = None
+        origin = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -2534,12 +2649,18 @@ class Batch(object):
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRUCT:
+                    origin = Origin.read(iprot)
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
         iprot.readStructEnd()
         return cls(
             commands=commands,
+            origin=origin,
         )
 
     def write(self, oprot):
@@ -2553,6 +2674,10 @@ class Batch(object):
             for iter43 in self.commands:
                 iter43.write(oprot)
             oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.origin is not None:
+            oprot.writeFieldBegin('origin', TType.STRUCT, 2)
+            self.origin.write(oprot)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -4271,6 +4396,8 @@ class Reading(object):
      - clock: The node's clock.
      - facts: What the node knows of its own log, and of those that it knows to have reached the asker's clock; in answer to
     round 0, of all logs.
+     - promised: Where one node leads the one log: the ballot that this node has promised,
+     - leads: and the one at which it leads, established; 0: it does not.
 
     """
 
@@ -4278,13 +4405,17 @@ class Reading(object):
         'round',
         'clock',
         'facts',
+        'promised',
+        'leads',
     )
 
 
-    def __init__(self, round=None, clock=None, facts=None,):
+    def __init__(self, round=None, clock=None, facts=None, promised=None, leads=None,):
         super(Reading, self).__setattr__('round', round)
         super(Reading, self).__setattr__('clock', clock)
         super(Reading, self).__setattr__('facts', facts)
+        super(Reading, self).__setattr__('promised', promised)
+        super(Reading, self).__setattr__('leads', leads)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -4293,7 +4424,7 @@ class Reading(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.round, self.clock, self.facts, ))
+        return hash(self.__class__) ^ hash((self.round, self.clock, self.facts, self.promised, self.leads, ))
 
     @classmethod
     def read(cls, iprot):
@@ -4303,6 +4434,8 @@ class Reading(object):
         round = None
         clock = None
         facts = None
+        promised = None
+        leads = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -4327,6 +4460,16 @@ class Reading(object):
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.I64:
+                    promised = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.I64:
+                    leads = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -4335,6 +4478,8 @@ class Reading(object):
             round=round,
             clock=clock,
             facts=facts,
+            promised=promised,
+            leads=leads,
         )
 
     def write(self, oprot):
@@ -4356,6 +4501,250 @@ class Reading(object):
             for iter99 in self.facts:
                 iter99.write(oprot)
             oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.promised is not None:
+            oprot.writeFieldBegin('promised', TType.I64, 4)
+            oprot.writeI64(self.promised)
+            oprot.writeFieldEnd()
+        if self.leads is not None:
+            oprot.writeFieldBegin('leads', TType.I64, 5)
+            oprot.writeI64(self.leads)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Forward(object):
+    """
+    A node hands its clients' commands to the leader of the one log.
+
+    Attributes:
+     - ballot: The ballot at which the receiver leads: it takes nothing at another one.
+     - origin: As in the payload.
+     - payload: A Batch, for one entry.
+     - held: So many entries of this ballot's log does the sender hold: the payload is none of them.
+
+    """
+
+    __slots__ = (
+        'ballot',
+        'origin',
+        'payload',
+        'held',
+    )
+
+
+    def __init__(self, ballot=None, origin=None, payload=None, held=None,):
+        super(Forward, self).__setattr__('ballot', ballot)
+        super(Forward, self).__setattr__('origin', origin)
+        super(Forward, self).__setattr__('payload', payload)
+        super(Forward, self).__setattr__('held', held)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.ballot, self.origin, self.payload, self.held, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        ballot = None
+        origin = None
+        payload = None
+        held = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I64:
+                    ballot = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRUCT:
+                    origin = Origin.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.STRING:
+                    payload = iprot.readBinary()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.I64:
+                    held = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            ballot=ballot,
+            origin=origin,
+            payload=payload,
+            held=held,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Forward')
+        if self.ballot is not None:
+            oprot.writeFieldBegin('ballot', TType.I64, 1)
+            oprot.writeI64(self.ballot)
+            oprot.writeFieldEnd()
+        if self.origin is not None:
+            oprot.writeFieldBegin('origin', TType.STRUCT, 2)
+            self.origin.write(oprot)
+            oprot.writeFieldEnd()
+        if self.payload is not None:
+            oprot.writeFieldBegin('payload', TType.STRING, 3)
+            oprot.writeBinary(self.payload)
+            oprot.writeFieldEnd()
+        if self.held is not None:
+            oprot.writeFieldBegin('held', TType.I64, 4)
+            oprot.writeI64(self.held)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Forwarded(object):
+    """
+    The answer to a Forward; none where it may be taken later.
+
+    Attributes:
+     - ballot: As in the Forward.
+     - origin: As in the Forward.
+     - taken: Whether the payload stands in the log of this ballot; if not, the node does not lead at it.
+
+    """
+
+    __slots__ = (
+        'ballot',
+        'origin',
+        'taken',
+    )
+
+
+    def __init__(self, ballot=None, origin=None, taken=None,):
+        super(Forwarded, self).__setattr__('ballot', ballot)
+        super(Forwarded, self).__setattr__('origin', origin)
+        super(Forwarded, self).__setattr__('taken', taken)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.ballot, self.origin, self.taken, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        ballot = None
+        origin = None
+        taken = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I64:
+                    ballot = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRUCT:
+                    origin = Origin.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.BOOL:
+                    taken = iprot.readBool()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            ballot=ballot,
+            origin=origin,
+            taken=taken,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Forwarded')
+        if self.ballot is not None:
+            oprot.writeFieldBegin('ballot', TType.I64, 1)
+            oprot.writeI64(self.ballot)
+            oprot.writeFieldEnd()
+        if self.origin is not None:
+            oprot.writeFieldBegin('origin', TType.STRUCT, 2)
+            self.origin.write(oprot)
+            oprot.writeFieldEnd()
+        if self.taken is not None:
+            oprot.writeFieldBegin('taken', TType.BOOL, 3)
+            oprot.writeBool(self.taken)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -4549,6 +4938,7 @@ class Identity(object):
      - reserved: Likewise of the clock: no frontier was made from it above this.
      - nonce: Where the nodes share a secret: the number that this side has drawn for this connection.
      - proof: Where the nodes share a secret: proves that its sender knows it; made of both sides' ids and nonces.
+     - proposing: How its cluster proposes, as cluster.json says; absent: "own-logs".
 
     """
 
@@ -4562,10 +4952,11 @@ class Identity(object):
         'reserved',
         'nonce',
         'proof',
+        'proposing',
     )
 
 
-    def __init__(self, cluster=None, digest=None, node=None, incarnation=None, life=None, recovered=None, reserved=None, nonce=None, proof=None,):
+    def __init__(self, cluster=None, digest=None, node=None, incarnation=None, life=None, recovered=None, reserved=None, nonce=None, proof=None, proposing=None,):
         super(Identity, self).__setattr__('cluster', cluster)
         super(Identity, self).__setattr__('digest', digest)
         super(Identity, self).__setattr__('node', node)
@@ -4575,6 +4966,7 @@ class Identity(object):
         super(Identity, self).__setattr__('reserved', reserved)
         super(Identity, self).__setattr__('nonce', nonce)
         super(Identity, self).__setattr__('proof', proof)
+        super(Identity, self).__setattr__('proposing', proposing)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -4583,7 +4975,7 @@ class Identity(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, self.life, self.recovered, self.reserved, self.nonce, self.proof, ))
+        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, self.life, self.recovered, self.reserved, self.nonce, self.proof, self.proposing, ))
 
     @classmethod
     def read(cls, iprot):
@@ -4599,6 +4991,7 @@ class Identity(object):
         reserved = None
         nonce = None
         proof = None
+        proposing = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -4653,6 +5046,11 @@ class Identity(object):
                     proof = iprot.readBinary()
                 else:
                     iprot.skip(ftype)
+            elif fid == 10:
+                if ftype == TType.STRING:
+                    proposing = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -4667,6 +5065,7 @@ class Identity(object):
             reserved=reserved,
             nonce=nonce,
             proof=proof,
+            proposing=proposing,
         )
 
     def write(self, oprot):
@@ -4712,6 +5111,10 @@ class Identity(object):
         if self.proof is not None:
             oprot.writeFieldBegin('proof', TType.STRING, 9)
             oprot.writeBinary(self.proof)
+            oprot.writeFieldEnd()
+        if self.proposing is not None:
+            oprot.writeFieldBegin('proposing', TType.STRING, 10)
+            oprot.writeString(self.proposing.encode('utf-8') if sys.version_info[0] == 2 else self.proposing)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -5648,10 +6051,18 @@ Entry.thrift_spec = (
     (1, TType.I64, 'timestamp', None, None, ),  # 1
     (2, TType.STRING, 'payload', 'BINARY', None, ),  # 2
 )
+all_structs.append(Origin)
+Origin.thrift_spec = (
+    None,  # 0
+    (1, TType.I32, 'node', None, None, ),  # 1
+    (2, TType.I64, 'life', None, None, ),  # 2
+    (3, TType.I64, 'number', None, None, ),  # 3
+)
 all_structs.append(Batch)
 Batch.thrift_spec = (
     None,  # 0
     (1, TType.LIST, 'commands', (TType.STRUCT, [Command, None], False), None, ),  # 1
+    (2, TType.STRUCT, 'origin', [Origin, None], None, ),  # 2
 )
 all_structs.append(Fact)
 Fact.thrift_spec = (
@@ -5764,6 +6175,23 @@ Reading.thrift_spec = (
     (1, TType.I64, 'round', None, None, ),  # 1
     (2, TType.I64, 'clock', None, None, ),  # 2
     (3, TType.LIST, 'facts', (TType.STRUCT, [Fact, None], False), None, ),  # 3
+    (4, TType.I64, 'promised', None, None, ),  # 4
+    (5, TType.I64, 'leads', None, None, ),  # 5
+)
+all_structs.append(Forward)
+Forward.thrift_spec = (
+    None,  # 0
+    (1, TType.I64, 'ballot', None, None, ),  # 1
+    (2, TType.STRUCT, 'origin', [Origin, None], None, ),  # 2
+    (3, TType.STRING, 'payload', 'BINARY', None, ),  # 3
+    (4, TType.I64, 'held', None, None, ),  # 4
+)
+all_structs.append(Forwarded)
+Forwarded.thrift_spec = (
+    None,  # 0
+    (1, TType.I64, 'ballot', None, None, ),  # 1
+    (2, TType.STRUCT, 'origin', [Origin, None], None, ),  # 2
+    (3, TType.BOOL, 'taken', None, None, ),  # 3
 )
 all_structs.append(Recovered)
 Recovered.thrift_spec = (
@@ -5787,6 +6215,7 @@ Identity.thrift_spec = (
     (7, TType.I64, 'reserved', None, None, ),  # 7
     (8, TType.STRING, 'nonce', 'BINARY', None, ),  # 8
     (9, TType.STRING, 'proof', 'BINARY', None, ),  # 9
+    (10, TType.STRING, 'proposing', 'UTF8', None, ),  # 10
 )
 all_structs.append(LogBallot)
 LogBallot.thrift_spec = (

@@ -32,7 +32,8 @@ class Row(NamedTuple):
 
     node: str
     state: str  # the node's own word, "unreachable", or "another's": it is of another cluster
-    leader: int | None  # the node that leads this node's own log
+    leader: int | None  # the node that leads this node's own log, or the only one
+    one_log: bool  # whether all nodes have but one log
     lag: int | None  # how many entries fewer than the furthest node it has applied
     differs: bool  # another node has applied the same entries and has other content
 
@@ -55,12 +56,14 @@ async def ask_all(client: AsyncClient, nodes: Sequence[Address], digest: bool) -
 def rows(views: Sequence[View]) -> list[Row]:
     """Compare the views; return a row for each."""
     statuses = [view.status for view in views if view.status]
+    one_log = len(views) > 1 and all(len(status.logs) == 1 for status in statuses)
     furthest = max((_executed(status) for status in statuses), default=0)
     return [
         Row(
             str(view.node),
             (view.status.state or "?") if view.status else _silence(view.error),
-            _leader(view, statuses),
+            _leader(view, statuses, one_log),
+            one_log,
             furthest - _executed(view.status) if view.status else None,
             view.status is not None and _differs(view.status, statuses),
         )
@@ -76,11 +79,11 @@ def _executed(status: Status) -> int:
     return sum(log.executed for log in status.logs)
 
 
-def _leader(view: View, statuses: Iterable[Status]) -> int | None:
+def _leader(view: View, statuses: Iterable[Status], one_log: bool) -> int | None:
     """Return the leader of the node's own log, as the node says, or the node with the highest promise."""
     own = view.status.node if view.status else view.node.id
     asked = [view.status] if view.status else statuses
-    logs: list[LogStatus] = [log for status in asked for log in status.logs if log.log == own]
+    logs: list[LogStatus] = [log for status in asked for log in status.logs if one_log or log.log == own]
     return max(logs, key=lambda log: log.promised).leader if logs else None
 
 
@@ -125,7 +128,7 @@ def _led(row: Row, own: int | None) -> str:
     if row.leader is None:
         return "-"
     if row.leader != own:
-        return f"revoked by {row.leader}"
+        return f"led by {row.leader}" if row.one_log else f"revoked by {row.leader}"
     return "leads" if row.state not in ("starting", "rejoining", "unreachable") else "not taken over"
 
 

@@ -93,16 +93,20 @@ class Health:
         self.alone = alone
 
     def _look_at_leads(self) -> None:
-        """Which logs this node leads: its own, and those that it has revoked."""
-        leads = self.core.report().leads
-        for other in sorted(leads - self.leads - {self.me}):
-            log("revoked", "warning", log=other)
-        for other in sorted(self.leads - leads - {self.me}):
-            log("given-back", log=other)
-        if self.me in self.leads - leads:
+        """Which logs this node leads: its own, and those that it has revoked; or the one that all have."""
+        report = self.core.report()
+        leads, own = report.leads, report.own
+        for other in sorted(leads - self.leads - {own}):
+            if own:
+                log("revoked", "warning", log=other)
+            else:
+                log("leads", log=other)
+        for other in sorted(self.leads - leads - {own}):
+            log("given-back" if own else "deposed", log=other)
+        if own in self.leads - leads:
             log("deposed", "warning", reason="others have finished this node's log: it takes it back")
-        elif self.me in leads - self.leads:
-            log("leads", log=self.me)
+        elif own in leads - self.leads:
+            log("leads", log=own)
         self.leads = leads
 
     def look_at_rejoin(self) -> None:

@@ -141,7 +141,8 @@ async def serve_node(options: argparse.Namespace) -> None:
     if options.init or options.rejoin:
         for port in filter(None, (member.port, member.metrics_port)):
             check_address(member.host, port, origin)
-    identity = Identity(settings.name, settings.digest, options.id, int(not options.rejoin), 0)
+    disk = int(not options.rejoin)
+    identity = Identity(settings.name, settings.digest, options.id, disk, 0, proposing=settings.named_way)
     directory = configuration.data_directory(options.data, settings, options.cluster) / f"node-{options.id}"
     journal = open_journal(directory, identity, options.init or options.rejoin, settings.fsync)
     failing = settings.acceptor_failures
@@ -150,6 +151,7 @@ async def serve_node(options: argparse.Namespace) -> None:
         core = Node(
             options.id, [node.id for node in settings.nodes], Random(os.urandom(16)), settings.revoke_after_s,
             Failures(failing.probability, failing.silence_s, failing.every_s), journal.identity.incarnation,
+            proposing=settings.proposing,
         )  # fmt: skip
         store = Store(str(directory / "store.json"))
         recovered(journal, directory, core, store)

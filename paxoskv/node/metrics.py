@@ -26,6 +26,12 @@ MAX_CONNECTIONS: Final = 16
 COUNTERS: Final = {
     "entries_applied": "Entries applied to the store.",
     "commands_applied": "Commands applied to the store.",
+    "ballots": "Ballots that this node has stood with.",
+    "prepares": "Prepares sent to peers.",
+    "accepts": "Accepts sent to peers.",
+    "refused": "Prepares and Accepts of others, refused for a higher ballot.",
+    "messages": "Frames sent to peers, answers included.",
+    "message_bytes": "Bytes of these frames.",
     "revocations": "Logs that this node set out to take over from nodes that made no progress.",
     "claims_refused": "Messages of nodes that were refused because what they say makes no sense.",
     "fsyncs": "Frames of the journal written, each with one fdatasync.",
@@ -100,8 +106,15 @@ class Counts:
         self.refusals[what] = self.refusals.get(what, 0) + times
 
     def totals(self) -> dict[str, int]:
-        """Frames and bytes, all peers and methods together."""
+        """Frames and bytes, all peers and methods together; and what a command costs between the nodes."""
+        peers = [(method, cell) for (peer, method), cell in self.sent.items() if peer]
         return {
+            "prepares": sum(cell[0] for method, cell in peers if method == "prepare"),
+            "accepts": sum(cell[0] for method, cell in peers if method == "accept"),
+            "refused": self.refusals.get("prepare", 0) + self.refusals.get("accept", 0),
+            "messages": sum(cell[0] for _, cell in peers),
+            "message_bytes": sum(cell[1] for _, cell in peers),
+        } | {
             f"{what}_{way}": sum(cell[index] for cell in cells.values())
             for way, cells in (("received", self.received), ("sent", self.sent))
             for index, what in enumerate(("frames", "bytes"))

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from paxoskv.config import WAYS
 from paxoskv.multipaxos import Diverged
 from paxoskv.node.eventlog import Usage, log
 from paxoskv.protocol.core import Core
@@ -47,12 +48,15 @@ def open_journal(directory: Path, identity: Identity, init: bool, fsync: bool) -
             if time.monotonic() > deadline:
                 raise
             time.sleep(LOCKED_AGAIN)
-    for name in ("cluster", "digest", "node"):
+    for name in ("cluster", "proposing", "digest", "node"):
         ours, theirs = getattr(identity, name), getattr(journal.identity, name)
         if ours != theirs:
             if name == "digest":
                 differs = f"made for nodes with other ids, hosts or ports: {theirs[:12]}, not {ours[:12]}"
                 raise Usage(f"{directory}/identity.json: digest: {differs}")
+            if name == "proposing":
+                differs = f"{theirs or WAYS[0]!r} is how this data was made, and it cannot change to"
+                raise Usage(f"{directory}/identity.json: proposing: {differs} {ours or WAYS[0]!r}")
             raise Usage(f"{directory}/identity.json: {name}: {theirs!r}, but the cluster's file has {ours!r}")
     return journal
 

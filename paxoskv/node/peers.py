@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from thrift.Thrift import TApplicationException
 
-from paxoskv.config import Member
+from paxoskv.config import WAYS, Member
 from paxoskv.node.calls import Call
 from paxoskv.node.eventlog import EXIT_STALE, end, log
 from paxoskv.node.identity import Trust, explained
@@ -27,6 +27,8 @@ from paxoskv.wire.structs import (
     Fetch,
     FetchCheckpoint,
     Fetched,
+    Forward,
+    Forwarded,
     Identity,
     Learn,
     Prepare,
@@ -55,11 +57,12 @@ REQUESTS: Final[dict[type, Method]] = {
     Barrier: METHODS[b"barrier"],
     Fetch: METHODS[b"fetch"],
     FetchCheckpoint: METHODS[b"fetch_checkpoint"],
+    Forward: METHODS[b"forward"],
     Learn: METHODS[b"learn"],
     Prepare: METHODS[b"prepare"],
     Rejoin: METHODS[b"rejoin"],
 }
-ANSWERS: Final[frozenset[Any]] = frozenset({Accepted, Reading, Fetched, Promise, Chunk, Rejoined})
+ANSWERS: Final[frozenset[Any]] = frozenset({Accepted, Reading, Fetched, Promise, Chunk, Forwarded, Rejoined})
 OF_ONE_LOG: Final[frozenset[Any]] = frozenset(k for k in (*REQUESTS, *ANSWERS) if hasattr(k, "log"))
 
 Deliver = Callable[[Connection, int, bytes, int, bytes, int], None]
@@ -124,7 +127,7 @@ class Peers:
         self.trust = trust
         self.loop = loop
         self.condemn = condemn
-        self.logs = frozenset({identity.node, *members})
+        self.logs = frozenset(status.log for status in core.report().logs)
         self.links: dict[int, Link] = {}
         self.greeted: set[int] = set()  # peers that our link may be used to
         self.refused: set[int] = set()  # peers that have told on our link why they refuse us, or we them
@@ -300,6 +303,9 @@ class Peers:
         ours = self.identity
         if identity.cluster != ours.cluster:
             return f"cluster: {identity.cluster!r}, but this is {ours.cluster!r}"
+        if identity.proposing != ours.proposing:
+            ways = (identity.proposing or WAYS[0], ours.proposing or WAYS[0])
+            return "proposing: its cluster.json has {!r}, ours has {!r}".format(*ways)
         if identity.digest != ours.digest:
             digests = f"{identity.digest[:12]}, ours has {ours.digest[:12]}"
             return f"digest: its cluster.json differs from ours: its membership has {digests}"

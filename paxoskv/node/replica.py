@@ -259,6 +259,7 @@ class Replica:
         self.write = write
         self.answer = answer
         self.window = WINDOW
+        self.batch = min(core.batch, MAX_BATCH)  # commands in one entry, at most, unless of one request
         self.gathering = Gathering(core.gathers)
         self.queue: list[Request] = []
         self.queued = 0  # commands in `queue`
@@ -290,7 +291,12 @@ class Replica:
         The answer comes through `answer`, perhaps at once.
         """
         if not self.core.ready:
-            self.answer(token, NotDone("this node does not lead its log now", False))
+            self.answer(
+                token,
+                NotDone(
+                    "this node cannot propose now: it does not lead its log, or reaches no leader", False
+                ),
+            )
             return
         if self.queued + len(commands) > QUEUE or len(self.open) > QUEUE:
             self.answer(token, NotDone("busy: too many commands wait", False))
@@ -471,7 +477,10 @@ class Replica:
         core = self.core
         if not core.ready:
             for request in self.queue:
-                self._finish(request, NotDone("this node has lost the lead of its log", False))
+                self._finish(
+                    request,
+                    NotDone("this node cannot propose any more: it has lost its log, or the leader", False),
+                )
             self.queue, self.queued = [], 0
         while self.queue and core.in_flight < self.window and core.has_room:
             if self.gathering.waits(len(self.queue), now):
@@ -483,7 +492,7 @@ class Replica:
             for request in self.queue:
                 grows = sum(_size(command) for command in request.commands) if len(self.queue) > 1 else 0
                 if requests and (
-                    size + grows > ENTRY_BYTES or len(commands) + len(request.commands) > MAX_BATCH
+                    size + grows > ENTRY_BYTES or len(commands) + len(request.commands) > self.batch
                 ):
                     break
                 size += grows
@@ -494,7 +503,7 @@ class Replica:
             self.queued -= len(commands)
             self.batches[len(commands).bit_length()] += 1
             self.batched += len(commands)
-            payload = encode(Batch(commands))
+            payload = encode(Batch(commands, core.origin()))
             if self.recorder is not None:
                 self.recorder.proposed(payload, [request.token for request in requests])
             core.propose(payload, requests)

@@ -88,6 +88,7 @@ class StatusReport:
             "fsyncs": self.replica.frames,
             **self.counts.totals(),
             "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1e6),
+            "ballots": report.ballots,
             "revocations": report.revocations,
             "claims_refused": report.claims_refused,
         }

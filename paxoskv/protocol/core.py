@@ -5,11 +5,13 @@ Core stands in this folder because Node derives from it, and the protocol import
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from paxoskv.multipaxos import Cut
 from paxoskv.protocol.outbox import Message, Ready
-from paxoskv.wire.structs import Identity, LogStatus, Record
+from paxoskv.wire.structs import Identity, LogStatus, Origin, Record
+
+MANY: Final = 1 << 30  # commands: more than any entry holds
 
 
 class Report(NamedTuple):
@@ -19,8 +21,10 @@ class Report(NamedTuple):
     incarnation: int  # which disk; 0: it is not known yet
     life: int  # which start of that disk
     in_flight: int  # own entries that are not applied yet
+    ballots: int  # how often this node has stood for a log
     revocations: int  # how often this node has stood for the log of another one
     leads: frozenset[int]  # the logs that this node leads
+    own: int  # its own log; 0: no node has one
     logs: list[LogStatus]
     rejoin_waits: str | None  # what a rejoin waits for, in words; None: the node is not rejoining
     claims_refused: int  # how many messages of peers made no sense
@@ -59,6 +63,11 @@ class Core(ABC):
     @abstractmethod
     def gathers(self) -> bool:
         """Whether an entry costs so much that it pays to wait for more commands."""
+
+    @property
+    @abstractmethod
+    def batch(self) -> int:
+        """How many commands one entry may have, unless they are of one request."""
 
     @property
     @abstractmethod
@@ -114,6 +123,10 @@ class Core(ABC):
     @abstractmethod
     def tick(self, now: float) -> None:
         """Take note that time has passed."""
+
+    @abstractmethod
+    def origin(self) -> Origin | None:
+        """Name the next entry, if its payload must have a name."""
 
     @abstractmethod
     def propose(self, payload: bytes, token: Any) -> None:

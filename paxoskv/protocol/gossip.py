@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from paxoskv.multipaxos import Learner
+from paxoskv.multipaxos import Learner, Proposer
 from paxoskv.protocol.clock import Clock
 from paxoskv.protocol.contacts import GOSSIP_IDLE
 from paxoskv.protocol.divergence import Divergence
@@ -20,7 +20,7 @@ class Gossip:
 
     def __init__(
         self,
-        me: int,
+        leader: Proposer,
         peers: Sequence[int],
         learner: Learner,
         clock: Clock,
@@ -28,7 +28,7 @@ class Gossip:
         divergence: Divergence,
         outbox: Outbox,
     ) -> None:
-        self.me = me
+        self.me, self.own = leader.me, leader.log
         self.peers = peers
         self.learner = learner
         self.clock = clock
@@ -95,7 +95,7 @@ class Gossip:
                 self._gossip(peer, own, now)
 
     def _gossip(self, peer: int, own: Fact, now: float) -> None:
-        facts = [own] + [self.learner.fact(log) for log in self.learner.acceptors if log != self.me]
+        facts = [own] + [self.learner.fact(log) for log in self.learner.acceptors if log != self.own]
         applied = Position(*self.divergence.position)
         held = self.persistence.chosen_durable
         message = Learn(self.clock.time, facts, held, applied, self.divergence.rolling)

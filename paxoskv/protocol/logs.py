@@ -8,12 +8,11 @@ from paxoskv.protocol.clock import Clock
 from paxoskv.protocol.contacts import Contacts
 from paxoskv.protocol.faults import Faults
 from paxoskv.protocol.gossip import Gossip
-from paxoskv.protocol.leadership import Leadership
 from paxoskv.protocol.outbox import Outbox
 from paxoskv.protocol.persistence import Persistence
-from paxoskv.protocol.revocation import Revocation
 from paxoskv.protocol.round_trips import RoundTrips
 from paxoskv.protocol.voters import Voters
+from paxoskv.protocol.way import Way
 from paxoskv.protocol.witness import Witness
 from paxoskv.wire.structs import (
     Accept,
@@ -37,7 +36,7 @@ class Logs:
     def __init__(
         self,
         ring: list[int],
-        leadership: Leadership,
+        way: Way,
         learner: Learner,
         clock: Clock,
         persistence: Persistence,
@@ -47,15 +46,16 @@ class Logs:
         round_trips: RoundTrips,
         witness: Witness,
         gossip: Gossip,
-        revocation: Revocation,
         catch_up: CatchUp,
         outbox: Outbox,
     ) -> None:
         self.ring = ring
-        self.leadership = leadership
-        self.proposers = leadership.proposers
-        self.own = leadership.own
-        self.me = leadership.me
+        self.way = way
+        self.owners = way.owners
+        self.proposers = way.proposers
+        self.own = way.own
+        self.me = way.me
+        self.home = way.own.log
         self.acceptors = learner.acceptors
         self.learner = learner
         self.clock = clock
@@ -66,7 +66,6 @@ class Logs:
         self.round_trips = round_trips
         self.witness = witness
         self.gossip = gossip
-        self.revocation = revocation
         self.catch_up = catch_up
         self.outbox = outbox
 
@@ -103,7 +102,8 @@ class Logs:
         self.clock.see(last, command)  # R6
         if sender != self.me:
             self.witness.stood(sender, message.log, message.ballot)
-            self.gossip.awaits(sender, command)
+            if self.owners:
+                self.gossip.awaits(sender, command)
             if command:
                 self.contacts.proposed(sender)
 
@@ -118,7 +118,7 @@ class Logs:
         if proposer is None or not proposer.leading:
             return
         if message.promised > proposer.ballot:
-            self.leadership.lose(proposer, message.promised, now)
+            self.way.lose(proposer, message.promised, now)
         elif message.ballot == proposer.ballot:
             self._count(proposer, sender, message, now)
 
@@ -151,7 +151,7 @@ class Logs:
             return
         self.check_leader(message.log, now)
         if message.ballot > before:
-            self.revocation.wait_anew(message.log, now)  # once per ballot (N22)
+            self.way.promised(message.log, now)  # once per ballot (N22)
         self.outbox.send_after(sender, promise, call)
 
     def on_promise(self, sender: int, message: Promise, now: float) -> None:
@@ -165,11 +165,11 @@ class Logs:
         if not proposer.preparing or message.ballot != proposer.ballot:
             return
         if message.verdict == Verdict.NACK:
-            self.leadership.lose(proposer, message.promised, now)
+            self.way.lose(proposer, message.promised, now)
         elif message.verdict == Verdict.COVERED:
             proposer.step_down()
         elif message.verdict == Verdict.PROMISED and proposer.on_promise(sender, message):
-            self.leadership.lead(proposer)
+            self.way.lead(proposer)
 
     def on_fetched(self, sender: int, message: Fetched, now: float) -> None:
         if not self.catch_up.on_fetched(sender, message, now):
@@ -189,9 +189,11 @@ class Logs:
         others = [
             self.learner.fact(log)
             for log in self.acceptors
-            if log != self.me and (self.learner.logs[log].known >= message.clock or not message.round)
+            if log != self.home and (self.learner.logs[log].known >= message.clock or not message.round)
         ]
-        self.gossip.tell(sender, Reading(message.round, self.clock.time, [own, *others]), own, call)
+        self.gossip.tell(
+            sender, Reading(message.round, self.clock.time, [own, *others], *self.way.ballots()), own, call
+        )
 
     def send_accepts(self, now: float) -> None:
         for log, proposer in self.proposers.items():
@@ -207,7 +209,7 @@ class Logs:
                     continue
                 if due not in messages:
                     start, sync = due
-                    start, entries = self.leadership.entries(proposer, start)
+                    start, entries = self.way.entries(proposer, start)
                     deferred = self.voters.deferred() if proposer is self.own and not sync else []
                     messages[due] = Accept(
                         log, proposer.ballot, start, entries, sync, self.fact(log), deferred
@@ -220,7 +222,7 @@ class Logs:
             return
         if message.entries:
             self.round_trips.sent(node, message, now)
-        if message.log == self.me:
+        if message.log == self.home:
             self.gossip.tell(node, message, message.fact)
         else:
             self.outbox.send(node, message)
@@ -228,29 +230,30 @@ class Logs:
     def ask_to_vote(self, nodes: list[int]) -> None:
         """Their votes were to wait, and now we wait for them: all are to say what they hold."""
         if nodes:
-            message = Accept(self.me, self.own.ballot, self.own.end, [], False, self.own_fact(), [])
+            message = Accept(self.home, self.own.ballot, self.own.end, [], False, self.own_fact(), [])
             for node in nodes:
                 self.gossip.tell(node, message, message.fact)
 
     def fact(self, log: int) -> Fact:
         """What is known of this log."""
-        return self.own_fact() if log == self.me else self.learner.fact(log)
+        return self.own_fact() if log == self.home else self.learner.fact(log)
 
     def own_fact(self) -> Fact:
         """The fact about our own log.
 
-        The owner of an established ballot makes its frontier from its clock (R3, R4).
+        The owner of an established ballot makes its frontier from its clock (R3, R4). A log without an owner
+        has none but that of its last chosen entry.
         """
         learner = self.learner
-        if self.own.established:
+        if self.owners and self.own.established:
             first = self.own.first_unchosen_command()
             frontier = self.clock.frontier_limit()
             if first is not None:
                 frontier = min(frontier, first - 1)
-            if frontier > learner.logs[self.me].known:
-                learner.logs[self.me].known = frontier
-                learner.settle(self.me)
-        return learner.fact(self.me)
+            if frontier > learner.logs[self.home].known:
+                learner.logs[self.home].known = frontier
+                learner.settle(self.home)
+        return learner.fact(self.home)
 
     def learn(self, fact: Fact, now: float, sender: int) -> None:
         log = fact.log
@@ -263,7 +266,7 @@ class Logs:
             self.catch_up.pursue(log, fact.chosen, sender, now)
             return
         if self.learner.learn(log, fact.chosen, fact.evidence, fact.frontier):
-            if sender == log:
+            if self.owners and sender == log:
                 self.witness.claimed(sender, fact)
             self.round_trips.on_frontier(log, fact.frontier, now)
             self.check_evidence(log, fact.evidence, now)
@@ -278,7 +281,7 @@ class Logs:
                 proposer.advance(chosen)
             elif proposer is not None and proposer.preparing:
                 proposer.catch_up(chosen)
-                self.leadership.send_prepare(proposer, now)
+                self.way.send_prepare(proposer, now)
         if self.acceptors[log].chosen < self.learner.logs[log].chosen:
             self.catch_up.lacking(log, sender, now)
 
@@ -292,7 +295,7 @@ class Logs:
             self.install(log, proposer.start, entries, proposer.ballot, now, self.me)
         else:
             self.settle(log, now, self.me)
-        if log != self.me:
+        if log != self.home:
             self.gossip.tell_all = True
 
     def check_leader(self, log: int, now: float) -> None:
@@ -300,13 +303,13 @@ class Logs:
         proposer = self.proposers.get(log)
         promised = self.acceptors[log].promised
         if proposer is not None and (proposer.leading or proposer.preparing) and promised > proposer.ballot:
-            self.leadership.lose(proposer, promised, now)
+            self.way.lose(proposer, promised, now)
 
     def check_evidence(self, log: int, evidence: int, now: float) -> None:
         """Likewise a leader that hears of a higher ballot that was established."""
         proposer = self.proposers.get(log)
         if proposer is not None and proposer.leading and evidence > proposer.ballot:
-            self.leadership.lose(proposer, evidence, now)
+            self.way.lose(proposer, evidence, now)
 
     def install(
         self, log: int, start: int, entries: list[Entry], evidence: int, now: float, sender: int

@@ -30,8 +30,8 @@ from paxoskv.multipaxos import (
 )
 from paxoskv.protocol.catch_up import CatchUp
 from paxoskv.protocol.claims import Claims
+from paxoskv.protocol.classic import Classic
 from paxoskv.protocol.clock import Clock
-from paxoskv.protocol.commands import Commands
 from paxoskv.protocol.compaction import Compaction
 from paxoskv.protocol.contacts import Contacts
 from paxoskv.protocol.core import Core, Report
@@ -39,15 +39,16 @@ from paxoskv.protocol.divergence import Divergence
 from paxoskv.protocol.faults import Failures, Faults
 from paxoskv.protocol.gossip import Gossip
 from paxoskv.protocol.incarnations import Incarnations
-from paxoskv.protocol.leadership import Leadership
+from paxoskv.protocol.leader import Leader
 from paxoskv.protocol.logs import Logs
 from paxoskv.protocol.outbox import Message, Outbox, Ready
+from paxoskv.protocol.own_logs import OwnLogs
 from paxoskv.protocol.persistence import Persisted, Persistence
-from paxoskv.protocol.reads import Reads
 from paxoskv.protocol.rejoin import Rejoining, testimony
 from paxoskv.protocol.revocation import Revocation
 from paxoskv.protocol.round_trips import RoundTrips
-from paxoskv.protocol.voters import Voters
+from paxoskv.protocol.voters import EverybodyVotes, Voters
+from paxoskv.protocol.way import Parts, Way
 from paxoskv.protocol.witness import Witness
 from paxoskv.wire.structs import (
     Accept,
@@ -55,8 +56,11 @@ from paxoskv.wire.structs import (
     Barrier,
     Fetch,
     Fetched,
+    Forward,
+    Forwarded,
     Identity,
     Learn,
+    Origin,
     Prepare,
     Promise,
     Reading,
@@ -68,6 +72,16 @@ from paxoskv.wire.structs import (
 WHILE_REJOINING: Final = frozenset(
     {Learn, Fetch, Fetched, Rejoin, Rejoined, Persisted}
 )  # all else is ignored
+
+
+OWN_LOGS: Final = "own-logs"
+ONE_LOG: Final = 1  # its number, where there is no more than one
+WAYS: Final[dict[str, type[Way]]] = {OWN_LOGS: OwnLogs, "classic": Classic, "leader": Leader}
+
+
+def logs_of(proposing: str, nodes: list[int]) -> list[int]:
+    """The logs of a cluster with these nodes."""
+    return nodes if WAYS[proposing].owners else [ONE_LOG]
 
 
 class Node(Core):
@@ -86,7 +100,9 @@ class Node(Core):
         failures: Failures | None = None,
         incarnation: int = 1,
         voters: type[Voters] = Voters,
+        proposing: str = OWN_LOGS,
     ) -> None:
+        make = WAYS[proposing]
         self.me = me
         self.nodes = nodes = sorted(members)
         self.peers = peers = [node for node in nodes if node != me]
@@ -94,31 +110,32 @@ class Node(Core):
         ring = nodes[nodes.index(me) :] + nodes[: nodes.index(me)]  # from us on
         self.outbox = outbox = Outbox()
         self.clock = clock = Clock(outbox)
-        self.acceptors = acceptors = {log: Acceptor(log, outbox.journal) for log in nodes}
+        logs = logs_of(proposing, nodes)
+        self.acceptors = acceptors = {log: Acceptor(log, outbox.journal) for log in logs}
         self.learner = learner = Learner(acceptors)
-        self.own = own = Proposer(me, me, nodes)
-        self.proposers = {me: own}
+        self.own = own = Proposer(me if make.owners else ONE_LOG, me, nodes)
 
         self.contacts = contacts = Contacts(peers)
         self.round_trips = trips = RoundTrips(learner)
-        self.voters = voters(me, ring, own, contacts, trips)
+        self.voters = (voters if make.owners else EverybodyVotes)(me, ring, own, contacts, trips)
+        self.revocation = Revocation(me, nodes, learner, contacts, trips, random, revoke_after)
+        self.proposers = {own.log: own}
         self.persistence = persistence = Persistence(me, acceptors, self.proposers, learner, clock, outbox)
         self.compaction = Compaction(peers, acceptors, learner, self.persistence)
-        self.divergence = Divergence(nodes, quorum)
-        self.witness = Witness(peers, nodes)
-        self.commands = Commands(own, learner, clock)
-        self.reads = Reads(me, peers, quorum, learner, clock, contacts, outbox, random)
-        self.gossip = Gossip(me, peers, learner, clock, self.persistence, self.divergence, outbox)
-        self.revocation = Revocation(me, nodes, learner, contacts, trips, random, revoke_after)
-        self.catch_up = CatchUp(peers, acceptors, learner, outbox, random)
-        self.leadership = Leadership(
-            self.proposers, own, learner, clock, self.commands, self.reads, self.voters, trips,
-            self.revocation, outbox, random,
+        self.divergence = Divergence(logs, quorum)
+        self.witness = Witness(peers, logs)
+        self.gossip = Gossip(own, peers, learner, clock, self.persistence, self.divergence, outbox)
+        self.way = way = make(
+            Parts(
+                own, self.proposers, learner, clock, self.voters, contacts, trips, self.revocation,
+                self.gossip, outbox, random,
+            )
         )  # fmt: skip
+        self.catch_up = CatchUp(peers, acceptors, learner, outbox, random)
         self.faults = Faults(failures or Failures(), random)
         self.logs = Logs(
-            ring, self.leadership, learner, clock, self.persistence, contacts, self.faults, self.voters,
-            trips, self.witness, self.gossip, self.revocation, self.catch_up, outbox,
+            ring, way, learner, clock, self.persistence, contacts, self.faults, self.voters,
+            trips, self.witness, self.gossip, self.catch_up, outbox,
         )  # fmt: skip
         self.incarnations = incarnations = Incarnations(peers, incarnation, outbox, random)
         self.claims = Claims(acceptors, self.proposers, clock, incarnations)
@@ -139,7 +156,7 @@ class Node(Core):
         elif record.applied:
             self.persistence.replayed_position = (record.applied.timestamp, record.applied.owner)
         elif record.candidate:
-            proposer = self.leadership.proposer(record.candidate.log)
+            proposer = self.way.proposer(record.candidate.log)
             proposer.highest = max(proposer.highest, record.candidate.ballot)
         elif record.noted or record.life is not None or record.incarnation is not None:
             self.incarnations.replay(record)
@@ -161,7 +178,7 @@ class Node(Core):
             self.clock.see(acceptor.last_timestamp, 0)
         self.clock.reserve()
         if self.rejoining is None:
-            self.leadership.retake_at = now
+            self.way.begin(now)
 
     def notes(self) -> list[Record]:
         return self.persistence.notes()
@@ -200,8 +217,7 @@ class Node(Core):
         if number:
             self.clock.reserve()
         if newer:
-            self.outbox.ready.lost += self.commands.covered(cut.position)
-            self.reads.log_lost()
+            self.way.covered(cut.position)
         return newer
 
     def hashed(self, position: tuple[int, int], rolling: int) -> None:
@@ -217,7 +233,7 @@ class Node(Core):
 
     @property
     def ready(self) -> bool:
-        return self.own.established
+        return self.way.ready
 
     @property
     def joined(self) -> bool:
@@ -225,33 +241,40 @@ class Node(Core):
 
     @property
     def in_flight(self) -> int:
-        return len(self.commands.pending)
+        return self.way.in_flight
 
     @property
     def gathers(self) -> bool:
-        return True
+        return self.way.batch > 1
 
     @property
     def has_room(self) -> bool:
-        return self.commands.has_room
+        return self.way.has_room
+
+    @property
+    def batch(self) -> int:
+        return self.way.batch
+
+    def origin(self) -> Origin | None:
+        return self.way.origin(self.incarnations.life)
 
     def propose(self, payload: bytes, token: Any) -> None:
-        """Put commands into our log; `token` comes back with them. Only while ready and has_room."""
-        assert self.own.established and payload, "the caller looks first"
-        self.reads.proposed(self.commands.propose(payload, token))
+        """Propose an entry; `token` comes back when it is applied. Only while ready and has_room."""
+        assert payload, "a no-op is no command"
+        self.way.propose(payload, token)
 
     def read(self, token: Any) -> None:
-        self.reads.ask(token)
+        self.way.read(token)
 
     def forget_reads(self, tokens: Collection[Any]) -> None:
-        self.reads.give_up(tokens)
+        self.way.forget_reads(tokens)
 
     # ----------------------------------------------------------------------------------------------- messages
 
     def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
         """A message arrived. `call` names the request to the caller, which gets it back with the answer."""
         if self.contacts.hear(sender, now):
-            self.leadership.is_back(sender)
+            self.way.is_back(sender)
         kind = message.__class__
         if (self.rejoining is None or kind in WHILE_REJOINING) and not self.claims.refuses(sender, message):
             self._dispatch(kind, sender, message, now, call)
@@ -277,6 +300,8 @@ class Node(Core):
             self.catch_up.on_fetch(sender, message, call)
         elif kind is Fetched:
             self.logs.on_fetched(sender, message, now)
+        elif kind is Forward or kind is Forwarded:
+            self.way.on_forward(sender, message, call)
         elif kind is Rejoin:
             self._on_rejoin(sender, message, call)
         elif kind is Rejoined:
@@ -286,7 +311,7 @@ class Node(Core):
         self.persistence.on_persisted(message)
         if self.rejoining is not None and self.rejoining.is_done(message.turn):
             self.rejoining = None
-            self.leadership.retake_at = now
+            self.way.begin(now)
 
     def _on_learn(self, sender: int, message: Learn, now: float) -> None:
         self.clock.hear(message.clock)
@@ -302,11 +327,12 @@ class Node(Core):
         self.clock.hear(message.clock)
         for fact in message.facts:
             self.logs.learn(fact, now, sender)
-        self.reads.on_reading(sender, message)
+        self.way.on_reading(sender, message)
 
     @property
     def fetch_due(self) -> float | None:
-        return self.catch_up.due
+        due, standing = self.catch_up.due, self.way.due
+        return due if standing is None else standing if due is None else min(due, standing)
 
     # ----------------------------------------------------------------------------- the end of a turn
 
@@ -315,12 +341,12 @@ class Node(Core):
 
         `more`: commands wait that will be proposed soon, and reads for their entry.
         """
-        self.commands.end_turn()  # first, for what is proposed again leaves with this turn's Accepts
+        self.way.end_turn(now)  # first, for what is proposed again leaves with this turn's Accepts
         self.logs.send_accepts(now)  # our own acceptor takes them here, so that its records join this frame
         own = self.logs.own_fact()  # it may move our own frontier, for which commands wait to be applied
         if self.learner.moved:
             self._apply()
-        self.reads.end_turn(now, more and self.own.established)  # all frontiers of this turn are known
+        self.way.answer_reads(now, more)  # all frontiers of this turn are known
         self.gossip.end_turn(own, now)  # whoever an Accept has told needs no gossip
         if self.catch_up.fetching:
             self.catch_up.send(now)
@@ -333,36 +359,30 @@ class Node(Core):
         """The commands whose turn has come."""
         self.learner.moved = False
         for timestamp, owner, payload in self.learner.apply():
-            token = self.commands.applied(timestamp) if owner == self.me else None
+            token = self.way.applied(timestamp, owner, payload)
             self.outbox.apply(timestamp, owner, payload, token)
-            if owner == self.me:
-                self.reads.applied(timestamp)
 
     # --------------------------------------------------------------------------------------------------- time
 
     @property
     def busy(self) -> bool:
         """Whether tick() wants to be called every few milliseconds, not every GOSSIP_IDLE seconds."""
-        waiting = (
-            self.commands.pending or self.reads.busy or self.catch_up.fetching or self.revocation.waiting
-        )
-        return bool(waiting or self.gossip.news_at or self.learner.heads) or (
-            self.leadership.retake_at is not None or self.persistence.waits or self.rejoining is not None
-        )
+        waiting = self.catch_up.fetching or self.gossip.news_at or self.learner.heads
+        return bool(waiting) or self.way.busy or self.persistence.waits or self.rejoining is not None
 
     def tick(self, now: float) -> None:
         """Time has passed: repeat what was lost, gossip, and look for nodes that hold us up."""
         self.gossip.tick(self.logs.own_fact(), now)
-        self.reads.tick(now)
+        self.way.tick(now)
         self.outbox.tick(now)
         self.persistence.tick(now)
         if self.own.established:
             self.logs.ask_to_vote(self.voters.tick(now))
-        self.leadership.tick(now)
+        self.way.send_again(now)
         self.compaction.tick(now)
         self.divergence.tick(now)
         if self.rejoining is None:
-            self.leadership.watch(now)
+            self.way.watch(now)
         else:
             self.rejoining.tick(now)
 
@@ -394,10 +414,11 @@ class Node(Core):
 
     def report(self) -> Report:
         own, waits = self.incarnations, self.rejoining.waits() if self.rejoining else None
-        leads = frozenset(log for log, proposer in self.proposers.items() if proposer.leading)
+        home = self.me if self.way.owners else 0
         return Report(
-            self.clock.time, own.incarnation, own.life, self.in_flight, self.leadership.revocations,
-            leads, self.logs.status(), waits, self.claims.refused, self.claims.last,
+            self.clock.time, own.incarnation, own.life, self.in_flight, self.way.stands,
+            self.way.revocations, self.way.leads(), home, self.logs.status(), waits,
+            self.claims.refused, self.claims.last,
         )  # fmt: skip
 
     def greet(self, identity: Identity) -> str | None:
@@ -411,7 +432,7 @@ class Node(Core):
             return None
         refusal = self.claims.refusal(identity) or self.incarnations.refusal(peer, incarnation, life)
         if refusal is None and incarnation == self.noted(peer)[0]:
-            lost = self.witness.missing(identity, self.compaction.held(peer), self.acceptors[peer])
+            lost = self.witness.missing(identity, self.compaction.held(peer), self.acceptors)
             if lost is not None:
                 refusal = (
                     f"node {peer} is a stale copy: {lost}: move its data aside and start it with --rejoin"
@@ -425,7 +446,7 @@ class Node(Core):
         self.witness.forget(peer)
         for proposer in self.proposers.values():
             proposer.forget(peer)
-        self.reads.forget(peer)
+        self.way.forget(peer)
         self.round_trips.forget(peer)
         self.gossip.forget(peer)
         self.compaction.forget(peer)

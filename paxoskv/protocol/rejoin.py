@@ -66,6 +66,7 @@ class Rejoining:
         self.quorum = quorum
         self.acceptors = learner.acceptors
         self.logs = list(learner.acceptors)
+        self.any_log = me if me in self.logs else self.logs[0]  # to name one where none is meant
         self.learner = learner
         self.clock = clock
         self.incarnations = incarnations
@@ -92,7 +93,7 @@ class Rejoining:
         if not self.incarnations.incarnation:
             for peer in self.peers:
                 if peer not in self.noted:
-                    self.outbox.send(peer, Rejoin(self.me, 0))
+                    self.outbox.send(peer, Rejoin(self.any_log, 0))
         else:
             for peer, log in self.missing():
                 self.outbox.send_after(peer, Rejoin(log, self.incarnations.incarnation))
@@ -184,7 +185,8 @@ class Rejoining:
             acceptor.rejoin(promised, best.accepted, best.entries[acceptor.chosen - best.start :])
             for entry in acceptor.from_slot(acceptor.chosen):
                 self.clock.see_entry(entry)
-        self.clock.raise_to(self.learner.logs[self.me].known)
+        if self.me in self.learner.logs:
+            self.clock.raise_to(self.learner.logs[self.me].known)
         self.outbox.journal(Record(rejoined=True))
         self.turn = self.persistence.turn + 1
 

@@ -96,16 +96,17 @@ class Revocation:
                 if now - wait.asked >= min(ASK_AFTER * (1 << wait.asks), self.patience(now) / 4):
                     wait.asked, wait.asks = now, min(wait.asks + 1, 3)
                     steps.append(Step(Advice.ASK, log, needed))
-                if self._is_our_turn(log, wait, now):
+                if log != self.me and self.is_our_turn(log, wait.since, wait.jitter, now):
                     wait.since = now
                     steps.append(Step(Advice.REVOKE, log, needed))
         return steps
 
-    def _is_our_turn(self, log: int, wait: Wait, now: float) -> bool:
-        """Candidates take turns, by their distance from the log's owner."""
-        if log == self.me:
-            return False  # we lead it, or take it back when it is time
+    def is_our_turn(self, owner: int, since: float, jitter: float, now: float) -> bool:
+        """Whether to take over from a node that has held us up so long; candidates take turns, from it on.
+
+        (Our own log we lead, or take back when it is time. `jitter`: from 0 to 1.)
+        """
         slot = max(TURN, 2 * self.round_trips.longest(now))
-        turn = (self.nodes.index(self.me) - self.nodes.index(log)) % len(self.nodes)
-        patience = REFUSED_AFTER if log in self.contacts.refusing else self.patience(now)
-        return now - wait.since >= patience + slot * (turn + wait.jitter / 2)
+        turn = (self.nodes.index(self.me) - self.nodes.index(owner)) % len(self.nodes)
+        patience = REFUSED_AFTER if owner in self.contacts.refusing else self.patience(now)
+        return now - since >= patience + slot * (turn + jitter / 2)

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from paxoskv.multipaxos import Applied, Cut
-from paxoskv.protocol.core import Core, Report
+from paxoskv.protocol.core import MANY, Core, Report
 from paxoskv.protocol.outbox import Message, Ready
-from paxoskv.wire.structs import Entry, Held, Identity, Record
+from paxoskv.wire.structs import Entry, Held, Identity, Origin, Record
 
 
 class Single(Core):
@@ -41,6 +41,10 @@ class Single(Core):
     @property
     def gathers(self) -> bool:
         return False
+
+    @property
+    def batch(self) -> int:
+        return MANY
 
     @property
     def busy(self) -> bool:
@@ -90,6 +94,9 @@ class Single(Core):
     def tick(self, now: float) -> None:
         """There is nothing to repeat, for there are no peers."""
 
+    def origin(self) -> Origin | None:
+        return None
+
     def propose(self, payload: bytes, token: Any) -> None:
         self.clock += 1
         self._in_flight += 1
@@ -131,4 +138,4 @@ class Single(Core):
         return 1
 
     def report(self) -> Report:
-        return Report(self.clock, 1, 0, self._in_flight, 0, frozenset(), [], None, 0, (0, ""))
+        return Report(self.clock, 1, 0, self._in_flight, 0, 0, frozenset(), 0, [], None, 0, (0, ""))

@@ -50,10 +50,10 @@ class Witness:
         self.votes[peer] = dict.fromkeys(self.logs, (0, 0))
         self.candidates[peer] = dict.fromkeys(self.logs, 0)
 
-    def missing(self, identity: Identity, held: list[int], acceptor: Acceptor) -> str | None:
+    def missing(self, identity: Identity, held: list[int], acceptors: dict[int, Acceptor]) -> str | None:
         """What a start of a peer should have found on its disk, and has not; None if nothing is known.
 
-        `held`: how much of each log it had said to hold. `acceptor`: ours, of its log. A frontier that its
+        `held`: how much of each log it had said to hold. `acceptors`: ours. A frontier that its
         owner has made from its clock lies below what was reserved; any other is that of a chosen entry.
         """
         peer = identity.node
@@ -63,7 +63,8 @@ class Witness:
                 if lost is not None:
                     return lost
         _, chosen, _, frontier = self.claims[peer]
-        if identity.reserved is None or acceptor.chosen < chosen:
+        acceptor = acceptors.get(peer)
+        if identity.reserved is None or acceptor is None or acceptor.chosen < chosen:
             return None
         if frontier > max(identity.reserved, acceptor.timestamp_of(max(chosen, acceptor.base))):
             return f"its clock had reached {frontier}, and its data has {identity.reserved}"

@@ -398,7 +398,7 @@ def write_manifest(files: Files, directory: Path, manifest: Manifest) -> None:
 def restore(
     directory: Path,
     identity: Identity,
-    nodes: Iterable[int],
+    logs: Iterable[int],
     state: dict[str, Any],
     files: Files | None = None,
 ) -> None:
@@ -418,8 +418,8 @@ def restore(
         raise JournalError(f"{directory}: exists already: nothing is overwritten")
     cut = cut_of(state)
     clock = max(cut.clock, cut.position[0])
-    logs = {log: Covered(1, 0, clock) for log in nodes}
-    state = {**state, RESERVED_KEY: {**state[RESERVED_KEY], **bookkeeping(Cut(cut.position, logs, clock))}}
+    cut = Cut(cut.position, {log: Covered(1, 0, clock) for log in logs}, clock)
+    state = {**state, RESERVED_KEY: {**state[RESERVED_KEY], **bookkeeping(cut)}}
     Store("unused").load_state(state)  # raises what is wrong with it
     unfinished = directory.with_name(directory.name + ".new")
     create(unfinished, identity, files=files)

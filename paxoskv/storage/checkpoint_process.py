@@ -23,7 +23,7 @@ from random import Random
 import paxoskv
 from paxoskv.multipaxos import Cut
 from paxoskv.protocol.core import Core
-from paxoskv.protocol.node import Node
+from paxoskv.protocol.node import OWN_LOGS, Node
 from paxoskv.protocol.single import Single
 from paxoskv.state.store import RESERVED_KEY, Store
 from paxoskv.storage.checkpoint import Checkpoints, bookkeeping, cut_of, make_checkpoint, unthrottled
@@ -139,8 +139,9 @@ def main() -> int:
     try:
         if options.nodes:
             throttle = partial(time.sleep, PAUSE_S)
-            me = read_identity((options.directory / "identity.json").read_bytes()).node
-            core = Node(me, [int(node) for node in options.nodes.split(",")], Random(0))
+            identity = read_identity((options.directory / "identity.json").read_bytes())
+            nodes = [int(node) for node in options.nodes.split(",")]
+            core = Node(identity.node, nodes, Random(0), proposing=identity.proposing or OWN_LOGS)
         where = (options.number, options.segment, options.frame)
         _, cut = make_checkpoint(options.directory, core, Store("unused"), *where, throttle=throttle)
     except OSError as error:

@@ -45,6 +45,7 @@ def identity_json(identity: Identity) -> str:
         "digest": identity.digest,
         "node": identity.node,
         "incarnation": identity.incarnation,
+        **({"proposing": identity.proposing} if identity.proposing else {}),
         "crc32": zlib.crc32(encode(identity)),
     }
     return json.dumps(content, indent=2) + "\n"
@@ -61,12 +62,17 @@ def read_identity(data: bytes) -> Identity:
     if content.get("format") != FORMAT:
         raise ValueError(f"format: {content.get('format')!r:.40} is not {FORMAT}, the only one known here")
     types = {"format": int, "cluster": str, "digest": str, "node": int, "incarnation": int, "crc32": int}
+    if "proposing" in content:  # else as clusters always did
+        types["proposing"] = str
     if unknown := sorted(set(content) - set(types)):
         raise ValueError(f"{unknown[0]!r:.40}: unknown field")
     for name, kind in types.items():
         if type(content.get(name)) is not kind:
             raise ValueError(f"{name}: missing, or not of type {kind.__name__}")
-    identity = Identity(content["cluster"], content["digest"], content["node"], content["incarnation"], 0)
+    identity = Identity(
+        content["cluster"], content["digest"], content["node"], content["incarnation"], 0,
+        proposing=content.get("proposing"),
+    )  # fmt: skip
     try:
         check = zlib.crc32(encode(identity))
     except (OverflowError, ValueError) as error:  # a number that does not fit, half a surrogate pair

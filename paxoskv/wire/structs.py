@@ -132,8 +132,15 @@ class Entry(NamedTuple):
     payload: bytes
 
 
+class Origin(NamedTuple):
+    node: int
+    life: int
+    number: int
+
+
 class Batch(NamedTuple):
     commands: list[Command]
+    origin: Origin | None = None
 
 
 class Fact(NamedTuple):
@@ -233,6 +240,21 @@ class Reading(NamedTuple):
     round: int
     clock: int
     facts: list[Fact]
+    promised: int | None = None
+    leads: int | None = None
+
+
+class Forward(NamedTuple):
+    ballot: int
+    origin: Origin
+    payload: bytes
+    held: int
+
+
+class Forwarded(NamedTuple):
+    ballot: int
+    origin: Origin
+    taken: bool
 
 
 class Recovered(NamedTuple):
@@ -254,6 +276,7 @@ class Identity(NamedTuple):
     reserved: int | None = None
     nonce: bytes | None = None
     proof: bytes | None = None
+    proposing: str | None = None
 
 
 class LogBallot(NamedTuple):

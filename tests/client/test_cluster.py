@@ -131,8 +131,11 @@ def test_the_digest_is_that_of_the_membership_and_of_nothing_else(tmp_path: Path
         document_with(0, host="10.0.0.2"),
         document_with(0, port=7009),
         document(nodes=document()["nodes"][:1]),
+        document(proposing="classic"),
+        document(proposing="leader"),
     ]
-    assert len({digest, *(read(tmp_path, other).digest for other in others)}) == 6
+    assert len({digest, *(read(tmp_path, other).digest for other in others)}) == 8
+    assert read(tmp_path, document(proposing="own-logs")).digest == digest
 
 
 def test_a_member_is_found_by_its_id(tmp_path: Path) -> None:
@@ -271,6 +274,11 @@ WRONG: dict[str, tuple[Any, str]] = {
     "ssh directory with newline": (document(ssh={"directory": "a\nb"}), "ssh.directory: "),
     "python null": (document_with(0, python=None), "nodes[0].python: null is not a text"),
     # the settings
+    "proposing raft": (
+        document(proposing="raft"),
+        'proposing: "raft" is no way to propose (known: ',
+    ),
+    "proposing a list": (document(proposing=["leader"]), "proposing: a list is no way to propose"),
     "revoke_after_s true": (
         document(revoke_after_s=True),
         "revoke_after_s: true is not seconds (0.05 to 60)",

@@ -23,8 +23,10 @@ from paxoskv.wire.structs import (
     Fact,
     Fetch,
     FetchCheckpoint,
+    Forward,
     Identity,
     Learn,
+    Origin,
     Outcome,
     Position,
     Prepare,
@@ -68,6 +70,7 @@ NODE_CALLS: dict[bytes, tuple[Any, ...]] = {
     b"learn": (Learn(1, [FACT, FACT], [0, 0, 0], Position(0, 0), 0),),
     b"fetch": (Fetch(3, 0),),
     b"barrier": (Barrier(1, 1),),
+    b"forward": (Forward(257, Origin(1, 1, 1), b"x", 0),),
     b"fetch_checkpoint": (FetchCheckpoint(0, 0),),
     b"rejoin": (Rejoin(3, 0),),
 }

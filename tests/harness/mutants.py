@@ -59,18 +59,241 @@ def told(name: str, story: str, *changes: Change) -> Mutant:
 
 
 def met(name: str, run: str, *changes: Change) -> Mutant:
-    """A mutant that the simulator meets. `run`: the profile and the seed that do it."""
+    """A mutant that the simulator meets. `run`: the profile (perhaps WAY/profile) and the seed that do it."""
     profile, _, seed = run.partition(" ")
-    others = tuple(other for other in ("default", "lossy", "slow-disks") if other != profile)
+    way = profile.rpartition("/")[0]
+    all_others = [f"{way}/{other}" if way else other for other in ("default", "lossy", "slow-disks")]
+    others = tuple(other for other in all_others if other != profile)
     return Mutant(name, changes, seen=(profile, int(seed)), profiles=(profile, *others))
 
 
 CORE = "multipaxos"
+CLASSIC, LEADER, ONE_LOG = "protocol.classic", "protocol.leader", "protocol.one_log"
 
 SYNC = "            self._files.fdatasync(handle)\n"
 SET_MARK = "            self._mark.set(self._number, self._segment)\n"
 
 MUTANTS = [
+    # -- classic: one log, and a ballot for every command
+    told(
+        "classic: who was refused stands again at once",
+        "test_one_log.test_a_refused_candidate_waits_longer_each_time_and_not_for_ever",
+        (CLASSIC, "self.stand_at = now + self.limit * self.random.random()", "self.stand_at = 0.0"),
+    ),
+    told(
+        "classic: pauses do not grow",
+        "test_one_log.test_a_refused_candidate_waits_longer_each_time_and_not_for_ever",
+        (CLASSIC, "min(max(2 * self.limit, first), DOUBLINGS * first)", "first"),
+    ),
+    told(
+        "classic: pauses grow without end",
+        "test_one_log.test_a_refused_candidate_waits_longer_each_time_and_not_for_ever",
+        (CLASSIC, "min(max(2 * self.limit, first), DOUBLINGS * first)", "max(2 * self.limit, first)"),
+    ),
+    met(
+        "classic: what was adopted is appended once more",
+        "classic/default 1",
+        (
+            CLASSIC,
+            "elif self.payload is not None and not self._is_in(proposer.entries):",
+            "elif self.payload is not None:",
+        ),
+    ),
+    met(
+        "leader: what is chosen and not yet applied is handed over once more",
+        "leader/default 1",
+        (ONE_LOG, "for entry in [*unapplied, *unchosen])", "for entry in unchosen)"),
+    ),
+    told(
+        "classic: a read rides on a ballot that is led already",
+        "test_one_log.test_a_read_that_comes_while_a_ballot_is_led_waits_for_the_next_one",
+        (
+            CLASSIC,
+            "        if self.riding:\n",
+            "        self.riding, self.waiting = self.riding + self.waiting, []\n        if self.riding:\n",
+        ),
+    ),
+    told(
+        "classic: a read whose ballot is refused is answered",
+        "test_one_log.test_a_refused_read_is_asked_again_and_is_not_stale",
+        (
+            CLASSIC,
+            "        self.waiting[:0], self.riding = self.riding, []\n",
+            "        self.dated.append((0, self.riding))\n        self.riding = []\n",
+        ),
+    ),
+    told(
+        "classic: a read is answered when its ballot is led",
+        "test_one_log.test_a_classic_read_executes_what_its_ballot_adopts",
+        (
+            CLASSIC,
+            "self.riding, self.waiting = self.waiting[:1], self.waiting[1:]",
+            "self.outbox.ready.reads += self.waiting[:1]\n            del self.waiting[:1]",
+        ),
+    ),
+    told(
+        "classic: a ballot is given up before its entry is chosen",
+        "test_one_log.test_a_command_has_a_ballot_of_its_own_and_gives_it_up",
+        (
+            CLASSIC,
+            "if own.established and self.learner.logs[self.log].chosen >= own.end:",
+            "if own.leading and own.lengths:",
+        ),
+    ),
+    told(
+        "classic: a ballot is kept for the next command",
+        "test_one_log.test_a_command_has_a_ballot_of_its_own_and_gives_it_up",
+        (CLASSIC, "        self.own.step_down()\n", ""),
+    ),
+    told(
+        "classic: nobody finishes what a dead node has left",
+        "test_one_log.test_a_dead_nodes_entry_is_finished_though_nobody_asks_for_anything",
+        (ONE_LOG, "return self.acceptor.length > self.learner.logs[self.log].chosen", "return False"),
+    ),
+    told(
+        "classic: commands share an entry",
+        "test_one_log.test_a_classic_entry_holds_one_request",
+        (CLASSIC, "    batch: ClassVar[int] = 1\n", "    batch: ClassVar[int] = 100\n"),
+    ),
+    told(
+        "classic: another's entry with the same commands is taken for ours",
+        "test_one_log.test_what_another_node_has_finished_is_not_appended_again",
+        ("node.replica", "encode(Batch(commands, core.origin()))", "encode(Batch(commands))"),
+    ),
+    # -- leader: one log, and one node that leads it for all
+    told(
+        "leader: a forward that comes again is appended again",
+        "test_one_log.test_a_forward_that_comes_twice_is_done_once",
+        (LEADER, "if leads and origin > self.takes.get(sender, (0, 0)):", "if leads:"),
+    ),
+    told(
+        "leader: a forward is taken at another ballot than that which it names",
+        "test_one_log.test_a_leader_takes_nothing_for_a_ballot_that_it_does_not_lead",
+        (
+            LEADER,
+            "leads = self.own.leading and self.own.ballot == message.ballot",
+            "leads = self.own.leading",
+        ),
+    ),
+    told(
+        "leader: a forward is taken from whom the adopted log is not known",
+        "test_one_log.test_a_leader_takes_nothing_from_whom_its_adopted_log_is_not_known",
+        (LEADER, "if message.held < self.adopted or not", "if not"),
+    ),
+    told(
+        "leader: whether the new leader's log has it is looked up once",
+        "test_one_log.test_whether_the_leader_has_taken_a_command_is_seen_in_its_log",
+        (
+            LEADER,
+            'self.given, self.taken, self.given_at = ballot, False, float("-inf")',
+            "self.given, self.taken, self.given_at = ballot, self._is_in(self.acceptor.entries), "
+            'float("-inf")',
+        ),
+        (
+            LEADER,
+            "self.taken = self._is_in(unchosen)",
+            "self.taken = self.own.leading and self._is_in(unchosen)",
+        ),
+    ),
+    told(
+        "leader: what the new leader has adopted is handed to it again",
+        "test_one_log.test_a_dead_leader_is_replaced_and_what_it_had_taken_is_done_once",
+        (
+            LEADER,
+            "self.taken = self._is_in(unchosen)",
+            "self.taken = self.own.leading and self._is_in(unchosen)",
+        ),
+    ),
+    told(
+        "leader: a new leader appends its own entry again",
+        "test_one_log.test_a_new_leader_that_has_adopted_its_own_command_does_not_append_it_again",
+        (LEADER, "if self.own.leading and not self.taken:", "if self.own.leading:"),
+    ),
+    told(
+        "leader: it answers reads without a quorum",
+        "test_one_log.test_a_read_needs_a_quorum_that_has_promised_nothing_higher",
+        (
+            LEADER,
+            "for promised in self.promises.values()) >= self.own.quorum:",
+            "for promised in self.promises.values()):",
+        ),
+    ),
+    told(
+        "leader: who has promised a higher ballot counts for a read",
+        "test_one_log.test_a_paused_leader_reads_nothing_stale_when_it_resumes",
+        (LEADER, "sum(promised <= ballot for promised", "sum(promised > 0 for promised"),
+    ),
+    told(
+        "leader: after a restart it vouches for its old ballot",
+        "test_one_log.test_a_restarted_leader_does_not_vouch_for_its_old_ballot",
+        (
+            LEADER,
+            "self.own.ballot if self.own.established else 0)\n\n    def answer_reads",
+            "self.acceptor.accepted)\n\n    def answer_reads",
+        ),
+    ),
+    told(
+        "leader: it answers reads before it is established",
+        "test_one_log.test_a_new_leader_reads_nothing_before_it_is_established",
+        (
+            LEADER,
+            "self.own.ballot if self.own.established else 0)\n\n    def answer_reads",
+            "self.own.ballot if self.own.leading else 0)\n\n    def answer_reads",
+        ),
+        (LEADER, "if self.own.established else (0, 0)", "if self.own.leading else (0, 0)"),
+    ),
+    told(
+        "leader: an answer of an older round counts for a read",
+        "test_one_log.test_no_answer_of_an_older_round_counts_for_a_read",
+        (LEADER, "if message.round != self.round or message.promised", "if message.promised"),
+    ),
+    told(
+        "leader: a read does not wait until what the leader knows is executed",
+        "test_one_log.test_a_read_answered_by_the_leader_waits_until_so_much_is_executed_here",
+        (LEADER, "self.dated.append((chosen, self.asking))", "self.dated.append((0, self.asking))"),
+    ),
+    told(
+        "leader: whoever was cut off deposes it on healing",
+        "test_one_log.test_whoever_was_cut_off_deposes_nobody_on_healing",
+        (
+            ONE_LOG,
+            "        return self.contacts.reached(self.revocation.patience(now) / 2, now) >= self.own.quorum",
+            "        return True",
+        ),
+    ),
+    told(
+        "leader: one that cannot finish anything is kept",
+        "test_one_log.test_a_leader_that_cannot_finish_anything_is_replaced_though_all_hear_it",
+        (
+            LEADER,
+            "return waits or any(self.reads()) or super()._is_held_up(now)",
+            "return nobody",
+        ),
+    ),
+    told(
+        "leader: a candidate that has died is waited for",
+        "test_one_log.test_a_candidate_that_dies_before_it_leads_is_replaced",
+        (LEADER, "waits = nobody or accepted < self.acceptor.promised or", "waits ="),
+    ),
+    told(
+        "leader: a forward that was lost is not sent again",
+        "test_one_log.test_a_forward_that_was_lost_is_sent_again",
+        (
+            LEADER,
+            "if self.taken or now - self.given_at < RESEND_AFTER:",
+            "if self.taken or self.given_at > 0:",
+        ),
+    ),
+    told(
+        "leader: who has handed a command over is not told that it is chosen",
+        "test_one_log.test_who_has_handed_a_command_over_hears_at_once_that_it_is_chosen",
+        (LEADER, "            self.gossip.awaits(sender, self.timestamp)\n", ""),
+    ),
+    told(
+        "leader: who does not reach it keeps its clients waiting",
+        "test_one_log.test_who_does_not_reach_the_leader_sends_clients_elsewhere_and_deposes_nobody",
+        (LEADER, "        self.cut_off = silent\n", ""),
+    ),
     # -- one log: promises and votes
     met(
         "a quorum of votes is one node short",
@@ -182,7 +405,7 @@ MUTANTS = [
         "a candidate's ballot is not journaled",
         "default 1",
         (
-            "protocol.leadership",
+            "protocol.way",
             "self.outbox.journal(proposer.prepare(acceptor.chosen, acceptor.promised, wanted))",
             "proposer.prepare(acceptor.chosen, acceptor.promised, wanted)",
         ),
@@ -237,7 +460,7 @@ MUTANTS = [
         (
             "protocol.logs",
             "        if message.promised > proposer.ballot:\n"
-            "            self.leadership.lose(proposer, message.promised, now)\n        elif message.ballot",
+            "            self.way.lose(proposer, message.promised, now)\n        elif message.ballot",
             "        if message.ballot",
         ),
         ("protocol.logs", "proposer.leading and evidence > proposer.ballot", "False"),
@@ -312,7 +535,7 @@ MUTANTS = [
         "a leader sends entries that it has given up",
         "test_more_scenarios.test_a_peer_that_lacks_what_the_leader_has_given_up_fetches_it",
         (
-            "protocol.leadership",
+            "protocol.way",
             "start < max(acceptor.base, chosen - UNCHOSEN_ENTRIES)",
             "start < chosen - UNCHOSEN_ENTRIES",
         ),
@@ -335,7 +558,7 @@ MUTANTS = [
         "a Prepare that was lost is not sent again",
         "test_more_scenarios.test_a_prepare_that_was_lost_is_sent_again",
         (
-            "protocol.leadership",
+            "protocol.way",
             "if proposer.preparing and now - proposer.prepared_at >=",
             "if False and now - proposer.prepared_at >=",
         ),
@@ -468,7 +691,7 @@ MUTANTS = [
     told(
         "reads are not told that a checkpoint has the entry that they ride on",
         "test_checkpoints.test_reads_that_rode_on_commands_that_a_checkpoint_covers_have_a_round",
-        ("protocol.node", "            self.reads.log_lost()\n", ""),
+        ("protocol.own_logs", "        self.reads.log_lost()\n\n    def end_turn", "\n    def end_turn"),
     ),
     told(
         "nobody forgets what a lost disk has said",
@@ -586,7 +809,7 @@ MUTANTS = [
         "R1: a revoker puts a command of its own into the log that it finishes",
         "default 2",
         (
-            "protocol.leadership",
+            "protocol.own_logs",
             'proposer.append(Entry(self.clock.stamp_skip(self.learner.last_timestamp(proposer)), b""))\n',
             'theirs = next(iter(self.commands.pending.values()), (b"", None))[0]\n'
             "        skip = self.clock.stamp_skip(self.learner.last_timestamp(proposer))\n"
@@ -631,7 +854,7 @@ MUTANTS = [
         "default 1",
         (
             "protocol.logs",
-            "        if self.own.established:\n            first",
+            "        if self.owners and self.own.established:\n            first",
             "        if True:\n            first",
         ),
     ),
@@ -650,7 +873,7 @@ MUTANTS = [
             "        chosen = self.core.learner.logs[self.core.me].frontier\n"
             "        held = self.core.acceptors[self.core.me]\n"
             "        for entry in held.entries[: held.chosen]:\n"
-            "            payload, token = self.core.commands.pending.get(entry.timestamp, (None, None))\n"
+            "            payload, token = self.core.way.commands.pending.get(entry.timestamp, (None, None))\n"
             "            if token and any(request in self.open for request in token):\n"
             '                copy = Store("copy")\n'
             "                copy.load_state(self.store.save_state())\n"
@@ -751,11 +974,11 @@ MUTANTS = [
         "commands are taken before the ballot is established",
         "test_more_scenarios.test_no_command_is_taken_before_the_ballot_is_established",
         (
-            "protocol.node",
-            "        return self.own.established\n\n    @property\n    def joined",
-            "        return self.own.leading\n\n    @property\n    def joined",
+            "protocol.own_logs",
+            "        return self.own.established\n\n    @property\n    def in_flight",
+            "        return self.own.leading\n\n    @property\n    def in_flight",
         ),
-        ("protocol.node", "assert self.own.established and payload", "assert self.own.leading and payload"),
+        ("protocol.own_logs", "assert self.own.established,", "assert self.own.leading,"),
     ),
     met(
         "what is chosen but not applied is proposed again",
@@ -1194,7 +1417,8 @@ def simulate(profile: str, seed: int) -> str | None:
     """Why the simulation fails; None if it does not."""
     from tests.harness.simulator import PROFILES, Simulation, Violation
 
-    hasty = replace(PROFILES[profile], patience=PATIENCE)
+    way, _, name = profile.rpartition("/")
+    hasty = replace(PROFILES[name], patience=PATIENCE, proposing=way or "own-logs")
     try:
         Simulation(seed, hasty).run()
     except Violation as violation:

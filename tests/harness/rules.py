@@ -82,8 +82,8 @@ RULES: dict[str, Rule] = {
         stories.test_one_broken_link_deposes_nobody,
         (
             "protocol.revocation",
-            "return now - wait.since >= patience + slot",
-            "return log in self.contacts.refusing or now - wait.since >= patience + slot",
+            "return now - since >= patience + slot",
+            "return owner in self.contacts.refusing or now - since >= patience + slot",
         ),
     ),
     "N11: what a revoker wants may be known already": rule(
@@ -144,7 +144,7 @@ RULES: dict[str, Rule] = {
             "            self.ballot = self.highest = ballot_of(round_of(self.highest) + 1, self.me)",
         ),
         (
-            "protocol.leadership",
+            "protocol.own_logs",
             "        if proposer.leading:\n            if not proposer.entries:",
             "        if False:\n            if not proposer.entries:",
         ),
@@ -152,7 +152,7 @@ RULES: dict[str, Rule] = {
     "N21: a ballot is durable before its Prepare leaves": rule(
         stories.test_a_ballot_is_durable_before_anybody_hears_of_it,
         (
-            "protocol.leadership",
+            "protocol.way",
             "            self.outbox.send_after(node, message)",
             "            self.outbox.send(node, message)",
         ),
@@ -161,14 +161,14 @@ RULES: dict[str, Rule] = {
         stories.test_a_candidate_that_cannot_finish_keeps_nobody_from_standing,
         (
             "protocol.logs",
-            "        if message.ballot > before:\n            self.revocation",
-            "        if True:\n            self.revocation",
+            "        if message.ballot > before:\n            self.way",
+            "        if True:\n            self.way",
         ),
     ),
     "N22: a candidate out of contact gives up": rule(
         stories.test_a_candidate_that_hears_nobody_gives_up,
         (
-            "protocol.leadership",
+            "protocol.own_logs",
             "                self.proposers[log].step_down()\n",
             "                pass\n",
         ),
@@ -269,7 +269,7 @@ RULES: dict[str, Rule] = {
     "a read rides only on an entry that leaves after it came": rule(
         more_stories.test_a_read_does_not_ride_on_an_entry_that_left_before_it_came,
         (
-            "protocol.node",
+            "protocol.own_logs",
             "        self.reads.ask(token)\n",
             "        pending, reads = self.commands.pending, self.reads\n"
             "        rides = reads.riding.setdefault(max(pending), []) if pending else reads.waiting\n"
@@ -286,7 +286,7 @@ RULES: dict[str, Rule] = {
     ),
     "a read whose entry is stamped anew has a round": rule(
         more_stories.test_a_read_whose_entry_is_stamped_anew_is_answered_all_the_same,
-        ("protocol.leadership", "        self.reads.log_lost()\n        if led:", "        if led:"),
+        ("protocol.own_logs", "        self.reads.log_lost()\n        if led:", "        if led:"),
     ),
     "a read's timestamp is the highest clock of a quorum": rule(
         stories.test_a_read_does_not_share_a_round_that_began_before_it,
@@ -296,7 +296,7 @@ RULES: dict[str, Rule] = {
         stories.test_who_has_promised_to_a_revoker_lets_it_have_its_time,
         (
             "protocol.logs",
-            "            self.revocation.wait_anew(message.log, now)  # once",
+            "            self.way.promised(message.log, now)  # once",
             "            pass  # once",
         ),
     ),
@@ -311,7 +311,7 @@ RULES: dict[str, Rule] = {
     "a skip that runs out is renewed": rule(
         nodes.test_a_skip_that_runs_out_is_renewed_by_the_revoker_that_still_leads,
         (
-            "protocol.leadership",
+            "protocol.own_logs",
             "            if not proposer.entries:\n                self._skip",
             "            if False:\n                self._skip",
         ),
@@ -350,11 +350,11 @@ RULES: dict[str, Rule] = {
     ),
     "a silent peer that speaks again is sent what it lacks": rule(
         nodes.test_a_silent_peer_is_sent_what_it_lacks_when_it_speaks_again,
-        ("protocol.leadership", "proposer.couriers[peer].silent = 0", "pass"),
+        ("protocol.way", "proposer.couriers[peer].silent = 0", "pass"),
     ),
     "50 ms suffice while connections are refused": rule(
         stories.test_a_node_that_refuses_connections_is_revoked_sooner,
-        ("protocol.revocation", "REFUSED_AFTER if log in self.contacts.refusing else ", ""),
+        ("protocol.revocation", "REFUSED_AFTER if owner in self.contacts.refusing else ", ""),
     ),
     "an acceptor that fails on purpose withholds its vote": rule(
         stories.test_acceptors_that_fail_on_purpose_cost_time_and_nothing_else,
@@ -362,7 +362,7 @@ RULES: dict[str, Rule] = {
     ),
     "an owner revoked often waits before it takes its log back": rule(
         nodes.test_an_owner_that_is_revoked_again_and_again_waits_longer_each_time,
-        ("protocol.leadership", "pause = 0.0 if len(self.losses) < 3 else", "pause = 0.0 if True else"),
+        ("protocol.own_logs", "pause = 0.0 if len(self.losses) < 3 else", "pause = 0.0 if True else"),
     ),
     "N25: who has found less than its peers were told is refused": rule(
         forgotten.test_a_copy_of_a_running_nodes_data_that_is_put_back_is_refused,

@@ -260,9 +260,10 @@ class Machine:
             cluster.failures.get(self.me),
             self.incarnation,
             voters.EverybodyVotes if EVERYBODY_VOTES else voters.Voters,
+            cluster.proposing,
         )
         self.store = store.Store("unused")
-        self.checked = dict.fromkeys(cluster.ids, 0)
+        self.checked = dict.fromkeys(self.core.acceptors, 0)
         self.files.recover(self.core, self.store, [*self.files.frames(), *self.durable])
         self.applied = self._order_up_to(self.store.position)
         self.core.start(cluster.now)
@@ -356,7 +357,7 @@ class Machine:
 
     def make_checkpoint(self) -> None:
         """What the process does that makes checkpoints: recover the closed segments, save, let them go."""
-        core = protocol.Node(self.me, self.cluster.ids, Random(1))
+        core = protocol.Node(self.me, self.cluster.ids, Random(1), proposing=self.cluster.proposing)
         made = store.Store("unused")
         self.files.recover(core, made, self.files.frames())
         core.start(0.0)
@@ -401,8 +402,10 @@ class Cluster:
         revoke_after: float = 0.5,
         delay: float = DELAY,
         failures: dict[int, Any] | None = None,
+        proposing: str = "own-logs",
     ) -> None:
         self.seed = seed
+        self.proposing = proposing
         self.ids = list(range(1, nodes + 1))
         self.revoke_after = revoke_after
         self.delay = delay
@@ -422,9 +425,7 @@ class Cluster:
             self.machines[node].start()
         for node in self.ids:
             self._tick_later(node, TICK * node / nodes)
-        self.run_until(
-            lambda: all(self.core(node).own.established for node in running), within_s=5 + 10 * delay
-        )
+        self.run_until(lambda: all(self.core(node).ready for node in running), within_s=5 + 10 * delay)
         self.run(0.3)
 
     def __getitem__(self, node: int) -> Machine:
@@ -665,13 +666,11 @@ class Cluster:
         self.run_until(
             lambda: (
                 all(machine.applied == self.order for machine in running)
-                and not any(machine.core.commands.pending for machine in running)
+                and not any(machine.core.in_flight for machine in running)
             ),
             within_s,
         )
         assert len({machine.store.state_digest() for machine in running}) == 1
 
     def revocations(self) -> int:
-        return sum(
-            machine.core.leadership.revocations for machine in self.machines.values() if machine.running
-        )
+        return sum(machine.core.way.revocations for machine in self.machines.values() if machine.running)

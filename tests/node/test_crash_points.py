@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from paxoskv.config import WAYS
 from tests.harness.linearizability import check
 from tests.harness.processes import (
     DEADLINE_S,
@@ -175,10 +176,20 @@ def judge(cluster: RealCluster, clients: Clients) -> None:
     print(f"{len(clients.operations):,} operations: none failed, linearizable")
 
 
-@pytest.mark.parametrize("places", [FRAMES, SEGMENTS, CHECKPOINTS], ids=["frames", "segments", "checkpoints"])
-def test_a_node_that_dies_at_any_place_loses_nothing(tmp_path: Path, places: Sequence[str]) -> None:
+@pytest.mark.parametrize(
+    ("places", "way"),
+    [
+        (FRAMES, "own-logs"),
+        (SEGMENTS, "own-logs"),
+        (CHECKPOINTS, "own-logs"),
+        (FRAMES, "classic"),
+        (FRAMES, "leader"),
+    ],
+    ids=["frames", "segments", "checkpoints", "frames-classic", "frames-leader"],
+)
+def test_a_node_that_dies_at_any_place_loses_nothing(tmp_path: Path, places: Sequence[str], way: str) -> None:
     """Two nodes at the same time, each with one half of the places, in their order."""
-    with RealCluster(tmp_path, program=CRASHING, checkpoint_mb=CHECKPOINT_MB) as cluster:
+    with RealCluster(tmp_path, program=CRASHING, checkpoint_mb=CHECKPOINT_MB, proposing=way) as cluster:
 
         def one_after_the_other(node: int, places: Sequence[str]) -> Iterator[bool]:
             cluster.kill(node)
@@ -217,9 +228,10 @@ def test_a_node_that_dies_while_it_takes_anothers_checkpoint_loses_nothing(tmp_p
         judge(cluster, clients)
 
 
-def test_when_all_nodes_die_at_one_place_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_when_all_nodes_die_at_one_place_nothing_acknowledged_is_lost(tmp_path: Path, way: str) -> None:
     """When three of the five are dead, the others may not come there any more: they are killed."""
-    with RealCluster(tmp_path, program=CRASHING, checkpoint_mb=CHECKPOINT_MB) as cluster:
+    with RealCluster(tmp_path, program=CRASHING, checkpoint_mb=CHECKPOINT_MB, proposing=way) as cluster:
         with Clients(cluster) as clients:
             clients.progress(100)
             cluster.kill(*cluster.ids)

@@ -120,6 +120,7 @@ def test_what_was_counted_is_what_prometheus_reads() -> None:
     assert value(told, "paxos_ready") == value(told, "paxos_fsyncs_total") == 5
     assert counts.totals() == {
         "frames_received": 2, "bytes_received": 150, "frames_sent": 2, "bytes_sent": 15,
+        "prepares": 0, "accepts": 2, "refused": 0, "messages": 2, "message_bytes": 15,
     }  # fmt: skip
 
 

@@ -293,21 +293,21 @@ def test_a_leader_whose_checkpoint_shows_a_later_ballot_has_lost_the_log() -> No
 
 def test_commands_of_ours_that_a_checkpoint_covers_may_have_been_applied() -> None:
     made = started()
-    made.commands.pending = {10: (b"a", "first"), 30: (b"b", "second")}
+    made.way.commands.pending = {10: (b"a", "first"), 30: (b"b", "second")}
     made.install(Cut((20, 2), {1: Covered(1, BALLOT, 10)}, 60), 1.0, 1)
     assert list(made.drain(1.0).lost) == ["first"]
     assert list(made.drain(1.0).lost) == []
-    assert list(made.commands.pending) == [30]
+    assert list(made.way.commands.pending) == [30]
 
 
 def test_reads_that_rode_on_commands_that_a_checkpoint_covers_have_a_round() -> None:
     made = started()
-    made.commands.pending, made.reads.riding = {10: (b"a", "first")}, {10: ["read"]}
+    made.way.commands.pending, made.way.reads.riding = {10: (b"a", "first")}, {10: ["read"]}
     made.install(Cut((20, 2), {1: Covered(1, BALLOT, 10)}, 60), 1.0, 1)
     made.drain(1.0)
-    assert made.reads.round is not None
-    assert made.reads.round.reads == ["read"]
-    assert not made.reads.riding
+    assert made.way.reads.round is not None
+    assert made.way.reads.round.reads == ["read"]
+    assert not made.way.reads.riding
 
 
 # ------------------------------------------------------------------------------------------- what is given up
@@ -506,7 +506,7 @@ def test_a_candidate_that_lacks_what_was_given_up_catches_up_before_it_leads() -
     """Behind: an entry that was given up never looks like one that was never accepted."""
     cluster = behind()
     cluster.restart(5)
-    cluster.core(5).leadership.stand(1, 0, cluster.now)
+    cluster.core(5).way.stand(1, 0, cluster.now)
     cluster.run_until(
         lambda: any(e.message.verdict == Verdict.BEHIND for e in cluster.sent_messages(Promise, 2, 5)),
         within_s=2,

@@ -101,7 +101,7 @@ def test_a_promise_to_an_earlier_ballot_of_the_same_candidate_does_not_count() -
     candidate, owner = cluster[4], cluster.core(1)
     quiet = cluster.drop(Prepare, sender={4}, to={1, 2, 3})
     late = cluster.hold(Promise, sender={5}, to={4})
-    candidate.do(lambda: (candidate.core.leadership.stand(1, 0, cluster.now), candidate.replica.turn()))
+    candidate.do(lambda: (candidate.core.way.stand(1, 0, cluster.now), candidate.replica.turn()))
     cluster.run_until(lambda: bool(late.held), within_s=1)
     candidate.core.proposers[1].step_down()
     cluster.drop(Accept, sender={1}, to={2, 4}, where=lambda message: bool(message.entries))
@@ -117,7 +117,7 @@ def test_a_promise_to_an_earlier_ballot_of_the_same_candidate_does_not_count() -
     last = cluster.put(4, "y", "1")
     cluster.run(0.02)  # it waits for log 1, else it would not stand for long
     candidate.core.proposers[1].highest = cluster.core(2).acceptors[1].promised
-    candidate.do(lambda: (candidate.core.leadership.stand(1, 0, cluster.now), candidate.replica.turn()))
+    candidate.do(lambda: (candidate.core.way.stand(1, 0, cluster.now), candidate.replica.turn()))
     late.release()
     cluster.run(0.2)
     again.lift()
@@ -291,12 +291,12 @@ def test_reads_that_were_given_up_while_they_rode_are_forgotten() -> None:
     lost = cluster.drop(Accept, sender={1}, where=lambda m: any(b"second" in e.payload for e in m.entries))
     first, second = cluster.put(1, "x", "first"), cluster.put(1, "x", "second")
     given_up = cluster.read(1, "x")
-    cluster.run_until(lambda: bool(cluster.core(1).reads.riding), within_s=0.1)
+    cluster.run_until(lambda: bool(cluster.core(1).way.reads.riding), within_s=0.1)
     assert first.answered()
     cluster[1].do(lambda: replica.expire(cluster.now + 1))
     assert isinstance(given_up.value, NotDone)
     lost.lift()
-    cluster.run_until(lambda: not cluster.core(1).commands.pending, within_s=1)
+    cluster.run_until(lambda: not cluster.core(1).way.commands.pending, within_s=1)
     assert isinstance(second.value, Unknown)
     assert cluster.get(1, "x") == "second"
 
@@ -327,9 +327,9 @@ def test_a_read_whose_entry_is_stamped_anew_is_answered_all_the_same() -> None:
     lost = cluster.drop(Accept, sender={1}, where=lambda m: any(b"second" in e.payload for e in m.entries))
     first, second = cluster.put(1, "x", "first"), cluster.put(1, "x", "second")
     read = cluster.read(1, "x")
-    cluster.run_until(lambda: bool(cluster.core(1).reads.riding), within_s=0.1)
+    cluster.run_until(lambda: bool(cluster.core(1).way.reads.riding), within_s=0.1)
     assert first.answered()
-    assert [*cluster.core(1).reads.riding] == [*cluster.core(1).commands.pending]
+    assert [*cluster.core(1).way.reads.riding] == [*cluster.core(1).way.commands.pending]
     with cluster.drop(Promise, sender={1}):  # else the revoker would adopt the entry from it
         cluster.run_until(cluster.put(2, "y", "1").answered, within_s=3)  # log 1 was revoked
     lost.lift()
@@ -524,7 +524,7 @@ def test_a_promise_says_what_is_held_but_not_durable_only_when_it_is() -> None:
     cluster.hold_disk(5)
     put_within(cluster, 1, 1)
     machine = cluster[4]
-    machine.do(lambda: (machine.core.leadership.stand(1, 0, cluster.now), machine.replica.turn()))
+    machine.do(lambda: (machine.core.way.stand(1, 0, cluster.now), machine.replica.turn()))
     cluster.run(0.02)
     assert not messages(cluster, Promise, 5, 4)
     cluster.sync(5)

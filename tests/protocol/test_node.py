@@ -105,11 +105,11 @@ def test_what_need_not_be_durable_soon_is_noted_once() -> None:
     made = node(nodes=1)
     made.step(1, Promise(1, 0, 0, Verdict.NACK, 0, 0, [], Fact(1, 0, 0, 0)), 1.0)  # no candidate yet
     made.tick(1.1)
-    while not made.ready or made.commands.pending or not made.learner.position[0]:
+    while not made.ready or made.way.commands.pending or not made.learner.position[0]:
         ready = made.drain(1.1)
         for _, message, call in ready.send + ready.send_after:
             made.step(1, message, 1.1, call)
-        if made.ready and not made.learner.position[0] and not made.commands.pending:
+        if made.ready and not made.learner.position[0] and not made.way.commands.pending:
             made.propose(b"command", None)
     notes = made.notes()
     assert [note.chosen.chosen for note in notes if note.chosen] == [1]
@@ -325,14 +325,14 @@ def test_an_owner_that_is_revoked_again_and_again_waits_longer_each_time() -> No
     for _ in range(12):
         made.own.leading = True
         now += 0.001
-        made.leadership.lose(made.own, 0, now)
-        assert made.leadership.retake_at is not None
-        pauses.append(round(max(0.0, made.leadership.retake_at - now)))
-        made.leadership.retake_at = None
+        made.way.lose(made.own, 0, now)
+        assert made.way.retake_at is not None
+        pauses.append(round(max(0.0, made.way.retake_at - now)))
+        made.way.retake_at = None
     assert pauses == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
     made.own.leading = True
-    made.leadership.lose(made.own, 0, now + 61)
-    assert made.leadership.retake_at == now + 61  # a minute later it is forgiven
+    made.way.lose(made.own, 0, now + 61)
+    assert made.way.retake_at == now + 61  # a minute later it is forgiven
 
 
 def test_a_skip_that_runs_out_is_renewed_by_the_revoker_that_still_leads() -> None:
@@ -340,14 +340,14 @@ def test_a_skip_that_runs_out_is_renewed_by_the_revoker_that_still_leads() -> No
     cluster.crash(3)
     cluster.hear_clock(1, 100)
     cluster.run_until(cluster.put(1, "x", "1").answered, within_s=2)
-    (revoker,) = [number for number in (1, 2) if cluster.core(number).leadership.revocations]
+    (revoker,) = [number for number in (1, 2) if cluster.core(number).way.revocations]
     ballot = cluster.core(revoker).proposers[3].ballot
     for _ in range(2):
         cluster.hear_clock(revoker, cluster.core(revoker).learner.logs[3].frontier + 5)
         cluster.run_until(cluster.put(revoker, "x", "1").answered, within_s=3)
-    assert cluster.core(revoker).leadership.revocations == 3
+    assert cluster.core(revoker).way.revocations == 3
     assert cluster.core(revoker).proposers[3].ballot == ballot
-    assert cluster.core(3 - revoker).leadership.revocations == 0
+    assert cluster.core(3 - revoker).way.revocations == 0
 
 
 def test_a_revoker_that_cannot_finish_its_skip_adds_no_second_one() -> None:
@@ -358,7 +358,7 @@ def test_a_revoker_that_cannot_finish_its_skip_adds_no_second_one() -> None:
     cluster.put(2, "x", "1")
     cluster.run(5)
     assert cluster.core(2).proposers[1].leading
-    assert cluster.core(2).leadership.revocations == 1
+    assert cluster.core(2).way.revocations == 1
 
 
 def test_an_acceptor_is_silent_for_periods() -> None:

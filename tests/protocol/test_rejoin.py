@@ -55,7 +55,7 @@ def joined(cluster: Cluster, *nodes: int) -> bool:
 
 def stand(cluster: Cluster, node: int, log: int) -> None:
     machine = cluster[node]
-    machine.do(lambda: (machine.core.leadership.stand(log, 0, cluster.now), machine.replica.turn()))
+    machine.do(lambda: (machine.core.way.stand(log, 0, cluster.now), machine.replica.turn()))
 
 
 # ------------------------------------------------------------------------------------------- the procedure
@@ -438,11 +438,11 @@ def test_a_peer_that_lost_its_disk_is_noted_and_forgotten() -> None:
     made.step(2, Reading(0, 5, []), 1.0)
     made.read("token")
     made.drain(1.0)
-    assert made.reads.round is not None
-    made.reads.round.clocks[2] = 5
+    assert made.way.reads.round is not None
+    made.way.reads.round.clocks[2] = 5
     ready = tell(made, 2, Rejoin(2, 3))
     assert Record(noted=Noted(2, 3, 0)) in ready.journal
-    assert 2 not in made.reads.round.clocks
+    assert 2 not in made.way.reads.round.clocks
     (answer,) = [message for _, message, _ in ready.send_after if message.__class__ is Rejoined]
     assert (answer.incarnation, answer.noted, answer.rejoining) == (3, 3, False)
     ready = tell(made, 2, Rejoin(2, 2))
@@ -476,7 +476,7 @@ def test_a_peer_tells_the_highest_ballot_that_it_ever_stood_with() -> None:
     """Its own acceptor may have failed on purpose when it stood."""
     ballot = ballot_of(9, 1)
     made = started()
-    made.leadership.proposer(2).highest = ballot
+    made.way.proposer(2).highest = ballot
     ready = tell(made, 3, Rejoin(2, 5))
     (answer,) = [message for _, message, _ in ready.send_after if message.__class__ is Rejoined]
     assert answer.promised == ballot

@@ -41,7 +41,7 @@ def candidate_only(cluster: Cluster, node: int) -> None:
 def stand(cluster: Cluster, node: int, log: int, wanted: int = 0) -> None:
     """Let a node become candidate for a log at once, as if its patience were at an end."""
     machine = cluster[node]
-    machine.do(lambda: (machine.core.leadership.stand(log, wanted, cluster.now), machine.replica.turn()))
+    machine.do(lambda: (machine.core.way.stand(log, wanted, cluster.now), machine.replica.turn()))
 
 
 # ------------------------------------------------------------------------------------------- without failures
@@ -705,7 +705,7 @@ def test_a_healed_node_deposes_nobody() -> None:
     cluster.drop(Reading, to={5})
     cluster.drop(Barrier, sender={2}, where=lambda message: message.clock >= 1000)
     read = cluster.read(2, "x")
-    cluster.run_until(lambda: bool(cluster.core(2).reads.dated), within_s=1)
+    cluster.run_until(lambda: bool(cluster.core(2).way.reads.dated), within_s=1)
     cluster.crash(3)
     cluster.heal()
     queue = cluster.hold(sender={2}, where=lambda message: isinstance(message, Prepare))
@@ -717,7 +717,7 @@ def test_a_healed_node_deposes_nobody() -> None:
     queue.release()
     cluster.run_until(read.answered, within_s=3)
     for node in (1, 4, 5):
-        assert not cluster.core(node).leadership.losses, f"{node} was deposed"
+        assert not cluster.core(node).way.losses, f"{node} was deposed"
 
 
 def test_a_uniformly_slow_cluster_deposes_nobody() -> None:

@@ -63,10 +63,13 @@ from paxoskv.wire.structs import (  # fmt: skip
     Fetch,
     FetchCheckpoint,
     Fetched,
+    Forward,
+    Forwarded,
     Identity,
     Item,
     Learn,
     Membership,
+    Origin,
     Outcome,
     Page,  # fmt: skip
     Position,
@@ -92,7 +95,8 @@ BETWEEN_NODES: dict[str, tuple[Any, Any]] = {
     "accept": (Accept(1, 257, 5, ENTRIES, True, FACT, [2, 3]), Accepted(1, 257, 257, 0, 7, FACT)),
     "learn": (Learn(99, [FACT, FACT], [7, 8], Position(5, 2), 6), None),
     "fetch": (Fetch(2, 9), Fetched(2, 9, ENTRIES, 258, 3)),
-    "barrier": (Barrier(4, 1 << 40), Reading(4, 1 << 40, [FACT])),
+    "barrier": (Barrier(4, 1 << 40), Reading(4, 1 << 40, [FACT], 515, 0)),
+    "forward": (Forward(515, Origin(3, 1 << 21, 7), b"x", 9), Forwarded(515, Origin(3, 1 << 21, 7), True)),
     "fetch_checkpoint": (FetchCheckpoint(3, 1 << 20), Chunk(3, 1 << 21, 77, 1 << 20, b"data")),
     "rejoin": (Rejoin(2, 5), Rejoined(2, 5, 5, False, 513, 257, 7, ENTRIES, FACT, 1 << 40)),
 }

@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from paxoskv.protocol.node import Node
+from paxoskv.protocol.node import OWN_LOGS, Node
+from paxoskv.protocol.own_logs import OwnLogs
 from paxoskv.protocol.persistence import Persisted
 from tests.harness.explore.engine import Breach, Step
 from tests.harness.explore.freeze import Freezer
@@ -29,8 +30,13 @@ LEFT_OUT = frozenset(
         ("Learned", "fact"), ("Node", "claims"),
         ("Node", "round_trips"), ("Node", "divergence"), ("Node", "compaction"),
         ("Node", "witness"), ("Node", "faults"), ("Contacts", "heard"), ("Contacts", "newest"),
-        ("Leadership", "round_trips"), ("Leadership", "revocations"), ("Leadership", "random"),
-        ("Leadership", "losses"), ("Logs", "round_trips"), ("Logs", "witness"), ("Logs", "faults"),
+
+        ("OwnLogs", "losses"), *[
+            (way, name)
+            for way in ("OwnLogs", "Classic", "Leader")
+            for name in ("stands", "revocations", "random", "round_trips", "jitter")
+        ],
+        ("Logs", "round_trips"), ("Logs", "witness"), ("Logs", "faults"),
         ("Voters", "round_trips"), ("Voters", "slow_until"), ("Voters", "at_once"), ("Voters", "asked_up_to"),
         ("Gossip", "divergence"), ("Gossip", "last"), ("Gossip", "seen"), ("Gossip", "gossiped_at"),
         ("Revocation", "round_trips"), ("Revocation", "random"), ("Reads", "random"), ("CatchUp", "random"),
@@ -52,7 +58,7 @@ class Chance:
         return self.life
 
     def random(self) -> float:
-        return 0.0
+        return 0.5
 
     def uniform(self, low: float, high: float) -> float:
         return low
@@ -67,10 +73,12 @@ class Chance:
 class Machine:
     """A node, its disk, and what a test does with it."""
 
-    def __init__(self, me: int, nodes: list[int]) -> None:
+    def __init__(self, me: int, nodes: list[int], proposing: str) -> None:
         self.me = me
         self.node: Node | None = None
-        self.disk = Node(me, nodes, Chance(0))  # has replayed what is durable, and never starts
+        self.disk = Node(
+            me, nodes, Chance(0), proposing=proposing
+        )  # has replayed what is durable, and never starts
         self.pending: list[tuple[list[Any], list[Any]]] = []  # records, and what waits for them
         self.applied = 0  # in this life
         self.life = 0
@@ -84,7 +92,8 @@ class Nodes:
     alike = 0
     once = True
 
-    def __init__(self, nodes: int = 3, **budgets: int) -> None:
+    def __init__(self, nodes: int = 3, proposing: str = OWN_LOGS, **budgets: int) -> None:
+        self.proposing = proposing
         self.ids = list(range(1, nodes + 1))
         self.quorum = nodes // 2 + 1
         self.names = [f"node {node}" for node in self.ids]
@@ -97,7 +106,7 @@ class Nodes:
 
     def begin(self) -> list[Any]:
         """All nodes lead their logs, and nothing is in flight."""
-        machines = [Machine(me, self.ids) for me in self.ids]
+        machines = [Machine(me, self.ids, self.proposing) for me in self.ids]
         queue: deque[tuple[int, int, Any]] = deque()
 
         def step(process: int, event: Any, sender: int | None = None) -> None:
@@ -128,7 +137,7 @@ class Nodes:
             self.sync(state)
         elif event in ("crash", "wipe"):
             if event == "wipe":
-                state.disk = Node(state.me, self.ids, Chance(0), incarnation=0)
+                state.disk = Node(state.me, self.ids, Chance(0), incarnation=0, proposing=self.proposing)
             self.crash(state)
             known = {}
         elif node is None:
@@ -170,9 +179,12 @@ class Nodes:
         state.life += 1
         state.pending, state.applied = [], 0
         state.node = node = pickle.loads(pickle.dumps(state.disk))
-        for part in (node.leadership, node.incarnations, node.revocation, node.catch_up):
+        for part in (node.way, node.incarnations, node.revocation, node.catch_up):
             part.random = Chance(state.life)
-        node.reads.rounds = state.life << 12
+        if isinstance(node.way, OwnLogs):
+            node.way.reads.rounds = state.life << 12
+        elif hasattr(node.way, "round"):
+            node.way.round = state.life << 12
         node.start(NOW)
         node.tick(NOW)
         self.turn(state)
@@ -235,11 +247,16 @@ class Nodes:
             node.outbox.deferred_since = change(node.outbox.deferred_since)
         if node.rejoining is not None and node.rejoining.asked_at > 0:
             node.rejoining.asked_at = change(node.rejoining.asked_at)
-        if node.leadership.retake_at is not None:
-            node.leadership.retake_at = change(node.leadership.retake_at)
-        node.reads.waited_since = change(node.reads.waited_since)
-        if node.reads.round is not None:
-            node.reads.round.at = change(node.reads.round.at)
+        way: Any = node.way
+        for name in ("retake_at", "stand_at", "given_at", "asked_at", "since"):
+            if (getattr(way, name, None) or 0.0) > 0:
+                setattr(way, name, change(getattr(way, name)))
+        if isinstance(way, OwnLogs):
+            way.reads.waited_since = change(way.reads.waited_since)
+            if way.reads.round is not None:
+                way.reads.round.at = change(way.reads.round.at)
+        elif hasattr(way, "limit"):
+            way.limit = 0.0
         for waiting in node.revocation.waiting.values():
             waiting.since, waiting.asked = change(waiting.since), change(waiting.asked)
         node.catch_up.fetching = {
@@ -264,7 +281,12 @@ class Nodes:
             (
                 self.freeze(records),
                 tuple(
-                    (to, self.freeze(m._replace(turn=m.turn - turn) if isinstance(m, Persisted) else m))
+                    (
+                        to,
+                        self.freeze(
+                            (m.turn - turn, m.reservation, m.held) if isinstance(m, Persisted) else m
+                        ),
+                    )
                     for to, m, _ in after
                 ),
             )
@@ -274,7 +296,7 @@ class Nodes:
             disk.clock.reserved, disk.persistence.replayed_position, self.freeze(disk.acceptors),
             tuple(sorted((log, p.highest) for log, p in disk.proposers.items())),
         )  # fmt: skip
-        same = node.gossip.seen is node.learner.logs[node.me].fact, node.persistence.turn - turn
+        same = node.gossip.seen is node.learner.logs[node.own.log].fact, node.persistence.turn - turn
         return (
             self.freeze(node), same, durable, pending, state.applied, state.life, state.proposed, state.asked,
         )  # fmt: skip

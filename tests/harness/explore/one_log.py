@@ -1,6 +1,6 @@
 """One log: acceptors, and candidates apart from them, each of which wants a command of its own in the log.
 
-The classes are the real Acceptor and Proposer; what joins them here is what Logs and Leadership do in a
+The classes are the real Acceptor and Proposer; what joins them here is what Logs and Way do in a
 node, and no more. A step that journals is durable at once, with the messages that wait for it: a crash
 before that is the same as the event not having happened, because nothing else has left. (Where something
 leaves that should have waited, as in a mutant, the step stays pending until a "sync", and a crash loses

@@ -1,0 +1,132 @@
+"""What the ways with one log have in common: one entry of this node is under way, known by its origin."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from paxoskv.multipaxos import Proposer, node_of
+from paxoskv.protocol.way import Parts, Way
+from paxoskv.wire.structs import Entry, Origin
+
+
+class OneLog(Way):
+    """All nodes append to one log, in turn or through its leader.
+
+    The order is that of the slots. Timestamps only label the entries, and nobody is waited for.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.log = parts.own.log
+        self.acceptor = self.acceptors[self.log]
+        self.begun = False  # whether this node takes part: it is not rejoining
+        self.latest = Origin(self.me, 0, 0)  # of our latest entry
+        self.payload: bytes | None = None  # our entry under way; its origin stands in it
+        self.token: Any = None
+        self.timestamp = 0  # of the entry that we have appended last
+        # When to finish what somebody else has left half done.
+        self.progress = (0, 0)  # the ballot promised, and how much is chosen
+        self.since = 0.0  # since when it is so, and somebody waits for more
+        self.jitter = self.random.random()
+        self.waiting: list[Any] = []  # reads that nothing has been done for
+        self.dated: list[tuple[int, list[Any]]] = []  # reads, by how much of the log is to be executed first
+
+    @property
+    def in_flight(self) -> int:
+        return int(self.payload is not None)
+
+    @property
+    def has_room(self) -> bool:
+        return self.payload is None
+
+    @property
+    def busy(self) -> bool:
+        under_way = self.payload is not None or self.own.preparing or bool(self.own.entries)
+        return under_way or any(self.reads())
+
+    def origin(self, life: int) -> Origin:
+        self.latest = Origin(self.me, life, self.latest.number + 1)
+        return self.latest
+
+    def propose(self, payload: bytes, token: Any) -> None:
+        self.payload, self.token = payload, token
+
+    def read(self, token: Any) -> None:
+        self.waiting.append(token)
+
+    def forget_reads(self, tokens: Collection[Any]) -> None:
+        for reads in self.reads():
+            reads[:] = [read for read in reads if read not in tokens]
+
+    def applied(self, timestamp: int, owner: int, payload: bytes) -> Any:
+        return self._done() if payload == self.payload else None
+
+    def promised(self, log: int, now: float) -> None:
+        """The candidate may finish our entry as well."""
+
+    def covered(self, position: tuple[int, int]) -> None:
+        self._lost()
+
+    def lead(self, proposer: Proposer) -> None:
+        for entry in proposer.entries:
+            self.clock.see_entry(entry)
+
+    def answer_reads(self, now: float, more: bool) -> None:
+        executed = self.learner.logs[self.log].executed
+        while self.dated and self.dated[0][0] <= executed:
+            self.outbox.ready.reads += self.dated.pop(0)[1]
+
+    def watch(self, now: float) -> None:
+        """Stand where nothing goes on, though it should: one node after the other, as in revocation."""
+        progress = (self.acceptor.promised, self.learner.logs[self.log].chosen)
+        if not self._is_in_contact(now) or progress != self.progress or not self._is_held_up(now):
+            self.progress, self.since, self.jitter = progress, now, self.random.random()
+        elif not self.own.preparing and not self.own.leading and self._is_our_turn(now):
+            self.since = now
+            self.revocations += 1
+            self.stand(self.log, 0, now)
+
+    def _is_in_contact(self, now: float) -> bool:
+        """Whether a quorum is heard of: whoever was cut off deposes nobody on healing (N11)."""
+        return self.contacts.reached(self.revocation.patience(now) / 2, now) >= self.own.quorum
+
+    def _is_held_up(self, now: float) -> bool:
+        """Whether somebody has left entries unfinished."""
+        return self.acceptor.length > self.learner.logs[self.log].chosen
+
+    def _is_our_turn(self, now: float) -> bool:
+        return self.revocation.is_our_turn(self._holder(), self.since, self.jitter, now)
+
+    def _holder(self) -> int:
+        """The node that has stood last; if none has, the first one."""
+        node = node_of(self.acceptor.promised)
+        return node if node in self.own.nodes else self.own.nodes[0]
+
+    def _append(self, payload: bytes) -> None:
+        """Put an entry at the end of the log that we lead."""
+        self.timestamp = self.clock.stamp(self.learner.last_timestamp(self.own))
+        self.own.append(Entry(self.timestamp, payload))
+
+    def _is_in(self, unchosen: Sequence[Entry]) -> bool:
+        """Whether our entry stands in a log: among these, or chosen there, and not yet applied.
+
+        What is applied is not under way any more. So whoever appends an entry only where it is not in the
+        whole log puts it into no log twice, and one log is chosen: nothing is applied twice.
+        """
+        unapplied = self.acceptor.from_slot(self.learner.logs[self.log].executed, self.acceptor.chosen)
+        return any(entry.payload == self.payload for entry in [*unapplied, *unchosen])
+
+    def _done(self) -> Any:
+        """Our entry is not under way any more: its token."""
+        token, self.payload, self.token = self.token, None, None
+        return token
+
+    def _lost(self) -> None:
+        """What becomes of our entry, we shall not learn: it may be applied."""
+        if self.payload is not None:
+            self.outbox.ready.lost.append(self._done())
+
+    def reads(self) -> Iterator[list[Any]]:
+        """All reads that are not answered."""
+        yield self.waiting
+        for _, reads in self.dated:
+            yield reads
