@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from host import SHOWN, Failure
+
 PROJECT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
@@ -45,7 +47,6 @@ WANTED = (
     "paxoskv/**/*.py", "paxoskv/kvstore", "scripts/*", "deploy/*", "tools/*",
     "docs/*",
 )  # fmt: skip
-SHOWN = 300  # characters of other programs' messages that are passed on
 
 HELP = """\
 Start and stop a cluster on the hosts that cluster.json names, over ssh.
@@ -112,10 +113,6 @@ class Host:
     @property
     def at(self) -> str:
         return f"{self.user}@{self.name}" if self.user else self.name
-
-
-class Failure(Exception):
-    """One line: what is wrong with a host, and what to do."""
 
 
 def described(node: Member) -> dict[str, Any]:

@@ -84,18 +84,16 @@ class AsyncClient(BaseClient):
         try:
             step = next(steps)
             while True:
-                if isinstance(step, Attempt):
-                    try:
-                        answer = await self._channels[step.node].call(step)
-                    except FAILURES as error:
-                        failure = error
-                    else:
-                        step = steps.send(answer)
-                        continue
-                    step = steps.throw(failure)
-                else:
+                if not isinstance(step, Attempt):
                     await asyncio.sleep(step.seconds)
                     step = steps.send(None)
+                    continue
+                try:
+                    answer = await self._channels[step.node].call(step)
+                except FAILURES as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
         except StopIteration as end:
             result: Answer = end.value
             return result

@@ -103,18 +103,16 @@ class Client(BaseClient):
         try:
             step = next(steps)
             while True:
-                if isinstance(step, Attempt):
-                    try:
-                        answer = self._attempt(step)
-                    except FAILURES as error:
-                        failure = error
-                    else:
-                        step = steps.send(answer)
-                        continue
-                    step = steps.throw(failure)
-                else:
+                if not isinstance(step, Attempt):
                     time.sleep(step.seconds)
                     step = steps.send(None)
+                    continue
+                try:
+                    answer = self._attempt(step)
+                except FAILURES as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
         except StopIteration as end:
             result: Answer = end.value
             return result
