@@ -26,14 +26,13 @@ from paxoskv import program
 
 program.begin(*program.PACKAGES)
 
-from paxoskv.page.draw import Drawing
+from paxoskv.page.draw import FORMS, Drawing
 from scripts.simulate import profile_of, selection, setting_of
 from tests.harness.recorded import RecordedSimulation
 from tests.harness.simulator import PROFILES, Violation
 from tests.harness.stories import STORIES
 
 LAST = 10_000  # events
-FORMS = {"html": Drawing.html, "svg": Drawing.svg, "mermaid": Drawing.mermaid, "json": Drawing.json}
 
 
 def of_scenario(name: str, last: int) -> list[str]:
@@ -109,14 +108,12 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         lines, failure = of_seed(found)
     drawing = Drawing(lines, found.all)
-    files = {form: path for form in FORMS if (path := getattr(found, form))}
-    for form, path in files.items():
-        try:
-            path.write_text(FORMS[form](drawing), encoding="utf-8")
-        except OSError as error:
-            print(f"{path}: {error.strerror}", file=sys.stderr)
-            return 1
-    if found.text or not files:
+    try:
+        saved = drawing.save(vars(found))
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    if found.text or not saved:
         print(drawing.text(), end="")
     if failure is not None:
         print(failure, file=sys.stderr)

@@ -401,9 +401,8 @@ class Peers:
         if link.user in self.greeted and not self.closed:
             log("peer-lost", "warning", peer=link.user, reason=error or "it hung up")
         elif not self.closed and link.user not in self.refused:
-            silent = "it hung up at our hello" + (
-                ": does it speak TLS, and we do not?" if not link.tls else ""
-            )
+            silent = "it hung up at our hello"
+            silent += "" if link.tls else ": does it speak TLS, and we do not?"
             self.complaints.add("handshake", link.user, explained(error or silent), self.loop.time())
         self.greeted.discard(link.user)
 
