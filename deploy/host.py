@@ -97,6 +97,10 @@ def processes(task: Task, node: int) -> list[tuple[int, bool]]:
     ]
 
 
+def server_pid(task: Task, node: int) -> int | None:
+    return next((pid for pid, supervisor in processes(task, node) if not supervisor), None)
+
+
 def end(task: Task, node: int, number: int = signal.SIGTERM) -> Report:
     """Stop a node: by this signal, then, after STOP_S, by force. What was acknowledged is on disk."""
     running = processes(task, node)
@@ -128,8 +132,8 @@ def look(task: Task, _: BinaryIO) -> Report:
     """What there is on this host. With "make", the directory is made and the room on the disk checked."""
     if task.get("make"):
         check_directory(place(task))
-    nodes = {str(node["id"]): look_at(task, node) for node in task["nodes"]}
-    return {"nodes": nodes, "pushed": pushed(task).get("check")}
+    check = pushed(task).get("check")
+    return {"nodes": {str(node["id"]): look_at(task, node) | {"pushed": check} for node in task["nodes"]}}
 
 
 def check_directory(directory: Path) -> None:
@@ -253,7 +257,7 @@ def push(task: Task, payload: BinaryIO) -> Report:
         (directory / "run" / "pushed.json").write_text(record)
     except OSError as error:
         raise Failure(disk_line(directory, error.strerror or str(error))) from None
-    return {"did": "copied"}
+    return {"nodes": {str(node["id"]): {"did": "copied"} for node in task["nodes"]}}
 
 
 def disk_line(directory: Path, what: str) -> str:
@@ -368,21 +372,9 @@ def begin(task: Task, node: Report, python: str) -> "subprocess.Popen[bytes] | N
     if processes(task, node["id"]):
         return None
     data = str(Path(task["data"]).expanduser())
-    words = [
-        str(place(task) / "server.py"),
-        "--id",
-        str(node["id"]),
-        "--cluster",
-        file_of(task),
-        "--data",
-        data,
-    ]
-    words += node.get("words", [])
-    command = (
-        [python, str(place(task) / "deploy" / "supervise.py"), *words]
-        if task.get("restart")
-        else [python, *words]
-    )
+    command = [python, str(place(task) / "deploy" / "supervise.py")] if task.get("restart") else [python]
+    command += [str(place(task) / "server.py"), "--id", str(node["id"]), "--cluster", file_of(task)]
+    command += ["--data", data, *node.get("words", [])]
     with log_of(task, node["id"]).open("ab") as output:
         node["offset"] = output.tell()
         return subprocess.Popen(
@@ -459,8 +451,8 @@ def outcome(task: Task, node: Report, state: Report, child: object, seconds: flo
     """What is to be said of a node that runs."""
     if not state.get("ready") or not listens(task, node):
         return {"problem": not_ready(node, state, log_of(task, node["id"]), seconds)}
-    pid = next((pid for pid, supervisor in processes(task, node["id"]) if not supervisor), None)
-    return {"did": "runs already" if child is None else "started", "pid": pid}
+    did = "runs already" if child is None else "started"
+    return {"did": did, "pid": server_pid(task, node["id"])}
 
 
 def ended(task: Task, node: Report, code: int) -> str:
@@ -498,10 +490,11 @@ def reload(task: Task, payload: BinaryIO) -> Report:
     push(task, payload)
 
     def one(node: int) -> Report:
-        pids = [pid for pid, supervisor in processes(task, node) if not supervisor]
-        for pid in pids:
-            os.kill(pid, signal.SIGHUP)
-        return {"did": "reads its certificates again"} if pids else {"problem": "does not run"}
+        pid = server_pid(task, node)
+        if pid is None:
+            return {"problem": "does not run"}
+        os.kill(pid, signal.SIGHUP)
+        return {"did": "reads its certificates again"}
 
     return {"nodes": {str(node["id"]): one(node["id"]) for node in task["nodes"]}}
 
@@ -562,13 +555,7 @@ def locked(task: Task) -> Iterator[None]:
 
 
 ACTIONS: dict[str, Callable[[Task, BinaryIO], Report]] = {
-    "look": look,
-    "push": push,
-    "prepare": prepare,
-    "start": start,
-    "ready": ready,
-    "reload": reload,
-    "stop": stop,
+    action.__name__: action for action in (look, push, prepare, start, ready, reload, stop)
 }
 
 

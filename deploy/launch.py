@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from host import SHOWN, Failure
+
 PROJECT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
@@ -45,7 +47,6 @@ WANTED = (
     "paxoskv/**/*.py", "paxoskv/kvstore", "scripts/*", "deploy/*", "tools/*",
     "docs/*",
 )  # fmt: skip
-SHOWN = 300  # characters of other programs' messages that are passed on
 
 HELP = """\
 Start and stop a cluster on the hosts that cluster.json names, over ssh.
@@ -114,8 +115,8 @@ class Host:
         return f"{self.user}@{self.name}" if self.user else self.name
 
 
-class Failure(Exception):
-    """One line: what is wrong with a host, and what to do."""
+def described(node: Member) -> dict[str, Any]:
+    return {"id": node.id, "host": node.host, "port": node.port}
 
 
 def hosts_of(cluster: Cluster) -> list[Host]:
@@ -160,7 +161,7 @@ class Hosts:
         task = {
             "action": action, "directory": host.directory, "data": self.cluster.data, "python": host.python,
             "cluster": self.cluster.name, "digest": self.cluster.digest,
-            "nodes": [{"id": node.id, "host": node.host, "port": node.port} for node in host.nodes],
+            "nodes": [described(node) for node in host.nodes],
         }  # fmt: skip
         return b"%d\n%s%s\n" % (len(self.agent), self.agent, json.dumps(task | more).encode())
 
@@ -278,12 +279,23 @@ class Launch:
         """What is to be said of a node: once, the first time counts."""
         self.lines.setdefault(node, (good, text))
 
-    def failures(self, results: dict[int, Any]) -> dict[int, Any]:
-        """Say what failed; gives back the rest."""
+    def reports(self, results: dict[int, Any]) -> dict[int, dict[str, Any]]:
+        """Say what failed, and which problems there are; gives back the reports on the nodes asked for."""
         for node, result in results.items():
             if isinstance(result, Failure):
                 self.say(node, False, str(result))
-        return {node: result for node, result in results.items() if not isinstance(result, Failure)}
+        found = {node: result for node, result in results.items() if not isinstance(result, Failure)}
+        reports = {node: result["nodes"].get(str(node)) for node, result in found.items()}
+        for node, report in reports.items():
+            if report and "problem" in report:
+                self.say(node, False, report["problem"])
+        return {node: report for node, report in reports.items() if report is not None}
+
+    def tell(self, results: dict[int, Any]) -> int:
+        """Say what was done, or failed, and print it; returns the exit code."""
+        for node, report in self.reports(results).items():
+            self.say(node, True, report.get("did", ""))
+        return self.report()
 
     def report(self) -> int:
         """Print a line for each node; returns the exit code."""
@@ -293,13 +305,12 @@ class Launch:
         return DONE if all(good for good, _ in self.lines.values()) else FAILED
 
     def look(self, make: bool) -> dict[int, dict[str, Any]]:
-        """By node, what there is of it: pid, supervised, data, problem; and the host's pushed."""
-        found = self.failures(
-            self.hosts.each(self.hosts.all, lambda host: self.hosts.run(host, "look", make=make))
-        )
-        return {
-            node: {**report["nodes"][str(node)], "pushed": report["pushed"]} for node, report in found.items()
-        }
+        """By node, what there is of it: pid, supervised, data, problem, pushed. Says what is wrong."""
+        return self.reports(self.every("look", make=make))
+
+    def every(self, action: str, **more: Any) -> dict[int, Any]:
+        """Do this on all hosts."""
+        return self.hosts.each(self.hosts.all, lambda host: self.hosts.run(host, action, **more))
 
     def archive(self, host: Host) -> tuple[str, bytes]:
         """What this host gets, and its checksum."""
@@ -310,9 +321,6 @@ class Launch:
 
     def up(self) -> int:
         found = self.look(make=True)
-        for node, state in found.items():
-            if "problem" in state:
-                self.say(node, False, state["problem"])
         data = [node for node, state in found.items() if state["data"]]
         rejoin = set(self.options.rejoin)
         if not data and (self.lines or rejoin):
@@ -358,25 +366,17 @@ class Launch:
                 return self.hosts.run(host, "prepare", tar, check=check)
             return self.hosts.run(host, "prepare")
 
-        self.failures(self.hosts.each(idle, work))
+        self.reports(self.hosts.each(idle, work))
         return stale - {node.id for host in idle for node in host.nodes}
 
     def start(self, host: Host, how: dict[int, list[str]]) -> dict[str, Any]:
-        nodes = [
-            {"id": node.id, "host": node.host, "port": node.port, "words": how[node.id]}
-            for node in self.left(host)
-        ]
+        nodes = [described(node) | {"words": how[node.id]} for node in self.left(host)]
         return self.hosts.run(host, "start", nodes=nodes, restart=self.options.restart)
 
     def started(self, results: dict[int, Any], stale: set[int]) -> None:
         """Say what came of starting them."""
-        for node, report in self.failures(results).items():
-            state = report["nodes"].get(str(node))
-            if state is None:
-                continue
-            if "problem" in state:
-                self.say(node, False, state["problem"])
-            else:
+        for node, state in self.reports(results).items():
+            if "problem" not in state:
                 old = ", with older files than yours: scripts/launch.sh rolling" if node in stale else ""
                 self.say(node, True, f"{state['did']} (process {state['pid']}), ready{old}")
 
@@ -397,10 +397,7 @@ class Launch:
     # ---- the others
 
     def down(self) -> int:
-        results = self.hosts.each(self.hosts.all, lambda host: self.hosts.run(host, "stop"))
-        for node, report in self.failures(results).items():
-            self.say(node, True, report["nodes"][str(node)]["did"])
-        return self.report()
+        return self.tell(self.every("stop"))
 
     def reload(self) -> int:
         """Bring new certificates and let the nodes read them."""
@@ -410,27 +407,21 @@ class Launch:
             self.hosts.run(host, "look", make=True)
             return self.hosts.run(host, "reload", tar, check=check)
 
-        for node, report in self.failures(self.hosts.each(self.hosts.all, work)).items():
-            state = report["nodes"][str(node)]
-            self.say(node, "did" in state, state.get("did") or state["problem"])
-        return self.report()
+        return self.tell(self.hosts.each(self.hosts.all, work))
 
     def push(self) -> int:
-        def work(host: Host) -> str:
+        def work(host: Host) -> Any:
             check, tar = self.archive(host)
-            if self.hosts.run(host, "look", make=True)["pushed"] == check:
-                return "has these files already"
-            return str(self.hosts.run(host, "push", tar, check=check)["did"])
+            found = self.hosts.run(host, "look", make=True)["nodes"]
+            if all(state["pushed"] == check for state in found.values()):
+                return {"nodes": {node: {"did": "has these files already"} for node in found}}
+            return self.hosts.run(host, "push", tar, check=check)
 
-        for node, did in self.failures(self.hosts.each(self.hosts.all, work)).items():
-            self.say(node, True, did)
-        return self.report()
+        return self.tell(self.hosts.each(self.hosts.all, work))
 
     def status(self) -> int:
         for node, state in self.look(make=False).items():
-            if "problem" in state:
-                self.say(node, False, state["problem"])
-            elif state["pid"]:
+            if state["pid"]:
                 by = ", restarted when it crashes" if state["supervised"] else ""
                 self.say(node, True, f"runs (process {state['pid']}{by})")
             else:
@@ -483,12 +474,9 @@ class Launch:
         """Restart one after the other; it ends at the first node that does not come back."""
         found = self.look(make=True)
         for node, state in found.items():
-            if "problem" in state:
-                self.say(node, False, state["problem"])
-            elif not state["pid"]:
-                self.say(
-                    node, False, "does not run, and without another one there may be no majority: up first"
-                )
+            if not state["pid"]:
+                reason = "does not run, and without another one there may be no majority: up first"
+                self.say(node, False, reason)
         if self.lines:
             for node in found:
                 self.say(node, False, "not restarted: another node needs attention first")
@@ -505,14 +493,15 @@ class Launch:
 
     def renew(self, host: Host, node: Member, found: dict[int, dict[str, Any]]) -> dict[str, Any]:
         """Bring one node to the new files and back, when all others are ready."""
-        all_ready = self.hosts.each(self.hosts.all, lambda other: self.hosts.run(other, "ready"))
-        for other, report in all_ready.items():  # also those restarted before: they must be ready by now
+        for other, report in self.every(
+            "ready"
+        ).items():  # also those restarted before: they must be ready by now
             problem = report if isinstance(report, Failure) else report["nodes"][str(other)].get("problem")
             if problem:
                 raise Failure(f"not restarted: node {other} is to be ready first: {problem}")
         check, tar = self.archive(host)
         self.hosts.run(host, "prepare", tar, check=check)
-        one = [{"id": node.id, "host": node.host, "port": node.port}]
+        one = [described(node)]
         self.hosts.run(host, "stop", nodes=one)
         restart = self.options.restart or found[node.id]["supervised"]
         return self.hosts.run(host, "start", nodes=one, restart=restart)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import host
+from host import Failure  # that a node did not start or stop: a line for each
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
@@ -49,10 +50,6 @@ what was being started; status: those of client.py.
 """
 
 
-class Failure(Exception):
-    """A node did not start or stop: a line for each."""
-
-
 class Usage(Exception):
     """The command line or the cluster's file is wrong: one line."""
 
@@ -78,16 +75,11 @@ class Local:
         if options.id is not None and options.id not in self.all:
             raise Usage(f"{options.cluster} has no node {options.id} (it has {' '.join(map(str, self.all))})")
         self.ids = self.all if options.id is None else [options.id]
-        for node in (
-            [] if options.data else self.all
-        ):  # where it was looked for once: no second cluster beside it
+        for node in [] if options.data else self.all:  # no second cluster beside one that was made elsewhere
             old = Path(settings.data) / f"node-{node}"
             identity = old / "identity.json"
-            if (
-                identity.exists()
-                and settings.digest in identity.read_text()
-                and not self.directory(node).exists()
-            ):
+            ours = identity.exists() and settings.digest in identity.read_text()
+            if ours and not self.directory(node).exists():
                 where = f"{old} is here, but {options.cluster} has its data in {self.data}"
                 raise Usage(f"{where}: move it, or give --data {settings.data}")
 
@@ -148,22 +140,22 @@ class Local:
     def check(self) -> bool:
         """Whether it is the first start. Failure, before anything is begun, if a node cannot start."""
         fresh = not any(self.directory(node).exists() for node in self.all)
-        task, problems = self.task(self.ids), {}
-        for node in task["nodes"]:
-            found = host.look_at(task, node)
+        task = self.task(self.ids)
+        reports = {node["id"]: host.look_at(task, node) for node in task["nodes"]}
+        for node, found in reports.items():
             if "problem" in found:
-                problems[node["id"]] = found["problem"]
-            elif fresh and self.ids != self.all:
-                problems[node["id"]] = (
+                continue
+            if fresh and self.ids != self.all:
+                found["problem"] = (
                     "there is no data yet: the first start is of all nodes: scripts/cluster.sh start"
                 )
             elif not fresh and not found["data"]:
-                words = f"server.py --id {node['id']} --cluster {self.file} --data {self.data} --rejoin"
-                problems[node["id"]] = (
-                    f"its data directory {self.directory(node['id'])} is missing, but others have theirs: "
+                words = f"server.py --id {node} --cluster {self.file} --data {self.data} --rejoin"
+                found["problem"] = (
+                    f"its data directory {self.directory(node)} is missing, but others have theirs: "
                     f"if it is lost for good, start it once with: {words}"
                 )
-        self.expect({node: {"problem": problem} for node, problem in problems.items()})
+        self.expect(reports)
         return fresh
 
     def expect(self, reports: dict[Any, dict[str, Any]]) -> None:
@@ -174,7 +166,7 @@ class Local:
             if "problem" in report
         ]
         if problems:
-            raise Failure("\n".join(f"cluster.sh: {problem}" for problem in problems))
+            raise Failure("\n".join(problems))
 
     def make(self) -> None:
         """Make all data directories, or none."""
@@ -190,7 +182,7 @@ class Local:
         except BaseException as error:
             self.discard(made)
             if isinstance(error, JournalError):
-                raise Failure(f"cluster.sh: {error}") from error
+                raise Failure(str(error)) from error
             raise
 
     def discard(self, nodes: Iterable[int]) -> None:
@@ -222,7 +214,7 @@ class Local:
         """One after the other, each when all nodes take commands."""
         for node in self.all:
             if not self.pids(node):
-                raise Failure(f"cluster.sh: node {node} does not run; start it first")
+                raise Failure(f"node {node} does not run; start it first")
         for node in self.ids:
             self.await_all()
             self.end(signal.SIGTERM, [node])
@@ -238,7 +230,7 @@ class Local:
         """Send a signal to the one node that the command is about."""
         pids = self.pids(self.ids[0])
         if not pids:
-            raise Failure(f"cluster.sh: node {self.ids[0]} does not run")
+            raise Failure(f"node {self.ids[0]} does not run")
         if number == signal.SIGKILL:
             self.end(number, self.ids)
         else:
@@ -279,7 +271,7 @@ def main() -> int:
         print(f"cluster.sh: {error}", file=sys.stderr)
         return USAGE
     except Failure as failure:
-        print(failure, file=sys.stderr)
+        print("\n".join(f"cluster.sh: {line}" for line in str(failure).splitlines()), file=sys.stderr)
         return FAILED
     except OSError as error:
         if error.filename is None:  # the output

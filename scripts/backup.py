@@ -31,7 +31,7 @@ from paxoskv.config import data_directory
 from paxoskv.protocol.node import logs_of
 from paxoskv.state.store import RESERVED_KEY
 from paxoskv.storage.checkpoint import parse, restore
-from paxoskv.storage.files import JournalError
+from paxoskv.storage.files import Files, JournalError
 from paxoskv.wire.codec import Malformed
 from paxoskv.wire.structs import Identity
 
@@ -79,11 +79,7 @@ def write(path: Path, client: Client, node: int) -> int:
             file.flush()
             os.fsync(file.fileno())
         unfinished.rename(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        Files().sync_directory(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             unfinished.unlink()

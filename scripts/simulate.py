@@ -57,9 +57,7 @@ from tests.harness.simulator import PROFILES, Profile, Report, Simulation, Viola
 
 TWICE = 50  # seeds that are run a second time
 SHRINKING = 120.0  # seconds for which a failure is made smaller, about
-SEEDS = (
-    4  # that are tried when a smaller run is another one, for all that is random in it comes out differently
-)
+SEEDS = 4  # that are tried when a smaller run is another one: all that is random in it comes out differently
 SETTINGS = {
     field.name: field.type for field in fields(Profile) if field.name not in ("name", "nodes", "failures")
 }

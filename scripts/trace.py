@@ -32,7 +32,7 @@ from paxoskv import program
 
 program.begin(*program.PACKAGES)
 
-from paxoskv.page.draw import Drawing
+from paxoskv.page.draw import FORMS, Drawing
 from paxoskv.trace.events import Trace
 from scripts.simulate import profile_of, selection, setting_of
 from tests.harness.recorded import RecordedSimulation
@@ -41,7 +41,6 @@ from tests.harness.stories import STORIES
 
 LAST = 10_000  # events
 BEFORE = 50_000  # events before those that are shown: they tell how all stood then
-FORMS = {"html": Drawing.html, "svg": Drawing.svg, "mermaid": Drawing.mermaid, "json": Drawing.json}
 
 
 def lines_of(trace: Trace, last: int, text: str, **header: Any) -> list[str]:
@@ -127,15 +126,12 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         lines, failure = of_seed(found)
     drawing = Drawing(lines, found.all)
-    files = {form: path for form in FORMS if (path := getattr(found, form))}
-    for form, path in files.items():
-        try:
-            path.write_text(FORMS[form](drawing), encoding="utf-8")
-        except OSError as error:
-            print(f"{program.name()}: {path}: {error.strerror}", file=sys.stderr)
-            return 1
-        print(f"{path} is written", file=sys.stderr)
-    if found.text or not files:
+    try:
+        saved = drawing.save(vars(found))
+    except OSError as error:
+        print(f"{program.name()}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    if found.text or not saved:
         print(drawing.text(), end="")
     if failure is not None:
         print(failure, file=sys.stderr)

@@ -1,7 +1,7 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """Measures five hosts from a sixth, with the delays of a data center or of five regions between them.
 
-    distances.py [--regions] [OPTION OF bench.sh ...]
+    distances.py [--regions] [-- OPTION OF bench.sh ...]
 
 The hosts are network namespaces; `scripts/bench.sh --cluster` runs in the sixth. What holds the packets back
 is a process between their tun devices, because not every kernel has netem. It takes a share of the processor,
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Final
 
 PROJECT = Path(__file__).resolve().parents[2]
+PYTHON: Final = PROJECT / ".venv" / "bin" / "python"
 
 HOSTS: Final = (1, 2, 3, 4, 5)
 CLIENT: Final = 6
@@ -156,7 +157,7 @@ def measure(round_trip: RoundTrip, options: Sequence[str], directory: Path) -> i
                 "netns",
                 "exec",
                 names[number],
-                sys.executable,
+                str(PYTHON),
                 str(PROJECT / "server.py"),
                 *words,
             ]
@@ -165,7 +166,7 @@ def measure(round_trip: RoundTrip, options: Sequence[str], directory: Path) -> i
             stack.callback(server.wait)
             stack.callback(server.kill)
         target = ["--cluster", str(file), "--single", "10.0.0.1:7100"]
-        bench = [sys.executable, str(PROJECT / "bench" / "run.py"), *target, *options]
+        bench = [str(PYTHON), str(PROJECT / "bench" / "run.py"), *target, *options]
         return subprocess.run(["ip", "netns", "exec", names[CLIENT], *bench], check=False).returncode
 
 
@@ -176,7 +177,8 @@ def main() -> int:
         description=what, epilog=how, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--regions", action="store_true", help="five regions instead of one data center")
-    options, more = parser.parse_known_args()
+    parser.add_argument("options", nargs="*", metavar="OPTION", help="of scripts/bench.sh, behind --")
+    options = parser.parse_args()
     if os.geteuid() or not os.path.exists("/dev/net/tun"):
         print("distances.py: needs root and /dev/net/tun", file=sys.stderr)
         return 2
@@ -185,7 +187,7 @@ def main() -> int:
     print(f"the delays alone make {predicted_ms(round_trip):.1f} ms of a PUT")
     with tempfile.TemporaryDirectory(prefix="distances-") as directory:
         try:
-            return measure(round_trip, more, Path(directory))
+            return measure(round_trip, options.options, Path(directory))
         except KeyboardInterrupt:
             return 130
 

@@ -18,6 +18,7 @@ from paxoskv.client.base import ATTEMPT_TIMEOUT_S, MAX_ANSWER, BaseClient, descr
 from paxoskv.client.operations import (
     FAILURES,
     PAGE_ITEMS,
+    Answer,
     Attempt,
     Greeting,
     Lost,
@@ -27,7 +28,7 @@ from paxoskv.client.operations import (
 )
 from paxoskv.wire.codec import Status
 from paxoskv.wire.connection import Connection, Flusher
-from paxoskv.wire.structs import Command, Item, Page, Result
+from paxoskv.wire.structs import Command, Item, Result
 
 # Seconds that a node may take to say who it is, while others are tried.
 GREETING_S: Final = 10.0
@@ -77,26 +78,25 @@ class AsyncClient(BaseClient):
         )
         self._check_reachable([result for result in results if isinstance(result, NotSent)])
 
-    async def run(self, operation: Operation) -> Any:
+    async def run(self, operation: Operation[Answer]) -> Answer:
         """Carry out an operation of `calls`, and return its result."""
         steps = operation.steps
         try:
             step = next(steps)
             while True:
-                if isinstance(step, Attempt):
-                    try:
-                        answer = await self._channels[step.node].call(step)
-                    except FAILURES as error:
-                        failure = error
-                    else:
-                        step = steps.send(answer)
-                        continue
-                    step = steps.throw(failure)
-                else:
+                if not isinstance(step, Attempt):
                     await asyncio.sleep(step.seconds)
                     step = steps.send(None)
+                    continue
+                try:
+                    answer = await self._channels[step.node].call(step)
+                except FAILURES as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
         except StopIteration as end:
-            return end.value
+            result: Answer = end.value
+            return result
         finally:
             steps.close()  # after a cancellation the command counts as given up
 
@@ -110,28 +110,23 @@ class AsyncClient(BaseClient):
 
     async def get(self, key: str, read: ReadName = "linearizable", node: int | None = None) -> str | None:
         """Do as Client.get."""
-        value: str | None = await self.run(self.calls.get(key, read, self._index(node)))
-        return value
+        return await self.run(self.calls.get(key, read, self._index(node)))
 
     async def delete(self, key: str) -> bool:
         """Do as Client.delete."""
-        existed: bool = await self.run(self.calls.delete(key))
-        return existed
+        return await self.run(self.calls.delete(key))
 
     async def compare_and_set(self, key: str, expected: str | None, value: str) -> tuple[bool, str | None]:
         """Do as Client.compare_and_set."""
-        answer: tuple[bool, str | None] = await self.run(self.calls.compare_and_set(key, expected, value))
-        return answer
+        return await self.run(self.calls.compare_and_set(key, expected, value))
 
     async def increment(self, key: str, delta: int = 1) -> int:
         """Do as Client.increment."""
-        total: int = await self.run(self.calls.increment(key, delta))
-        return total
+        return await self.run(self.calls.increment(key, delta))
 
     async def execute(self, commands: Sequence[Command]) -> list[Result]:
         """Do as Client.execute."""
-        results: list[Result] = await self.run(self.calls.execute(commands))
-        return results
+        return await self.run(self.calls.execute(commands))
 
     async def scan(
         self,
@@ -144,9 +139,7 @@ class AsyncClient(BaseClient):
         """Do as Client.scan."""
         left, index = sys.maxsize if limit is None else limit, self._index(node)
         while left > 0:
-            page: Page = await self.run(
-                self.calls.page(prefix, start_after, min(left, PAGE_ITEMS), read, index)
-            )
+            page = await self.run(self.calls.page(prefix, start_after, min(left, PAGE_ITEMS), read, index))
             for item in page.items:
                 yield item
             left = left - len(page.items) if page.more and page.items else 0
@@ -176,15 +169,8 @@ class _Channel:
     """The connection to one node, and the calls that wait for an answer on it."""
 
     __slots__ = (
-        "_arriving",
-        "_client",
-        "_connecting",
-        "_connection",
-        "_heard",
-        "_index",
-        "_sequence",
-        "_waiting",
-    )
+        "_arriving", "_client", "_connecting", "_connection", "_heard", "_index", "_sequence", "_waiting",
+    )  # fmt: skip
 
     def __init__(self, client: AsyncClient, index: int) -> None:
         self._client = client

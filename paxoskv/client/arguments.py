@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from paxoskv.client.base import TIMEOUT_S
 from paxoskv.client.operations import READ_MODES
@@ -42,30 +42,29 @@ def parse(words: Sequence[str], output: Output) -> argparse.Namespace:
         sys.exit(DONE)
 
 
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < float(text) <= 86400:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, above 0 and up to a day")
+Number = TypeVar("Number", int, float)
 
 
-def _rate(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < float(text) <= MAX_RATE:
-            return float(text)
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is not a number of operations per second, up to {MAX_RATE:,.0f}"
-    )
+def _number(
+    kind: Callable[[str], Number], fits: Callable[[Number], bool], what: str
+) -> Callable[[str], Number]:
+    """Make the type of an option: a number that fits; `what` says in an error which ones do."""
+
+    def number(text: str) -> Number:
+        with contextlib.suppress(ValueError):
+            if fits(kind(text)):
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number {what}")
+
+    return number
+
+
+_seconds = _number(float, lambda s: 0 < s <= 86400, "of seconds, above 0 and up to a day")
+_rate = _number(float, lambda rate: 0 < rate <= MAX_RATE, f"of operations per second, up to {MAX_RATE:,.0f}")
 
 
 def _between(low: int, high: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        with contextlib.suppress(ValueError):
-            if low <= int(text) <= high:
-                return int(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
-
-    return number
+    return _number(int, lambda number: low <= number <= high, f"from {low} to {high}")
 
 
 def _default_cluster() -> str:

@@ -147,7 +147,7 @@ def _explain(client: Client, arguments: argparse.Namespace, output: Output) -> i
         raise UsageError("explain: give KEY, or --log and --slot")
     drawn = explain.drawing(client, arguments)
     try:
-        if not explain.save(drawn, arguments):
+        if not drawn.save(vars(arguments)):
             output.write(output.shown(drawn.text().rstrip("\n"), keep="\n"))
     except OSError as error:
         output.complain(f"{error.filename}: {error.strerror}")
@@ -202,14 +202,8 @@ def _unreached(errors: Sequence[ClientError | None]) -> int | None:
 
 def _known(arguments: argparse.Namespace) -> Cluster | str:
     """Return the cluster, after checking that it has the nodes asked for and usable certificates."""
-    cluster = _cluster(arguments)
     _client(arguments).close()
-    known = [node.id for node in addresses_of(cluster)]
-    asked = arguments.node if isinstance(arguments.node, list) else [arguments.node]
-    for node in asked:
-        if node is not None and node not in known:
-            raise UsageError(f"--node: there is no node {node}")
-    return cluster
+    return _cluster(arguments)
 
 
 def _one(
@@ -219,9 +213,6 @@ def _one(
 ) -> int:
     """Run a single command with a client of its own."""
     with _client(arguments) as client:
-        node = getattr(arguments, "node", None)
-        if node is not None and node not in [known.id for known in client.nodes]:
-            raise UsageError(f"--node: there is no node {node}")
         _connect(client, arguments.timeout)
         return command(client, arguments, output)
 
@@ -256,11 +247,16 @@ def _cluster(arguments: argparse.Namespace) -> Cluster | str:
 
 
 def _client(arguments: argparse.Namespace) -> Client:
-    """Make a client that is not connected yet; raise UsageError for wrong addresses or certificates."""
+    """Make a client, not connected yet; raise UsageError for wrong addresses, certificates or nodes."""
     try:
-        return Client(_cluster(arguments), timeout=arguments.timeout)
+        client = Client(_cluster(arguments), timeout=arguments.timeout)
     except OSError as error:
         raise UsageError(f"tls: {error}") from None
+    asked = getattr(arguments, "node", None)
+    for node in asked if isinstance(asked, list) else [asked]:
+        if node is not None and node not in [known.id for known in client.nodes]:
+            raise UsageError(f"--node: there is no node {node}")
+    return client
 
 
 # ------------------------------------------------------------------------------------------------------- run

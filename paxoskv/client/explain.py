@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 from paxoskv.client.operations import ClientError
@@ -11,7 +9,6 @@ from paxoskv.client.sync import Client
 from paxoskv.page.draw import Drawing
 from paxoskv.page.instance import about, joined, standing, written
 
-FORMS = {"html": Drawing.html, "svg": Drawing.svg, "mermaid": Drawing.mermaid, "json": Drawing.json}
 SWITCH = 'switch it on with `trace on`, or "trace" in cluster.json, and repeat what is to be explained'
 
 
@@ -71,12 +68,3 @@ def drawing(client: Client, arguments: argparse.Namespace) -> Drawing:
     }
     lines = [json.dumps(event | {"time": event["time"] - start}) for event in before + told]
     return Drawing([json.dumps(header), *lines])
-
-
-def save(drawn: Drawing, arguments: argparse.Namespace) -> bool:
-    """Write the files that were asked for; False if none was."""
-    files = {form: path for form in FORMS if (path := getattr(arguments, form))}
-    for form, path in files.items():
-        Path(path).write_text(FORMS[form](drawn), encoding="utf-8")
-        print(f"{path} is written", file=sys.stderr)
-    return bool(files)

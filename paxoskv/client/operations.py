@@ -33,20 +33,14 @@ attempts, by these rules:
 import time
 from collections.abc import Callable, Generator, Sequence
 from secrets import token_hex
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from thrift.Thrift import TApplicationException
 
-from paxoskv.wire.codec import (
-    Expired,
-    Forgotten,
-    Malformed,
-    NotDone,
-    Status,
-    Unknown,
-)
+from paxoskv.wire.codec import Expired, Forgotten, Malformed, NotDone, Status, Unknown
 from paxoskv.wire.methods import METHODS, Method
 from paxoskv.wire.structs import (
+    Chunk,
     Command,
     Membership,
     Outcome,
@@ -55,6 +49,7 @@ from paxoskv.wire.structs import (
     RequestId,
     Result,
     Session,
+    Traced,
     Verb,
 )
 from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_RESULTS
@@ -205,21 +200,15 @@ class Pause(NamedTuple):
 Steps = Generator[Attempt | Pause, Any, Any]
 
 
-class Operation:
-    """One command on its way: its steps, and the outcome of the steps so far."""
+Answer = TypeVar("Answer")
+
+
+class Operation(Generic[Answer]):
+    """One command on its way: its steps, which end with its result, and the outcome of those so far."""
 
     __slots__ = (
-        "attempts",
-        "causes",
-        "deadline",
-        "doubt",
-        "harmless",
-        "name",
-        "node",
-        "reached",
-        "steps",
-        "subject",
-    )
+        "attempts", "causes", "deadline", "doubt", "harmless", "name", "node", "reached", "steps", "subject",
+    )  # fmt: skip
 
     def __init__(self, name: str, subject: str, deadline: float, harmless: bool) -> None:
         self.name = name
@@ -260,6 +249,10 @@ class Operation:
         if self.attempts and not self.reached:
             return (WrongCluster if self.strangers else NoNodeReachable)(text % "not done")
         return NotDoneError(text % "not done", permanent)
+
+
+AnyOperation = Operation[Any]
+Finish = Callable[[AnyOperation, Any], Any]  # returns the result, given what a node has answered
 
 
 # ---------------------------------------------------------------------------------------- nodes and sessions
@@ -361,52 +354,44 @@ class Calls:
         self._router = Router(len(names), first)
         self._numbers: _Numbers | None = None
 
-    def open_session(self) -> Operation:
+    def open_session(self) -> Operation[None]:
         """Open the session now, if there is none; otherwise the first write opens it."""
-        operation = self._operation("open_session", "", harmless=True)
+        operation: Operation[None] = Operation("open_session", "", self._clock() + self._timeout, True)
         operation.steps = self._session(operation)
         return operation
 
-    def put(self, key: str, value: str) -> Operation:
+    def put(self, key: str, value: str) -> Operation[None]:
         """Set the key; the result is None."""
-        operation = self._operation("put", key)
-        operation.steps = self._write(operation, _PUT, (key, value), _done)
-        return operation
+        return self._writing("put", key, _PUT, (key, value), _done)
 
-    def get(self, key: str, read: str = "linearizable", node: int | None = None) -> Operation:
+    def get(self, key: str, read: str = "linearizable", node: int | None = None) -> Operation[str | None]:
         """Read the key; the result is the value, or None if there is none."""
-        operation = self._operation("get", key, harmless=True)
-        operation.steps = self._read(operation, _GET, (key, READ_MODES[read]), node, _value)
-        return operation
+        return self._reading("get", key, _GET, (key, READ_MODES[read]), node, _value)
 
-    def delete(self, key: str) -> Operation:
+    def delete(self, key: str) -> Operation[bool]:
         """Remove the key; the result tells whether it existed."""
-        operation = self._operation("delete", key)
-        operation.steps = self._write(operation, _DELETE, (key,), _existed)
-        return operation
+        return self._writing("delete", key, _DELETE, (key,), _existed)
 
-    def compare_and_set(self, key: str, expected: str | None, value: str) -> Operation:
+    def compare_and_set(
+        self, key: str, expected: str | None, value: str
+    ) -> Operation[tuple[bool, str | None]]:
         """Set the key if it has the expected value; None expects that the key does not exist.
 
         The result is (whether the key was set, the value that the key has now).
         """
 
-        def finish(operation: Operation, result: Result) -> tuple[bool, str | None]:
+        def finish(operation: AnyOperation, result: Result) -> tuple[bool, str | None]:
             if result.outcome == Outcome.OK:
                 return True, value
             return (False, result.value) if result.outcome == Outcome.MISMATCH else _refuse(operation, result)
 
-        operation = self._operation("compare_and_set", key)
-        operation.steps = self._write(operation, _COMPARE_AND_SET, (key, expected, value), finish)
-        return operation
+        return self._writing("compare_and_set", key, _COMPARE_AND_SET, (key, expected, value), finish)
 
-    def increment(self, key: str, delta: int = 1) -> Operation:
+    def increment(self, key: str, delta: int = 1) -> Operation[int]:
         """Add to the integer at the key; the result is the sum, or NotANumber is raised."""
-        operation = self._operation("increment", key)
-        operation.steps = self._write(operation, _INCREMENT, (key, delta), _sum)
-        return operation
+        return self._writing("increment", key, _INCREMENT, (key, delta), _sum)
 
-    def execute(self, commands: Sequence[Command]) -> Operation:
+    def execute(self, commands: Sequence[Command]) -> Operation[list[Result]]:
         """Do the commands in order, with no other command between; the result is a list of Results.
 
         A batch has at most MAX_BATCH commands if all are reads; if any of them writes, at most MAX_RESULTS. A
@@ -417,83 +402,70 @@ class Calls:
         if len(commands) > limit:
             what = "only reads" if reads else "writes"
             raise ValueError(f"{len(commands):,} commands, but a batch that {what} may have {limit:,}")
-        operation = self._operation("execute", f"{len(commands)} commands", harmless=reads)
+        subject = f"{len(commands)} commands"
         if reads:
             plain = [Command(Verb.GET, command.key) for command in commands]
-            operation.steps = self._read(operation, _EXECUTE, (plain,), None, _results)
-        else:
-            operation.steps = self._write(operation, _EXECUTE, tuple(commands), _results)
-        return operation
+            return self._reading("execute", subject, _EXECUTE, (plain,), None, _results)
+        return self._writing("execute", subject, _EXECUTE, tuple(commands), _results)
 
     def page(
         self, prefix: str, start_after: str, limit: int, read: str = "linearizable", node: int | None = None
-    ) -> Operation:
+    ) -> Operation[Page]:
         """Read keys that begin with the prefix and come after `start_after`; the result is a Page."""
-        operation = self._operation("scan", prefix, harmless=True)
         arguments = (prefix, start_after, limit, READ_MODES[read])
-        operation.steps = self._read(operation, _SCAN, arguments, node, _as_it_is)
-        return operation
+        return self._reading("scan", prefix, _SCAN, arguments, node)
 
-    def status(self, node: int | None = None, digest: bool = False) -> Operation:
+    def status(self, node: int | None = None, digest: bool = False) -> Operation[Status]:
         """Read what a node says of itself; the result is a Status."""
-        operation = self._operation("status", "", harmless=True)
-        operation.steps = self._read(operation, _STATUS, (digest,), node, _as_it_is)
-        return operation
+        return self._reading("status", "", _STATUS, (digest,), node)
 
-    def probe(self, node: int) -> Operation:
+    def probe(self, node: int) -> Operation[None]:
         """Write at this node without changing anything; the result is None.
 
         The nodes agree on the write and journal it like any other. It would set a key if the key had a
         certain random value, which no key has.
         """
         nonce = token_hex(16)
-        operation = self._operation("write", "", harmless=True)
-        operation.steps = self._read(operation, _COMPARE_AND_SET, ("health", nonce, nonce), node, _mismatch)
-        return operation
+        return self._reading("write", "", _COMPARE_AND_SET, ("health", nonce, nonce), node, _mismatch)
 
-    def checkpoint(self, node: int | None) -> Operation:
+    def checkpoint(self, node: int | None) -> Operation[int]:
         """Let a node make a checkpoint; the result is its number."""
-        operation = self._operation("checkpoint", "", harmless=True)
-        operation.steps = self._read(operation, _CHECKPOINT, (), node, _as_it_is)
-        return operation
+        return self._reading("checkpoint", "", _CHECKPOINT, (), node)
 
-    def read_checkpoint(self, node: int | None, number: int, offset: int) -> Operation:
+    def read_checkpoint(self, node: int | None, number: int, offset: int) -> Operation[Chunk]:
         """Read a piece of a node's checkpoint, of its newest if the number is 0; the result is a Chunk.
 
         `offset` is in bytes. A Chunk with number 0 says that the node has no such checkpoint.
         """
-        operation = self._operation("read_checkpoint", "", harmless=True)
-        operation.steps = self._read(operation, _READ_CHECKPOINT, (number, offset), node, _as_it_is)
-        return operation
+        return self._reading("read_checkpoint", "", _READ_CHECKPOINT, (number, offset), node)
 
-    def trace(self, node: int | None, on: bool | None, after: int) -> Operation:
+    def trace(self, node: int | None, on: bool | None, after: int) -> Operation[Traced]:
         """Let a node record what happens, or stop (None: as it is); the result is Traced."""
-        operation = self._operation("trace", "", harmless=True)
-        operation.steps = self._read(operation, _TRACE, (on, after), node, _as_it_is)
+        return self._reading("trace", "", _TRACE, (on, after), node)
+
+    def _reading(self, name: str, subject: str, method: Method, arguments: tuple[Any, ...],
+                 node: int | None, finish: Finish | None = None) -> AnyOperation:  # fmt: skip
+        """Make an operation that changes nothing; without `finish`, the answer is its result."""
+        operation: AnyOperation = Operation(name, subject, self._clock() + self._timeout, True)
+        operation.steps = self._read(operation, method, arguments, node, finish)
         return operation
 
-    def _operation(self, name: str, subject: str, harmless: bool = False) -> Operation:
-        return Operation(name, subject, self._clock() + self._timeout, harmless)
+    def _writing(self, name: str, subject: str, method: Method, arguments: tuple[Any, ...],
+                 finish: Finish) -> AnyOperation:  # fmt: skip
+        operation: AnyOperation = Operation(name, subject, self._clock() + self._timeout, False)
+        operation.steps = self._write(operation, method, arguments, finish)
+        return operation
 
-    def _read(
-        self,
-        operation: Operation,
-        method: Method,
-        arguments: tuple[Any, ...],
-        node: int | None,
-        finish: Callable[[Operation, Any], Any],
-    ) -> Steps:
-        attempts = self._repeat(operation, method, arguments) if node is None else self._once(
-            operation, method, arguments, node)  # fmt: skip
-        return finish(operation, (yield from attempts))
+    def _read(self, operation: AnyOperation, method: Method, arguments: tuple[Any, ...],
+              node: int | None, finish: Finish | None) -> Steps:  # fmt: skip
+        if node is None:
+            answer = yield from self._repeat(operation, method, arguments)
+        else:
+            answer = yield from self._once(operation, method, arguments, node)
+        return finish(operation, answer) if finish else answer
 
-    def _write(
-        self,
-        operation: Operation,
-        method: Method,
-        arguments: tuple[Any, ...],
-        finish: Callable[[Operation, Any], Any],
-    ) -> Steps:
+    def _write(self, operation: AnyOperation, method: Method, arguments: tuple[Any, ...],
+               finish: Finish) -> Steps:  # fmt: skip
         count = len(arguments) if method is _EXECUTE else 1
         while True:
             numbers = self._numbers
@@ -515,11 +487,11 @@ class Calls:
             finally:
                 numbers.end(request.sequence)
 
-    def _session(self, operation: Operation, count: int = 1) -> Steps:
+    def _session(self, operation: AnyOperation, count: int = 1) -> Steps:
         """Open a session with room for `count` commands, unless another operation has just opened one."""
         if self._numbers is not None and self._numbers.room(count):
             return
-        opening = Operation("open_session", "", operation.deadline, harmless=True)
+        opening: AnyOperation = Operation("open_session", "", operation.deadline, harmless=True)
         try:
             session = yield from self._repeat(opening, _OPEN_SESSION, ())
         except NotDoneError as error:
@@ -529,7 +501,7 @@ class Calls:
         if self._numbers is None or not self._numbers.room(count):
             self._numbers = _Numbers(session)
 
-    def _repeat(self, operation: Operation, method: Method, arguments: tuple[Any, ...]) -> Steps:
+    def _repeat(self, operation: AnyOperation, method: Method, arguments: tuple[Any, ...]) -> Steps:
         """Try one node after another until one answers; Expired and Forgotten go to the caller."""
         failures = 0
         while True:
@@ -559,7 +531,7 @@ class Calls:
             if failures % self._router.size == 0:
                 yield Pause(self._pause(operation, failures // self._router.size))
 
-    def _pause(self, operation: Operation, rounds: int) -> float:
+    def _pause(self, operation: AnyOperation, rounds: int) -> float:
         """Return the seconds to pause after this many rounds; fail if they reach the deadline."""
         if operation.strangers:
             raise operation.failure("this is another cluster")
@@ -568,7 +540,7 @@ class Calls:
             raise operation.failure(f"no node did it within {self._timeout:g} s")
         return seconds
 
-    def _once(self, operation: Operation, method: Method, arguments: tuple[Any, ...], node: int) -> Steps:
+    def _once(self, operation: AnyOperation, method: Method, arguments: tuple[Any, ...], node: int) -> Steps:
         """Make one attempt, at this node."""
         operation.attempts, operation.node = 1, node
         try:
@@ -591,7 +563,7 @@ def _number(commands: tuple[Command, ...], first: RequestId) -> list[Command]:
 # --------------------------------------------------------------------------------------------------- results
 
 
-def _refuse(operation: Operation, result: Result) -> Any:
+def _refuse(operation: AnyOperation, result: Result) -> Any:
     """Raise the error for an outcome that does not answer the operation."""
     if result.outcome == Outcome.EXPIRED:
         raise Expired("the session is no longer known")
@@ -603,29 +575,29 @@ def _refuse(operation: Operation, result: Result) -> Any:
     raise operation.failure(f"an answer that makes no sense: outcome {result.outcome}")
 
 
-def _done(operation: Operation, result: Result) -> None:
+def _done(operation: AnyOperation, result: Result) -> None:
     if result.outcome != Outcome.OK:
         _refuse(operation, result)
 
 
-def _mismatch(operation: Operation, result: Result) -> None:
+def _mismatch(operation: AnyOperation, result: Result) -> None:
     if result.outcome != Outcome.MISMATCH:
         _refuse(operation, result)
 
 
-def _value(operation: Operation, result: Result) -> str | None:
+def _value(operation: AnyOperation, result: Result) -> str | None:
     if result.outcome == Outcome.OK:
         return result.value
     return None if result.outcome == Outcome.NOT_FOUND else _refuse(operation, result)
 
 
-def _existed(operation: Operation, result: Result) -> bool:
+def _existed(operation: AnyOperation, result: Result) -> bool:
     if result.outcome == Outcome.OK:
         return True
     return False if result.outcome == Outcome.NOT_FOUND else _refuse(operation, result)
 
 
-def _sum(operation: Operation, result: Result) -> int:
+def _sum(operation: AnyOperation, result: Result) -> int:
     if result.outcome == Outcome.OK and result.value is not None:
         return int(result.value)
     if result.outcome == Outcome.NOT_A_NUMBER:
@@ -636,12 +608,8 @@ def _sum(operation: Operation, result: Result) -> int:
     return number
 
 
-def _results(operation: Operation, results: list[Result]) -> list[Result]:
+def _results(operation: AnyOperation, results: list[Result]) -> list[Result]:
     """Return the results of a batch; its session is known to all of its commands or to none."""
     if results and results[0].outcome in (Outcome.EXPIRED, Outcome.FORGOTTEN):
         _refuse(operation, results[0])
     return results
-
-
-def _as_it_is(_operation: Operation, answer: Page | Status) -> Page | Status:
-    return answer

@@ -23,6 +23,7 @@ from paxoskv.client.base import ATTEMPT_TIMEOUT_S, HARMLESS, MAX_ANSWER, Address
 from paxoskv.client.operations import (
     FAILURES,
     PAGE_ITEMS,
+    Answer,
     Attempt,
     ClientError,
     Greeting,
@@ -34,7 +35,7 @@ from paxoskv.client.operations import (
 )
 from paxoskv.wire.codec import Malformed, Status
 from paxoskv.wire.methods import header
-from paxoskv.wire.structs import Command, Item, Page, Result
+from paxoskv.wire.structs import Command, Item, Result
 
 # Seconds after which an idle connection is checked before it is used: the node may have closed it.
 IDLE_S: Final = 0.05
@@ -96,26 +97,25 @@ class Client(BaseClient):
                     self._drop(node)
         self._check_reachable([errors[node] for node in sorted(errors)])
 
-    def run(self, operation: Operation) -> Any:
+    def run(self, operation: Operation[Answer]) -> Answer:
         """Carry out an operation of `calls`, and return its result."""
         steps = operation.steps
         try:
             step = next(steps)
             while True:
-                if isinstance(step, Attempt):
-                    try:
-                        answer = self._attempt(step)
-                    except FAILURES as error:
-                        failure = error
-                    else:
-                        step = steps.send(answer)
-                        continue
-                    step = steps.throw(failure)
-                else:
+                if not isinstance(step, Attempt):
                     time.sleep(step.seconds)
                     step = steps.send(None)
+                    continue
+                try:
+                    answer = self._attempt(step)
+                except FAILURES as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
         except StopIteration as end:
-            return end.value
+            result: Answer = end.value
+            return result
         finally:
             steps.close()  # after an interruption the command counts as given up
 
@@ -156,31 +156,26 @@ class Client(BaseClient):
 
     def get(self, key: str, read: ReadName = "linearizable", node: int | None = None) -> str | None:
         """Return the key's value, or None if there is none."""
-        value: str | None = self.run(self.calls.get(key, read, self._index(node)))
-        return value
+        return self.run(self.calls.get(key, read, self._index(node)))
 
     def delete(self, key: str) -> bool:
         """Remove the key; return whether it existed."""
-        existed: bool = self.run(self.calls.delete(key))
-        return existed
+        return self.run(self.calls.delete(key))
 
     def compare_and_set(self, key: str, expected: str | None, value: str) -> tuple[bool, str | None]:
         """Set the key if it has the expected value; None expects that the key does not exist.
 
         Return (whether the key was set, the value that the key has now).
         """
-        answer: tuple[bool, str | None] = self.run(self.calls.compare_and_set(key, expected, value))
-        return answer
+        return self.run(self.calls.compare_and_set(key, expected, value))
 
     def increment(self, key: str, delta: int = 1) -> int:
         """Add to the integer at the key (0 if absent) and return the sum; NotANumber if it is no integer."""
-        total: int = self.run(self.calls.increment(key, delta))
-        return total
+        return self.run(self.calls.increment(key, delta))
 
     def execute(self, commands: Sequence[Command]) -> list[Result]:
         """Do the commands in order, with no other command between; see Calls.execute for the limits."""
-        results: list[Result] = self.run(self.calls.execute(commands))
-        return results
+        return self.run(self.calls.execute(commands))
 
     def scan(
         self,
@@ -198,7 +193,7 @@ class Client(BaseClient):
         """
         left, index = sys.maxsize if limit is None else limit, self._index(node)
         while left > 0:
-            page: Page = self.run(self.calls.page(prefix, start_after, min(left, PAGE_ITEMS), read, index))
+            page = self.run(self.calls.page(prefix, start_after, min(left, PAGE_ITEMS), read, index))
             yield from page.items
             left = left - len(page.items) if page.more and page.items else 0
             start_after = page.items[-1].key if page.items else ""
@@ -220,7 +215,7 @@ class Client(BaseClient):
 
     def checkpoint(self, node: int | None = None) -> int:
         """Let a node make a checkpoint; return its number when it is durable."""
-        return int(self.run(self.calls.checkpoint(self._index(node))))
+        return self.run(self.calls.checkpoint(self._index(node)))
 
     def read_checkpoint(self, node: int | None = None) -> Iterator[bytes]:
         """Return the pieces of a node's newest checkpoint; none if it has no checkpoint.

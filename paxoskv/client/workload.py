@@ -35,7 +35,7 @@ import uvloop
 
 from paxoskv.client.aio import AsyncClient
 from paxoskv.client.base import addresses_of
-from paxoskv.client.operations import Calls, ClientError, NoNodeReachable, Operation, UnknownOutcome
+from paxoskv.client.operations import AnyOperation, Calls, ClientError, NoNodeReachable, UnknownOutcome
 from paxoskv.client.rows import Row
 from paxoskv.client.sync import Client
 from paxoskv.config import Cluster
@@ -377,7 +377,7 @@ class _Worker:
             time.sleep(min(left, POLL_S))
         return False
 
-    def begin(self, calls: Calls, i: int) -> Operation:
+    def begin(self, calls: Calls, i: int) -> AnyOperation:
         """Start the clock of row i, and return its operation."""
         verb, key, value = self.part.row(i)
         self.board.started[i] = time.monotonic_ns()
@@ -385,29 +385,28 @@ class _Worker:
             return calls.put(key, value)
         return calls.get(key, self.read) if verb == "GET" else calls.delete(key)
 
-    def end(self, i: int, operation: Operation, answer: Any) -> None:
+    def end(self, i: int, operation: AnyOperation, answer: Any) -> None:
         """Note that row i was answered; a put is answered by None, and so is a get that finds nothing."""
-        board = self.board
-        board.ended[i] = time.monotonic_ns()
-        board.node[i] = operation.node
-        board.attempts[i] = operation.attempts
         verb = self.part.row(i).verb
-        board.outcome[i] = _NOT_FOUND if answer is False or (answer is None and verb == "GET") else _OK
+        self._ended(
+            i, operation, _NOT_FOUND if answer is False or (answer is None and verb == "GET") else _OK
+        )
         if self.answers is not None and verb == "GET":
             self.answers[i] = answer
 
-    def fail(self, i: int, operation: Operation, error: ClientError) -> None:
+    def fail(self, i: int, operation: AnyOperation, error: ClientError) -> None:
         """Note that row i was not answered."""
+        known = _UNREACHABLE if isinstance(error, NoNodeReachable) else _FAILED
+        self._ended(i, operation, _UNKNOWN if isinstance(error, UnknownOutcome) else known)
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append(str(error))
+
+    def _ended(self, i: int, operation: AnyOperation, outcome: int) -> None:
         board = self.board
         board.ended[i] = time.monotonic_ns()
         board.node[i] = max(operation.node, 0)
         board.attempts[i] = operation.attempts
-        if isinstance(error, UnknownOutcome):
-            board.outcome[i] = _UNKNOWN
-        else:
-            board.outcome[i] = _UNREACHABLE if isinstance(error, NoNodeReachable) else _FAILED
-        if len(self.errors) < MAX_ERRORS:
-            self.errors.append(str(error))
+        board.outcome[i] = outcome
 
 
 def _work(part: _Part, pipe: Connection) -> None:
@@ -424,20 +423,27 @@ def _work(part: _Part, pipe: Connection) -> None:
         pipe.recv()
 
 
+@contextlib.contextmanager
+def _connecting(pipe: Connection) -> Iterator[None]:
+    """Tell the parent what came of connecting, then wait until all may begin."""
+    refused = ""
+    try:
+        yield
+    except NoNodeReachable as error:
+        refused = str(error)
+    except ClientError:
+        pass  # the first write tries again
+    pipe.send(refused)
+    pipe.recv()
+
+
 def _one_at_a_time(part: _Part, worker: _Worker, pipe: Connection) -> None:
     settings = part.settings
     with Client(settings.cluster, timeout=settings.timeout, first=part.process) as client:
-        refused = ""
-        try:
+        with _connecting(pipe):
             client.connect()
             if worker.writes:
                 client.open_session()
-        except NoNodeReachable as error:
-            refused = str(error)
-        except ClientError:
-            pass  # the first write tries again
-        pipe.send(refused)
-        pipe.recv()
         calls = client.calls
         for i in range(part.size):
             if not worker.wait_for(i):
@@ -454,17 +460,10 @@ def _one_at_a_time(part: _Part, worker: _Worker, pipe: Connection) -> None:
 async def _many_at_a_time(part: _Part, worker: _Worker, pipe: Connection) -> None:
     settings, board = part.settings, part.board
     async with AsyncClient(settings.cluster, timeout=settings.timeout, first=part.process) as client:
-        refused = ""
-        try:
+        with _connecting(pipe):
             await client.connect()
             if worker.writes:
                 await client.open_session()
-        except NoNodeReachable as error:
-            refused = str(error)
-        except ClientError:
-            pass  # the first write tries again
-        pipe.send(refused)
-        pipe.recv()
         numbers = iter(range(part.size))
         loop, due = asyncio.get_running_loop(), asyncio.Semaphore(0)
 

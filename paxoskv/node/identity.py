@@ -177,9 +177,7 @@ class Trust:
         self.insecure = insecure
         self.roles = roles or {}
         self.nonces: dict[Connection | Link, bytes] = {}  # that we have drawn, where nothing is proved so far
-        self.proven: set[Connection | Link] = (
-            set()
-        )  # links whose other end has proved that it knows the secret
+        self.proven: set[Connection | Link] = set()  # whose other end has proved that it knows the secret
 
     def connect_tls(self) -> ssl.SSLContext | None:
         """Return the context for connections that we make."""
@@ -256,6 +254,13 @@ class Trust:
             return own
         nonce = self.nonces[link] = os.urandom(NONCE)
         return own._replace(nonce=nonce)
+
+    def may_end_us(self, link: Link) -> bool:
+        """Whether who answers on this link is a node of ours, as far as anybody has to prove it.
+
+        (With certificates, a link to somebody else is closed before it is used.)
+        """
+        return self.secret is None or self.insecure or link in self.proven
 
     def respond(self, link: Link, called: Identity, own: Identity) -> Identity | str | None:
         """Return our second hello, or why whoever has answered is no node; None: nothing is to prove."""

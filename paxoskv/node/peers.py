@@ -250,7 +250,7 @@ class Peers:
             self.complaints.add("peer-refused", link.user, reason, self.loop.time())
             self.refused.add(link.user)
             connection.close()
-            if isinstance(error, Refused):
+            if isinstance(error, Refused) and self.trust.may_end_us(link):
                 self._is_refused(str(reason))
             return None
         if name == b"hello":
@@ -401,9 +401,8 @@ class Peers:
         if link.user in self.greeted and not self.closed:
             log("peer-lost", "warning", peer=link.user, reason=error or "it hung up")
         elif not self.closed and link.user not in self.refused:
-            silent = "it hung up at our hello" + (
-                ": does it speak TLS, and we do not?" if not link.tls else ""
-            )
+            silent = "it hung up at our hello"
+            silent += "" if link.tls else ": does it speak TLS, and we do not?"
             self.complaints.add("handshake", link.user, explained(error or silent), self.loop.time())
         self.greeted.discard(link.user)
 

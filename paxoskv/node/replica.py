@@ -277,8 +277,7 @@ class Replica:
         self.download = Download(checkpoints, self._send) if checkpoints else None
         self.installed = 0  # checkpoints of others, in this life
         self.recorder: Recorder | None = None  # who is told what happens; mostly nobody
-        self.entries_applied = 0
-        self.commands_applied = 0
+        self.entries_applied = self.commands_applied = 0
         self.frames = 0
         self.batches = [0] * 65  # entries proposed, by the bit length of how many commands they hold
         self.batched = 0  # commands in all of them

@@ -1,6 +1,7 @@
 """A trace as text, as a sequence diagram for Mermaid, as SVG, and as a page to step through."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from json import dumps, loads
 from math import atan2, degrees
@@ -19,6 +20,9 @@ COLORS: Final = {  # those of Okabe and Ito, which color-blind people tell apart
 OTHER: Final = "#767676"
 
 
+FORMS: Final = ("html", "svg", "mermaid", "json")  # of files: the methods of Drawing that make them
+
+
 class Drawing:
     """A trace, read from its lines: what it is, and its steps."""
 
@@ -35,6 +39,17 @@ class Drawing:
 
     def title(self) -> str:
         return str(self.header.get("title", "A run"))
+
+    def save(self, files: Mapping[str, Any]) -> bool:
+        """Write the files that are named by their forms, and tell it. OSError names the file."""
+        asked = [(form, Path(files[form])) for form in FORMS if files.get(form)]
+        for form, path in asked:
+            try:
+                path.write_text(getattr(self, form)(), encoding="utf-8")
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from None
+            print(f"{path} is written", file=sys.stderr)
+        return bool(asked)
 
     def json(self) -> str:
         """The lines themselves."""

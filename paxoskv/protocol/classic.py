@@ -56,8 +56,8 @@ class Classic(OneLog):
         super().lead(proposer)
         if self.for_read:
             self.riding, self.waiting = self.waiting[:1], self.waiting[1:]
-        elif self.payload is not None and not self._is_in(proposer.entries):
-            self._append(self.payload)
+        elif self.entry.payload is not None and not self._is_in(proposer.entries):
+            self._append(self.entry.payload)
 
     def lose(self, proposer: Proposer, promised: int, now: float) -> None:
         """Wait: who has refused us is to have its time."""
@@ -69,15 +69,15 @@ class Classic(OneLog):
 
     def end_turn(self, now: float) -> None:
         own = self.own
-        if own.established and self.learner.logs[self.log].chosen >= own.end:
+        if own.established and self.learner.logs[self.own.log].chosen >= own.end:
             self._give_up(own.end)
 
     def answer_reads(self, now: float, more: bool) -> None:
         """Stand for what is still wanted."""
         super().answer_reads(now, more)
         if now >= self.stand_at and self._wants_to_stand():
-            self.for_read = bool(self.waiting) and (self.payload is None or not self.for_read)
-            self.stand(self.log, 0, now)
+            self.for_read = bool(self.waiting) and (self.entry.payload is None or not self.for_read)
+            self.stand(self.own.log, 0, now)
 
     def tick(self, now: float) -> None:
         """No read asks anything: it has its ballot."""
@@ -90,7 +90,7 @@ class Classic(OneLog):
 
     def _wants_to_stand(self) -> bool:
         idle = not self.own.leading and not self.own.preparing
-        return idle and (self.payload is not None or bool(self.waiting))
+        return idle and (self.entry.payload is not None or bool(self.waiting))
 
     def _give_up(self, end: int) -> None:
         """All of our log is chosen: tell everybody, and leave the log to whoever wants it next."""

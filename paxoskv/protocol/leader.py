@@ -17,6 +17,7 @@ log is executed here. (The leader must be established: what older ballots have c
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from paxoskv.multipaxos import RESEND_AFTER, Proposer, node_of
@@ -26,27 +27,40 @@ from paxoskv.protocol.way import Parts
 from paxoskv.wire.structs import Barrier, Forward, Forwarded, Reading
 
 
+@dataclass(slots=True)
+class Handed:
+    """What has become of our entry under way."""
+
+    ballot: int = 0  # in whose log it stands, or to whose leader it was handed last; 0: none
+    taken: bool = False  # whether it stands there
+    at: float = 0.0  # when it was handed over last
+    refused: int = 0  # the ballot that nobody leads any more, as its leader has said
+
+
+@dataclass(slots=True)
+class ReadRound:
+    """What nodes are asked for these reads, and what they have said."""
+
+    round: int  # its number
+    asking: list[Any] = field(default_factory=list)  # the reads
+    asked_at: float = 0.0
+    promises: dict[int, int] = field(default_factory=dict)  # by node: the ballot that it has promised
+    best: tuple[int, int] = (0, 0)  # the highest ballot that is led, and what its leader knows to be chosen
+
+
 class Leader(OneLog):
     """Leads the log, or hands commands to the node that does; stands when nothing goes on."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        # Our entry under way.
-        self.given = 0  # the ballot in whose log it stands, or to whose leader it was handed last; 0: none
-        self.taken = False  # whether it stands there
-        self.given_at = 0.0  # when it was handed over last
-        self.refused = 0  # the ballot that nobody leads any more, as its leader has said
+        self.handed = Handed()
         # As the leader.
         self.adopted = 0  # how long our log was when our ballot began
         self.takes: dict[int, tuple[int, int]] = {}  # by node: the last (life, number) that we have taken
         self.stand_at: float | None = None  # when to stand: a life begins, and nobody leads yet
         self.cut_off = False  # whether the leader has been silent for so long that we take no commands
-        # Reads.
-        self.round = self.random.getrandbits(48) << 12  # so that an earlier life's answers fit no round
-        self.asking: list[Any] = []  # the reads that the round is for
-        self.asked_at = 0.0
-        self.promises: dict[int, int] = {}  # by node: the ballot that it has promised
-        self.best = (0, 0)  # the highest ballot that is led, and how much its leader knows to be chosen
+        # So that an earlier life's answers fit no round:
+        self.reading = ReadRound(self.random.getrandbits(48) << 12)
 
     @property
     def busy(self) -> bool:
@@ -78,26 +92,29 @@ class Leader(OneLog):
 
         A leader is asked by the ballot whose log we hold; while a higher one is promised, we wait for that.
         """
-        ballot = self.own.ballot if self.own.leading else self.acceptor.accepted
-        if self.payload is None or ballot < self.acceptor.promised or ballot == self.refused:
+        payload, handed, leads = self.entry.payload, self.handed, self.own.leading
+        ballot = self.own.ballot if leads else self.acceptor.accepted
+        if payload is None or ballot < self.acceptor.promised or ballot == handed.refused:
             return
-        if ballot != self.given:
-            self.given, self.taken, self.given_at = ballot, False, float("-inf")
-        if self.taken or now - self.given_at < RESEND_AFTER:
+        if ballot != handed.ballot:
+            handed.ballot, handed.taken, handed.at = ballot, False, float("-inf")
+        if handed.taken or now - handed.at < RESEND_AFTER:
             return
-        self.given_at = now
-        unchosen = self.own.entries if self.own.leading else self.acceptor.from_slot(self.acceptor.chosen)
-        self.taken = self._is_in(unchosen)  # looked up anew each time: our copy of the log may have grown
-        if self.own.leading and not self.taken:
-            self._append(self.payload)
-            self.taken = True
-        elif not self.taken:
-            forward = Forward(ballot, self.latest, self.payload, self.acceptor.length)
+        handed.at = now
+        # It is looked up anew each time, because our copy of the log may have grown.
+        handed.taken = self._is_in(
+            self.own.entries if leads else self.acceptor.from_slot(self.acceptor.chosen)
+        )
+        if leads and not handed.taken:
+            self._append(payload)
+            handed.taken = True
+        elif not handed.taken:
+            forward = Forward(ballot, self.entry.origin, payload, self.acceptor.length)
             self.outbox.send(node_of(ballot), forward)
 
     def propose(self, payload: bytes, token: Any) -> None:
         super().propose(payload, token)
-        self.given = 0
+        self.handed.ballot = 0
 
     def on_forward(self, sender: int, message: Forward | Forwarded, call: Any) -> None:
         """Take a peer's entry into our log, once; or hear whether ours was taken.
@@ -105,9 +122,9 @@ class Leader(OneLog):
         A peer that does not hold all that we have adopted cannot know that its entry is not in there.
         """
         if isinstance(message, Forwarded):
-            if message.origin == self.latest and message.ballot == self.given:
-                self.taken = self.taken or message.taken
-                self.refused = self.refused if message.taken else message.ballot
+            if message.origin == self.entry.origin and message.ballot == self.handed.ballot:
+                self.handed.taken = self.handed.taken or message.taken
+                self.handed.refused = self.handed.refused if message.taken else message.ballot
             return
         leads = self.own.leading and self.own.ballot == message.ballot
         origin = (message.origin.life, message.origin.number)
@@ -116,7 +133,7 @@ class Leader(OneLog):
                 return  # the peer will ask again
             self.takes[sender] = origin
             self._append(message.payload)
-            self.gossip.awaits(sender, self.timestamp)
+            self.gossip.awaits(sender, self.entry.timestamp)
         self.outbox.send(sender, Forwarded(message.ballot, message.origin, leads), call)
 
     # --------------------------------------------------------------------------------------- when to stand
@@ -136,8 +153,8 @@ class Leader(OneLog):
         if leader == self.me:
             nobody = not self.own.leading
         else:
-            nobody = accepted in (0, self.refused) or self.contacts.is_silent(leader, now)
-        waits = nobody or accepted < self.acceptor.promised or self.payload is not None
+            nobody = accepted in (0, self.handed.refused) or self.contacts.is_silent(leader, now)
+        waits = nobody or accepted < self.acceptor.promised or self.entry.payload is not None
         return waits or any(self.reads()) or super()._is_held_up(now)
 
     def _is_our_turn(self, now: float) -> bool:
@@ -157,45 +174,49 @@ class Leader(OneLog):
         return (self.acceptor.promised, self.own.ballot if self.own.established else 0)
 
     def answer_reads(self, now: float, more: bool) -> None:
-        if self.waiting and not self.asking:
-            self.asking, self.waiting = self.waiting, []
+        if self.waiting and not self.reading.asking:
+            self.reading.asking, self.waiting = self.waiting, []
             self._ask(now)
         super().answer_reads(now, more)
 
     def tick(self, now: float) -> None:
-        if self.asking and now - self.asked_at >= max(RESEND_AFTER, 2 * self.round_trips.longest(now)):
+        if self.reading.asking and now - self.reading.asked_at >= max(
+            RESEND_AFTER, 2 * self.round_trips.longest(now)
+        ):
             self._ask(now)
 
     def on_reading(self, sender: int, message: Reading) -> None:
-        if message.round != self.round or message.promised is None or not self.asking:
+        if message.round != self.reading.round or message.promised is None or not self.reading.asking:
             return
-        self.promises[sender] = message.promised
+        self.reading.promises[sender] = message.promised
         for fact in message.facts:
-            if message.leads and fact.log == self.log:
-                self.best = max(self.best, (message.leads, fact.chosen))
+            if message.leads and fact.log == self.own.log:
+                self.reading.best = max(self.reading.best, (message.leads, fact.chosen))
         self._date()
 
     def forget(self, peer: int) -> None:
         self.takes.pop(peer, None)
-        self.promises.pop(peer, None)
+        self.reading.promises.pop(peer, None)
 
     def _ask(self, now: float) -> None:
         """Begin a round: no older answer counts."""
-        self.round += 1
-        self.asked_at = now
-        self.promises = {self.me: self.acceptor.promised}
-        self.best = (self.own.ballot, self.learner.logs[self.log].chosen) if self.own.established else (0, 0)
+        self.reading.round += 1
+        self.reading.asked_at = now
+        self.reading.promises = {self.me: self.acceptor.promised}
+        known = (self.own.ballot, self.learner.logs[self.own.log].chosen)
+        self.reading.best = known if self.own.established else (0, 0)
         for peer in self.peers:
-            self.outbox.send(peer, Barrier(self.round, 0))
+            self.outbox.send(peer, Barrier(self.reading.round, 0))
         self._date()
 
     def _date(self) -> None:
         """A quorum has promised nothing above the ballot that is led: so much is to be executed first."""
-        ballot, chosen = self.best
-        if ballot and sum(promised <= ballot for promised in self.promises.values()) >= self.own.quorum:
-            self.dated.append((chosen, self.asking))
-            self.asking = []
+        ballot, chosen = self.reading.best
+        holds = sum(promised <= ballot for promised in self.reading.promises.values())
+        if ballot and holds >= self.own.quorum:
+            self.dated.append((chosen, self.reading.asking))
+            self.reading.asking = []
 
     def reads(self) -> Iterator[list[Any]]:
-        yield self.asking
+        yield self.reading.asking
         yield from super().reads()

@@ -56,8 +56,6 @@ from paxoskv.wire.structs import (
     Barrier,
     Fetch,
     Fetched,
-    Forward,
-    Forwarded,
     Identity,
     Learn,
     Origin,
@@ -82,6 +80,13 @@ WAYS: Final[dict[str, type[Way]]] = {OWN_LOGS: OwnLogs, "classic": Classic, "lea
 def logs_of(proposing: str, nodes: list[int]) -> list[int]:
     """The logs of a cluster with these nodes."""
     return nodes if WAYS[proposing].owners else [ONE_LOG]
+
+
+def earliest(one: float | None, other: float | None) -> float | None:
+    """The earlier of two times that may be missing."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 class Node(Core):
@@ -114,7 +119,6 @@ class Node(Core):
         self.acceptors = acceptors = {log: Acceptor(log, outbox.journal) for log in logs}
         self.learner = learner = Learner(acceptors)
         self.own = own = Proposer(me if make.owners else ONE_LOG, me, nodes)
-
         self.contacts = contacts = Contacts(peers)
         self.round_trips = trips = RoundTrips(learner)
         self.voters = (voters if make.owners else EverybodyVotes)(me, ring, own, contacts, trips)
@@ -125,12 +129,10 @@ class Node(Core):
         self.divergence = Divergence(logs, quorum)
         self.witness = Witness(peers, logs)
         self.gossip = Gossip(own, peers, learner, clock, self.persistence, self.divergence, outbox)
-        self.way = way = make(
-            Parts(
-                own, self.proposers, learner, clock, self.voters, contacts, trips, self.revocation,
-                self.gossip, outbox, random,
-            )
-        )  # fmt: skip
+        self.way = way = make(Parts(
+            own, self.proposers, learner, clock, self.voters, contacts, trips, self.revocation,
+            self.gossip, outbox, random,
+        ))  # fmt: skip
         self.catch_up = CatchUp(peers, acceptors, learner, outbox, random)
         self.faults = Faults(failures or Failures(), random)
         self.logs = Logs(
@@ -260,7 +262,6 @@ class Node(Core):
 
     def propose(self, payload: bytes, token: Any) -> None:
         """Propose an entry; `token` comes back when it is applied. Only while ready and has_room."""
-        assert payload, "a no-op is no command"
         self.way.propose(payload, token)
 
     def read(self, token: Any) -> None:
@@ -300,12 +301,12 @@ class Node(Core):
             self.catch_up.on_fetch(sender, message, call)
         elif kind is Fetched:
             self.logs.on_fetched(sender, message, now)
-        elif kind is Forward or kind is Forwarded:
-            self.way.on_forward(sender, message, call)
         elif kind is Rejoin:
             self._on_rejoin(sender, message, call)
         elif kind is Rejoined:
             self._on_rejoined(sender, message, now)
+        else:
+            self.way.on_forward(sender, message, call)
 
     def _on_persisted(self, message: Persisted, now: float) -> None:
         self.persistence.on_persisted(message)
@@ -331,8 +332,7 @@ class Node(Core):
 
     @property
     def fetch_due(self) -> float | None:
-        due, standing = self.catch_up.due, self.way.due
-        return due if standing is None else standing if due is None else min(due, standing)
+        return earliest(self.catch_up.due, self.way.due)
 
     # ----------------------------------------------------------------------------- the end of a turn
 
@@ -414,10 +414,9 @@ class Node(Core):
 
     def report(self) -> Report:
         own, waits = self.incarnations, self.rejoining.waits() if self.rejoining else None
-        home = self.me if self.way.owners else 0
         return Report(
             self.clock.time, own.incarnation, own.life, self.in_flight, self.way.stands,
-            self.way.revocations, self.way.leads(), home, self.logs.status(), waits,
+            self.way.revocations, self.way.leads(), self.me * self.way.owners, self.logs.status(), waits,
             self.claims.refused, self.claims.last,
         )  # fmt: skip
 

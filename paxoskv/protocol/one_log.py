@@ -1,11 +1,31 @@
 """What the ways with one log have in common: one entry of this node is under way, known by its origin."""
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from paxoskv.multipaxos import Proposer, node_of
 from paxoskv.protocol.way import Parts, Way
 from paxoskv.wire.structs import Entry, Origin
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """An entry of this node that is not applied yet."""
+
+    origin: Origin  # of our latest entry
+    payload: bytes | None = None  # its origin stands in it; None: nothing is under way
+    token: Any = None
+    timestamp: int = 0  # of the entry that we have appended last, perhaps another node's
+
+
+@dataclass(slots=True)
+class Still:
+    """When to finish what somebody else has left half done: nothing has gone on for a while."""
+
+    jitter: float
+    progress: tuple[int, int] = (0, 0)  # the ballot promised, and how much is chosen
+    since: float = 0.0  # since when it is so, and somebody waits for more
 
 
 class OneLog(Way):
@@ -16,39 +36,32 @@ class OneLog(Way):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self.log = parts.own.log
-        self.acceptor = self.acceptors[self.log]
+        self.acceptor = self.acceptors[self.own.log]
         self.begun = False  # whether this node takes part: it is not rejoining
-        self.latest = Origin(self.me, 0, 0)  # of our latest entry
-        self.payload: bytes | None = None  # our entry under way; its origin stands in it
-        self.token: Any = None
-        self.timestamp = 0  # of the entry that we have appended last
-        # When to finish what somebody else has left half done.
-        self.progress = (0, 0)  # the ballot promised, and how much is chosen
-        self.since = 0.0  # since when it is so, and somebody waits for more
-        self.jitter = self.random.random()
+        self.entry = UnderWay(Origin(self.me, 0, 0))
+        self.still = Still(self.random.random())
         self.waiting: list[Any] = []  # reads that nothing has been done for
         self.dated: list[tuple[int, list[Any]]] = []  # reads, by how much of the log is to be executed first
 
     @property
     def in_flight(self) -> int:
-        return int(self.payload is not None)
+        return int(self.entry.payload is not None)
 
     @property
     def has_room(self) -> bool:
-        return self.payload is None
+        return self.entry.payload is None
 
     @property
     def busy(self) -> bool:
-        under_way = self.payload is not None or self.own.preparing or bool(self.own.entries)
+        under_way = self.entry.payload is not None or self.own.preparing or bool(self.own.entries)
         return under_way or any(self.reads())
 
     def origin(self, life: int) -> Origin:
-        self.latest = Origin(self.me, life, self.latest.number + 1)
-        return self.latest
+        self.entry.origin = Origin(self.me, life, self.entry.origin.number + 1)
+        return self.entry.origin
 
     def propose(self, payload: bytes, token: Any) -> None:
-        self.payload, self.token = payload, token
+        self.entry.payload, self.entry.token = payload, token
 
     def read(self, token: Any) -> None:
         self.waiting.append(token)
@@ -58,7 +71,7 @@ class OneLog(Way):
             reads[:] = [read for read in reads if read not in tokens]
 
     def applied(self, timestamp: int, owner: int, payload: bytes) -> Any:
-        return self._done() if payload == self.payload else None
+        return self._done() if payload == self.entry.payload else None
 
     def promised(self, log: int, now: float) -> None:
         """The candidate may finish our entry as well."""
@@ -71,19 +84,19 @@ class OneLog(Way):
             self.clock.see_entry(entry)
 
     def answer_reads(self, now: float, more: bool) -> None:
-        executed = self.learner.logs[self.log].executed
+        executed = self.learner.logs[self.own.log].executed
         while self.dated and self.dated[0][0] <= executed:
             self.outbox.ready.reads += self.dated.pop(0)[1]
 
     def watch(self, now: float) -> None:
         """Stand where nothing goes on, though it should: one node after the other, as in revocation."""
-        progress = (self.acceptor.promised, self.learner.logs[self.log].chosen)
-        if not self._is_in_contact(now) or progress != self.progress or not self._is_held_up(now):
-            self.progress, self.since, self.jitter = progress, now, self.random.random()
+        progress = (self.acceptor.promised, self.learner.logs[self.own.log].chosen)
+        if not self._is_in_contact(now) or progress != self.still.progress or not self._is_held_up(now):
+            self.still.progress, self.still.since, self.still.jitter = progress, now, self.random.random()
         elif not self.own.preparing and not self.own.leading and self._is_our_turn(now):
-            self.since = now
+            self.still.since = now
             self.revocations += 1
-            self.stand(self.log, 0, now)
+            self.stand(self.own.log, 0, now)
 
     def _is_in_contact(self, now: float) -> bool:
         """Whether a quorum is heard of: whoever was cut off deposes nobody on healing (N11)."""
@@ -91,10 +104,10 @@ class OneLog(Way):
 
     def _is_held_up(self, now: float) -> bool:
         """Whether somebody has left entries unfinished."""
-        return self.acceptor.length > self.learner.logs[self.log].chosen
+        return self.acceptor.length > self.learner.logs[self.own.log].chosen
 
     def _is_our_turn(self, now: float) -> bool:
-        return self.revocation.is_our_turn(self._holder(), self.since, self.jitter, now)
+        return self.revocation.is_our_turn(self._holder(), self.still.since, self.still.jitter, now)
 
     def _holder(self) -> int:
         """The node that has stood last; if none has, the first one."""
@@ -103,8 +116,8 @@ class OneLog(Way):
 
     def _append(self, payload: bytes) -> None:
         """Put an entry at the end of the log that we lead."""
-        self.timestamp = self.clock.stamp(self.learner.last_timestamp(self.own))
-        self.own.append(Entry(self.timestamp, payload))
+        self.entry.timestamp = self.clock.stamp(self.learner.last_timestamp(self.own))
+        self.own.append(Entry(self.entry.timestamp, payload))
 
     def _is_in(self, unchosen: Sequence[Entry]) -> bool:
         """Whether our entry stands in a log: among these, or chosen there, and not yet applied.
@@ -112,17 +125,17 @@ class OneLog(Way):
         What is applied is not under way any more. So whoever appends an entry only where it is not in the
         whole log puts it into no log twice, and one log is chosen: nothing is applied twice.
         """
-        unapplied = self.acceptor.from_slot(self.learner.logs[self.log].executed, self.acceptor.chosen)
-        return any(entry.payload == self.payload for entry in [*unapplied, *unchosen])
+        unapplied = self.acceptor.from_slot(self.learner.logs[self.own.log].executed, self.acceptor.chosen)
+        return any(entry.payload == self.entry.payload for entry in [*unapplied, *unchosen])
 
     def _done(self) -> Any:
         """Our entry is not under way any more: its token."""
-        token, self.payload, self.token = self.token, None, None
+        token, self.entry.payload, self.entry.token = self.entry.token, None, None
         return token
 
     def _lost(self) -> None:
         """What becomes of our entry, we shall not learn: it may be applied."""
-        if self.payload is not None:
+        if self.entry.payload is not None:
             self.outbox.ready.lost.append(self._done())
 
     def reads(self) -> Iterator[list[Any]]:

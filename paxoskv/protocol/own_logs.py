@@ -21,6 +21,7 @@ class OwnLogs(Way):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
+        self.voters = parts.voters
         own, learner, outbox = parts.own, parts.learner, parts.outbox
         self.commands = Commands(own, learner, parts.clock)
         self.reads = Reads(

@@ -52,7 +52,6 @@ class Way(ABC):
         self.learner = parts.learner
         self.acceptors = parts.learner.acceptors
         self.clock = parts.clock
-        self.voters = parts.voters
         self.contacts = parts.contacts
         self.round_trips = parts.round_trips
         self.revocation = parts.revocation

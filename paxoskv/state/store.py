@@ -171,6 +171,9 @@ class Store:
         """Make a digest of one moment, after the call, in pieces between which entries may be applied."""
         content = self._content
         yield from content.sort()
+        while content is not self._content:  # meanwhile a checkpoint of another node was installed
+            content = self._content
+            yield from content.sort()
         digest = Digest(content)
         position, rolling, keys = self.position, self.hash, self.size()
         yield from digest.pieces()

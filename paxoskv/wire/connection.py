@@ -229,7 +229,9 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         if self._answers and self.user is None:
-            self._deadline = asyncio.get_running_loop().time() + FRAME_S if self._partial else inf
+            self._deadline = inf
+            if self._partial and self._holds == 1:  # else somebody else makes what has come wait
+                self._deadline = asyncio.get_running_loop().time() + FRAME_S
             self.release()
 
     def send(self, frame: bytes) -> bool:

@@ -18,7 +18,7 @@ class Bench:
         self.now = 100.0
         monkeypatch.setattr(health.time, "monotonic", lambda: self.now)
         self.heard = 99.0  # when both peers were heard of
-        self.report = SimpleNamespace(leads=frozenset({1}), rejoin_waits=None)
+        self.report = SimpleNamespace(own=1, leads=frozenset({1}), rejoin_waits=None)
         self.core = SimpleNamespace(
             joined=True, ready=True, quorum=2, report=lambda: self.report,
             reached=lambda seconds, now: 3 if now - self.heard <= seconds else 1,

@@ -181,7 +181,7 @@ def test_in_a_crowd_each_connection_adds_one_call_at_a_time() -> None:
 
 
 def test_commands_and_reads_that_wait_are_a_crowd() -> None:
-    core: Any = SimpleNamespace(me=1, gathers=False, ready=True, joined=True, read=lambda _: None)
+    core: Any = SimpleNamespace(me=1, batch=1000, gathers=False, ready=True, joined=True, read=lambda _: None)
     for submit in (True, False):
         replica = Replica(core, Store("never-written.json"), lambda: 0.0, *[lambda *_: None] * 3)
         for _ in range(CROWD + 1):

@@ -265,6 +265,22 @@ def test_a_node_that_is_told_that_it_is_a_stale_copy_ends_at_once(bench: Bench, 
     assert bench.condemned == ["node 1 is a stale copy: remove its data"], "for the starts to come"
 
 
+def test_who_has_not_proved_that_it_is_a_node_cannot_end_us(bench: Bench, ends: list[int]) -> None:
+    """A process at the address of a node that is down answers hello, and does not know the secret."""
+    bench.part.trust.secret = b"a secret of the nodes"
+    link, method = bench.link(2), METHODS[b"hello"]
+    bench.answers(link, b"hello", method.fail(0, Refused("node 1 is a stale copy: remove its data")))
+    for _ in range(3):
+        bench.answers(
+            link, b"hello", method.fail(0, Refused("node 1: another process with this id is alive"))
+        )
+        bench.now += 2 * BOTH_ALIVE
+    assert ends == [] and bench.condemned == []
+    bench.part.trust.proven.add(link)
+    with pytest.raises(Ended):
+        bench.answers(link, b"hello", method.fail(0, Refused("node 1 is a stale copy: remove its data")))
+
+
 def test_a_node_that_another_process_stands_in_for_ends_when_that_is_surely_alive(
     bench: Bench, ends: list[int]
 ) -> None:

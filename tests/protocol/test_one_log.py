@@ -448,15 +448,15 @@ def test_no_answer_of_an_older_round_counts_for_a_read() -> None:
     hold = cluster.hold(to={4}, where=lambda message: type(message).__name__ == "Reading")
     cluster.read(4, "a")
     cluster.run(0.02)
-    first = way.round
+    first = way.reading.round
     cluster.run(0.1)
-    assert way.round > first
+    assert way.reading.round > first
     cluster.gates.remove(hold)
     for sender in (1, 2, 3):
         for envelope in [e for e in cluster.sent if e.sender == sender and e.to == 4]:
             if getattr(envelope.message, "round", None) == first:
                 way.on_reading(sender, envelope.message)
-    assert len(way.promises) == 1
+    assert len(way.reading.promises) == 1
 
 
 def test_nodes_rejoin_and_catch_up_by_checkpoint_with_one_log() -> None:

@@ -96,3 +96,18 @@ def test_nobody_keeps_keys_in_order_for_a_store_that_nobody_scans() -> None:
     store = Store("never-written.json")
     store.apply(1, 1, encode_batch([Command(Verb.PUT, "k", "v"), Command(Verb.DELETE, "k")]))
     assert store._content.order is None
+
+
+def test_a_digest_is_of_one_state_though_another_nodes_is_installed_meanwhile() -> None:
+    ours, theirs = Store("ours"), Store("theirs")
+    for store, value in ((ours, "old"), (theirs, "new")):
+        puts = [Command(Verb.PUT, f"key{number}", value) for number in range(3000)]
+        store.apply(1 if store is ours else 2, 1, encode_batch(puts))
+    pieces = ours.digest_in_pieces()
+    next(pieces)
+    ours.load_state(theirs.save_state())
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(pieces)
+    assert end.value.value.position == theirs.position
+    assert end.value.value.digest == theirs.digest()

@@ -608,6 +608,20 @@ async def test_a_client_that_does_not_read_is_not_listened_to_and_is_cut_off_in_
 
 
 @in_a_loop
+async def test_a_client_whose_calls_wait_for_an_answer_is_not_taken_for_a_slow_one() -> None:
+    now = asyncio.get_running_loop().time()
+    pair = Pair(answers=True)
+    data, expected = gets(2)
+    pair.connection.hold()
+    pair.connection.pause_writing()
+    pair.connection.data_received(data)
+    pair.connection.resume_writing()
+    assert not pair.connection.stale(now + 2 * FRAME_S), "it has read, and waits for us"
+    pair.connection.release()
+    await until(lambda: pair.messages == expected)
+
+
+@in_a_loop
 async def test_a_node_that_does_not_read_is_listened_to() -> None:
     pair = Pair(answers=True, user=2)  # two that wait for each other would wait for ever
     pair.connection.pause_writing()

@@ -584,7 +584,7 @@ def explore(
         for me, end in enumerate(ends):
             end.send((log[told[me] :], batches[me]))
             told[me] = len(log)
-        results = serve(explorer, ends, log)
+        results = serve(explorer, ends, processes, log)
         breach = next((result[2] for result in results if result[2]), None)
         states, transitions = sum(result[3] for result in results), sum(result[4] for result in results)
         batches = [[result[1][me] for result in results if result[1]] for me in range(workers)]
@@ -612,11 +612,14 @@ def explore(
     return verdict._replace(depth=len(schedule), breach=text, schedule=schedule)
 
 
-def serve(explorer: Explorer, ends: list[Any], log: list[Any]) -> list[Any]:
+def serve(explorer: Explorer, ends: list[Any], processes: list[Process], log: list[Any]) -> list[Any]:
     """Number what the workers ask for, until all have finished their level."""
     results: dict[int, Any] = {}
     while len(results) < len(ends):
-        for end in wait([end for me, end in enumerate(ends) if me not in results]):
+        sentinels = {process.sentinel for process in processes}
+        for end in wait([*sentinels, *[end for me, end in enumerate(ends) if me not in results]]):
+            if end in sentinels:
+                raise RuntimeError("a worker has ended; it has said why")
             kind, *what = end.recv()
             if kind == "level":
                 results[ends.index(end)] = what
