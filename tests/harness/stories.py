@@ -93,18 +93,6 @@ def two_proposers() -> RecordedCluster:
     return answered(cluster, *answers)
 
 
-@story("classic-duel")
-def classic_duel() -> RecordedCluster:
-    """Two proposers duel, the classic way.
-
-    All share one log, and nobody leads it for long ("proposing": "classic"): each command takes a ballot of
-    its own, both phases of it. Nodes 1 and 5 get a command at the same moment. Whoever asks with the lower
-    ballot is refused, waits a little by chance, and tries again above the other.
-    """
-    cluster = begun(proposing="classic")
-    return answered(cluster, cluster.put(1, "x", "1"), cluster.put(5, "x", "5"))
-
-
 @story("leader-dies")
 def leader_dies() -> RecordedCluster:
     """A leader dies, and its entry survives.
