@@ -15,9 +15,15 @@ Exit status: 0 done; 1 the run broke a rule (it was drawn all the same), or a fi
 2 usage.
 """
 
-import argparse
+import _signal  # what `signal` is made of: it takes no time to import
 import sys
+
+if __name__ == "__main__" and _signal.getsignal(_signal.SIGINT) is not _signal.SIG_IGN:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # while it imports, too: there is nothing to tidy up
+
+import argparse
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -27,28 +33,40 @@ from paxoskv import program
 program.begin(*program.PACKAGES)
 
 from paxoskv.page.draw import FORMS, Drawing
+from paxoskv.trace.events import Trace
 from scripts.simulate import profile_of, selection, setting_of
 from tests.harness.recorded import RecordedSimulation
 from tests.harness.simulator import PROFILES, Violation
 from tests.harness.stories import STORIES
 
 LAST = 10_000  # events
+BEFORE = 50_000  # events before those that are shown: they tell how all stood then
+
+
+def lines_of(trace: Trace, last: int, text: str, **header: Any) -> list[str]:
+    """The lines of a trace, and what to say if its beginning is not shown."""
+    before = max(0, len(trace.events) - last)
+    first = trace.events[before]
+    if first.id > 1:
+        text += (
+            f" The beginning is cut off: the {first.id - 1:,} events before {first.time * 1000:,.0f} ms "
+            "are not shown, only how all stood then (--last N shows more)."
+        )
+    return list(trace.lines(text=text, before=before, **header))
 
 
 def of_scenario(name: str, last: int) -> list[str]:
     """The lines of a scenario's trace."""
     story = STORIES[name]
     cluster = story.play()
-    header, *events = cluster.trace.lines(
-        title=story.title, text=story.text, command=f"scripts/trace.py {name}", nodes=cluster.ids
-    )
-    return [header, *events[-last:]]
+    command = f"scripts/trace.py {name}"
+    return lines_of(cluster.trace, last, story.text, title=story.title, command=command, nodes=cluster.ids)
 
 
 def of_seed(found: argparse.Namespace) -> tuple[list[str], str | None]:
     """The lines of a run of the simulator, and the rule that it broke, if any."""
     profile = profile_of(found.profile, found.nodes, found.settings)
-    simulation = RecordedSimulation(found.seed, profile, found.last)
+    simulation = RecordedSimulation(found.seed, profile, found.last + BEFORE)
     failure = None
     try:
         simulation.run()
@@ -58,8 +76,8 @@ def of_seed(found: argparse.Namespace) -> tuple[list[str], str | None]:
     command = f"scripts/trace.py --seed {found.seed} {options}"
     title = f"Seed {found.seed} of the simulator, profile {found.profile}"
     text = failure or "No rule was broken."
-    return list(
-        simulation.recording.lines(title=title, text=text, command=command, nodes=simulation.nodes)
+    return lines_of(
+        simulation.recording, found.last, text, title=title, command=command, nodes=simulation.nodes
     ), failure
 
 
@@ -111,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         saved = drawing.save(vars(found))
     except OSError as error:
-        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"{program.name()}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     if found.text or not saved:
         print(drawing.text(), end="")

@@ -7,7 +7,7 @@ from typing import Any
 from paxoskv.client.operations import ClientError
 from paxoskv.client.sync import Client
 from paxoskv.page.draw import Drawing
-from paxoskv.page.instance import about, joined, written
+from paxoskv.page.instance import about, joined, standing, written
 
 SWITCH = 'switch it on with `trace on`, or "trace" in cluster.json, and repeat what is to be explained'
 
@@ -58,10 +58,13 @@ def drawing(client: Client, arguments: argparse.Namespace) -> Drawing:
     if not told or found is None:
         raise Unexplained(f"{what} is not in what was recorded: {SWITCH}")
     start = told[0]["time"]
+    before = [state | {"time": start} for state in standing(events, found[0], told[0]["id"])]
     header = {
         "title": f"Slot {found[1]} of log {found[0]}",
         "text": ". ".join(missing) or "All nodes have recorded it.",
         "nodes": [node.id for node in client.nodes],
+        "only": found,
+        "before": len(before),
     }
-    lines = [json.dumps(event | {"time": event["time"] - start}) for event in told]
+    lines = [json.dumps(event | {"time": event["time"] - start}) for event in before + told]
     return Drawing([json.dumps(header), *lines])

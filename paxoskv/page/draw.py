@@ -1,5 +1,6 @@
 """A trace as text, as a sequence diagram for Mermaid, as SVG, and as a page to step through."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from json import dumps, loads
@@ -28,9 +29,11 @@ class Drawing:
     def __init__(self, lines: Iterator[str] | Sequence[str], gossip: bool = False) -> None:
         """`gossip`: whether the drawings show what tells no story, too."""
         self.lines = list(lines)
-        self.header, *self.events = [loads(line) for line in self.lines]
+        self.header, *events = [loads(line) for line in self.lines]
+        begin: int = self.header.get("before", 0)
+        self.before, self.events = events[:begin], events[begin:]
         self.members: list[int] = self.header["nodes"]
-        self.steps = steps(self.events, self.members)
+        self.steps = steps(self.events, self.members, self.before)
         self.shown = [step for step in self.steps if gossip or not step.minor]
         self.sent = {event["id"]: event for event in self.events if event["kind"] == "sent"}
 
@@ -38,13 +41,14 @@ class Drawing:
         return str(self.header.get("title", "A run"))
 
     def save(self, files: Mapping[str, Any]) -> bool:
-        """Write the files that are named by their forms; False if there is none. OSError names the file."""
+        """Write the files that are named by their forms, and tell it. OSError names the file."""
         asked = [(form, Path(files[form])) for form in FORMS if files.get(form)]
         for form, path in asked:
             try:
                 path.write_text(getattr(self, form)(), encoding="utf-8")
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(path)) from None
+            print(f"{path} is written", file=sys.stderr)
         return bool(asked)
 
     def json(self) -> str:
@@ -159,12 +163,21 @@ class Drawing:
             "text": self.header.get("text", ""),
             "command": self.header.get("command", ""),
             "nodes": self.members,
+            "only": self.header.get("only"),
+            "before": [_compact(event) for event in self._still_true()],
             "steps": [[len(step.events), int(step.minor), step.caption, step.lines] for step in self.steps],
             "events": [_compact(event) for step in self.steps for event in step.events],
         }
         text = dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
         page = TEMPLATE.read_text(encoding="utf-8")
         return page.replace("<!--title-->", escape(self.title())).replace("/*data*/null", text)
+
+    def _still_true(self) -> Iterator[Event]:
+        """Of what was before: all but the messages that have arrived or were lost."""
+        over = {event.get("cause") for event in self.before if event["kind"] in ("delivered", "lost")}
+        for event in self.before:
+            if "message" not in event or (event["kind"] == "sent" and event["id"] not in over):
+                yield event
 
 
 def _compact(event: Event) -> list[Any]:

@@ -123,10 +123,45 @@ def about(events: list[Event], log: int, slot: int) -> list[Event]:
             asked |= {event["cause"], *event["because"]}
             ids.add(event["id"])
         phase_1 = event.get("log") == log and event.get("ballot") in ballots and _phase_1(event)
-        if phase_1 or (event["kind"] == "answered" and not asked.isdisjoint(event["because"])):
+        answers = event["kind"] == "answered" and not asked.isdisjoint(event["because"])
+        if phase_1 or answers or _written(event, ids):
             ids.add(event["id"])
     told = ids | asked
     return [event for event in events if event["id"] in told]
+
+
+def _written(event: Event, ids: set[int]) -> bool:
+    """Whether it says that one of these events is written, or is on the disk."""
+    if event["kind"] == "journaled":
+        return not ids.isdisjoint(event["because"])
+    return event["kind"] == "durable" and event["cause"] in ids
+
+
+def standing(events: list[Event], log: int, end: int) -> list[Event]:
+    """How a log stood at each node that has said it, before the event with the id `end`: `state` events."""
+    rows: dict[int, list[Any]] = {}
+    leads: dict[int, list[int]] = {}
+    for event in events:
+        kind, node = event["kind"], event["node"]
+        if event["id"] >= end:
+            break
+        if kind == "state":
+            rows.update((node, list(row)) for row in event["logs"] if row[0] == log)
+            leads[node] = [log] if log in event["leads"] else []
+        elif event.get("log") != log or node not in rows:
+            continue
+        elif kind == "promised":
+            rows[node][1] = event["ballot"]
+        elif kind == "accepted":
+            rows[node][1:4] = event["ballot"], event["ballot"], event["slot"] + len(event["entries"])
+        elif kind in ("chosen", "learned"):
+            rows[node][4] = event["length"]
+        elif kind in ("leads", "deposed"):
+            leads[node] = [log] if kind == "leads" else []
+    return [
+        {"id": at - len(rows), "node": node, "kind": "state", "logs": [rows[node]], "leads": leads[node]}
+        for at, node in enumerate(sorted(rows))
+    ]
 
 
 def _phase_1(event: Event) -> bool:

@@ -1,5 +1,6 @@
 """A trace in words: a sentence for each event, and steps, which are what one node does in one go."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -12,13 +13,17 @@ BEGIN: Final = frozenset({
 })  # fmt: skip  # kinds that a step begins with
 MINOR: Final = frozenset({"state", "timer", "journaled", "duplicated"})  # kinds that tell no story
 UNTOLD: Final = frozenset({"journaled", "proposed", "timer", "duplicated"})  # kinds that a caption leaves out
-FIRST: Final = ("violation", "chosen", "leads")  # kinds that it begins with
+# Kinds that it begins with, for its end may be cut off, and those that it ends with; others lie between.
+ORDER: Final = {"violation": 0, "chosen": 0, "leads": 0, "answered": 0, "delivered": 2}
+NO_OP: Final = "no-op"
+SKIP: Final = "a skip (no-op)"
+TIMES: Final = {1: "", 2: " (twice)"}
 GOSSIP: Final = frozenset({"Learn", "Barrier", "Reading", "Chunk", "FetchCheckpoint"})
-NOTES: Final = "disk: notes"
+NOTES: Final = "on disk: no promise, no vote"
 
 # What each kind of event says: in a few words, and in a sentence; `facts` has the fields.
 TEXTS: Final = {
-    "state": ("stands so", "So it stands at node {node} now."),
+    "state": ("how it stands", "So it stands at node {node} now."),
     "asked": ("client: {what}", "A client asks node {node}: {what}."),
     "proposed": ("proposes", "Node {node} proposes it."),
     "stands": (
@@ -41,11 +46,12 @@ TEXTS: Final = {
         "it yet.",
     ),
     "journaled": ("writes", "Node {node} writes to its journal; the disk is at work."),
-    "durable": (NOTES, "The disk of node {node} has what was noted."),
-    "sent": ("{brief} to {to}", "Node {node} sends to {receivers}: {said}."),
+    "durable": (NOTES, "The disk of node {node} has what was written; no promise and no vote is in it."),
+    "sent": ("{brief} to {receiving}", "Node {node} sends to {receivers}: {said}."),
     "delivered": ("{brief} from {from}", "Node {node} gets from node {from}: {said}."),
     "lost": (
-        "{message} {from} to {to} is lost", "{message} from node {from} to {receivers} is lost: {why}.",
+        "{message} {from} to {receiving} is lost",
+        "{message} from node {from} to {receivers} is lost: {why}.",
     ),
     "duplicated": ("twice", "The network will deliver it {copies} times."),
     "chosen": (
@@ -75,7 +81,7 @@ CUTS: Final = {
 }  # fmt: skip
 MESSAGES: Final = {
     "Prepare": "Prepare {ballot}", "Fetch": "Fetch from slot {slot}", "Fetched": "Fetched {held}",
-    "Learn": "News", "Barrier": "Barrier of a read",
+    "Barrier": "Barrier of a read",
     "Rejoin": "Rejoin: what do you know of log {log}?", "Rejoined": "Rejoined: all of log {log}",
     "Promise promised": "Promise {ballot}", "Promise nack": "No: {promised} is promised",
     "Promise behind": "No: you are behind", "Promise covered": "No need: it is known",
@@ -102,14 +108,27 @@ def listed(numbers: Sequence[Any]) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
 
 
+def counted(numbers: Sequence[int]) -> list[str]:
+    """Each of them once, and how often it comes."""
+    times = Counter(numbers)
+    return [f"{number}{TIMES.get(count, f' ({count} times)')}" for number, count in times.items()]
+
+
 def nodes(numbers: Sequence[int]) -> str:
-    return f"node{'s' if len(numbers) > 1 else ''} {listed(numbers)}"
+    return f"node{'s' if len(set(numbers)) > 1 else ''} {listed(counted(numbers))}"
 
 
 def values(event: Event) -> str:
-    """The commands of the entries that an event is about; of many, the first one's."""
+    """The commands of the entries that an event is about; of many, the first one's, and how many are none."""
     texts = [str(text) for _, text in event.get("entries", ())]
-    return f"{texts[0]} and {len(texts) - 1} more" if len(texts) > 1 else "".join(texts)
+    more = texts[1:]
+    skips = more.count(NO_OP)
+    found = [SKIP if text == NO_OP else text for text in texts[:1]]
+    if len(more) > skips:
+        found.append(f"{len(more) - skips} more")
+    if skips:
+        found.append(SKIP if skips == 1 else f"{skips} skips (no-ops)")
+    return listed(found)
 
 
 def message(event: Event) -> str:
@@ -121,11 +140,20 @@ def message(event: Event) -> str:
         text += f", has {held} of {event['accepted']}"
     elif kind == "Accept":
         text += " " + (held or ("(nothing yet)" if event["sync"] else "(how far are you?)"))
-    elif kind == "Accepted" and answer == "accepted" and not event["length"]:
-        text = "Accepted: not on its disk yet"
+    elif kind == "Accepted" and answer == "accepted":
+        text = f"Accepted: {on_disk(event)}"
     elif kind == "Learn" and event["chosen"]:
         text = "Learn what is chosen"
     return text
+
+
+def on_disk(event: Event) -> str:
+    """What a vote says: how much of the log its sender has on the disk, and whether that is enough."""
+    length, asked = event["length"], event.get("asked")
+    if not length:
+        return "not on its disk yet"
+    has = f"{length} {'entries are' if length > 1 else 'entry is'} on its disk"
+    return has if asked is None or asked < length else f"slot {asked} is not on its disk yet, {has}"
 
 
 def place(event: Event) -> str:
@@ -141,17 +169,29 @@ def facts(event: Event) -> dict[str, Any]:
     fields["who"] = nodes(event.get("votes") or event.get("promises") or event.get("nodes") or ())
     fields["what"] = listed(event.get("commands", ()))
     if isinstance(event.get("to"), list):
-        fields.update(receivers=nodes(event["to"]), to=listed(event["to"]))
+        fields.update(receivers=nodes(event["to"]), receiving=listed(counted(event["to"])))
     if event["kind"] in ("sent", "delivered"):
         said = message(event)
         fields["said"] = said + (
             f" (ballot {event['ballot']}, log {event['log']})" if "ballot" in event else ""
         )
-        fields["brief"] = "Accept" if event["message"] == "Accept" else message({**event, "entries": []})
+        if event.get("lazy") and event.get("entries"):
+            fields["said"] += f"; {nodes(event['lazy'])} may write later"
+        fields["brief"] = briefly(event)
     if event["kind"] == "cut":
         text = CUTS[event["how"]].format_map(fields)
         fields["cut"] = text[0].upper() + text[1:]
     return fields
+
+
+def briefly(event: Event) -> str:
+    """What a message is, where there is little room."""
+    if event["message"] == "Accept":
+        return "Accept"
+    if event.get("vote") == "accepted":
+        late = not event["length"] or event["length"] <= event.get("asked", -1)
+        return "no vote yet" if late else "vote"
+    return message({**event, "entries": []})
 
 
 def told(event: Event) -> tuple[str, str]:
@@ -171,11 +211,12 @@ class Memory:
         self.held: dict[
             tuple[int, int, int], list[Any]
         ] = {}  # by node, log and slot: the entry accepted last
+        self.asked: dict[int, int] = {}  # by Accept and what answers it: the last slot that it is about
         self.having: dict[tuple[int, int, str], set[int]] = {}  # who has (log, slot, ballot) on the disk
 
     def tell(self, step: Step) -> None:
         """Find the words for a step."""
-        written = [self._follow(event) for event in step.events]
+        written = [self.follow(event) for event in step.events]
         for event in merged(step.events):
             kind = event["kind"]
             if kind in ("chosen", "learned"):
@@ -185,7 +226,7 @@ class Memory:
             step.lines.append(text)
             if kind not in UNTOLD:
                 step.caption.append((kind, brief))
-        step.caption.sort(key=lambda words: words[0] not in FIRST)
+        step.caption.sort(key=lambda words: ORDER.get(words[0], 1))
 
     def _entries(self, event: Event) -> list[Any]:
         """What its node holds where a log is chosen."""
@@ -195,7 +236,8 @@ class Memory:
             for slot in range(event["slot"], event["length"])
         ]
 
-    def _follow(self, event: Event) -> tuple[str, str] | None:
+    def follow(self, event: Event) -> tuple[str, str] | None:
+        """Remember the event; return the words if it says that something is on a disk."""
         kind, node = event["kind"], event["node"]
         if kind in ("promised", "accepted", "stands"):
             self.waiting[event["id"]] = event
@@ -203,6 +245,10 @@ class Memory:
                 self.held[node, event["log"], slot] = entry
         elif kind == "journaled":
             self.frames[event["id"]] = event["because"]
+        elif event.get("message") == "Accept" and event.get("entries"):
+            self.asked[event["id"]] = event["slot"] + len(event["entries"]) - 1
+        elif event.get("message") == "Accepted" and event.get("cause") in self.asked:
+            self.asked[event["id"]] = event["asked"] = self.asked[event["cause"]]
         elif kind == "wipe":
             for disks in self.having.values():
                 disks.discard(node)
@@ -263,10 +309,12 @@ def parted(events: Iterable[Event]) -> list[Step]:
     return found
 
 
-def steps(events: Iterable[Event], members: Sequence[int]) -> list[Step]:
-    """The whole trace, step by step, in words."""
+def steps(events: Iterable[Event], members: Sequence[int], before: Iterable[Event] = ()) -> list[Step]:
+    """The whole trace, step by step, in words; what was before it is not told."""
     found = parted(events)
     memory = Memory(members)
+    for event in before:
+        memory.follow(event)
     for step in found:
         memory.tell(step)
     senders = {event["id"]: step for step in found for event in step.events if event["kind"] == "sent"}

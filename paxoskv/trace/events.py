@@ -174,6 +174,8 @@ def described(message: Any) -> tuple[int | None, int | None, int, dict[str, Any]
     about: dict[str, Any] = {"message": message.__class__.__name__}
     if isinstance(message, Accept):
         about.update(entries=kept(message.entries), sync=message.sync)
+        if message.lazy:
+            about["lazy"] = list(message.lazy)
         return message.log, message.start, message.ballot, about
     if isinstance(message, Accepted):
         about.update(vote=VOTES[message.vote], promised=dotted(message.promised), length=message.length)

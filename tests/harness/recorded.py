@@ -40,7 +40,7 @@ class RecordedMachine(simulator.Machine):
         simulation.sending, simulation.copies = simulation.recording.last, 0
         super().send(to, message, call)
         if simulation.copies == 0:
-            simulation.lose(simulation.sending, self.node, to, message, "on its way")
+            simulation.lose(simulation.sending, self.node, to, message, "the network drops it")
         elif simulation.copies > 1:
             simulation.recording.add(0, "duplicated", simulation.sending, copies=simulation.copies)
         simulation.sending = 0
@@ -174,7 +174,7 @@ class RecordedCluster(scenario.Cluster):
         super().post(envelope)
         if not self.passed and held == sum(len(gate.held) for gate in self.gates):
             cut = frozenset((envelope.sender, envelope.to)) in self.cuts
-            self.lose(envelope, "the link is cut" if cut else "on its way")
+            self.lose(envelope, "the link is cut" if cut else "the network drops it")
 
     def deliver(self, envelope: Envelope) -> None:
         self.passed = True

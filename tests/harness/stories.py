@@ -98,7 +98,9 @@ def leader_dies() -> RecordedCluster:
     """A leader dies, and its entry survives.
 
     Node 1 leads its log and sends x=1, but only nodes 1, 2 and 3 get it; then node 1 dies, before its client
-    has an answer. Another node stands for log 1, finds the entry in the promises, and finishes it.
+    has an answer. A client asks node 4 to put y=2: it is chosen, and waits, for something earlier might still
+    come from node 1. That is why another node stands for log 1: it finds x=1 in the promises, finishes it,
+    and appends a skip.
     """
     cluster = begun()
     with cluster.deliver_only(Accept, to={1, 2, 3}):

@@ -3,6 +3,7 @@
 Chromium runs without a screen, without the network, and in a directory of its own.
 """
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from paxoskv.page.draw import TEMPLATE, Drawing
+from paxoskv.page.instance import about, standing
 from paxoskv.trace.events import commands, dotted
+from scripts import trace
 from tests.harness.recorded import RecordedCluster, RecordedSimulation
 from tests.harness.simulator import PROFILES
 from tests.harness.stories import STORIES
@@ -52,6 +55,9 @@ class Page:
 
     def said(self) -> str:
         return str(self.driver.find_element(By.ID, "said").text)
+
+    def text(self, id_: str) -> str:
+        return str(self.driver.find_element(By.ID, id_).text)
 
     def step(self) -> int:
         return int(self.run("return now"))
@@ -114,13 +120,17 @@ def test_one_steps_through_a_put_from_the_request_to_the_answer(driver: Any, tmp
 def test_the_address_of_a_page_is_a_link_to_a_step(driver: Any, tmp_path: Path) -> None:
     page = shown(driver, tmp_path, drawn("put")[1])
     page.press("c")
-    step = page.step()
-    WebDriverWait(driver, DEADLINE_S).until(lambda _: f"#step={step + 1}" in driver.current_url)
+    step, row = page.step(), page.run("return rowOf[now]")
+    WebDriverWait(driver, DEADLINE_S).until(lambda _: f"#step={row + 1}" in driver.current_url)
     said = page.said()
-    page.open(f"#step={step + 1}")
+    assert f"Step {row + 1} of {page.run('return rows.length')} " in page.text("when")
+    page.open(f"#step={row + 1}")
     assert page.step() == step and page.said() == said
     page.open("#step=99999")
-    assert page.step() == page.run("return steps.length") - 1
+    assert page.step() == page.run("return rows.at(-1)")
+    assert not page.run("return byId('all').checked")  # whatever the number, gossip remains hidden
+    page.open("#step=2&all")
+    assert page.step() == 1 and page.run("return byId('all').checked")
 
 
 def test_pressing_a_value_lights_what_made_it_and_nothing_else(driver: Any, tmp_path: Path) -> None:
@@ -182,6 +192,35 @@ def test_a_page_of_ten_thousand_events_is_small_enough_and_draws_only_what_is_se
     assert page.run("return events.length") == 10_000
     page.run("go(Math.floor(steps.length / 2))")
     assert page.run("return document.querySelectorAll('.row').length") < 100
+
+
+def test_a_part_of_a_run_says_what_is_cut_off_and_shows_how_all_stood(driver: Any, tmp_path: Path) -> None:
+    cluster = STORIES["catch-up"].play()
+    lines = trace.lines_of(cluster.trace, 100, "A text.", nodes=cluster.ids)
+    page, whole = shown(driver, tmp_path, Drawing(lines)), Drawing(lines)
+    cut = f"the {cluster.trace.last - 100:,} events before"
+    assert cut in page.text("text") and page.run("return before.length") and len(whole.events) == 100
+    assert page.run("return [...state.nodes].every(([, node]) => !node.up || 1 in node.promised)")
+    assert "unknown" not in page.text("logs") and "increment n" in page.text("logs")
+    assert "an earlier entry" not in whole.text()
+
+
+def test_a_page_about_one_slot_shows_no_other_and_what_is_unknown_as_unknown(
+    driver: Any, tmp_path: Path
+) -> None:
+    cluster = STORIES["failing-acceptors"].play()
+    events = [json.loads(event.as_json()) for event in cluster.trace.events]
+    for event in events:
+        event.setdefault("cause", 0)
+    last = max(slot for log, slot in cluster.slots if log == 1)
+    told = about(events, 1, last)
+    before = [state | {"time": 0} for state in standing(events, 1, told[0]["id"]) if state["node"] != 5]
+    header = {"nodes": cluster.ids, "only": [1, last], "before": len(before)}
+    page = shown(driver, tmp_path, Drawing([json.dumps(line) for line in [header, *before, *told]]))
+    head, *rows, disks = page.text("logs").partition("node has promised")[2].splitlines()
+    assert head.strip() == f"slot {last}" and page.text("logs").startswith("Log 1")
+    assert "memory" not in rows[0] and "1.1" in page.text("logs")
+    assert page.text("logs").count("unknown") >= 2 and disks.startswith("disks")  # of node 5
 
 
 def test_a_phone_has_the_same_story_and_no_scrolling_to_the_side(driver: Any, tmp_path: Path) -> None:

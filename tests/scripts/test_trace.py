@@ -75,7 +75,18 @@ def test_what_cannot_be_shown_is_refused_in_a_line(
 
 def test_a_file_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert trace.main(["put", "--html", "/proc/none/put.html"]) == 1
-    assert "/proc/none/put.html" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.endswith(": /proc/none/put.html: No such file or directory\n") and len(told.split(": ")) == 3
+
+
+def test_what_is_written_is_told_and_a_long_run_says_that_its_beginning_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "seed.jsonl"
+    assert trace.main(["--seed", "1", "--profile", "idle", "--last", "30", "--json", str(page)]) == 0
+    assert capsys.readouterr().err == f"{page} is written\n"
+    header, *events = map(json.loads, page.read_text().splitlines())
+    assert header["before"] == len(events) - 30 > 0
 
 
 def test_the_program_starts_as_it_is() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from paxoskv.page.draw import Drawing
 from paxoskv.page.instance import about, joined
-from paxoskv.page.words import TEXTS
-from paxoskv.trace.events import Trace, commands
+from paxoskv.page.words import TEXTS, message, nodes, values
+from paxoskv.trace.events import OUTCOMES, VERDICTS, VOTES, WORDS, Trace, commands
+from paxoskv.wire.structs import Outcome, Verb, Verdict, Vote
 from tests.harness.recorded import RecordedCluster, RecordedSimulation
 from tests.harness.simulator import PROFILES, Simulation
 from tests.harness.stories import STORIES
@@ -159,6 +161,26 @@ def test_traces_of_single_nodes_are_joined_to_what_the_simulator_has_recorded(na
             right += match["time"] == true[key]["time"]
             wrong += match["time"] != true[key]["time"]
     assert right > 20 * wrong  # what is sent twice alike, and lost once, cannot be told apart
+
+
+def test_the_words_name_skips_what_comes_twice_and_what_is_not_on_a_disk_yet() -> None:
+    assert values({"entries": [[1, "put x=1"], [9, "no-op"]]}) == "put x=1 and a skip (no-op)"
+    assert values({"entries": [[1, "no-op"]]}) == "a skip (no-op)"
+    assert values({"entries": [[1, "put x=1"], [2, "get y"], [9, "no-op"]]}) == (
+        "put x=1, 1 more and a skip (no-op)"
+    )
+    assert nodes([3, 3]) == "node 3 (twice)" and nodes([3, 4, 3]) == "nodes 3 (twice) and 4"
+    vote = {"kind": "sent", "message": "Accepted", "vote": "accepted", "length": 25, "asked": 25}
+    assert message(vote) == "Accepted: slot 25 is not on its disk yet, 25 entries are on its disk"
+    assert message(vote | {"asked": 24}) == "Accepted: 25 entries are on its disk"
+    assert message(vote | {"length": 0, "asked": 0}) == "Accepted: not on its disk yet"
+    text = Drawing([json.dumps({"nodes": [1, 2, 3, 4, 5]}), *map(json.dumps, told("put")[1])]).text()
+    assert "may write later" in text
+
+
+def test_every_verb_outcome_verdict_and_vote_has_a_word_that_recordings_show() -> None:
+    for texts, numbers in ((WORDS, Verb), (OUTCOMES, Outcome), (VERDICTS, Verdict), (VOTES, Vote)):
+        assert set(texts) == {value for name, value in vars(numbers).items() if name.isupper()}
 
 
 @pytest.mark.parametrize("name", STORIES)
