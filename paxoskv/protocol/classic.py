@@ -82,7 +82,7 @@ class Classic(OneLog):
     def tick(self, now: float) -> None:
         """No read asks anything: it has its ballot."""
 
-    def on_reading(self, sender: int, message: Reading) -> None:
+    def on_reading(self, sender: int, message: Reading, now: float) -> None:
         """Nobody was asked."""
 
     def forget(self, peer: int) -> None:

@@ -18,13 +18,15 @@ log is executed here. (The leader must be established: what older ballots have c
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from paxoskv.multipaxos import RESEND_AFTER, Proposer, node_of
 from paxoskv.protocol.one_log import OneLog
 from paxoskv.protocol.revocation import TURN
 from paxoskv.protocol.way import Parts
 from paxoskv.wire.structs import Barrier, Forward, Forwarded, Reading
+
+CUT_OFF: Final = 1.0  # seconds: a leader that is silent for less, if patience is short, may still be there
 
 
 @dataclass(slots=True)
@@ -162,7 +164,7 @@ class Leader(OneLog):
 
     def _look_at_leader(self, now: float) -> None:
         """Where others have a leader that we do not reach, clients are better served by them."""
-        leader, patience = self._holder(), 2 * self.revocation.patience(now)
+        leader, patience = self._holder(), max(2 * self.revocation.patience(now), CUT_OFF)
         silent = leader != self.me and now - self.contacts.heard[leader] > patience
         if silent and not self.cut_off:
             self._lost()
@@ -185,8 +187,12 @@ class Leader(OneLog):
         ):
             self._ask(now)
 
-    def on_reading(self, sender: int, message: Reading) -> None:
-        if message.round != self.reading.round or message.promised is None or not self.reading.asking:
+    def on_reading(self, sender: int, message: Reading, now: float) -> None:
+        if message.promised is None:
+            return
+        if self.own.leading and message.promised > self.own.ballot:
+            self.lose(self.own, message.promised, now)
+        if message.round != self.reading.round or not self.reading.asking:
             return
         self.reading.promises[sender] = message.promised
         for fact in message.facts:

@@ -328,7 +328,7 @@ class Node(Core):
         self.clock.hear(message.clock)
         for fact in message.facts:
             self.logs.learn(fact, now, sender)
-        self.way.on_reading(sender, message)
+        self.way.on_reading(sender, message, now)
 
     @property
     def fetch_due(self) -> float | None:

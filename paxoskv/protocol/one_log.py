@@ -6,7 +6,7 @@ from typing import Any
 
 from paxoskv.multipaxos import Proposer, node_of
 from paxoskv.protocol.way import Parts, Way
-from paxoskv.wire.structs import Entry, Origin
+from paxoskv.wire.structs import Barrier, Entry, Origin
 
 
 @dataclass(slots=True)
@@ -26,6 +26,8 @@ class Still:
     jitter: float
     progress: tuple[int, int] = (0, 0)  # the ballot promised, and how much is chosen
     since: float = 0.0  # since when it is so, and somebody waits for more
+    waits: bool = False  # whether somebody does
+    asked_at: float = 0.0  # when all were asked last whether they live
 
 
 class OneLog(Way):
@@ -54,7 +56,7 @@ class OneLog(Way):
     @property
     def busy(self) -> bool:
         under_way = self.entry.payload is not None or self.own.preparing or bool(self.own.entries)
-        return under_way or any(self.reads())
+        return under_way or self.still.waits or any(self.reads())
 
     def origin(self, life: int) -> Origin:
         self.entry.origin = Origin(self.me, life, self.entry.origin.number + 1)
@@ -90,11 +92,17 @@ class OneLog(Way):
 
     def watch(self, now: float) -> None:
         """Stand where nothing goes on, though it should: one node after the other, as in revocation."""
+        still = self.still
+        still.waits = self._is_held_up(now)
+        if still.waits and now - still.asked_at >= self.revocation.patience(now) / 4:
+            still.asked_at = now  # gossip is too rare to tell who lives
+            for peer in self.peers:
+                self.outbox.send(peer, Barrier(0, 0))
         progress = (self.acceptor.promised, self.learner.logs[self.own.log].chosen)
-        if not self._is_in_contact(now) or progress != self.still.progress or not self._is_held_up(now):
-            self.still.progress, self.still.since, self.still.jitter = progress, now, self.random.random()
+        if not still.waits or not self._is_in_contact(now) or progress != still.progress:
+            still.progress, still.since, still.jitter = progress, now, self.random.random()
         elif not self.own.preparing and not self.own.leading and self._is_our_turn(now):
-            self.still.since = now
+            still.since = now
             self.revocations += 1
             self.stand(self.own.log, 0, now)
 

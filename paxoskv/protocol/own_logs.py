@@ -82,7 +82,7 @@ class OwnLogs(Way):
         if self.reads.waiting or self.reads.dated:
             self.reads.end_turn(now, more and self.own.established)
 
-    def on_reading(self, sender: int, message: Reading) -> None:
+    def on_reading(self, sender: int, message: Reading, now: float) -> None:
         self.reads.on_reading(sender, message)
 
     def forget(self, peer: int) -> None:

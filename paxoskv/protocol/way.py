@@ -205,7 +205,7 @@ class Way(ABC):
         return ()
 
     @abstractmethod
-    def on_reading(self, sender: int, message: Reading) -> None:
+    def on_reading(self, sender: int, message: Reading, now: float) -> None:
         """A node has answered a read's Barrier."""
 
     @abstractmethod

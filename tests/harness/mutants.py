@@ -160,7 +160,17 @@ MUTANTS = [
         "test_one_log.test_what_another_node_has_finished_is_not_appended_again",
         ("node.replica", "encode(Batch(commands, core.origin()))", "encode(Batch(commands))"),
     ),
+    told(
+        "classic: nobody asks who lives before another's entry is finished",
+        "test_one_log.test_a_dead_nodes_entry_is_finished_however_short_patience_is",
+        (ONE_LOG, "                self.outbox.send(peer, Barrier(0, 0))\n", "                pass\n"),
+    ),
     # -- leader: one log, and one node that leads it for all
+    told(
+        "leader: one that is told of a higher promise leads on",
+        "test_one_log.test_a_leader_that_hears_of_a_higher_promise_leads_no_more_and_its_reads_end",
+        (LEADER, "if self.own.leading and message.promised > self.own.ballot:", "if False:"),
+    ),
     told(
         "leader: a forward that comes again is appended again",
         "test_one_log.test_a_forward_that_comes_twice_is_done_once",
@@ -241,7 +251,7 @@ MUTANTS = [
     told(
         "leader: an answer of an older round counts for a read",
         "test_one_log.test_no_answer_of_an_older_round_counts_for_a_read",
-        (LEADER, "if message.round != self.reading.round or message.promised", "if message.promised"),
+        (LEADER, "if message.round != self.reading.round or not", "if not"),
     ),
     told(
         "leader: a read does not wait until what the leader knows is executed",

@@ -1,5 +1,7 @@
 """Stories of the two ways with one log: who stands when, and what becomes of commands and reads meanwhile."""
 
+import pytest
+
 from paxoskv.multipaxos import node_of
 from paxoskv.protocol.leader import Leader
 from paxoskv.wire.codec import NotDone
@@ -408,6 +410,43 @@ def test_who_does_not_reach_the_leader_sends_clients_elsewhere_and_deposes_nobod
     cluster.run_until(lambda: bool(cluster.core(4).ready), within_s=2)
 
 
+def test_a_leader_that_hears_of_a_higher_promise_leads_no_more_and_its_reads_end() -> None:
+    """Node 4 does not reach it, and stands; node 1 hears of that from the others only."""
+    cluster = led()
+    done(cluster, cluster.put(2, "a", "1"))
+    cluster.cut(1, 4)
+    cluster.run_until(lambda: another_leads(cluster), within_s=5)
+    read = cluster.read(1, "a")
+    done(cluster, read)
+    assert read.text == "1"
+
+
+@pytest.mark.parametrize("patience", [0.05, 0.1])
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_dead_leader_is_replaced_however_short_patience_is(patience: float, waits: bool) -> None:
+    """Gossip is rarer than that, so whoever is held up asks who lives."""
+    cluster = led(revoke_after=patience)
+    cluster.crash(1)
+    answer = cluster.increment(3, "n") if waits else None
+    cluster.run_until(lambda: another_leads(cluster), within_s=3)
+    if answer is not None:
+        done(cluster, answer)
+    ballots = {cluster.core(node).acceptors[1].promised for node in (2, 3, 4, 5)}
+    cluster.run(3)
+    assert {cluster.core(node).acceptors[1].promised for node in (2, 3, 4, 5)} == ballots, "and stays"
+    assert all(cluster.core(node).ready for node in (2, 3, 4, 5))
+
+
+def test_a_dead_nodes_entry_is_finished_however_short_patience_is() -> None:
+    cluster = classic(revoke_after=0.05)
+    gate = cluster.deliver_only(Accept, to={1, 2})
+    cluster.put(1, "a", "1")
+    cluster.run_until(lambda: cluster.core(2).acceptors[1].length == 1, within_s=1)
+    cluster.crash(1)
+    cluster.gates.remove(gate)
+    cluster.run_until(lambda: number(cluster, 3, "a") == "1", within_s=3)
+
+
 def test_a_leader_that_cannot_finish_anything_is_replaced_though_all_hear_it() -> None:
     """It hears nobody's votes."""
     cluster = led()
@@ -455,7 +494,7 @@ def test_no_answer_of_an_older_round_counts_for_a_read() -> None:
     for sender in (1, 2, 3):
         for envelope in [e for e in cluster.sent if e.sender == sender and e.to == 4]:
             if getattr(envelope.message, "round", None) == first:
-                way.on_reading(sender, envelope.message)
+                way.on_reading(sender, envelope.message, cluster.now)
     assert len(way.reading.promises) == 1
 
 
@@ -470,4 +509,3 @@ def test_nodes_rejoin_and_catch_up_by_checkpoint_with_one_log() -> None:
         done(cluster, cluster.put(3, "b", "1"), within_s=10)
         cluster.assert_equal()
         assert node_of(cluster.core(3).acceptors[1].promised) in (1, 2, 3)
-        assert not cluster.sent_messages(Barrier, 1, 3) or proposing == "leader"
