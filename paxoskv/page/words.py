@@ -139,7 +139,7 @@ def message(event: Event) -> str:
     if kind == "Promise" and held:
         text += f", has {held} of {event['accepted']}"
     elif kind == "Accept":
-        text += " " + (held or ("(nothing yet)" if event["sync"] else "(how far are you?)"))
+        text += " " + (held or ("(nothing yet)" if event.get("sync") else "(how far are you?)"))
     elif kind == "Accepted" and answer == "accepted":
         text = f"Accepted: {on_disk(event)}"
     elif kind == "Learn" and event["chosen"]:
