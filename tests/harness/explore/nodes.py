@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from paxoskv.protocol.leader import Leader
 from paxoskv.protocol.node import OWN_LOGS, Node
 from paxoskv.protocol.own_logs import OwnLogs
 from paxoskv.protocol.persistence import Persisted
@@ -31,7 +32,7 @@ LEFT_OUT = frozenset(
         ("Node", "round_trips"), ("Node", "divergence"), ("Node", "compaction"),
         ("Node", "witness"), ("Node", "faults"), ("Contacts", "heard"), ("Contacts", "newest"),
 
-        ("OwnLogs", "losses"), *[
+        ("OwnLogs", "losses"), ("Still", "jitter"), *[
             (way, name)
             for way in ("OwnLogs", "Classic", "Leader")
             for name in ("stands", "revocations", "random", "round_trips", "jitter")
@@ -183,8 +184,8 @@ class Nodes:
             part.random = Chance(state.life)
         if isinstance(node.way, OwnLogs):
             node.way.reads.rounds = state.life << 12
-        elif hasattr(node.way, "round"):
-            node.way.round = state.life << 12
+        elif isinstance(node.way, Leader):
+            node.way.reading.round = state.life << 12
         node.start(NOW)
         node.tick(NOW)
         self.turn(state)
@@ -248,9 +249,11 @@ class Nodes:
         if node.rejoining is not None and node.rejoining.asked_at > 0:
             node.rejoining.asked_at = change(node.rejoining.asked_at)
         way: Any = node.way
-        for name in ("retake_at", "stand_at", "given_at", "asked_at", "since"):
-            if (getattr(way, name, None) or 0.0) > 0:
-                setattr(way, name, change(getattr(way, name)))
+        parts = [getattr(way, name) for name in ("still", "handed", "reading") if hasattr(way, name)]
+        for part in (way, *parts):
+            for name in ("retake_at", "stand_at", "at", "asked_at", "since"):
+                if (getattr(part, name, None) or 0.0) > 0:
+                    setattr(part, name, change(getattr(part, name)))
         if isinstance(way, OwnLogs):
             way.reads.waited_since = change(way.reads.waited_since)
             if way.reads.round is not None:
