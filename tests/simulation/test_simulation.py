@@ -156,7 +156,7 @@ def test_a_failure_is_shrunk_and_the_command_printed_shows_it_again(
     assert simulate.main(["--seeds", "3-3", "--profile", "lossy", "--jobs", "1"]) == 1
     shown = capsys.readouterr().out
     assert "durable: 1 has" in shown  # who held what
-    command = shown.partition("replay: scripts/simulate.py ")[2].splitlines()[0]
+    command = shown.rpartition("replay: scripts/simulate.py ")[2].splitlines()[0]
     assert "--set clients=1" in command
     assert simulate.main(shlex.split(command)) == 1
     assert capsys.readouterr().out.splitlines()[0] in shown  # the same rule, at the same event
