@@ -35,7 +35,7 @@ from tests.harness.processes import RealCluster, eventually
 
 FRAMES = 100_000
 SEED = 20_261
-GROWTH = 32 << 20  # bytes of memory, at most; most of them for what the good clients store meanwhile
+GROWTH = 32 << 20  # bytes of memory, at most, with what the good clients store meanwhile
 OUTPUT = 8 << 20  # bytes that a node keeps for a client that does not read, at most
 GREETING_S = 10.0  # for the first frame of a connection
 
