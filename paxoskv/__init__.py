@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paxoskv.client import transactions
     from paxoskv.client.aio import AsyncClient
     from paxoskv.client.operations import (
         ClientError,
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient", "Client", "ClientError", "Cluster", "ClusterError", "Command", "Item", "NoNodeReachable",
     "NotANumber", "NotDoneError", "Outcome", "Result", "Status", "UnknownOutcome", "Verb", "WrongCluster",
-    "load",
+    "load", "transactions",
 ]  # fmt: skip
 
-_HOMES = ("config", "wire.structs", "wire.codec", "client.operations", "client.sync", "client.aio")
+_HOMES = ("config", "wire.structs", "wire.codec", "client.operations", "client.sync", "client.aio", "client")
 
 
 def __getattr__(name: str) -> Any:

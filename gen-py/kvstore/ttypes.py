@@ -27,6 +27,8 @@ class Verb(object):
     COMPARE_AND_SET = 4
     INCREMENT = 5
     OPEN_SESSION = 6
+    TRANSACTION = 7
+    UPGRADE = 8
 
     _VALUES_TO_NAMES = {
         1: "PUT",
@@ -35,6 +37,8 @@ class Verb(object):
         4: "COMPARE_AND_SET",
         5: "INCREMENT",
         6: "OPEN_SESSION",
+        7: "TRANSACTION",
+        8: "UPGRADE",
     }
 
     _NAMES_TO_VALUES = {
@@ -44,6 +48,8 @@ class Verb(object):
         "COMPARE_AND_SET": 4,
         "INCREMENT": 5,
         "OPEN_SESSION": 6,
+        "TRANSACTION": 7,
+        "UPGRADE": 8,
     }
 
 
@@ -59,6 +65,7 @@ class Outcome(object):
     EXPIRED = 4
     FORGOTTEN = 5
     INVALID = 6
+    TOO_LARGE = 7
 
     _VALUES_TO_NAMES = {
         0: "OK",
@@ -68,6 +75,7 @@ class Outcome(object):
         4: "EXPIRED",
         5: "FORGOTTEN",
         6: "INVALID",
+        7: "TOO_LARGE",
     }
 
     _NAMES_TO_VALUES = {
@@ -78,6 +86,38 @@ class Outcome(object):
         "EXPIRED": 4,
         "FORGOTTEN": 5,
         "INVALID": 6,
+        "TOO_LARGE": 7,
+    }
+
+
+class Relation(object):
+    """
+    What a comparison of a transaction says about a key.
+
+    """
+    EQUALS = 1
+    DIFFERS = 2
+    EXISTS = 3
+    ABSENT = 4
+    LESS = 5
+    GREATER = 6
+
+    _VALUES_TO_NAMES = {
+        1: "EQUALS",
+        2: "DIFFERS",
+        3: "EXISTS",
+        4: "ABSENT",
+        5: "LESS",
+        6: "GREATER",
+    }
+
+    _NAMES_TO_VALUES = {
+        "EQUALS": 1,
+        "DIFFERS": 2,
+        "EXISTS": 3,
+        "ABSENT": 4,
+        "LESS": 5,
+        "GREATER": 6,
     }
 
 
@@ -375,6 +415,474 @@ class RequestId(object):
         return not (self == other)
 
 
+class Position(object):
+    """
+    A place in the order of all commands.
+
+    Attributes:
+     - timestamp: The entry's timestamp.
+     - owner: The log that it stands in.
+
+    """
+
+    __slots__ = (
+        'timestamp',
+        'owner',
+    )
+
+
+    def __init__(self, timestamp=None, owner=None,):
+        super(Position, self).__setattr__('timestamp', timestamp)
+        super(Position, self).__setattr__('owner', owner)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.timestamp, self.owner, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        timestamp = None
+        owner = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I64:
+                    timestamp = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I32:
+                    owner = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            timestamp=timestamp,
+            owner=owner,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Position')
+        if self.timestamp is not None:
+            oprot.writeFieldBegin('timestamp', TType.I64, 1)
+            oprot.writeI64(self.timestamp)
+            oprot.writeFieldEnd()
+        if self.owner is not None:
+            oprot.writeFieldBegin('owner', TType.I32, 2)
+            oprot.writeI32(self.owner)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Compare(object):
+    """
+    One comparison of a transaction.
+
+    Attributes:
+     - key: The key.
+     - relation: What must be so.
+     - value: EQUALS, DIFFERS: the value. LESS, GREATER: the number, in decimal.
+
+    """
+
+    __slots__ = (
+        'key',
+        'relation',
+        'value',
+    )
+
+
+    def __init__(self, key=None, relation=None, value=None,):
+        super(Compare, self).__setattr__('key', key)
+        super(Compare, self).__setattr__('relation', relation)
+        super(Compare, self).__setattr__('value', value)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.key, self.relation, self.value, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        key = None
+        relation = None
+        value = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRING:
+                    key = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I32:
+                    relation = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.STRING:
+                    value = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            key=key,
+            relation=relation,
+            value=value,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Compare')
+        if self.key is not None:
+            oprot.writeFieldBegin('key', TType.STRING, 1)
+            oprot.writeString(self.key.encode('utf-8') if sys.version_info[0] == 2 else self.key)
+            oprot.writeFieldEnd()
+        if self.relation is not None:
+            oprot.writeFieldBegin('relation', TType.I32, 2)
+            oprot.writeI32(self.relation)
+            oprot.writeFieldEnd()
+        if self.value is not None:
+            oprot.writeFieldBegin('value', TType.STRING, 3)
+            oprot.writeString(self.value.encode('utf-8') if sys.version_info[0] == 2 else self.value)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Action(object):
+    """
+    One action of a transaction.
+
+    Attributes:
+     - verb: PUT, GET, DELETE or INCREMENT.
+     - key: The key.
+     - value: PUT: the value to set.
+     - delta: INCREMENT: how much to add.
+
+    """
+
+    __slots__ = (
+        'verb',
+        'key',
+        'value',
+        'delta',
+    )
+
+
+    def __init__(self, verb=None, key=None, value=None, delta=None,):
+        super(Action, self).__setattr__('verb', verb)
+        super(Action, self).__setattr__('key', key)
+        super(Action, self).__setattr__('value', value)
+        super(Action, self).__setattr__('delta', delta)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.verb, self.key, self.value, self.delta, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        verb = None
+        key = None
+        value = None
+        delta = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I32:
+                    verb = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    key = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.STRING:
+                    value = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.I64:
+                    delta = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            verb=verb,
+            key=key,
+            value=value,
+            delta=delta,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Action')
+        if self.verb is not None:
+            oprot.writeFieldBegin('verb', TType.I32, 1)
+            oprot.writeI32(self.verb)
+            oprot.writeFieldEnd()
+        if self.key is not None:
+            oprot.writeFieldBegin('key', TType.STRING, 2)
+            oprot.writeString(self.key.encode('utf-8') if sys.version_info[0] == 2 else self.key)
+            oprot.writeFieldEnd()
+        if self.value is not None:
+            oprot.writeFieldBegin('value', TType.STRING, 3)
+            oprot.writeString(self.value.encode('utf-8') if sys.version_info[0] == 2 else self.value)
+            oprot.writeFieldEnd()
+        if self.delta is not None:
+            oprot.writeFieldBegin('delta', TType.I64, 4)
+            oprot.writeI64(self.delta)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Transaction(object):
+    """
+    What a TRANSACTION does; of each list at most 128.
+
+    Attributes:
+     - compares: If all of these hold,
+     - then: these actions are done, in order, each of them on what those before it have left;
+     - otherwise: if not, these.
+
+    """
+
+    __slots__ = (
+        'compares',
+        'then',
+        'otherwise',
+    )
+
+
+    def __init__(self, compares=None, then=None, otherwise=None,):
+        super(Transaction, self).__setattr__('compares', compares)
+        super(Transaction, self).__setattr__('then', then)
+        super(Transaction, self).__setattr__('otherwise', otherwise)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.compares, self.then, self.otherwise, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        compares = None
+        then = None
+        otherwise = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.LIST:
+                    compares = []
+                    (_etype3, _size0) = iprot.readListBegin()
+                    for _i4 in range(_size0):
+                        _elem5 = Compare.read(iprot)
+                        compares.append(_elem5)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.LIST:
+                    then = []
+                    (_etype9, _size6) = iprot.readListBegin()
+                    for _i10 in range(_size6):
+                        _elem11 = Action.read(iprot)
+                        then.append(_elem11)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.LIST:
+                    otherwise = []
+                    (_etype15, _size12) = iprot.readListBegin()
+                    for _i16 in range(_size12):
+                        _elem17 = Action.read(iprot)
+                        otherwise.append(_elem17)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            compares=compares,
+            then=then,
+            otherwise=otherwise,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Transaction')
+        if self.compares is not None:
+            oprot.writeFieldBegin('compares', TType.LIST, 1)
+            oprot.writeListBegin(TType.STRUCT, len(self.compares))
+            for iter18 in self.compares:
+                iter18.write(oprot)
+            oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.then is not None:
+            oprot.writeFieldBegin('then', TType.LIST, 2)
+            oprot.writeListBegin(TType.STRUCT, len(self.then))
+            for iter19 in self.then:
+                iter19.write(oprot)
+            oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.otherwise is not None:
+            oprot.writeFieldBegin('otherwise', TType.LIST, 3)
+            oprot.writeListBegin(TType.STRUCT, len(self.otherwise))
+            for iter20 in self.otherwise:
+                iter20.write(oprot)
+            oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
 class Command(object):
     """
     One command, as clients batch them and as the logs hold them.
@@ -386,6 +894,7 @@ class Command(object):
      - expected: COMPARE_AND_SET: the value that the key must hold; absent: the key must not exist.
      - delta: INCREMENT: how much to add.
      - request: Set by clients that may repeat the command.
+     - transaction: TRANSACTION: what it does.
 
     """
 
@@ -396,16 +905,18 @@ class Command(object):
         'expected',
         'delta',
         'request',
+        'transaction',
     )
 
 
-    def __init__(self, verb=None, key=None, value=None, expected=None, delta=None, request=None,):
+    def __init__(self, verb=None, key=None, value=None, expected=None, delta=None, request=None, transaction=None,):
         super(Command, self).__setattr__('verb', verb)
         super(Command, self).__setattr__('key', key)
         super(Command, self).__setattr__('value', value)
         super(Command, self).__setattr__('expected', expected)
         super(Command, self).__setattr__('delta', delta)
         super(Command, self).__setattr__('request', request)
+        super(Command, self).__setattr__('transaction', transaction)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -414,7 +925,7 @@ class Command(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.verb, self.key, self.value, self.expected, self.delta, self.request, ))
+        return hash(self.__class__) ^ hash((self.verb, self.key, self.value, self.expected, self.delta, self.request, self.transaction, ))
 
     @classmethod
     def read(cls, iprot):
@@ -427,6 +938,7 @@ class Command(object):
         expected = None
         delta = None
         request = None
+        transaction = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -461,6 +973,11 @@ class Command(object):
                     request = RequestId.read(iprot)
                 else:
                     iprot.skip(ftype)
+            elif fid == 7:
+                if ftype == TType.STRUCT:
+                    transaction = Transaction.read(iprot)
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -472,6 +989,7 @@ class Command(object):
             expected=expected,
             delta=delta,
             request=request,
+            transaction=transaction,
         )
 
     def write(self, oprot):
@@ -502,6 +1020,212 @@ class Command(object):
         if self.request is not None:
             oprot.writeFieldBegin('request', TType.STRUCT, 6)
             self.request.write(oprot)
+            oprot.writeFieldEnd()
+        if self.transaction is not None:
+            oprot.writeFieldBegin('transaction', TType.STRUCT, 7)
+            self.transaction.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Answer(object):
+    """
+    What became of one action of a transaction.
+
+    Attributes:
+     - outcome: OK or NOT_FOUND.
+     - value: GET: the value. INCREMENT: the sum.
+
+    """
+
+    __slots__ = (
+        'outcome',
+        'value',
+    )
+
+
+    def __init__(self, outcome=None, value=None,):
+        super(Answer, self).__setattr__('outcome', outcome)
+        super(Answer, self).__setattr__('value', value)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.outcome, self.value, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        outcome = None
+        value = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I32:
+                    outcome = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    value = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            outcome=outcome,
+            value=value,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Answer')
+        if self.outcome is not None:
+            oprot.writeFieldBegin('outcome', TType.I32, 1)
+            oprot.writeI32(self.outcome)
+            oprot.writeFieldEnd()
+        if self.value is not None:
+            oprot.writeFieldBegin('value', TType.STRING, 2)
+            oprot.writeString(self.value.encode('utf-8') if sys.version_info[0] == 2 else self.value)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Transacted(object):
+    """
+    What became of a transaction of which one list of actions was done.
+
+    Attributes:
+     - position: Its place in the order; those of one entry have the same.
+     - answers: For each action.
+
+    """
+
+    __slots__ = (
+        'position',
+        'answers',
+    )
+
+
+    def __init__(self, position=None, answers=None,):
+        super(Transacted, self).__setattr__('position', position)
+        super(Transacted, self).__setattr__('answers', answers)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.position, self.answers, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        position = None
+        answers = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRUCT:
+                    position = Position.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.LIST:
+                    answers = []
+                    (_etype24, _size21) = iprot.readListBegin()
+                    for _i25 in range(_size21):
+                        _elem26 = Answer.read(iprot)
+                        answers.append(_elem26)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            position=position,
+            answers=answers,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Transacted')
+        if self.position is not None:
+            oprot.writeFieldBegin('position', TType.STRUCT, 1)
+            self.position.write(oprot)
+            oprot.writeFieldEnd()
+        if self.answers is not None:
+            oprot.writeFieldBegin('answers', TType.LIST, 2)
+            oprot.writeListBegin(TType.STRUCT, len(self.answers))
+            for iter27 in self.answers:
+                iter27.write(oprot)
+            oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -537,6 +1261,7 @@ class Result(object):
      - value: GET: the value. COMPARE_AND_SET with MISMATCH: what the key holds (absent: it does not exist). INCREMENT: the sum.
      - session: OPEN_SESSION: the new session.
      - timestamp: GET with mode LOCAL: all commands up to this timestamp had been applied.
+     - transacted: TRANSACTION with OK or MISMATCH: what was done.
 
     """
 
@@ -545,14 +1270,16 @@ class Result(object):
         'value',
         'session',
         'timestamp',
+        'transacted',
     )
 
 
-    def __init__(self, outcome=None, value=None, session=None, timestamp=None,):
+    def __init__(self, outcome=None, value=None, session=None, timestamp=None, transacted=None,):
         super(Result, self).__setattr__('outcome', outcome)
         super(Result, self).__setattr__('value', value)
         super(Result, self).__setattr__('session', session)
         super(Result, self).__setattr__('timestamp', timestamp)
+        super(Result, self).__setattr__('transacted', transacted)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -561,7 +1288,7 @@ class Result(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.outcome, self.value, self.session, self.timestamp, ))
+        return hash(self.__class__) ^ hash((self.outcome, self.value, self.session, self.timestamp, self.transacted, ))
 
     @classmethod
     def read(cls, iprot):
@@ -572,6 +1299,7 @@ class Result(object):
         value = None
         session = None
         timestamp = None
+        transacted = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -596,6 +1324,11 @@ class Result(object):
                     timestamp = iprot.readI64()
                 else:
                     iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.STRUCT:
+                    transacted = Transacted.read(iprot)
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -605,6 +1338,7 @@ class Result(object):
             value=value,
             session=session,
             timestamp=timestamp,
+            transacted=transacted,
         )
 
     def write(self, oprot):
@@ -627,6 +1361,10 @@ class Result(object):
         if self.timestamp is not None:
             oprot.writeFieldBegin('timestamp', TType.I64, 4)
             oprot.writeI64(self.timestamp)
+            oprot.writeFieldEnd()
+        if self.transacted is not None:
+            oprot.writeFieldBegin('transacted', TType.STRUCT, 5)
+            self.transacted.write(oprot)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -797,10 +1535,10 @@ class Page(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     items = []
-                    (_etype3, _size0) = iprot.readListBegin()
-                    for _i4 in range(_size0):
-                        _elem5 = Item.read(iprot)
-                        items.append(_elem5)
+                    (_etype31, _size28) = iprot.readListBegin()
+                    for _i32 in range(_size28):
+                        _elem33 = Item.read(iprot)
+                        items.append(_elem33)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -832,8 +1570,8 @@ class Page(object):
         if self.items is not None:
             oprot.writeFieldBegin('items', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.items))
-            for iter6 in self.items:
-                iter6.write(oprot)
+            for iter34 in self.items:
+                iter34.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.more is not None:
@@ -1107,103 +1845,6 @@ class Chunk(object):
         if self.data is not None:
             oprot.writeFieldBegin('data', TType.STRING, 5)
             oprot.writeBinary(self.data)
-            oprot.writeFieldEnd()
-        oprot.writeFieldStop()
-        oprot.writeStructEnd()
-
-    def validate(self):
-        return
-
-    def __repr__(self):
-        L = ['%s=%r' % (key, getattr(self, key))
-             for key in self.__slots__]
-        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
-
-    def __eq__(self, other):
-        if not isinstance(other, self.__class__):
-            return False
-        for attr in self.__slots__:
-            my_val = getattr(self, attr)
-            other_val = getattr(other, attr)
-            if my_val != other_val:
-                return False
-        return True
-
-    def __ne__(self, other):
-        return not (self == other)
-
-
-class Position(object):
-    """
-    A place in the order of all commands.
-
-    Attributes:
-     - timestamp: The entry's timestamp.
-     - owner: The log that it stands in.
-
-    """
-
-    __slots__ = (
-        'timestamp',
-        'owner',
-    )
-
-
-    def __init__(self, timestamp=None, owner=None,):
-        super(Position, self).__setattr__('timestamp', timestamp)
-        super(Position, self).__setattr__('owner', owner)
-
-    def __setattr__(self, *args):
-        raise TypeError("can't modify immutable instance")
-
-    def __delattr__(self, *args):
-        raise TypeError("can't modify immutable instance")
-
-    def __hash__(self):
-        return hash(self.__class__) ^ hash((self.timestamp, self.owner, ))
-
-    @classmethod
-    def read(cls, iprot):
-        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
-            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
-        iprot.readStructBegin()
-        timestamp = None
-        owner = None
-        while True:
-            (fname, ftype, fid) = iprot.readFieldBegin()
-            if ftype == TType.STOP:
-                break
-            if fid == 1:
-                if ftype == TType.I64:
-                    timestamp = iprot.readI64()
-                else:
-                    iprot.skip(ftype)
-            elif fid == 2:
-                if ftype == TType.I32:
-                    owner = iprot.readI32()
-                else:
-                    iprot.skip(ftype)
-            else:
-                iprot.skip(ftype)
-            iprot.readFieldEnd()
-        iprot.readStructEnd()
-        return cls(
-            timestamp=timestamp,
-            owner=owner,
-        )
-
-    def write(self, oprot):
-        if oprot._fast_encode is not None and self.thrift_spec is not None:
-            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
-            return
-        oprot.writeStructBegin('Position')
-        if self.timestamp is not None:
-            oprot.writeFieldBegin('timestamp', TType.I64, 1)
-            oprot.writeI64(self.timestamp)
-            oprot.writeFieldEnd()
-        if self.owner is not None:
-            oprot.writeFieldBegin('owner', TType.I32, 2)
-            oprot.writeI32(self.owner)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -1578,20 +2219,20 @@ class Status(object):
             elif fid == 9:
                 if ftype == TType.LIST:
                     logs = []
-                    (_etype10, _size7) = iprot.readListBegin()
-                    for _i11 in range(_size7):
-                        _elem12 = LogStatus.read(iprot)
-                        logs.append(_elem12)
+                    (_etype38, _size35) = iprot.readListBegin()
+                    for _i39 in range(_size35):
+                        _elem40 = LogStatus.read(iprot)
+                        logs.append(_elem40)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 10:
                 if ftype == TType.LIST:
                     connected = []
-                    (_etype16, _size13) = iprot.readListBegin()
-                    for _i17 in range(_size13):
-                        _elem18 = iprot.readI32()
-                        connected.append(_elem18)
+                    (_etype44, _size41) = iprot.readListBegin()
+                    for _i45 in range(_size41):
+                        _elem46 = iprot.readI32()
+                        connected.append(_elem46)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -1618,11 +2259,11 @@ class Status(object):
             elif fid == 15:
                 if ftype == TType.MAP:
                     counters = {}
-                    (_ktype20, _vtype21, _size19) = iprot.readMapBegin()
-                    for _i23 in range(_size19):
-                        _key24 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
-                        _val25 = iprot.readI64()
-                        counters[_key24] = _val25
+                    (_ktype48, _vtype49, _size47) = iprot.readMapBegin()
+                    for _i51 in range(_size47):
+                        _key52 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                        _val53 = iprot.readI64()
+                        counters[_key52] = _val53
                     iprot.readMapEnd()
                 else:
                     iprot.skip(ftype)
@@ -1659,10 +2300,10 @@ class Status(object):
             elif fid == 22:
                 if ftype == TType.LIST:
                     problems = []
-                    (_etype29, _size26) = iprot.readListBegin()
-                    for _i30 in range(_size26):
-                        _elem31 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
-                        problems.append(_elem31)
+                    (_etype57, _size54) = iprot.readListBegin()
+                    for _i58 in range(_size54):
+                        _elem59 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                        problems.append(_elem59)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -1741,15 +2382,15 @@ class Status(object):
         if self.logs is not None:
             oprot.writeFieldBegin('logs', TType.LIST, 9)
             oprot.writeListBegin(TType.STRUCT, len(self.logs))
-            for iter32 in self.logs:
-                iter32.write(oprot)
+            for iter60 in self.logs:
+                iter60.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.connected is not None:
             oprot.writeFieldBegin('connected', TType.LIST, 10)
             oprot.writeListBegin(TType.I32, len(self.connected))
-            for iter33 in self.connected:
-                oprot.writeI32(iter33)
+            for iter61 in self.connected:
+                oprot.writeI32(iter61)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.pending is not None:
@@ -1771,9 +2412,9 @@ class Status(object):
         if self.counters is not None:
             oprot.writeFieldBegin('counters', TType.MAP, 15)
             oprot.writeMapBegin(TType.STRING, TType.I64, len(self.counters))
-            for kiter34, viter35 in self.counters.items():
-                oprot.writeString(kiter34.encode('utf-8') if sys.version_info[0] == 2 else kiter34)
-                oprot.writeI64(viter35)
+            for kiter62, viter63 in self.counters.items():
+                oprot.writeString(kiter62.encode('utf-8') if sys.version_info[0] == 2 else kiter62)
+                oprot.writeI64(viter63)
             oprot.writeMapEnd()
             oprot.writeFieldEnd()
         if self.hash is not None:
@@ -1803,8 +2444,8 @@ class Status(object):
         if self.problems is not None:
             oprot.writeFieldBegin('problems', TType.LIST, 22)
             oprot.writeListBegin(TType.STRING, len(self.problems))
-            for iter36 in self.problems:
-                oprot.writeString(iter36.encode('utf-8') if sys.version_info[0] == 2 else iter36)
+            for iter64 in self.problems:
+                oprot.writeString(iter64.encode('utf-8') if sys.version_info[0] == 2 else iter64)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.certificate_s is not None:
@@ -2642,10 +3283,10 @@ class Batch(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     commands = []
-                    (_etype40, _size37) = iprot.readListBegin()
-                    for _i41 in range(_size37):
-                        _elem42 = Command.read(iprot)
-                        commands.append(_elem42)
+                    (_etype68, _size65) = iprot.readListBegin()
+                    for _i69 in range(_size65):
+                        _elem70 = Command.read(iprot)
+                        commands.append(_elem70)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2671,8 +3312,8 @@ class Batch(object):
         if self.commands is not None:
             oprot.writeFieldBegin('commands', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.commands))
-            for iter43 in self.commands:
-                iter43.write(oprot)
+            for iter71 in self.commands:
+                iter71.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.origin is not None:
@@ -3052,10 +3693,10 @@ class Promise(object):
             elif fid == 7:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype47, _size44) = iprot.readListBegin()
-                    for _i48 in range(_size44):
-                        _elem49 = Entry.read(iprot)
-                        entries.append(_elem49)
+                    (_etype75, _size72) = iprot.readListBegin()
+                    for _i76 in range(_size72):
+                        _elem77 = Entry.read(iprot)
+                        entries.append(_elem77)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3111,8 +3752,8 @@ class Promise(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 7)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter50 in self.entries:
-                iter50.write(oprot)
+            for iter78 in self.entries:
+                iter78.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -3222,10 +3863,10 @@ class Accept(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype54, _size51) = iprot.readListBegin()
-                    for _i55 in range(_size51):
-                        _elem56 = Entry.read(iprot)
-                        entries.append(_elem56)
+                    (_etype82, _size79) = iprot.readListBegin()
+                    for _i83 in range(_size79):
+                        _elem84 = Entry.read(iprot)
+                        entries.append(_elem84)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3242,10 +3883,10 @@ class Accept(object):
             elif fid == 7:
                 if ftype == TType.LIST:
                     lazy = []
-                    (_etype60, _size57) = iprot.readListBegin()
-                    for _i61 in range(_size57):
-                        _elem62 = iprot.readI32()
-                        lazy.append(_elem62)
+                    (_etype88, _size85) = iprot.readListBegin()
+                    for _i89 in range(_size85):
+                        _elem90 = iprot.readI32()
+                        lazy.append(_elem90)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3283,8 +3924,8 @@ class Accept(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter63 in self.entries:
-                iter63.write(oprot)
+            for iter91 in self.entries:
+                iter91.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.sync is not None:
@@ -3298,8 +3939,8 @@ class Accept(object):
         if self.lazy is not None:
             oprot.writeFieldBegin('lazy', TType.LIST, 7)
             oprot.writeListBegin(TType.I32, len(self.lazy))
-            for iter64 in self.lazy:
-                oprot.writeI32(iter64)
+            for iter92 in self.lazy:
+                oprot.writeI32(iter92)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -3540,20 +4181,20 @@ class Learn(object):
             elif fid == 2:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype68, _size65) = iprot.readListBegin()
-                    for _i69 in range(_size65):
-                        _elem70 = Fact.read(iprot)
-                        facts.append(_elem70)
+                    (_etype96, _size93) = iprot.readListBegin()
+                    for _i97 in range(_size93):
+                        _elem98 = Fact.read(iprot)
+                        facts.append(_elem98)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 3:
                 if ftype == TType.LIST:
                     held = []
-                    (_etype74, _size71) = iprot.readListBegin()
-                    for _i75 in range(_size71):
-                        _elem76 = iprot.readI64()
-                        held.append(_elem76)
+                    (_etype102, _size99) = iprot.readListBegin()
+                    for _i103 in range(_size99):
+                        _elem104 = iprot.readI64()
+                        held.append(_elem104)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3591,15 +4232,15 @@ class Learn(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 2)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter77 in self.facts:
-                iter77.write(oprot)
+            for iter105 in self.facts:
+                iter105.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.held is not None:
             oprot.writeFieldBegin('held', TType.LIST, 3)
             oprot.writeListBegin(TType.I64, len(self.held))
-            for iter78 in self.held:
-                oprot.writeI64(iter78)
+            for iter106 in self.held:
+                oprot.writeI64(iter106)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.applied is not None:
@@ -3797,10 +4438,10 @@ class Fetched(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype82, _size79) = iprot.readListBegin()
-                    for _i83 in range(_size79):
-                        _elem84 = Entry.read(iprot)
-                        entries.append(_elem84)
+                    (_etype110, _size107) = iprot.readListBegin()
+                    for _i111 in range(_size107):
+                        _elem112 = Entry.read(iprot)
+                        entries.append(_elem112)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3842,8 +4483,8 @@ class Fetched(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter85 in self.entries:
-                iter85.write(oprot)
+            for iter113 in self.entries:
+                iter113.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.evidence is not None:
@@ -4183,10 +4824,10 @@ class Rejoined(object):
             elif fid == 8:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype89, _size86) = iprot.readListBegin()
-                    for _i90 in range(_size86):
-                        _elem91 = Entry.read(iprot)
-                        entries.append(_elem91)
+                    (_etype117, _size114) = iprot.readListBegin()
+                    for _i118 in range(_size114):
+                        _elem119 = Entry.read(iprot)
+                        entries.append(_elem119)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4253,8 +4894,8 @@ class Rejoined(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 8)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter92 in self.entries:
-                iter92.write(oprot)
+            for iter120 in self.entries:
+                iter120.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -4453,10 +5094,10 @@ class Reading(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype96, _size93) = iprot.readListBegin()
-                    for _i97 in range(_size93):
-                        _elem98 = Fact.read(iprot)
-                        facts.append(_elem98)
+                    (_etype124, _size121) = iprot.readListBegin()
+                    for _i125 in range(_size121):
+                        _elem126 = Fact.read(iprot)
+                        facts.append(_elem126)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4498,8 +5139,8 @@ class Reading(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter99 in self.facts:
-                iter99.write(oprot)
+            for iter127 in self.facts:
+                iter127.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.promised is not None:
@@ -4939,6 +5580,7 @@ class Identity(object):
      - nonce: Where the nodes share a secret: the number that this side has drawn for this connection.
      - proof: Where the nodes share a secret: proves that its sender knows it; made of both sides' ids and nonces.
      - proposing: How its cluster proposes, as cluster.json says; absent: "own-logs".
+     - format: Which commands it knows: those of a version (1: TRANSACTION), and all before; absent: none of these.
 
     """
 
@@ -4953,10 +5595,11 @@ class Identity(object):
         'nonce',
         'proof',
         'proposing',
+        'format',
     )
 
 
-    def __init__(self, cluster=None, digest=None, node=None, incarnation=None, life=None, recovered=None, reserved=None, nonce=None, proof=None, proposing=None,):
+    def __init__(self, cluster=None, digest=None, node=None, incarnation=None, life=None, recovered=None, reserved=None, nonce=None, proof=None, proposing=None, format=None,):
         super(Identity, self).__setattr__('cluster', cluster)
         super(Identity, self).__setattr__('digest', digest)
         super(Identity, self).__setattr__('node', node)
@@ -4967,6 +5610,7 @@ class Identity(object):
         super(Identity, self).__setattr__('nonce', nonce)
         super(Identity, self).__setattr__('proof', proof)
         super(Identity, self).__setattr__('proposing', proposing)
+        super(Identity, self).__setattr__('format', format)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -4975,7 +5619,7 @@ class Identity(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, self.life, self.recovered, self.reserved, self.nonce, self.proof, self.proposing, ))
+        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, self.life, self.recovered, self.reserved, self.nonce, self.proof, self.proposing, self.format, ))
 
     @classmethod
     def read(cls, iprot):
@@ -4992,6 +5636,7 @@ class Identity(object):
         nonce = None
         proof = None
         proposing = None
+        format = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -5024,10 +5669,10 @@ class Identity(object):
             elif fid == 6:
                 if ftype == TType.LIST:
                     recovered = []
-                    (_etype103, _size100) = iprot.readListBegin()
-                    for _i104 in range(_size100):
-                        _elem105 = Recovered.read(iprot)
-                        recovered.append(_elem105)
+                    (_etype131, _size128) = iprot.readListBegin()
+                    for _i132 in range(_size128):
+                        _elem133 = Recovered.read(iprot)
+                        recovered.append(_elem133)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -5051,6 +5696,11 @@ class Identity(object):
                     proposing = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
                 else:
                     iprot.skip(ftype)
+            elif fid == 11:
+                if ftype == TType.I32:
+                    format = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -5066,6 +5716,7 @@ class Identity(object):
             nonce=nonce,
             proof=proof,
             proposing=proposing,
+            format=format,
         )
 
     def write(self, oprot):
@@ -5096,8 +5747,8 @@ class Identity(object):
         if self.recovered is not None:
             oprot.writeFieldBegin('recovered', TType.LIST, 6)
             oprot.writeListBegin(TType.STRUCT, len(self.recovered))
-            for iter106 in self.recovered:
-                iter106.write(oprot)
+            for iter134 in self.recovered:
+                iter134.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.reserved is not None:
@@ -5115,6 +5766,10 @@ class Identity(object):
         if self.proposing is not None:
             oprot.writeFieldBegin('proposing', TType.STRING, 10)
             oprot.writeString(self.proposing.encode('utf-8') if sys.version_info[0] == 2 else self.proposing)
+            oprot.writeFieldEnd()
+        if self.format is not None:
+            oprot.writeFieldBegin('format', TType.I32, 11)
+            oprot.writeI32(self.format)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -5304,10 +5959,10 @@ class Held(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype110, _size107) = iprot.readListBegin()
-                    for _i111 in range(_size107):
-                        _elem112 = Entry.read(iprot)
-                        entries.append(_elem112)
+                    (_etype138, _size135) = iprot.readListBegin()
+                    for _i139 in range(_size135):
+                        _elem140 = Entry.read(iprot)
+                        entries.append(_elem140)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -5342,8 +5997,8 @@ class Held(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter113 in self.entries:
-                iter113.write(oprot)
+            for iter141 in self.entries:
+                iter141.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -5855,10 +6510,10 @@ class Frame(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     records = []
-                    (_etype117, _size114) = iprot.readListBegin()
-                    for _i118 in range(_size114):
-                        _elem119 = Record.read(iprot)
-                        records.append(_elem119)
+                    (_etype145, _size142) = iprot.readListBegin()
+                    for _i146 in range(_size142):
+                        _elem147 = Record.read(iprot)
+                        records.append(_elem147)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -5878,8 +6533,8 @@ class Frame(object):
         if self.records is not None:
             oprot.writeFieldBegin('records', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.records))
-            for iter120 in self.records:
-                iter120.write(oprot)
+            for iter148 in self.records:
+                iter148.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -5919,6 +6574,34 @@ RequestId.thrift_spec = (
     (2, TType.I64, 'sequence', None, None, ),  # 2
     (3, TType.I64, 'first_incomplete', None, None, ),  # 3
 )
+all_structs.append(Position)
+Position.thrift_spec = (
+    None,  # 0
+    (1, TType.I64, 'timestamp', None, None, ),  # 1
+    (2, TType.I32, 'owner', None, None, ),  # 2
+)
+all_structs.append(Compare)
+Compare.thrift_spec = (
+    None,  # 0
+    (1, TType.STRING, 'key', 'UTF8', None, ),  # 1
+    (2, TType.I32, 'relation', None, None, ),  # 2
+    (3, TType.STRING, 'value', 'UTF8', None, ),  # 3
+)
+all_structs.append(Action)
+Action.thrift_spec = (
+    None,  # 0
+    (1, TType.I32, 'verb', None, None, ),  # 1
+    (2, TType.STRING, 'key', 'UTF8', None, ),  # 2
+    (3, TType.STRING, 'value', 'UTF8', None, ),  # 3
+    (4, TType.I64, 'delta', None, None, ),  # 4
+)
+all_structs.append(Transaction)
+Transaction.thrift_spec = (
+    None,  # 0
+    (1, TType.LIST, 'compares', (TType.STRUCT, [Compare, None], False), None, ),  # 1
+    (2, TType.LIST, 'then', (TType.STRUCT, [Action, None], False), None, ),  # 2
+    (3, TType.LIST, 'otherwise', (TType.STRUCT, [Action, None], False), None, ),  # 3
+)
 all_structs.append(Command)
 Command.thrift_spec = (
     None,  # 0
@@ -5928,6 +6611,19 @@ Command.thrift_spec = (
     (4, TType.STRING, 'expected', 'UTF8', None, ),  # 4
     (5, TType.I64, 'delta', None, None, ),  # 5
     (6, TType.STRUCT, 'request', [RequestId, None], None, ),  # 6
+    (7, TType.STRUCT, 'transaction', [Transaction, None], None, ),  # 7
+)
+all_structs.append(Answer)
+Answer.thrift_spec = (
+    None,  # 0
+    (1, TType.I32, 'outcome', None, None, ),  # 1
+    (2, TType.STRING, 'value', 'UTF8', None, ),  # 2
+)
+all_structs.append(Transacted)
+Transacted.thrift_spec = (
+    None,  # 0
+    (1, TType.STRUCT, 'position', [Position, None], None, ),  # 1
+    (2, TType.LIST, 'answers', (TType.STRUCT, [Answer, None], False), None, ),  # 2
 )
 all_structs.append(Result)
 Result.thrift_spec = (
@@ -5936,6 +6632,7 @@ Result.thrift_spec = (
     (2, TType.STRING, 'value', 'UTF8', None, ),  # 2
     (3, TType.STRUCT, 'session', [Session, None], None, ),  # 3
     (4, TType.I64, 'timestamp', None, None, ),  # 4
+    (5, TType.STRUCT, 'transacted', [Transacted, None], None, ),  # 5
 )
 all_structs.append(Item)
 Item.thrift_spec = (
@@ -5966,12 +6663,6 @@ Chunk.thrift_spec = (
     (3, TType.I64, 'check', None, None, ),  # 3
     (4, TType.I64, 'offset', None, None, ),  # 4
     (5, TType.STRING, 'data', 'BINARY', None, ),  # 5
-)
-all_structs.append(Position)
-Position.thrift_spec = (
-    None,  # 0
-    (1, TType.I64, 'timestamp', None, None, ),  # 1
-    (2, TType.I32, 'owner', None, None, ),  # 2
 )
 all_structs.append(LogStatus)
 LogStatus.thrift_spec = (
@@ -6216,6 +6907,7 @@ Identity.thrift_spec = (
     (8, TType.STRING, 'nonce', 'BINARY', None, ),  # 8
     (9, TType.STRING, 'proof', 'BINARY', None, ),  # 9
     (10, TType.STRING, 'proposing', 'UTF8', None, ),  # 10
+    (11, TType.I32, 'format', None, None, ),  # 11
 )
 all_structs.append(LogBallot)
 LogBallot.thrift_spec = (

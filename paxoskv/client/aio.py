@@ -26,9 +26,10 @@ from paxoskv.client.operations import (
     Operation,
     ReadName,
 )
+from paxoskv.client.transactions import Committed
 from paxoskv.wire.codec import Status
 from paxoskv.wire.connection import Connection, Flusher
-from paxoskv.wire.structs import Command, Item, Result
+from paxoskv.wire.structs import Action, Command, Compare, Item, Result
 
 # Seconds that a node may take to say who it is, while others are tried.
 GREETING_S: Final = 10.0
@@ -123,6 +124,12 @@ class AsyncClient(BaseClient):
     async def increment(self, key: str, delta: int = 1) -> int:
         """Do as Client.increment."""
         return await self.run(self.calls.increment(key, delta))
+
+    async def transaction(
+        self, compares: Sequence[Compare], then: Sequence[Action], otherwise: Sequence[Action] = ()
+    ) -> Committed:
+        """Do as Client.transaction."""
+        return await self.run(self.calls.transaction(compares, then, otherwise))
 
     async def execute(self, commands: Sequence[Command]) -> list[Result]:
         """Do as Client.execute."""
