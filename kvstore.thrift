@@ -40,7 +40,7 @@ enum Outcome {
     /** GET, DELETE: the key does not exist. */
     NOT_FOUND = 1,
     /** COMPARE_AND_SET: the key held something else, which is in `value`. TRANSACTION: a comparison did not hold, and
-     * the actions of `otherwise` were done. */
+     * the actions of `else_do` were done. */
     MISMATCH = 2,
     /** INCREMENT, alone or in a TRANSACTION: the value, or the sum, is not a 64-bit decimal integer; nothing changed. */
     NOT_A_NUMBER = 3,
@@ -136,9 +136,9 @@ struct Transaction {
     /** If all of these hold, */
     1: list<Compare> compares
     /** these actions are done, in order, each of them on what those before it have left; */
-    2: list<Action> then
+    2: list<Action> then_do
     /** if not, these. */
-    3: list<Action> otherwise
+    3: list<Action> else_do
 } (python.immutable = "")
 
 /** One command, as clients batch them and as the logs hold them. */
@@ -382,7 +382,7 @@ service KeyValue {
         throws (1: NotDone not_done, 2: Unknown unknown)
 
     /**
-     * Compare keys, then do one of two lists of actions: OK says that it was `then`, MISMATCH that it was `otherwise`.
+     * Compare keys, then do one of two lists of actions: OK says that it was `then_do`, MISMATCH that it was `else_do`.
      * Refused as long as not all nodes are known to understand it.
      */
     Result transaction(1: Transaction transaction, 2: RequestId request)

@@ -108,7 +108,7 @@ class Iface(object):
 
     def transaction(self, transaction, request):
         """
-        Compare keys, then do one of two lists of actions: OK says that it was `then`, MISMATCH that it was `otherwise`.
+        Compare keys, then do one of two lists of actions: OK says that it was `then_do`, MISMATCH that it was `else_do`.
         Refused as long as not all nodes are known to understand it.
 
         Parameters:
@@ -510,7 +510,7 @@ class Client(Iface):
 
     def transaction(self, transaction, request):
         """
-        Compare keys, then do one of two lists of actions: OK says that it was `then`, MISMATCH that it was `otherwise`.
+        Compare keys, then do one of two lists of actions: OK says that it was `then_do`, MISMATCH that it was `else_do`.
         Refused as long as not all nodes are known to understand it.
 
         Parameters:

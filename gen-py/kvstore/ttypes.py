@@ -754,22 +754,22 @@ class Transaction(object):
 
     Attributes:
      - compares: If all of these hold,
-     - then: these actions are done, in order, each of them on what those before it have left;
-     - otherwise: if not, these.
+     - then_do: these actions are done, in order, each of them on what those before it have left;
+     - else_do: if not, these.
 
     """
 
     __slots__ = (
         'compares',
-        'then',
-        'otherwise',
+        'then_do',
+        'else_do',
     )
 
 
-    def __init__(self, compares=None, then=None, otherwise=None,):
+    def __init__(self, compares=None, then_do=None, else_do=None,):
         super(Transaction, self).__setattr__('compares', compares)
-        super(Transaction, self).__setattr__('then', then)
-        super(Transaction, self).__setattr__('otherwise', otherwise)
+        super(Transaction, self).__setattr__('then_do', then_do)
+        super(Transaction, self).__setattr__('else_do', else_do)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -778,7 +778,7 @@ class Transaction(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.compares, self.then, self.otherwise, ))
+        return hash(self.__class__) ^ hash((self.compares, self.then_do, self.else_do, ))
 
     @classmethod
     def read(cls, iprot):
@@ -786,8 +786,8 @@ class Transaction(object):
             return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
         iprot.readStructBegin()
         compares = None
-        then = None
-        otherwise = None
+        then_do = None
+        else_do = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -804,21 +804,21 @@ class Transaction(object):
                     iprot.skip(ftype)
             elif fid == 2:
                 if ftype == TType.LIST:
-                    then = []
+                    then_do = []
                     (_etype9, _size6) = iprot.readListBegin()
                     for _i10 in range(_size6):
                         _elem11 = Action.read(iprot)
-                        then.append(_elem11)
+                        then_do.append(_elem11)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 3:
                 if ftype == TType.LIST:
-                    otherwise = []
+                    else_do = []
                     (_etype15, _size12) = iprot.readListBegin()
                     for _i16 in range(_size12):
                         _elem17 = Action.read(iprot)
-                        otherwise.append(_elem17)
+                        else_do.append(_elem17)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -828,8 +828,8 @@ class Transaction(object):
         iprot.readStructEnd()
         return cls(
             compares=compares,
-            then=then,
-            otherwise=otherwise,
+            then_do=then_do,
+            else_do=else_do,
         )
 
     def write(self, oprot):
@@ -844,17 +844,17 @@ class Transaction(object):
                 iter18.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
-        if self.then is not None:
-            oprot.writeFieldBegin('then', TType.LIST, 2)
-            oprot.writeListBegin(TType.STRUCT, len(self.then))
-            for iter19 in self.then:
+        if self.then_do is not None:
+            oprot.writeFieldBegin('then_do', TType.LIST, 2)
+            oprot.writeListBegin(TType.STRUCT, len(self.then_do))
+            for iter19 in self.then_do:
                 iter19.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
-        if self.otherwise is not None:
-            oprot.writeFieldBegin('otherwise', TType.LIST, 3)
-            oprot.writeListBegin(TType.STRUCT, len(self.otherwise))
-            for iter20 in self.otherwise:
+        if self.else_do is not None:
+            oprot.writeFieldBegin('else_do', TType.LIST, 3)
+            oprot.writeListBegin(TType.STRUCT, len(self.else_do))
+            for iter20 in self.else_do:
                 iter20.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
@@ -6599,8 +6599,8 @@ all_structs.append(Transaction)
 Transaction.thrift_spec = (
     None,  # 0
     (1, TType.LIST, 'compares', (TType.STRUCT, [Compare, None], False), None, ),  # 1
-    (2, TType.LIST, 'then', (TType.STRUCT, [Action, None], False), None, ),  # 2
-    (3, TType.LIST, 'otherwise', (TType.STRUCT, [Action, None], False), None, ),  # 3
+    (2, TType.LIST, 'then_do', (TType.STRUCT, [Action, None], False), None, ),  # 2
+    (3, TType.LIST, 'else_do', (TType.STRUCT, [Action, None], False), None, ),  # 3
 )
 all_structs.append(Command)
 Command.thrift_spec = (

@@ -106,7 +106,7 @@ def _transaction(client: Client, arguments: argparse.Namespace, output: Output) 
     except (ValueError, rows.WrongFile) as error:
         raise DataError(f"{path}: {error}") from None
     done = client.transaction(*wanted)
-    actions = wanted.then if done.held else wanted.otherwise
+    actions = wanted.then_do if done.held else wanted.else_do
     answers: list[dict[str, Any]] = [
         {"key": action.key, "outcome": OUTCOMES[answer.outcome], "value": answer.value}
         for action, answer in zip(actions, done.answers, strict=True)

@@ -573,9 +573,12 @@ def _number(commands: tuple[Command, ...], first: RequestId) -> list[Command]:
     """Give the commands consecutive ids that begin with `first`."""
     session, sequence, incomplete = first.session, first.sequence, first.first_incomplete
     return [
-        c._replace(request=RequestId(session, sequence + index, incomplete))
+        Command(
+            c.verb, c.key, c.value, c.expected, c.delta,
+            RequestId(session, sequence + index, incomplete), c.transaction,
+        )
         for index, c in enumerate(commands)
-    ]
+    ]  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------- results

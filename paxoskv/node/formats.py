@@ -1,8 +1,8 @@
 """Which commands the nodes know: none may reach a node that is too old for it.
 
 A node of an older version answers INVALID to what it does not know, while the others apply it: from then on
-it would differ from them. So the store says INVALID to all commands above its format, on every node alike. Its
-format rises by a command of its own, UPGRADE:
+it would differ from them. So the store says INVALID to all commands above its format, on every node alike.
+Its format rises by a command of its own, UPGRADE:
 
     each node says in its hello which format it knows          nothing of it: format 0
     a client wants a command of format 1, and all have said 1  UPGRADE goes before the client's command

@@ -58,7 +58,7 @@ def transact(content: Content, transaction: Transaction, position: tuple[int, in
     The actions are done on a draft, which holds their keys alone. It is taken over when all have succeeded.
     """
     held = all(_holds(content, compare) for compare in transaction.compares or ())
-    actions = (transaction.then if held else transaction.otherwise) or ()
+    actions = (transaction.then_do if held else transaction.else_do) or ()
     keys = [action.key for action in actions]
     draft = Content({key: content.values[key] for key in keys if key in content.values})
     answers: list[Answer] = []

@@ -206,7 +206,7 @@ class Store:
             RESERVED_KEY: {
                 "position": list(self.position),
                 "hash": self.hash,
-                "format": self.format,
+                **({"format": self.format} if self.format else {}),
                 "sessions": self._dump_sessions(),
             },
         }
@@ -222,7 +222,7 @@ class Store:
             bookkeeping = content.pop(RESERVED_KEY)
             timestamp, owner = bookkeeping["position"]
             rolling = int(bookkeeping["hash"])
-            format_ = int(bookkeeping.get("format", 0))  # older versions had none
+            format_ = int(bookkeeping.get("format", 0))
             sessions = OrderedDict(_load_session(*session) for session in bookkeeping["sessions"])
         except (KeyError, TypeError, ValueError) as error:
             raise Malformed(f"state: no bookkeeping: {type(error).__name__}: {error}") from error

@@ -90,8 +90,8 @@ class Action(NamedTuple):
 
 class Transaction(NamedTuple):
     compares: Any = None
-    then: Any = None
-    otherwise: Any = None
+    then_do: Any = None
+    else_do: Any = None
 
 
 class Command(NamedTuple):

@@ -44,21 +44,25 @@ def invalid(command: Command) -> str | None:
     """Return the reason why the command is invalid, in one line, or None; it depends on the command alone."""
     if command.verb not in _VERBS:
         return "no verb, or an unknown one"
+    reason = None if command.verb in _WITHOUT_KEY else _invalid_key(command.key)
+    if reason is None:
+        reason = _invalid_operands(command)
+    if reason is None and command.request is not None:
+        reason = _invalid_request(command.request)
+    return reason
+
+
+def _invalid_operands(command: Command) -> str | None:
     verb: int = command.verb
-    reason = _invalid_key(command.key) if verb not in _WITHOUT_KEY else None
-    if reason is not None:
-        return reason
-    if verb == Verb.PUT or verb == Verb.COMPARE_AND_SET:
-        reason = _invalid_value(command.value)
+    if verb == Verb.PUT:
+        return _invalid_value(command.value)
+    if verb == Verb.COMPARE_AND_SET:
         if command.expected is not None and _longer(command.expected, MAX_VALUE_BYTES):
-            reason = reason or f"the expected value is longer than {MAX_VALUE_BYTES} bytes"
-    elif (verb == Verb.INCREMENT or verb == Verb.UPGRADE) and command.delta is None:
-        reason = "no delta"
-    elif verb == Verb.TRANSACTION:
-        reason = "no transaction" if command.transaction is None else _invalid_parts(command.transaction)
-    if reason is not None:
-        return reason
-    return None if command.request is None else _invalid_request(command.request)
+            return f"the expected value is longer than {MAX_VALUE_BYTES} bytes"
+        return _invalid_value(command.value)
+    if verb == Verb.TRANSACTION:
+        return "no transaction" if command.transaction is None else _invalid_parts(command.transaction)
+    return "no delta" if verb in (Verb.INCREMENT, Verb.UPGRADE) and command.delta is None else None
 
 
 def _invalid_key(key: str | None) -> str | None:
@@ -75,11 +79,8 @@ def _invalid_value(value: str | None) -> str | None:
 
 def _invalid_parts(transaction: Transaction) -> str | None:
     """Find the first part of a transaction that is invalid; its place stands before the reason."""
-    for name, check in (
-        ("compares", _invalid_compare),
-        ("then", _invalid_action),
-        ("otherwise", _invalid_action),
-    ):
+    for name in Transaction._fields:
+        check = _invalid_compare if name == "compares" else _invalid_action
         parts = getattr(transaction, name) or ()
         if len(parts) > MAX_ACTIONS:
             return f"{name}: {len(parts)} are more than {MAX_ACTIONS}"

@@ -834,7 +834,7 @@ def test_a_transaction_is_read_from_a_file_or_stdin(
             1,
             "compares[0]: the value is no 64-bit",
         ),
-        ('{"then": [{"put": "", "value": "v"}]}', 1, "then[0]: no key, or an empty one"),
+        ('{"then": [{"put": "", "value": "v"}]}', 1, "then_do[0]: no key, or an empty one"),
         ('{"then": [{"get": "\\ud800"}]}', 1, "cannot be encoded"),
     ],
 )

@@ -228,7 +228,7 @@ def test_a_transaction_without_sense_has_a_reason_and_changes_nothing(kv: Applie
 
 def test_the_reason_names_the_place_of_what_is_wrong() -> None:
     wrong = transaction([], [set_("a", "1"), Action(Verb.INCREMENT, "n")])
-    assert invalid(wrong) == "then[1]: no delta"
+    assert invalid(wrong) == "then_do[1]: no delta"
     assert invalid(transaction([Compare("k", Relation.LESS, "x")])) == (
         "compares[0]: the value is no 64-bit decimal integer"
     )
@@ -274,7 +274,7 @@ def reference(state: dict[str, str], wanted: Transaction) -> tuple[int, dict[str
 
     good = all(holds(*compare) for compare in wanted.compares)
     before, state, answers = state, dict(state), []
-    for verb, key, value, delta in wanted.then if good else wanted.otherwise:
+    for verb, key, value, delta in wanted.then_do if good else wanted.else_do:
         answer = None
         if verb == Verb.PUT:
             state[key] = value
@@ -353,7 +353,7 @@ def test_the_format_never_falls_and_lasts() -> None:
 
 def test_a_checkpoint_of_a_version_without_formats_is_of_format_0() -> None:
     saved = Store("old").save_state()
-    del saved[RESERVED_KEY]["format"]
+    assert "format" not in saved[RESERVED_KEY], "a version without formats could read it, too"
     restored = Store("restored")
     restored.load_state(saved)
     assert restored.format == 0
