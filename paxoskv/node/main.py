@@ -39,6 +39,7 @@ from paxoskv.node.service import Service
 from paxoskv.node.status import StatusReport
 from paxoskv.node.tracing import Tracing
 from paxoskv.node.turns import Turns
+from paxoskv.node.watches import Watches
 from paxoskv.node.writer import Writer
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.faults import Failures
@@ -96,10 +97,14 @@ def put_together(
     )
     connections = Connections(counts, most_connections())
     health = Health(identity.node, count, core, journal)
-    status = StatusReport(identity, replica, journal, peers, connections, checkpointing, health, counts, loop)
+    long_work = LongWork(turns)
+    watches = Watches(store, long_work, answer, loop.time)
+    status = StatusReport(
+        identity, replica, journal, peers, connections, checkpointing, health, watches, counts, loop
+    )
     tracing = Tracing(replica)
     tracing.switch(trace)
-    service = Service(replica, checkpointing, health, status, LongWork(turns), tracing, answer)
+    service = Service(replica, checkpointing, health, status, long_work, watches, tracing, answer)
     inbox = Inbox(service, peers, replica, turns, counts)
     return Server(replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s)
 
