@@ -78,7 +78,7 @@ def test_what_has_changed_is_told_at_once_and_what_will_when_it_does() -> None:
     node.put("b2")
     node.rest()
     assert node.told(waiting) is None
-    node.put("a2", "b3", "a3")
+    node.put("b3", "a2", "a3")
     node.rest()
     assert node.told(waiting) == ["a2", "a3"] and node.watches.count == 0
 
