@@ -146,6 +146,8 @@ class StatusReport:
 def _memory_bytes() -> int:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except FileNotFoundError:  # there is no /proc: what it had at most, on macOS in bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     except OSError:  # too many files are open
         return 0
     return pages * resource.getpagesize()

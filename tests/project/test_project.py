@@ -86,8 +86,8 @@ FOREIGN = {
     "wire": {"thrift"},
     "state": {"pickledb", "sortedcontainers"},
     "storage": {"orjson", "pickledb"},
-    "node": {"prometheus_client", "thrift", "uvloop"},
-    "client": {"argcomplete", "rich", "thrift", "uvloop"},
+    "node": {"prometheus_client", "thrift"},
+    "client": {"argcomplete", "rich", "thrift"},
 }
 # What makes a module impure: the outside world, time and randomness of their own.
 IMPURE = {
