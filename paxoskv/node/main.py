@@ -97,7 +97,7 @@ def put_together(
     connections = Connections(counts, most_connections())
     health = Health(identity.node, count, core, journal)
     status = StatusReport(identity, replica, journal, peers, connections, checkpointing, health, counts, loop)
-    tracing = Tracing(replica)
+    tracing = Tracing(replica, directory)
     tracing.switch(trace)
     service = Service(replica, checkpointing, health, status, LongWork(turns), tracing, answer)
     inbox = Inbox(service, peers, replica, turns, counts)
