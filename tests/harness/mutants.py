@@ -864,8 +864,8 @@ MUTANTS = [
         "default 1",
         (
             "protocol.logs",
-            "        if self.owners and self.own.established:\n            first",
-            "        if True:\n            first",
+            "if frontier > of.known and self.owners and self.own.established:",
+            "if frontier > of.known:",
         ),
     ),
     met(
@@ -1304,7 +1304,7 @@ MUTANTS = [
         "test_forgotten.test_another_entry_where_one_is_chosen_is_a_contradiction",
         (
             CORE,
-            "                self._check_same(message.start, message.entries, self.length)\n",
+            "                self._check_same(start, message.entries, length)\n",
             "                pass\n",
         ),
     ),
