@@ -359,7 +359,10 @@ service KeyValue {
     /** A piece of a checkpoint; number 0: of the newest. For backups. */
     Chunk read_checkpoint(1: i64 number, 2: i64 offset) throws (1: NotDone not_done)
 
-    /** Record what happens at the node, in memory, or stop (absent: as it is), and answer with events after this one. */
+    /**
+     * Record what happens at the node, in memory, or stop (absent: as it is), and answer with events after this one.
+     * A negative number asks for what the node's journal has of the last entries, recorded or not: -1 for the first of them, and then what `last` says.
+     */
     Traced trace(1: bool on, 2: i64 after) throws (1: NotDone not_done)
 
     /** The node's own view of itself; `digest` asks for the hash of the whole store as well. */

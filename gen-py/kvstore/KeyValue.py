@@ -155,6 +155,7 @@ class Iface(object):
     def trace(self, on, after):
         """
         Record what happens at the node, in memory, or stop (absent: as it is), and answer with events after this one.
+        A negative number asks for what the node's journal has of the last entries, recorded or not: -1 for the first of them, and then what `last` says.
 
         Parameters:
          - on
@@ -674,6 +675,7 @@ class Client(Iface):
     def trace(self, on, after):
         """
         Record what happens at the node, in memory, or stop (absent: as it is), and answer with events after this one.
+        A negative number asks for what the node's journal has of the last entries, recorded or not: -1 for the first of them, and then what `last` says.
 
         Parameters:
          - on

@@ -211,10 +211,15 @@ class Client(BaseClient):
         """Return what a node says of itself; with `digest` also the hash of its store."""
         return self.run(self.calls.status(self._index(node), digest))
 
-    def trace(self, node: int | None = None, on: bool | None = None) -> tuple[bool, list[str]]:
-        """Let a node record what happens, or stop; return whether it does now, and its events, as JSON."""
+    def trace(
+        self, node: int | None = None, on: bool | None = None, held: bool = False
+    ) -> tuple[bool, list[str]]:
+        """Let a node record what happens, or stop; return whether it does now, and its events, as JSON.
+
+        With `held`, the events are the last entries that the node's journal has, recorded or not.
+        """
         events: list[str] = []
-        last = 0
+        last = -1 if held else 0
         while True:
             traced = self.run(self.calls.trace(self._index(node), on, last))
             events += traced.events.split("\n") if traced.events else []

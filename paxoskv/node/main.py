@@ -100,7 +100,7 @@ def put_together(
     status = StatusReport(
         identity, replica, journal, peers, connections, checkpointing, health, watches, counts, loop
     )
-    tracing = Tracing(replica)
+    tracing = Tracing(replica, directory)
     tracing.switch(trace)
     service = Service(replica, checkpointing, health, status, long_work, watches, tracing, answer)
     inbox = Inbox(service, peers, replica, turns, counts)

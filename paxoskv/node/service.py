@@ -248,17 +248,25 @@ class Service:
         on, after = arguments
         if on is not None:
             self.tracing.switch(on)
-        self._at_its_time(token, lambda: self.tracing.after(after or 0))
+        self._work(token, self.tracing.after(after or 0))
 
     # --------------------------------------------------------------------------------------------- long work
 
     def _at_its_time(self, token: Call, question: Callable[[], Any]) -> None:
         def work() -> Work:
-            self._done(token, question())
             yield from ()
+            return question()
+
+        self._work(token, work())
+
+    def _work(self, token: Call, work: Work) -> None:
+        """Do this in pieces, and answer with what it returns."""
+
+        def answered() -> Work:
+            self._done(token, (yield from work))
 
         token.connection.hold()
-        self.long_work.begin(work(), token)
+        self.long_work.begin(answered(), token)
 
     def _done(self, token: Call, value: Any) -> None:
         """Answer a call for which its connection was held."""
