@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from paxoskv.client.aio import AsyncClient
     from paxoskv.client.operations import (
         ClientError,
+        CompactedError,
         NoNodeReachable,
         NotANumber,
         NotDoneError,
@@ -24,17 +25,19 @@ if TYPE_CHECKING:
     from paxoskv.config import Cluster, ClusterError, load
     from paxoskv.wire.codec import Status
     from paxoskv.wire.structs import (
+        Change,
         Command,
         Item,
         Outcome,
+        Place,
         Result,
         Verb,
     )
 
 __all__ = [
-    "AsyncClient", "Client", "ClientError", "Cluster", "ClusterError", "Command", "Item", "NoNodeReachable",
-    "NotANumber", "NotDoneError", "Outcome", "Result", "Status", "UnknownOutcome", "Verb", "WrongCluster",
-    "load", "transactions",
+    "AsyncClient", "Change", "Client", "ClientError", "Cluster", "ClusterError", "Command", "CompactedError",
+    "Item", "NoNodeReachable", "NotANumber", "NotDoneError", "Outcome", "Place", "Result", "Status",
+    "UnknownOutcome", "Verb", "WrongCluster", "load", "transactions",
 ]  # fmt: skip
 
 _HOMES = ("config", "wire.structs", "wire.codec", "client.operations", "client.sync", "client.aio", "client")

@@ -1607,6 +1607,333 @@ class Page(object):
         return not (self == other)
 
 
+class Place(object):
+    """
+    A place in the order of all changes of keys; the same at every node.
+
+    Attributes:
+     - timestamp: Timestamp of the entry that changes the key.
+     - owner: The log that the entry stands in.
+     - change: Which change of the entry, from 0; absent: the last one.
+
+    """
+
+    __slots__ = (
+        'timestamp',
+        'owner',
+        'change',
+    )
+
+
+    def __init__(self, timestamp=None, owner=None, change=None,):
+        super(Place, self).__setattr__('timestamp', timestamp)
+        super(Place, self).__setattr__('owner', owner)
+        super(Place, self).__setattr__('change', change)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.timestamp, self.owner, self.change, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        timestamp = None
+        owner = None
+        change = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I64:
+                    timestamp = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I32:
+                    owner = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.I32:
+                    change = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            timestamp=timestamp,
+            owner=owner,
+            change=change,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Place')
+        if self.timestamp is not None:
+            oprot.writeFieldBegin('timestamp', TType.I64, 1)
+            oprot.writeI64(self.timestamp)
+            oprot.writeFieldEnd()
+        if self.owner is not None:
+            oprot.writeFieldBegin('owner', TType.I32, 2)
+            oprot.writeI32(self.owner)
+            oprot.writeFieldEnd()
+        if self.change is not None:
+            oprot.writeFieldBegin('change', TType.I32, 3)
+            oprot.writeI32(self.change)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Change(object):
+    """
+    One change of a key.
+
+    Attributes:
+     - key: The key.
+     - place: Its place in the order.
+     - value: Its new value; absent: the key was removed.
+
+    """
+
+    __slots__ = (
+        'key',
+        'place',
+        'value',
+    )
+
+
+    def __init__(self, key=None, place=None, value=None,):
+        super(Change, self).__setattr__('key', key)
+        super(Change, self).__setattr__('place', place)
+        super(Change, self).__setattr__('value', value)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.key, self.place, self.value, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        key = None
+        place = None
+        value = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRING:
+                    key = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRUCT:
+                    place = Place.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.STRING:
+                    value = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            key=key,
+            place=place,
+            value=value,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Change')
+        if self.key is not None:
+            oprot.writeFieldBegin('key', TType.STRING, 1)
+            oprot.writeString(self.key.encode('utf-8') if sys.version_info[0] == 2 else self.key)
+            oprot.writeFieldEnd()
+        if self.place is not None:
+            oprot.writeFieldBegin('place', TType.STRUCT, 2)
+            self.place.write(oprot)
+            oprot.writeFieldEnd()
+        if self.value is not None:
+            oprot.writeFieldBegin('value', TType.STRING, 3)
+            oprot.writeString(self.value.encode('utf-8') if sys.version_info[0] == 2 else self.value)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Watched(object):
+    """
+    What a watch has seen.
+
+    Attributes:
+     - changes: Changes in their order, perhaps none.
+     - upto: There are no others up to here: where to go on, at any node.
+
+    """
+
+    __slots__ = (
+        'changes',
+        'upto',
+    )
+
+
+    def __init__(self, changes=None, upto=None,):
+        super(Watched, self).__setattr__('changes', changes)
+        super(Watched, self).__setattr__('upto', upto)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.changes, self.upto, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        changes = None
+        upto = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.LIST:
+                    changes = []
+                    (_etype38, _size35) = iprot.readListBegin()
+                    for _i39 in range(_size35):
+                        _elem40 = Change.read(iprot)
+                        changes.append(_elem40)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRUCT:
+                    upto = Place.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            changes=changes,
+            upto=upto,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Watched')
+        if self.changes is not None:
+            oprot.writeFieldBegin('changes', TType.LIST, 1)
+            oprot.writeListBegin(TType.STRUCT, len(self.changes))
+            for iter41 in self.changes:
+                iter41.write(oprot)
+            oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.upto is not None:
+            oprot.writeFieldBegin('upto', TType.STRUCT, 2)
+            self.upto.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
 class Traced(object):
     """
     What a node has recorded of itself.
@@ -2219,20 +2546,20 @@ class Status(object):
             elif fid == 9:
                 if ftype == TType.LIST:
                     logs = []
-                    (_etype38, _size35) = iprot.readListBegin()
-                    for _i39 in range(_size35):
-                        _elem40 = LogStatus.read(iprot)
-                        logs.append(_elem40)
+                    (_etype45, _size42) = iprot.readListBegin()
+                    for _i46 in range(_size42):
+                        _elem47 = LogStatus.read(iprot)
+                        logs.append(_elem47)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 10:
                 if ftype == TType.LIST:
                     connected = []
-                    (_etype44, _size41) = iprot.readListBegin()
-                    for _i45 in range(_size41):
-                        _elem46 = iprot.readI32()
-                        connected.append(_elem46)
+                    (_etype51, _size48) = iprot.readListBegin()
+                    for _i52 in range(_size48):
+                        _elem53 = iprot.readI32()
+                        connected.append(_elem53)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2259,11 +2586,11 @@ class Status(object):
             elif fid == 15:
                 if ftype == TType.MAP:
                     counters = {}
-                    (_ktype48, _vtype49, _size47) = iprot.readMapBegin()
-                    for _i51 in range(_size47):
-                        _key52 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
-                        _val53 = iprot.readI64()
-                        counters[_key52] = _val53
+                    (_ktype55, _vtype56, _size54) = iprot.readMapBegin()
+                    for _i58 in range(_size54):
+                        _key59 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                        _val60 = iprot.readI64()
+                        counters[_key59] = _val60
                     iprot.readMapEnd()
                 else:
                     iprot.skip(ftype)
@@ -2300,10 +2627,10 @@ class Status(object):
             elif fid == 22:
                 if ftype == TType.LIST:
                     problems = []
-                    (_etype57, _size54) = iprot.readListBegin()
-                    for _i58 in range(_size54):
-                        _elem59 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
-                        problems.append(_elem59)
+                    (_etype64, _size61) = iprot.readListBegin()
+                    for _i65 in range(_size61):
+                        _elem66 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                        problems.append(_elem66)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2382,15 +2709,15 @@ class Status(object):
         if self.logs is not None:
             oprot.writeFieldBegin('logs', TType.LIST, 9)
             oprot.writeListBegin(TType.STRUCT, len(self.logs))
-            for iter60 in self.logs:
-                iter60.write(oprot)
+            for iter67 in self.logs:
+                iter67.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.connected is not None:
             oprot.writeFieldBegin('connected', TType.LIST, 10)
             oprot.writeListBegin(TType.I32, len(self.connected))
-            for iter61 in self.connected:
-                oprot.writeI32(iter61)
+            for iter68 in self.connected:
+                oprot.writeI32(iter68)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.pending is not None:
@@ -2412,9 +2739,9 @@ class Status(object):
         if self.counters is not None:
             oprot.writeFieldBegin('counters', TType.MAP, 15)
             oprot.writeMapBegin(TType.STRING, TType.I64, len(self.counters))
-            for kiter62, viter63 in self.counters.items():
-                oprot.writeString(kiter62.encode('utf-8') if sys.version_info[0] == 2 else kiter62)
-                oprot.writeI64(viter63)
+            for kiter69, viter70 in self.counters.items():
+                oprot.writeString(kiter69.encode('utf-8') if sys.version_info[0] == 2 else kiter69)
+                oprot.writeI64(viter70)
             oprot.writeMapEnd()
             oprot.writeFieldEnd()
         if self.hash is not None:
@@ -2444,8 +2771,8 @@ class Status(object):
         if self.problems is not None:
             oprot.writeFieldBegin('problems', TType.LIST, 22)
             oprot.writeListBegin(TType.STRING, len(self.problems))
-            for iter64 in self.problems:
-                oprot.writeString(iter64.encode('utf-8') if sys.version_info[0] == 2 else iter64)
+            for iter71 in self.problems:
+                oprot.writeString(iter71.encode('utf-8') if sys.version_info[0] == 2 else iter71)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.certificate_s is not None:
@@ -2946,6 +3273,106 @@ class Forgotten(TException):
         return not (self == other)
 
 
+class Compacted(TException):
+    """
+    The node no longer has all changes from there on. Another node may; else whoever watches has to read anew.
+
+    Attributes:
+     - reason: Why, in one line.
+     - oldest: The oldest place from which it can go on.
+
+    """
+
+    __slots__ = (
+        'reason',
+        'oldest',
+    )
+
+
+    def __init__(self, reason=None, oldest=None,):
+        super(Compacted, self).__setattr__('reason', reason)
+        super(Compacted, self).__setattr__('oldest', oldest)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.reason, self.oldest, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        reason = None
+        oldest = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRING:
+                    reason = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRUCT:
+                    oldest = Place.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            reason=reason,
+            oldest=oldest,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Compacted')
+        if self.reason is not None:
+            oprot.writeFieldBegin('reason', TType.STRING, 1)
+            oprot.writeString(self.reason.encode('utf-8') if sys.version_info[0] == 2 else self.reason)
+            oprot.writeFieldEnd()
+        if self.oldest is not None:
+            oprot.writeFieldBegin('oldest', TType.STRUCT, 2)
+            self.oldest.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __str__(self):
+        return repr(self)
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
 class Refused(TException):
     """
     The nodes do not belong together, or one of them is a copy of another.
@@ -3283,10 +3710,10 @@ class Batch(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     commands = []
-                    (_etype68, _size65) = iprot.readListBegin()
-                    for _i69 in range(_size65):
-                        _elem70 = Command.read(iprot)
-                        commands.append(_elem70)
+                    (_etype75, _size72) = iprot.readListBegin()
+                    for _i76 in range(_size72):
+                        _elem77 = Command.read(iprot)
+                        commands.append(_elem77)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3312,8 +3739,8 @@ class Batch(object):
         if self.commands is not None:
             oprot.writeFieldBegin('commands', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.commands))
-            for iter71 in self.commands:
-                iter71.write(oprot)
+            for iter78 in self.commands:
+                iter78.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.origin is not None:
@@ -3693,10 +4120,10 @@ class Promise(object):
             elif fid == 7:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype75, _size72) = iprot.readListBegin()
-                    for _i76 in range(_size72):
-                        _elem77 = Entry.read(iprot)
-                        entries.append(_elem77)
+                    (_etype82, _size79) = iprot.readListBegin()
+                    for _i83 in range(_size79):
+                        _elem84 = Entry.read(iprot)
+                        entries.append(_elem84)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3752,8 +4179,8 @@ class Promise(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 7)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter78 in self.entries:
-                iter78.write(oprot)
+            for iter85 in self.entries:
+                iter85.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -3863,10 +4290,10 @@ class Accept(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype82, _size79) = iprot.readListBegin()
-                    for _i83 in range(_size79):
-                        _elem84 = Entry.read(iprot)
-                        entries.append(_elem84)
+                    (_etype89, _size86) = iprot.readListBegin()
+                    for _i90 in range(_size86):
+                        _elem91 = Entry.read(iprot)
+                        entries.append(_elem91)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3883,10 +4310,10 @@ class Accept(object):
             elif fid == 7:
                 if ftype == TType.LIST:
                     lazy = []
-                    (_etype88, _size85) = iprot.readListBegin()
-                    for _i89 in range(_size85):
-                        _elem90 = iprot.readI32()
-                        lazy.append(_elem90)
+                    (_etype95, _size92) = iprot.readListBegin()
+                    for _i96 in range(_size92):
+                        _elem97 = iprot.readI32()
+                        lazy.append(_elem97)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3924,8 +4351,8 @@ class Accept(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter91 in self.entries:
-                iter91.write(oprot)
+            for iter98 in self.entries:
+                iter98.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.sync is not None:
@@ -3939,8 +4366,8 @@ class Accept(object):
         if self.lazy is not None:
             oprot.writeFieldBegin('lazy', TType.LIST, 7)
             oprot.writeListBegin(TType.I32, len(self.lazy))
-            for iter92 in self.lazy:
-                oprot.writeI32(iter92)
+            for iter99 in self.lazy:
+                oprot.writeI32(iter99)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -4181,20 +4608,20 @@ class Learn(object):
             elif fid == 2:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype96, _size93) = iprot.readListBegin()
-                    for _i97 in range(_size93):
-                        _elem98 = Fact.read(iprot)
-                        facts.append(_elem98)
+                    (_etype103, _size100) = iprot.readListBegin()
+                    for _i104 in range(_size100):
+                        _elem105 = Fact.read(iprot)
+                        facts.append(_elem105)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 3:
                 if ftype == TType.LIST:
                     held = []
-                    (_etype102, _size99) = iprot.readListBegin()
-                    for _i103 in range(_size99):
-                        _elem104 = iprot.readI64()
-                        held.append(_elem104)
+                    (_etype109, _size106) = iprot.readListBegin()
+                    for _i110 in range(_size106):
+                        _elem111 = iprot.readI64()
+                        held.append(_elem111)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4232,15 +4659,15 @@ class Learn(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 2)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter105 in self.facts:
-                iter105.write(oprot)
+            for iter112 in self.facts:
+                iter112.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.held is not None:
             oprot.writeFieldBegin('held', TType.LIST, 3)
             oprot.writeListBegin(TType.I64, len(self.held))
-            for iter106 in self.held:
-                oprot.writeI64(iter106)
+            for iter113 in self.held:
+                oprot.writeI64(iter113)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.applied is not None:
@@ -4438,10 +4865,10 @@ class Fetched(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype110, _size107) = iprot.readListBegin()
-                    for _i111 in range(_size107):
-                        _elem112 = Entry.read(iprot)
-                        entries.append(_elem112)
+                    (_etype117, _size114) = iprot.readListBegin()
+                    for _i118 in range(_size114):
+                        _elem119 = Entry.read(iprot)
+                        entries.append(_elem119)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4483,8 +4910,8 @@ class Fetched(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter113 in self.entries:
-                iter113.write(oprot)
+            for iter120 in self.entries:
+                iter120.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.evidence is not None:
@@ -4824,10 +5251,10 @@ class Rejoined(object):
             elif fid == 8:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype117, _size114) = iprot.readListBegin()
-                    for _i118 in range(_size114):
-                        _elem119 = Entry.read(iprot)
-                        entries.append(_elem119)
+                    (_etype124, _size121) = iprot.readListBegin()
+                    for _i125 in range(_size121):
+                        _elem126 = Entry.read(iprot)
+                        entries.append(_elem126)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4894,8 +5321,8 @@ class Rejoined(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 8)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter120 in self.entries:
-                iter120.write(oprot)
+            for iter127 in self.entries:
+                iter127.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -5094,10 +5521,10 @@ class Reading(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype124, _size121) = iprot.readListBegin()
-                    for _i125 in range(_size121):
-                        _elem126 = Fact.read(iprot)
-                        facts.append(_elem126)
+                    (_etype131, _size128) = iprot.readListBegin()
+                    for _i132 in range(_size128):
+                        _elem133 = Fact.read(iprot)
+                        facts.append(_elem133)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -5139,8 +5566,8 @@ class Reading(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter127 in self.facts:
-                iter127.write(oprot)
+            for iter134 in self.facts:
+                iter134.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.promised is not None:
@@ -5669,10 +6096,10 @@ class Identity(object):
             elif fid == 6:
                 if ftype == TType.LIST:
                     recovered = []
-                    (_etype131, _size128) = iprot.readListBegin()
-                    for _i132 in range(_size128):
-                        _elem133 = Recovered.read(iprot)
-                        recovered.append(_elem133)
+                    (_etype138, _size135) = iprot.readListBegin()
+                    for _i139 in range(_size135):
+                        _elem140 = Recovered.read(iprot)
+                        recovered.append(_elem140)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -5747,8 +6174,8 @@ class Identity(object):
         if self.recovered is not None:
             oprot.writeFieldBegin('recovered', TType.LIST, 6)
             oprot.writeListBegin(TType.STRUCT, len(self.recovered))
-            for iter134 in self.recovered:
-                iter134.write(oprot)
+            for iter141 in self.recovered:
+                iter141.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.reserved is not None:
@@ -5959,10 +6386,10 @@ class Held(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype138, _size135) = iprot.readListBegin()
-                    for _i139 in range(_size135):
-                        _elem140 = Entry.read(iprot)
-                        entries.append(_elem140)
+                    (_etype145, _size142) = iprot.readListBegin()
+                    for _i146 in range(_size142):
+                        _elem147 = Entry.read(iprot)
+                        entries.append(_elem147)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -5997,8 +6424,8 @@ class Held(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter141 in self.entries:
-                iter141.write(oprot)
+            for iter148 in self.entries:
+                iter148.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -6510,10 +6937,10 @@ class Frame(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     records = []
-                    (_etype145, _size142) = iprot.readListBegin()
-                    for _i146 in range(_size142):
-                        _elem147 = Record.read(iprot)
-                        records.append(_elem147)
+                    (_etype152, _size149) = iprot.readListBegin()
+                    for _i153 in range(_size149):
+                        _elem154 = Record.read(iprot)
+                        records.append(_elem154)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -6533,8 +6960,8 @@ class Frame(object):
         if self.records is not None:
             oprot.writeFieldBegin('records', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.records))
-            for iter148 in self.records:
-                iter148.write(oprot)
+            for iter155 in self.records:
+                iter155.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -6647,6 +7074,26 @@ Page.thrift_spec = (
     (2, TType.BOOL, 'more', None, None, ),  # 2
     (3, TType.I64, 'timestamp', None, None, ),  # 3
 )
+all_structs.append(Place)
+Place.thrift_spec = (
+    None,  # 0
+    (1, TType.I64, 'timestamp', None, None, ),  # 1
+    (2, TType.I32, 'owner', None, None, ),  # 2
+    (3, TType.I32, 'change', None, None, ),  # 3
+)
+all_structs.append(Change)
+Change.thrift_spec = (
+    None,  # 0
+    (1, TType.STRING, 'key', 'UTF8', None, ),  # 1
+    (2, TType.STRUCT, 'place', [Place, None], None, ),  # 2
+    (3, TType.STRING, 'value', 'UTF8', None, ),  # 3
+)
+all_structs.append(Watched)
+Watched.thrift_spec = (
+    None,  # 0
+    (1, TType.LIST, 'changes', (TType.STRUCT, [Change, None], False), None, ),  # 1
+    (2, TType.STRUCT, 'upto', [Place, None], None, ),  # 2
+)
 all_structs.append(Traced)
 Traced.thrift_spec = (
     None,  # 0
@@ -6730,6 +7177,12 @@ all_structs.append(Forgotten)
 Forgotten.thrift_spec = (
     None,  # 0
     (1, TType.STRING, 'reason', 'UTF8', None, ),  # 1
+)
+all_structs.append(Compacted)
+Compacted.thrift_spec = (
+    None,  # 0
+    (1, TType.STRING, 'reason', 'UTF8', None, ),  # 1
+    (2, TType.STRUCT, 'oldest', [Place, None], None, ),  # 2
 )
 all_structs.append(Refused)
 Refused.thrift_spec = (

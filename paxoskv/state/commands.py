@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from paxoskv.state.changes import Changes
 from paxoskv.state.content import Content
 from paxoskv.wire.structs import (
     Answer,
@@ -60,7 +61,7 @@ def transact(content: Content, transaction: Transaction, position: tuple[int, in
     held = all(_holds(content, compare) for compare in transaction.compares or ())
     actions = (transaction.then_do if held else transaction.else_do) or ()
     keys = [action.key for action in actions]
-    draft = Content({key: content.values[key] for key in keys if key in content.values})
+    draft = Content({key: content.values[key] for key in keys if key in content.values}, Changes())
     answers: list[Answer] = []
     room = MAX_TRANSACTED
     for action in actions:

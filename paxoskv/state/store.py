@@ -44,6 +44,7 @@ from typing import Any, Final, NamedTuple
 
 from pickledb import PickleDB
 
+from paxoskv.state.changes import Changes
 from paxoskv.state.commands import NOT_FOUND, OK, execute, transact
 from paxoskv.state.content import Content, Digest, Pieces
 from paxoskv.wire.codec import Malformed, decode, encode
@@ -114,7 +115,8 @@ class Store:
         self.position: tuple[int, int] = (0, 0)  # (timestamp, owner) of the last applied entry
         self.format = 0  # of which all nodes are known to understand the commands
         self.hash = 0  # CRC-32 over all that was applied so far: the entries and their outcomes
-        self._content = Content(self.database.db)
+        self.changes = Changes()  # the last ones, for watches
+        self._content = Content(self.database.db, self.changes)
         # The least recently used session comes first.
         self._sessions: OrderedDict[tuple[int, int, int], _Session] = OrderedDict()
         self._named: Session | None = None  # the session of the command before, within one entry
@@ -130,6 +132,7 @@ class Store:
         position = (timestamp, owner)
         assert position > self.position, f"entry {position} applied after {self.position}"
         self.position = position
+        self.changes.begin(timestamp, owner)
         self._named = None
         results = [self._apply(command, index) for index, command in enumerate(commands)]
         place = zlib.crc32(_PLACE.pack(self.hash, timestamp, owner))
@@ -230,7 +233,8 @@ class Store:
         self.hash = rolling
         self.format = format_
         self.database.db = content
-        self._content = Content(content)
+        self._content = Content(content, self.changes)
+        self.changes.forget(timestamp, owner)
         self._sessions = sessions
 
     def _apply(self, command: Command, index: int) -> Result:

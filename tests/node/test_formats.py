@@ -30,7 +30,15 @@ class Bench:
         well: Any = SimpleNamespace(refuses_commands=lambda: None, status=None)
         replica: Any = SimpleNamespace(store=self.store, crowded=False, submit=self.submit)
         self.service = Service(
-            replica, well, well, well, well, well, self.formats, lambda _, value: self.answers.append(value)
+            replica,
+            well,
+            well,
+            well,
+            well,
+            well,
+            well,
+            self.formats,
+            lambda _, value: self.answers.append(value),
         )
 
     def submit(self, token: Any, commands: list[Command], batch: bool = False) -> None:

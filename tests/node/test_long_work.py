@@ -168,7 +168,7 @@ def test_in_a_crowd_each_connection_adds_one_call_at_a_time() -> None:
     nothing: Any = SimpleNamespace(refuses_commands=lambda: None, status=None)
     replica: Any = SimpleNamespace(store=None, crowded=False, submit=lambda *_: None)
     service = Service(
-        replica, nothing, nothing, nothing, LongWork(nothing), nothing, nothing, lambda *_: None
+        replica, nothing, nothing, nothing, LongWork(nothing), nothing, nothing, nothing, lambda *_: None
     )
     asking: list[Any] = [Call() for _ in range(3)]
     service.methods["admin"][b"put"](asking[0], ("k", "v", None))
@@ -232,6 +232,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "transaction": (Transaction([], [Action(Verb.INCREMENT, "many", None, 1)]), None),
     "execute": ([Command(Verb.GET, "key 7")] * 10,),
     "scan": ("key", None, None, None),
+    "watch": ("key", None, None, 0),
     "membership": (),
     "checkpoint": (),
     "read_checkpoint": (0, 0),

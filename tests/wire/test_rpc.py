@@ -58,6 +58,7 @@ from paxoskv.wire.structs import (
     Action,
     Answer,
     Barrier,
+    Change,
     Chunk,
     Command,
     Compare,
@@ -75,6 +76,7 @@ from paxoskv.wire.structs import (
     Origin,
     Outcome,
     Page,
+    Place,
     Position,
     Prepare,
     Promise,
@@ -89,6 +91,7 @@ from paxoskv.wire.structs import (
     Transacted,
     Transaction,
     Verb,
+    Watched,
 )
 
 FACT = Fact(1, 20, (3 << 8) | 1, 1 << 41)
@@ -131,6 +134,7 @@ FROM_CLIENTS: dict[str, tuple[tuple[Any, ...], Any]] = {
     ),
     "execute": (([Command(Verb.PUT, "k", "v"), Command(Verb.GET, "k")],), [Result(0), Result(0, "v")]),
     "scan": (("k", None, 10, 0), Page([Item("k", "v")], False, 3)),
+    "watch": (("k", Place(5, 2), 10, 500), Watched([Change("k", Place(6, 1, 0), "v")], Place(6, 1))),
     "checkpoint": ((), 3),
     "trace": ((True, 7), Traced(True, '{"id": 8}', 8, False)),
     "read_checkpoint": ((3, 7), Chunk(3, 7, 77, 7, b"")),
