@@ -14,6 +14,7 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -37,6 +38,7 @@ from paxoskv.node.replica import Replica
 from paxoskv.node.server import Server, unusable
 from paxoskv.node.service import Service
 from paxoskv.node.status import StatusReport
+from paxoskv.node.switches import Switches
 from paxoskv.node.tracing import Tracing
 from paxoskv.node.turns import Turns
 from paxoskv.node.writer import Writer
@@ -77,8 +79,12 @@ def put_together(
     checkpoint_mb: float,
     trust: Trust,
     trace: bool = False,
+    switched: Callable[[Peers], Switches] | None = None,
 ) -> Server:
-    """A node's parts, after its recovery; each is given those that it needs. `members`: the peers."""
+    """A node's parts, after its recovery; each is given those that it needs. `members`: the peers.
+
+    `switched`: makes the switches of faults on purpose, where there are any.
+    """
     loop = asyncio.get_running_loop()
     turns, flusher, counts = Turns(loop), Flusher(), Counts()
     writer = Writer(journal, loop, counts.fsync)
@@ -101,7 +107,10 @@ def put_together(
     tracing.switch(trace)
     service = Service(replica, checkpointing, health, status, LongWork(turns), tracing, answer)
     inbox = Inbox(service, peers, replica, turns, counts)
-    return Server(replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s)
+    return Server(
+        replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s,
+        switched(peers) if switched else None,
+    )  # fmt: skip
 
 
 def check_files(nodes: int) -> None:
@@ -170,6 +179,7 @@ async def serve_node(options: argparse.Namespace) -> None:
     server = put_together(
         journal.identity, core, store, journal, directory, peers,
         settings.request_timeout_s, settings.checkpoint_mb, trust, settings.trace,
+        partial(Switches, settings.faults, options.id, core.faults) if settings.faults else None,
     )  # fmt: skip
     await server.run(member.host, member.port, origin, member.metrics_port)
 
