@@ -79,11 +79,11 @@ def put_together(
     checkpoint_mb: float,
     trust: Trust,
     trace: bool = False,
-    switched: Callable[[Peers], Switches] | None = None,
+    switches: Callable[[Peers], Switches] | None = None,
 ) -> Server:
     """A node's parts, after its recovery; each is given those that it needs. `members`: the peers.
 
-    `switched`: makes the switches of faults on purpose, where there are any.
+    `switches`: what makes the switches of faults on purpose, where there are any.
     """
     loop = asyncio.get_running_loop()
     turns, flusher, counts = Turns(loop), Flusher(), Counts()
@@ -109,8 +109,13 @@ def put_together(
     inbox = Inbox(service, peers, replica, turns, counts)
     return Server(
         replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s,
-        switched(peers) if switched else None,
+        switches(peers) if switches else None,
     )  # fmt: skip
+
+
+def switched(settings: configuration.Cluster, node: int, core: Node) -> Callable[[Peers], Switches] | None:
+    """What makes the switches of faults on purpose; None where the cluster's file names no faults."""
+    return partial(Switches, settings.faults, node, core.faults) if settings.faults else None
 
 
 def check_files(nodes: int) -> None:
@@ -179,7 +184,7 @@ async def serve_node(options: argparse.Namespace) -> None:
     server = put_together(
         journal.identity, core, store, journal, directory, peers,
         settings.request_timeout_s, settings.checkpoint_mb, trust, settings.trace,
-        partial(Switches, settings.faults, options.id, core.faults) if settings.faults else None,
+        switched(settings, options.id, core),
     )  # fmt: skip
     await server.run(member.host, member.port, origin, member.metrics_port)
 
