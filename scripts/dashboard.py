@@ -400,10 +400,13 @@ class Desk:
             self.watch.running -= 1
         return text or "interrupted"
 
-    async def _stop(self, asked: dict[str, Any]) -> str:
+    def stop(self) -> None:
         """Interrupt the workloads."""
         for tool in self.runs:
             tool.interrupt()
+
+    async def _stop(self, asked: dict[str, Any]) -> str:
+        self.stop()
         return "stopped" if self.runs else "no workload runs"
 
     # -------------------------------------------------------------------------------------------- pages
@@ -550,14 +553,15 @@ async def serve(options: argparse.Namespace, directory: Path) -> None:
     machine = Machine(file, options.data)
     if options.demo and not machine.local:
         raise Halt(f"--demo: the nodes of {file} are not on this machine", USAGE)
+    watch = Watch(machine, options.demo)
+    desk = Desk(machine, watch, directory)
     try:
         await machine.start()
-        watch = Watch(machine, options.demo)
-        desk = Desk(machine, watch, directory)
         print(await Site(watch, desk).listen(options.port), flush=True)
         remark("open this link in a browser; Ctrl-C ends it")
         await watch.run()
     finally:
+        desk.stop()
         await machine.stop()
 
 
