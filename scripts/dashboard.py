@@ -44,13 +44,12 @@ from paxoskv import program
 
 program.begin(*program.PACKAGES)
 
-import uvloop
-
 from paxoskv.client.aio import AsyncClient
 from paxoskv.client.health import View, as_data
 from paxoskv.client.operations import ClientError, NoNodeReachable, WrongCluster
 from paxoskv.client.output import INTERRUPTED, NEGATIVE, UNREACHABLE, USAGE, escaped, remark, say
 from paxoskv.config import WAYS, Cluster, ClusterError, load, load_faults
+from paxoskv.wire.connection import new_event_loop
 
 PAGE = Path(__file__).with_suffix(".html")
 PERIOD_S = 0.5  # between two looks at the nodes, while somebody looks at the page
@@ -568,7 +567,7 @@ async def serve(options: argparse.Namespace, directory: Path) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal comes; returns the exit status."""
     directory = Path(tempfile.mkdtemp(prefix="dashboard-"))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         loop = runner.get_loop()
         task = loop.create_task(serve(options, directory))
 
