@@ -199,9 +199,9 @@ class Server:
             if self.health.must_ask():
                 self.replica.read(self.health.answered, lambda: None)
             self.health.look()
+            self.watches.sweep(self.health.refuses_reads())
             if self.switches:
                 self.switches.look()
-            self.watches.sweep(self.health.refuses_reads())
             self.peers.sweep(now)
             self.replica.expire(now - self.request_timeout_s)
             self.writer.maintain()

@@ -235,6 +235,10 @@ def test_an_acceptor_fails_on_request(driver: Any, demo: Dashboard) -> None:
     eventually(lambda: "acceptor=0.5" in log.read_text(), "the node has heard of it")
     page.press("fail acceptor", 5)
     eventually(lambda: "acceptor fails" not in page.node(5).text, "it works again")
+    page.press("fail acceptor", 4)
+    page.await_node(4, "acceptor fails")
+    driver.find_element(By.ID, "calm").click()
+    eventually(lambda: "acceptor fails" not in page.node(4).text, "all is healed")
 
 
 @pytest.mark.slow
