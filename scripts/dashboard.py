@@ -163,8 +163,10 @@ class Machine:
             Path(self.settings.faults).unlink(missing_ok=True)
         if self.started:
             remark("stopping the nodes that were started here")
-            with contextlib.suppress(Wrong):
+            try:
                 await self.control("stop")
+            except Wrong as error:
+                say(f"{program.name()}: {escaped(str(error))}")
             return
         for node in self.paused:
             with contextlib.suppress(Wrong):
@@ -598,11 +600,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description="The live page of a cluster.",
-        epilog=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
         "--cluster", metavar="FILE", help="the cluster (default: cluster.json; --demo: its own)"
     )
