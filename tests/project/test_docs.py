@@ -31,6 +31,7 @@ ELSEWHERE = {
     "scripts/test.sh": ".ci/run::scripts/test.sh",
     ".venv/bin/pip wheel": "tests/scripts/test_launch.py::def wheels",
     "scripts/trace.py": "tests/scripts/test_trace.py::test_a_scenario_is_told_in_words_and_drawn",
+    "scripts/dashboard.py": "tests/scripts/test_dashboard.py::test_a_put_in_the_command_box",
     "scripts/explore.py": "tests/simulation/test_explore.py::test_the_command_says_what_it_found",
     "scripts/launch.sh up --restart --wheels": "tests/scripts/test_launch.py::test_five_hosts_are_set_up",
 }
