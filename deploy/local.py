@@ -175,10 +175,12 @@ class Local:
         from paxoskv.wire.structs import Identity
 
         made: list[int] = []
+        settings = self.settings
+        names = (settings.name, settings.digest)
         try:
             for node in self.all:
                 made.append(node)
-                make(self.directory(node), Identity(self.settings.name, self.settings.digest, node, 1, 0))
+                make(self.directory(node), Identity(*names, node, 1, 0, proposing=settings.named_way))
         except BaseException as error:
             self.discard(made)
             if isinstance(error, JournalError):

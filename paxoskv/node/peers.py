@@ -133,6 +133,7 @@ class Peers:
         self.logs = frozenset(status.log for status in core.report().logs)
         self.links: dict[int, Link] = {}
         self.greeted: set[int] = set()  # peers that our link may be used to
+        self.cut_off: frozenset[int] = frozenset()  # peers to which the link is cut on purpose
         self.refused: set[int] = set()  # peers that have told on our link why they refuse us, or we them
         self.processes: dict[Connection, tuple[int, tuple[int, int]]] = {}  # node, (incarnation, life)
         self.complaints = Complaints(counts)
@@ -191,6 +192,18 @@ class Peers:
         reason = certificates.problem() if certificates else None
         if reason is not None:
             self.complaints.add("certificate", self.identity.node, reason, now, DAILY)
+
+    def cut(self, peers: frozenset[int]) -> None:
+        """Have no connection with these peers, on purpose, until others are named.
+
+        What either side sends is lost, as where a network is cut: nobody is told that the other has ended.
+        """
+        self.cut_off = peers
+        links = [link.connection for peer, link in self.links.items() if peer in peers]
+        others = [connection for connection, (peer, _) in self.processes.items() if peer in peers]
+        for connection in (*links, *others):
+            if connection:
+                connection.close()
 
     def renew(self) -> None:
         """Our certificate is another one: make all connections to and from peers again."""
@@ -314,6 +327,8 @@ class Peers:
             return f"digest: its cluster.json differs from ours: its membership has {digests}"
         if identity.node not in self.members:
             return f"node: {identity.node} is no peer of node {ours.node}"
+        if identity.node in self.cut_off:
+            return f"faults: the link of nodes {ours.node} and {identity.node} is cut on purpose"
         return None
 
     def _listen_to(self, identity: Identity, connection: Connection) -> str | None:
