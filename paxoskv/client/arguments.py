@@ -210,6 +210,8 @@ def _add_operations(add: Add) -> None:
     put = add("put", "set a key")
     put.add_argument("key", type=_text)
     put.add_argument("value", type=_text)
+    put.add_argument("--ttl", metavar="S", type=_seconds,
+                     help="remove it in so many seconds, unless it is written again by then")  # fmt: skip
     get = add("get", "print the value of a key")
     get.add_argument("key", type=_text)
     _add_read(get)
@@ -225,8 +227,8 @@ def _add_operations(add: Add) -> None:
     incr.add_argument("delta", nargs="?", type=_between(-(2**63), 2**63 - 1), default=1, help="default: 1")
     more = (
         '\nIn JSON: {"compare": [...], "then": [...], "else": [...]}. A comparison is a key with equals,'
-        "\ndiffers, exists (true or false), less or greater. An action is put with value, get, delete, or"
-        '\nincrement with by. Exit code 1: a comparison did not hold, and "else" was done.'
+        "\ndiffers, exists (true or false), less or greater. An action is put with value (and ttl), get,"
+        '\ndelete, or increment with by. Exit code 1: a comparison did not hold, and "else" was done.'
     )
     whole = add("transaction", "do actions on several keys at once, if comparisons hold", more)
     whole.add_argument("file", metavar="FILE|-", help="the file; - reads from stdin")

@@ -56,7 +56,7 @@ class DataError(Exception):
 
 
 def _put(client: Client, arguments: argparse.Namespace, output: Output) -> int:
-    client.put(arguments.key, arguments.value)
+    client.put(arguments.key, arguments.value, arguments.ttl)
     output.answer("ok", {"outcome": "ok"})
     return DONE
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from paxoskv.state.changes import Changes
-from paxoskv.state.content import Content
+from paxoskv.state.content import Content, Lease
 from paxoskv.wire.structs import (
     Answer,
     Command,
@@ -72,6 +72,8 @@ def transact(content: Content, transaction: Transaction, position: tuple[int, in
             room -= len(result.value.encode())
             if room < 0:
                 return TOO_LARGE
+        if action.ttl_ms is not None:
+            draft.lease(action.key, Lease(action.ttl_ms, position))
         answers.append(Answer(result.outcome, result.value))
     for key in dict.fromkeys(action.key for action in actions if action.verb != Verb.GET):
         value = draft.values.get(key)
@@ -79,6 +81,8 @@ def transact(content: Content, transaction: Transaction, position: tuple[int, in
             content.remove(key)
         else:
             content.put(key, value)
+            if key in draft.leases:
+                content.lease(key, draft.leases[key])
     outcome = Outcome.OK if held else Outcome.MISMATCH
     return Result(outcome, None, None, None, Transacted(Position(*position), answers))
 
@@ -93,6 +97,9 @@ def _holds(content: Content, compare: Compare) -> bool:
         return present != compare.value
     if relation == Relation.EXISTS or relation == Relation.ABSENT:
         return (present is None) == (relation == Relation.ABSENT)
+    if relation == Relation.LEASED:
+        lease = content.leases.get(compare.key)
+        return lease is not None and lease.position == compare.position
     found, bound = number_in(present or ""), number_in(compare.value)
     if found is None or bound is None:
         return False

@@ -41,6 +41,7 @@ class Relation:
     ABSENT: Final = 4
     LESS: Final = 5
     GREATER: Final = 6
+    LEASED: Final = 7
 
 
 class ReadMode:
@@ -79,6 +80,7 @@ class Compare(NamedTuple):
     key: Any = None
     relation: Any = None
     value: Any = None
+    position: Any = None
 
 
 class Action(NamedTuple):
@@ -86,6 +88,7 @@ class Action(NamedTuple):
     key: Any = None
     value: Any = None
     delta: Any = None
+    ttl_ms: Any = None
 
 
 class Transaction(NamedTuple):
