@@ -142,7 +142,7 @@ class AsyncClient(BaseClient):
 
     def lock(self, key: str, ttl: float = TTL_S, wait: float | None = None) -> AsyncLock:
         """Do as Client.lock, for `async with`."""
-        return AsyncLock(self, key, ttl, wait)
+        return AsyncLock(self.run, self.calls, key, ttl, wait)
 
     def scan(
         self,

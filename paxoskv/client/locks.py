@@ -12,17 +12,13 @@ renew() begins it anew; the token stays.
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 from paxoskv.client import transactions as t
 from paxoskv.client.operations import Calls, ClientError, NotDoneError, Operation
 from paxoskv.wire.structs import Compare, Position
-
-if TYPE_CHECKING:
-    from paxoskv.client.aio import AsyncClient
-    from paxoskv.client.sync import Client
 
 TTL_S: Final = 30.0
 # Seconds between two attempts to take a lock that another one holds.
@@ -41,7 +37,16 @@ class LockLost(ClientError):
 class BaseLock:
     """A lock of one holder; it must not be shared."""
 
-    def __init__(self, calls: Calls, key: str, ttl: float, wait: float | None) -> None:
+    def __init__(
+        self,
+        run: Callable[[Operation[t.Committed]], Any],
+        calls: Calls,
+        key: str,
+        ttl: float,
+        wait: float | None,
+    ) -> None:
+        """`run` carries out an operation, in the client's way."""
+        self._carry_out = run
         self.key = key
         self.ttl = ttl
         self.wait = wait
@@ -92,10 +97,6 @@ class BaseLock:
 class Lock(BaseLock):
     """A lock over Client."""
 
-    def __init__(self, client: "Client", key: str, ttl: float, wait: float | None) -> None:
-        super().__init__(client.calls, key, ttl, wait)
-        self._client = client
-
     def __enter__(self) -> Self:
         self.acquire()
         return self
@@ -122,15 +123,11 @@ class Lock(BaseLock):
             if isinstance(step, float):
                 time.sleep(step)
             else:
-                answer = self._client.run(step)
+                answer = self._carry_out(step)
 
 
 class AsyncLock(BaseLock):
     """A lock over AsyncClient; its methods do what those of Lock do."""
-
-    def __init__(self, client: "AsyncClient", key: str, ttl: float, wait: float | None) -> None:
-        super().__init__(client.calls, key, ttl, wait)
-        self._client = client
 
     async def __aenter__(self) -> Self:
         await self.acquire()
@@ -154,7 +151,7 @@ class AsyncLock(BaseLock):
     async def _run(self, steps: Steps) -> None:
         answer = None
         while (step := _next(steps, answer)) is not None:
-            answer = await (asyncio.sleep(step) if isinstance(step, float) else self._client.run(step))
+            answer = await (asyncio.sleep(step) if isinstance(step, float) else self._carry_out(step))
 
 
 def _next(steps: Steps, answer: Any) -> Step | None:

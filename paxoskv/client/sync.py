@@ -199,7 +199,7 @@ class Client(BaseClient):
         Its holder has it for `ttl` seconds, and may renew that. Others wait for it: at most `wait` seconds
         (None: without end), then there is NotDoneError.
         """
-        return Lock(self, key, ttl, wait)
+        return Lock(self.run, self.calls, key, ttl, wait)
 
     def scan(
         self,

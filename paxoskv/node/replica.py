@@ -275,7 +275,6 @@ class Replica:
         self.writing = False
         self.noted = False  # whether a frame was written since then: what is applied is in the journal
         self.rolling = False  # whether the next frame is to begin a segment
-        self.checkpoints = checkpoints
         self.wanted = wanted or self.roll
         self.expiry = Expiry(store, core.me)
         self.download = Download(checkpoints, self._send) if checkpoints else None
@@ -542,17 +541,18 @@ class Replica:
         self.rolling = True
 
     def _transfer(self, sender: int, message: Message, call: Any) -> None:
-        if not self.checkpoints or not self.download:
+        if not self.download:
             return
+        checkpoints = self.download.checkpoints
         if message.__class__ is FetchCheckpoint:
-            chunk = self.checkpoints.chunk(message.number, message.offset)
+            chunk = checkpoints.chunk(message.number, message.offset)
             if not message.number and (not chunk.number or self.core.overtook(sender)):
                 chunk = Chunk(0, 0, 0, message.offset, b"")  # none that would help
                 self.wanted()
             self._send(sender, chunk, call)
         elif self.download.on_chunk(sender, message, self.clock()):
             stop = self.download.stop
-            self.checkpoints.finish(self.download.check, self._install, lambda reason: stop())
+            checkpoints.finish(self.download.check, self._install, lambda reason: stop())
 
     def _install(self, number: int, cut: Cut, state: dict[str, Any]) -> None:
         """A checkpoint of another node is durable here, as this number: merge it.

@@ -1,5 +1,6 @@
 """What the commands do to the keys and values: those of one key, and transactions of many."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from paxoskv.state.changes import Changes
@@ -75,7 +76,14 @@ def transact(content: Content, transaction: Transaction, position: tuple[int, in
         if action.ttl_ms is not None:
             draft.lease(action.key, Lease(action.ttl_ms, position))
         answers.append(Answer(result.outcome, result.value))
-    for key in dict.fromkeys(action.key for action in actions if action.verb != Verb.GET):
+    _take_over(content, draft, dict.fromkeys(action.key for action in actions if action.verb != Verb.GET))
+    outcome = Outcome.OK if held else Outcome.MISMATCH
+    return Result(outcome, None, None, None, Transacted(Position(*position), answers))
+
+
+def _take_over(content: Content, draft: Content, keys: Iterable[str]) -> None:
+    """Let these keys be as they are in the draft."""
+    for key in keys:
         value = draft.values.get(key)
         if value is None:
             content.remove(key)
@@ -83,8 +91,6 @@ def transact(content: Content, transaction: Transaction, position: tuple[int, in
             content.put(key, value)
             if key in draft.leases:
                 content.lease(key, draft.leases[key])
-    outcome = Outcome.OK if held else Outcome.MISMATCH
-    return Result(outcome, None, None, None, Transacted(Position(*position), answers))
 
 
 def _holds(content: Content, compare: Compare) -> bool:

@@ -76,6 +76,11 @@ class RequestId(NamedTuple):
     first_incomplete: Any = None
 
 
+class Position(NamedTuple):
+    timestamp: int
+    owner: int
+
+
 class Compare(NamedTuple):
     key: Any = None
     relation: Any = None
@@ -105,11 +110,6 @@ class Command(NamedTuple):
     delta: Any = None
     request: Any = None
     transaction: Any = None
-
-
-class Position(NamedTuple):
-    timestamp: int
-    owner: int
 
 
 class Answer(NamedTuple):

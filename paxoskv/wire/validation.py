@@ -98,9 +98,7 @@ def _invalid_compare(compare: Compare) -> str | None:
     if compare.relation in _ALONE:
         return None
     if compare.relation == Relation.LEASED:
-        where = compare.position
-        whole = where is not None and where.timestamp is not None and where.owner is not None
-        return None if whole else "no position, or part of one"
+        return "no position" if compare.position is None else None
     if compare.relation in (Relation.LESS, Relation.GREATER) and number_in(compare.value or "") is None:
         return "the value is no 64-bit decimal integer"
     return _invalid_value(compare.value)

@@ -6,7 +6,7 @@ import pytest
 
 from paxoskv.node.expiry import expire
 from paxoskv.state.store import RESERVED_KEY, Store
-from paxoskv.wire.structs import Action, Command, Compare, Outcome, Position, Relation, Verb
+from paxoskv.wire.structs import Action, Command, Compare, Outcome, Relation, Verb
 from paxoskv.wire.validation import MAX_TTL_MS, invalid
 from tests.state.test_store import Applier, cas, delete, incr, put
 from tests.state.test_transactions import UPGRADE, transaction
@@ -101,8 +101,6 @@ def test_two_states_that_differ_in_times_to_live_have_other_digests(kv: Applier)
         leased("k", -1),
         leased("k", MAX_TTL_MS + 1),
         transaction([Compare("k", Relation.LEASED)]),
-        transaction([Compare("k", Relation.LEASED, None, Position(None, 1))]),  # type: ignore[arg-type]
-        transaction([Compare("k", Relation.LEASED, None, Position(1, None))]),  # type: ignore[arg-type]
     ],
 )
 def test_what_makes_no_sense_has_a_reason(kv: Applier, command: Command) -> None:
