@@ -243,6 +243,23 @@ def _add_operations(add: Add) -> None:
     what.add_argument("--count", action="store_true", help="only how many there are")
     _add_read(scan)
     _add_raw(scan)
+    _add_transfers(add)
+
+
+def _add_transfers(add: Add) -> None:
+    more = (
+        '\nEach line is {"key": ..., "value": ...}. If the file is there, the export goes on after its last'
+        "\nwhole line. Keys that are written meanwhile may be in it or not; times to live are not."
+    )
+    out = add("export", "write all keys and values into a file, as JSON lines", more)
+    out.add_argument("file", metavar="FILE|-", help="the file; - writes to stdout")
+    out.add_argument("--prefix", type=_text, default="", help="only keys that begin with this")
+    _add_read(out)
+    more = "\nIf it ends early, it says how many lines to skip next time. To set a key twice does no harm."
+    into = add("import", "set the keys of a file that an export has written", more)
+    into.add_argument("file", metavar="FILE|-", help="the file; - reads from stdin")
+    into.add_argument("--skip", metavar="N", type=_between(0, 2**62), default=0,
+                      help="leave out so many lines at the beginning")  # fmt: skip
 
 
 def _place(word: str) -> Place:
