@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from paxoskv import program
 from paxoskv.client import explain, health, report, rows, transactions, workload
 from paxoskv.client.arguments import OPEN_LOOP_IN_FLIGHT, parse
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, addresses_of
@@ -419,8 +420,10 @@ def _write(path: Path, file: Any, write: Callable[[Any], object], output: Output
     return True
 
 
-_COMMANDS: Final = {
+_OF_KEYS: Final = {
     "put": _put, "get": _get, "delete": _delete, "cas": _cas, "incr": _incr, "transaction": _transaction,
+}  # fmt: skip
+_COMMANDS: Final = {
     "scan": _scan, "dump": _dump, "watch": _watch, "checkpoint": _checkpoint,
     "trace": _trace, "explain": _explain,
 }  # fmt: skip
@@ -447,7 +450,10 @@ def _run_command(arguments: argparse.Namespace, output: Output) -> int:
             return _WHOLE[arguments.command](arguments, output)
         if arguments.command == "dump" and arguments.node is None and not arguments.single:
             raise UsageError("dump: --node is needed: stores are compared node by node")
-        return _one(_COMMANDS[arguments.command], arguments, output)
+        if arguments.command not in _OF_KEYS:
+            return _one(_COMMANDS[arguments.command], arguments, output)
+        with program.patience(f"no answer yet; gives up after {arguments.timeout:g} s in all (--timeout)"):
+            return _one(_OF_KEYS[arguments.command], arguments, output)
     except WrongCluster as error:
         return output.error("wrong_cluster", f"{arguments.cluster}: {error}", USAGE)
     except NoNodeReachable as error:
