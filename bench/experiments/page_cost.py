@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -56,18 +57,22 @@ def spent(pids: list[int]) -> float:
     return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
 
-def pairs(count: int, seconds: float, link: str, value: Callable[[], float]) -> list[tuple[float, float]]:
-    """How much the value grows in a second, without a page and with one, in turns."""
+def pairs(
+    count: int,
+    seconds: float,
+    beside: Callable[[], AbstractContextManager[object]],
+    value: Callable[[], float],
+    per: Callable[[], float] = time.monotonic,
+) -> list[tuple[float, float]]:
+    """How much the value grows per second, or per something else: without this beside it, and with it."""
     found = []
     for number in range(count):
         grown = {}
-        for looked_at in (number % 2 == 0, number % 2 == 1):
-            page = Page(link) if looked_at else None
-            begun, before = time.monotonic(), value()
-            time.sleep(seconds)
-            grown[looked_at] = (value() - before) / (time.monotonic() - begun)
-            if page:
-                page.close()
+        for with_it in (number % 2 == 0, number % 2 == 1):
+            with beside() if with_it else nullcontext():
+                begun, before = per(), value()
+                time.sleep(seconds)
+                grown[with_it] = (value() - before) / (per() - begun)
         found.append((grown[False], grown[True]))
         print(f"pair {number + 1}: {grown[False]:.4g} without, {grown[True]:.4g} with", file=sys.stderr)
     return found
@@ -98,14 +103,18 @@ def told(values: list[float], unit: str) -> str:
 
 def measure(nodes: Nodes, link: str, dashboard: int, options: argparse.Namespace) -> None:
     pids = [dashboard, *(child.pid for child in nodes.children.values())]
-    idle = pairs(options.pairs, options.seconds, link, lambda: 100 * spent(pids))
+
+    def page() -> AbstractContextManager[object]:
+        return closing(Page(link))
+
+    idle = pairs(options.pairs, options.seconds, page, lambda: 100 * spent(pids))
     print(
         "an open page takes", told([b - a for a, b in idle], "% of a core, nodes and dashboard.py together")
     )
     loads = [Load(nodes.settings, index) for index in range(options.clients)]
     try:
         wait_for(lambda: all(each.count > 50 for each in loads), "the clients get answers")
-        busy = pairs(options.pairs, options.seconds, link, lambda: float(sum(each.count for each in loads)))
+        busy = pairs(options.pairs, options.seconds, page, lambda: float(sum(each.count for each in loads)))
     finally:
         for each in loads:
             each.stop()
