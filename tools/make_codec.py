@@ -271,7 +271,7 @@ def text() -> str:
         required = set(kind._fields) - set(kind._field_defaults)
         lines += functions(kind.__name__, kind.thrift_spec, required)
         done.append(kind.__name__)
-    for method in ("put", "get", "delete", "compare_and_set", "increment", "execute"):
+    for method in ("put", "get", "delete", "compare_and_set", "increment", "transaction", "execute"):
         kind = codec.named_tuple(getattr(KeyValue, f"{method}_args"))
         lines += functions(kind.__name__, kind.thrift_spec, set())
         done.append(kind.__name__)

@@ -26,10 +26,11 @@ from paxoskv.client.operations import (
     Operation,
     ReadName,
 )
+from paxoskv.client.transactions import Committed
 from paxoskv.client.watching import Watching
 from paxoskv.wire.codec import Status
 from paxoskv.wire.connection import Connection, Flusher
-from paxoskv.wire.structs import Change, Command, Item, Place, Result
+from paxoskv.wire.structs import Action, Change, Command, Compare, Item, Place, Result
 
 # Seconds that a node may take to say who it is, while others are tried.
 GREETING_S: Final = 10.0
@@ -124,6 +125,12 @@ class AsyncClient(BaseClient):
     async def increment(self, key: str, delta: int = 1) -> int:
         """Do as Client.increment."""
         return await self.run(self.calls.increment(key, delta))
+
+    async def transaction(
+        self, compares: Sequence[Compare], then: Sequence[Action], otherwise: Sequence[Action] = ()
+    ) -> Committed:
+        """Do as Client.transaction."""
+        return await self.run(self.calls.transaction(compares, then, otherwise))
 
     async def execute(self, commands: Sequence[Command]) -> list[Result]:
         """Do as Client.execute."""

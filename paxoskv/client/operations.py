@@ -37,11 +37,14 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from thrift.Thrift import TApplicationException
 
+from paxoskv.client.transactions import Committed
 from paxoskv.wire.codec import Compacted, Expired, Forgotten, Malformed, NotDone, Status, Unknown
 from paxoskv.wire.methods import METHODS, Method
 from paxoskv.wire.structs import (
+    Action,
     Chunk,
     Command,
+    Compare,
     Membership,
     Outcome,
     Page,
@@ -51,10 +54,11 @@ from paxoskv.wire.structs import (
     Result,
     Session,
     Traced,
+    Transaction,
     Verb,
     Watched,
 )
-from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_RESULTS
+from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_RESULTS, MAX_TRANSACTED
 
 ReadName = Literal["linearizable", "log", "local"]
 READ_MODES: Final[dict[str, int]] = {
@@ -173,6 +177,8 @@ class Attempt(NamedTuple):
         try:
             return self.method.answer(kind, frame, offset)
         except TApplicationException as error:
+            if error.type == TApplicationException.UNKNOWN_METHOD:
+                raise NotDone(f"its version does not know {self.method.name}", False) from None
             raise Lost(f"the node failed: {error.message}") from None
         except Malformed as error:
             raise Lost(f"an answer that makes no sense: {error}") from None
@@ -337,6 +343,7 @@ class _Numbers:
 _OPEN_SESSION, _STATUS, _MEMBERSHIP = METHODS[b"open_session"], METHODS[b"status"], METHODS[b"membership"]
 _PUT, _GET, _DELETE = METHODS[b"put"], METHODS[b"get"], METHODS[b"delete"]
 _COMPARE_AND_SET, _INCREMENT = METHODS[b"compare_and_set"], METHODS[b"increment"]
+_TRANSACTION = METHODS[b"transaction"]
 _EXECUTE, _SCAN = METHODS[b"execute"], METHODS[b"scan"]
 _CHECKPOINT, _READ_CHECKPOINT = METHODS[b"checkpoint"], METHODS[b"read_checkpoint"]
 _TRACE, _WATCH = METHODS[b"trace"], METHODS[b"watch"]
@@ -405,6 +412,17 @@ class Calls:
     def increment(self, key: str, delta: int = 1) -> Operation[int]:
         """Add to the integer at the key; the result is the sum, or NotANumber is raised."""
         return self._writing("increment", key, _INCREMENT, (key, delta), _sum)
+
+    def transaction(
+        self, compares: Sequence[Compare], then: Sequence[Action], otherwise: Sequence[Action] = ()
+    ) -> Operation[Committed]:
+        """Do `then` if all comparisons hold, else `otherwise`: all of it or nothing, nothing in between.
+
+        NotANumber is raised if an increment finds no number.
+        """
+        wanted = Transaction(list(compares), list(then), list(otherwise))
+        keys = dict.fromkeys(part.key for parts in wanted for part in parts)
+        return self._writing("transaction", ", ".join(keys), _TRANSACTION, (wanted,), _committed)
 
     def execute(self, commands: Sequence[Command]) -> Operation[list[Result]]:
         """Do the commands in order, with no other command between; the result is a list of Results.
@@ -602,9 +620,12 @@ def _number(commands: tuple[Command, ...], first: RequestId) -> list[Command]:
     """Give the commands consecutive ids that begin with `first`."""
     session, sequence, incomplete = first.session, first.sequence, first.first_incomplete
     return [
-        Command(c.verb, c.key, c.value, c.expected, c.delta, RequestId(session, sequence + index, incomplete))
+        Command(
+            c.verb, c.key, c.value, c.expected, c.delta,
+            RequestId(session, sequence + index, incomplete), c.transaction,
+        )
         for index, c in enumerate(commands)
-    ]
+    ]  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------- results
@@ -653,6 +674,19 @@ def _sum(operation: AnyOperation, result: Result) -> int:
         )
     number: int = _refuse(operation, result)
     return number
+
+
+def _committed(operation: AnyOperation, result: Result) -> Committed:
+    if result.transacted is not None:
+        return Committed(result.outcome == Outcome.OK, result.transacted.answers, result.transacted.position)
+    if result.outcome == Outcome.NOT_A_NUMBER:
+        raise NotANumber(
+            "transaction: nothing was done: an increment found no 64-bit integer, or the sum is none"
+        )
+    if result.outcome == Outcome.TOO_LARGE:
+        raise operation.failure(f"it would read more than {MAX_TRANSACTED:,} bytes", permanent=True)
+    committed: Committed = _refuse(operation, result)
+    return committed
 
 
 def _results(operation: AnyOperation, results: list[Result]) -> list[Result]:

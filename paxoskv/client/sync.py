@@ -33,10 +33,11 @@ from paxoskv.client.operations import (
     ReadName,
     Stranger,
 )
+from paxoskv.client.transactions import Committed
 from paxoskv.client.watching import Watching
 from paxoskv.wire.codec import Malformed, Status
 from paxoskv.wire.methods import header
-from paxoskv.wire.structs import Change, Command, Item, Place, Result
+from paxoskv.wire.structs import Action, Change, Command, Compare, Item, Place, Result
 
 # Seconds after which an idle connection is checked before it is used: the node may have closed it.
 IDLE_S: Final = 0.05
@@ -173,6 +174,16 @@ class Client(BaseClient):
     def increment(self, key: str, delta: int = 1) -> int:
         """Add to the integer at the key (0 if absent) and return the sum; NotANumber if it is no integer."""
         return self.run(self.calls.increment(key, delta))
+
+    def transaction(
+        self, compares: Sequence[Compare], then: Sequence[Action], otherwise: Sequence[Action] = ()
+    ) -> Committed:
+        """Do `then` if all comparisons hold, else `otherwise`: all of it or nothing, with nothing in between.
+
+        paxoskv.transactions makes comparisons and actions. NotANumber: nothing was done, for an increment
+        found no integer.
+        """
+        return self.run(self.calls.transaction(compares, then, otherwise))
 
     def execute(self, commands: Sequence[Command]) -> list[Result]:
         """Do the commands in order, with no other command between; see Calls.execute for the limits."""

@@ -25,6 +25,7 @@ from paxoskv.node.calls import Answers
 from paxoskv.node.checkpointing import Checkpointing
 from paxoskv.node.connections import Connections, most_connections
 from paxoskv.node.eventlog import EXIT_DISK, EXIT_USAGE, LEVELS, Usage, log
+from paxoskv.node.formats import Formats
 from paxoskv.node.health import Health
 from paxoskv.node.identity import Trust, trust_of
 from paxoskv.node.inbox import Inbox
@@ -88,7 +89,8 @@ def put_together(
     turns, flusher, counts = Turns(loop), Flusher(), Counts()
     writer = Writer(journal, loop, counts.fsync)
     answer = Answers(counts).answer
-    peers = Peers(identity, core, members, flusher, counts, trust, loop, partial(condemn, directory))
+    formats = Formats(store, members)
+    peers = Peers(identity, core, members, flusher, counts, trust, loop, partial(condemn, directory), formats)
     files = Checkpoints(directory, journal, turns.later)
     nodes = sorted([identity.node, *members]) if identity.node else []
     maker = CheckpointProcess(files, nodes, PROCESSORS, journal.lock)
@@ -108,7 +110,7 @@ def put_together(
     )
     tracing = Tracing(replica, directory)
     tracing.switch(trace)
-    service = Service(replica, checkpointing, health, status, long_work, watches, tracing, answer)
+    service = Service(replica, checkpointing, health, status, long_work, watches, tracing, formats, answer)
     inbox = Inbox(service, peers, replica, turns, counts)
     return Server(
         replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s,

@@ -37,6 +37,7 @@ VERSION: Final = 1
 WORDS: Final = {
     Verb.PUT: "put", Verb.GET: "get", Verb.DELETE: "delete", Verb.COMPARE_AND_SET: "cas",
     Verb.INCREMENT: "increment", Verb.OPEN_SESSION: "open session",
+    Verb.TRANSACTION: "transaction", Verb.UPGRADE: "upgrade",
 }  # fmt: skip
 VERDICTS: Final = {
     Verdict.PROMISED: "promised", Verdict.NACK: "nack", Verdict.BEHIND: "behind", Verdict.COVERED: "covered",
@@ -48,7 +49,7 @@ VOTES: Final = {
 OUTCOMES: Final = {
     Outcome.OK: "OK", Outcome.NOT_FOUND: "not found", Outcome.MISMATCH: "mismatch",
     Outcome.NOT_A_NUMBER: "not a number", Outcome.EXPIRED: "expired", Outcome.FORGOTTEN: "forgotten",
-    Outcome.INVALID: "invalid",
+    Outcome.INVALID: "invalid", Outcome.TOO_LARGE: "too large",
 }  # fmt: skip
 
 

@@ -1143,6 +1143,83 @@ MUTANTS = [
             "        if first_incomplete != kept_from:",
         ),
     ),
+    # -- transactions, and the formats of commands
+    met(
+        "a transaction's comparisons are made after its first action",
+        "transactions 1",
+        (
+            "state.commands",
+            "    held = all(_holds(content, compare) for compare in transaction.compares or ())\n"
+            "    actions = (transaction.then_do if held else transaction.else_do) or ()\n",
+            "    first = (transaction.then_do or [None])[0]\n"
+            "    if first is not None and first.verb == Verb.PUT:\n"
+            "        content.put(first.key, first.value)\n"
+            "    held = all(_holds(content, compare) for compare in transaction.compares or ())\n"
+            "    actions = (transaction.then_do if held else transaction.else_do) or ()\n",
+        ),
+    ),
+    met(
+        "a transaction whose comparisons do not hold does nothing",
+        "transactions 1",
+        (
+            "state.commands",
+            "transaction.then_do if held else transaction.else_do",
+            "transaction.then_do if held else ()",
+        ),
+    ),
+    met(
+        "one comparison that holds is enough",
+        "transactions 1",
+        ("state.commands", "held = all(_holds", "held = not transaction.compares or any(_holds"),
+    ),
+    told(
+        "an action that fails leaves those before it done",
+        "test_transactions.test_a_transaction_of_which_one_action_fails_changes_nothing",
+        (
+            "state.commands",
+            "    draft = Content({",
+            "    draft = content or Content({",
+        ),
+    ),
+    told(
+        "the result of a transaction is not in the checkpoint",
+        "test_transactions.test_a_repeated_transaction_is_done_once_and_answered_alike_even_after_a_restart",
+        ("state.store", "    if transacted is not None:\n        dumped", "    if False:\n        dumped"),
+    ),
+    met(
+        "a repeated transaction is done again",
+        "transactions 1",
+        (
+            "state.store",
+            "        if result is None:\n            result = session",
+            "        if result is None or command.verb == Verb.TRANSACTION:\n            result = session",
+        ),
+    ),
+    told(
+        "a transaction is applied before all nodes know it",
+        "test_transactions.test_before_the_upgrade_old_and_new_nodes_do_the_same_whatever_a_client_sends",
+        (
+            "state.store",
+            "command.verb == Verb.UPGRADE else self.format < 1",
+            "command.verb == Verb.UPGRADE else False",
+        ),
+    ),
+    told(
+        "a transaction is proposed before all nodes have said that they know it",
+        "test_formats.test_nothing_new_is_proposed_before_all_peers_have_said_that_they_know_it",
+        ("node.formats", "            if known is None:\n", "            if False:\n"),
+        ("node.formats", "            if known < FORMAT:\n", "            if (known or 1) < FORMAT:\n"),
+    ),
+    told(
+        "an older version takes part after the upgrade",
+        "test_formats.test_after_the_upgrade_an_older_version_takes_no_part",
+        ("node.formats", "        if known < used:\n", "        if False:\n"),
+    ),
+    told(
+        "the format is not in the checkpoint",
+        "test_transactions.test_the_format_never_falls_and_lasts",
+        ("state.store", "        self.format = format_\n", ""),
+    ),
     # -- watches
     met(
         "watch: a change is left out between two pages",
@@ -1215,7 +1292,7 @@ MUTANTS = [
     met(
         "compare-and-set does not compare",
         "default 1",
-        ("state.store", "                if present != command.expected:\n", "                if False:\n"),
+        ("state.commands", "            if present != command.expected:\n", "            if False:\n"),
     ),
     told(
         "a command of a batch does not see those before it",

@@ -52,13 +52,16 @@ from paxoskv.wire.methods import (  # fmt: skip
     header,
     unknown_method,
 )
-from paxoskv.wire.structs import (  # fmt: skip
+from paxoskv.wire.structs import (
     Accept,
     Accepted,
+    Action,
+    Answer,
     Barrier,
     Change,
     Chunk,
     Command,
+    Compare,
     Entry,
     Fact,
     Fetch,
@@ -72,7 +75,7 @@ from paxoskv.wire.structs import (  # fmt: skip
     Membership,
     Origin,
     Outcome,
-    Page,  # fmt: skip
+    Page,
     Place,
     Position,
     Prepare,
@@ -80,10 +83,13 @@ from paxoskv.wire.structs import (  # fmt: skip
     Reading,
     Rejoin,
     Rejoined,
+    Relation,
     RequestId,
     Result,
     Session,
     Traced,
+    Transacted,
+    Transaction,
     Verb,
     Watched,
 )
@@ -115,6 +121,17 @@ FROM_CLIENTS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "delete": (("k", None), Result(Outcome.NOT_FOUND)),
     "compare_and_set": (("k", None, "v", REQUEST), Result(Outcome.MISMATCH, "w")),
     "increment": (("k", -3, None), Result(Outcome.OK, "-3")),
+    "transaction": (
+        (
+            Transaction(
+                [Compare("k", Relation.EQUALS, "v"), Compare("\u00e9", Relation.ABSENT)],
+                [Action(Verb.PUT, "k", "w"), Action(Verb.INCREMENT, "n", None, -3)],
+                [],
+            ),
+            REQUEST,
+        ),
+        Result(0, transacted=Transacted(Position(7, 2), [Answer(0), Answer(0, "-3")])),
+    ),
     "execute": (([Command(Verb.PUT, "k", "v"), Command(Verb.GET, "k")],), [Result(0), Result(0, "v")]),
     "scan": (("k", None, 10, 0), Page([Item("k", "v")], False, 3)),
     "watch": (("k", Place(5, 2), 10, 500), Watched([Change("k", Place(6, 1, 0), "v")], Place(6, 1))),
