@@ -594,19 +594,15 @@ class Calls:
                 raise operation.failure("no time left")
             node = operation.node = self._router.pick(now) if first is None or failures else first
             operation.attempts += 1
-            if self._lost_sight and self.learn:
-                self._lost_sight = False
-                with contextlib.suppress(*FAILURES):
-                    self.learn((yield Attempt(node, _MEMBERSHIP, (), min(patience, left))))
+            if self._lost_sight:
+                yield from self._look_around(node, min(patience, left))
             try:
                 answer = yield Attempt(node, method, arguments, patience if patience < left else left)
             except (Expired, Forgotten, Compacted):
                 self._router.answered(node)
                 raise
             except FAILURES as error:
-                operation.note(self._names[node], error)
-                self._lost_sight = self._lost_sight or isinstance(error, NotSent)
-                if isinstance(error, Unfit) or (isinstance(error, NotDone) and error.permanent):
+                if self._note(operation, node, error):
                     raise operation.failure("refused", permanent=True) from None
             else:
                 operation.reached = True
@@ -616,6 +612,19 @@ class Calls:
             self._router.failed(node, self._clock())
             if failures % self._router.size == 0:
                 yield Pause(self._pause(operation, failures // self._router.size))
+
+    def _note(self, operation: AnyOperation, node: int, error: Exception) -> bool:
+        """Remember that an attempt has failed; return whether every node would refuse the operation."""
+        operation.note(self._names[node], error)
+        self._lost_sight = self._lost_sight or isinstance(error, NotSent)
+        return isinstance(error, Unfit) or (isinstance(error, NotDone) and error.permanent)
+
+    def _look_around(self, node: int, patience: float) -> Steps:
+        """Ask this node where the others are, for one could not be reached."""
+        self._lost_sight = False
+        if self.learn:
+            with contextlib.suppress(*FAILURES):
+                self.learn((yield Attempt(node, _MEMBERSHIP, (), patience)))
 
     def _pause(self, operation: AnyOperation, rounds: int) -> float:
         """Return the seconds to pause after this many rounds; fail if they reach the deadline."""
@@ -632,9 +641,7 @@ class Calls:
         try:
             return (yield Attempt(node, method, arguments, self._timeout))
         except FAILURES as error:
-            operation.note(self._names[node], error)
-            self._lost_sight = self._lost_sight or isinstance(error, NotSent)
-            permanent = isinstance(error, Unfit) or (isinstance(error, NotDone) and error.permanent)
+            permanent = self._note(operation, node, error)
             raise operation.failure("only this node was asked", permanent) from None
 
 

@@ -93,8 +93,9 @@ def put_together(
     writer = Writer(journal, loop, counts.fsync)
     answer = Answers(counts).answer
     formats, addresses = Formats(store, members), Addresses(store, address, members)
-    peers = Peers(identity, core, members, flusher, counts, trust, loop, partial(condemn, directory), formats,
-                  addresses)  # fmt: skip
+    peers = Peers(
+        identity, core, members, flusher, counts, trust, loop, partial(condemn, directory), formats, addresses
+    )
     files = Checkpoints(directory, journal, turns.later)
     nodes = sorted([identity.node, *members]) if identity.node else []
     maker = CheckpointProcess(files, nodes, PROCESSORS, journal.lock)
@@ -102,16 +103,14 @@ def put_together(
     count = len(members) + 1
     limit = int(checkpoint_mb * (1 + identity.node % count / (2 * count)) * (1 << 20))
     checkpointing = Checkpointing(core, writer, maker, turns, answer, counts.checkpoint, limit)
-    replica = Replica(
-        core, store, time.monotonic, peers.send, checkpointing.write, answer, files, checkpointing.wanted
-    )
+    wanted = checkpointing.wanted
+    replica = Replica(core, store, time.monotonic, peers.send, checkpointing.write, answer, files, wanted)
     connections = Connections(counts, most_connections())
     health = Health(identity.node, count, core, journal)
     long_work = LongWork(turns)
     watches = Watches(store, long_work, answer, loop.time)
-    status = StatusReport(
-        identity, replica, journal, peers, connections, checkpointing, health, watches, counts, loop
-    )
+    status = StatusReport(identity, replica, journal, peers, connections, checkpointing, health, watches,
+                          counts, loop)  # fmt: skip
     tracing = Tracing(replica, directory)
     tracing.switch(trace)
     service = Service(replica, checkpointing, health, status, long_work, watches, tracing, formats, answer)
