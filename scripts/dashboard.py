@@ -44,13 +44,12 @@ from paxoskv import program
 
 program.begin(*program.PACKAGES)
 
-import uvloop
-
 from paxoskv.client.aio import AsyncClient
 from paxoskv.client.health import View, as_data
 from paxoskv.client.operations import ClientError, NoNodeReachable, WrongCluster
 from paxoskv.client.output import INTERRUPTED, NEGATIVE, UNREACHABLE, USAGE, escaped, remark, say
 from paxoskv.config import WAYS, Cluster, ClusterError, load, load_faults
+from paxoskv.wire.connection import new_event_loop
 
 PAGE = Path(__file__).with_suffix(".html")
 PERIOD_S = 0.5  # between two looks at the nodes, while somebody looks at the page
@@ -164,8 +163,10 @@ class Machine:
             Path(self.settings.faults).unlink(missing_ok=True)
         if self.started:
             remark("stopping the nodes that were started here")
-            with contextlib.suppress(Wrong):
+            try:
                 await self.control("stop")
+            except Wrong as error:
+                say(f"{program.name()}: {escaped(str(error))}")
             return
         for node in self.paused:
             with contextlib.suppress(Wrong):
@@ -400,10 +401,13 @@ class Desk:
             self.watch.running -= 1
         return text or "interrupted"
 
-    async def _stop(self, asked: dict[str, Any]) -> str:
+    def stop(self) -> None:
         """Interrupt the workloads."""
         for tool in self.runs:
             tool.interrupt()
+
+    async def _stop(self, asked: dict[str, Any]) -> str:
+        self.stop()
         return "stopped" if self.runs else "no workload runs"
 
     # -------------------------------------------------------------------------------------------- pages
@@ -550,21 +554,22 @@ async def serve(options: argparse.Namespace, directory: Path) -> None:
     machine = Machine(file, options.data)
     if options.demo and not machine.local:
         raise Halt(f"--demo: the nodes of {file} are not on this machine", USAGE)
+    watch = Watch(machine, options.demo)
+    desk = Desk(machine, watch, directory)
     try:
         await machine.start()
-        watch = Watch(machine, options.demo)
-        desk = Desk(machine, watch, directory)
         print(await Site(watch, desk).listen(options.port), flush=True)
         remark("open this link in a browser; Ctrl-C ends it")
         await watch.run()
     finally:
+        desk.stop()
         await machine.stop()
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal comes; returns the exit status."""
     directory = Path(tempfile.mkdtemp(prefix="dashboard-"))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         loop = runner.get_loop()
         task = loop.create_task(serve(options, directory))
 
@@ -595,11 +600,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description="The live page of a cluster.",
-        epilog=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
         "--cluster", metavar="FILE", help="the cluster (default: cluster.json; --demo: its own)"
     )

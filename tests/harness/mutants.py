@@ -25,8 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -1590,7 +1592,7 @@ def hear(story: str) -> str | None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also what pytest.fail() raises, which is no Exception
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {str(error) or traceback.extract_tb(error.__traceback__)[-1].line}"
     return None
 
 
@@ -1655,15 +1657,20 @@ def attempt(
     return None
 
 
-def attempt_here(task: str) -> None:
-    """Run in the child; `task` is JSON: the directory of the changed modules, and attempt()'s arguments."""
-    directory, changed, *arguments = json.loads(task)
+def use(directory: str, changed: list[str]) -> None:
+    """Find the changed modules in this directory, instead of the real ones; none is imported yet."""
     sys.path.insert(0, str(ROOT))
     for package in {f"paxoskv.{module}".rpartition(".")[0] for module in changed}:
         importlib.import_module(package).__path__.insert(0, str(Path(directory, *package.split("."))))
     for module in changed:
         origin = importlib.import_module(f"paxoskv.{module}").__file__
         assert origin and Path(origin).is_relative_to(directory), f"{origin} is not the changed {module}"
+
+
+def attempt_here(task: str) -> None:
+    """Run in the child; `task` is JSON: the directory of the changed modules, and attempt()'s arguments."""
+    directory, changed, *arguments = json.loads(task)
+    use(directory, changed)
     output, sys.stdout = sys.stdout, sys.stderr
     print(json.dumps(attempt(*arguments) if arguments else explored()), file=output)
 
@@ -1698,14 +1705,21 @@ def explore_it(mutant: Mutant) -> Catch | None:
     return in_a_process(mutant) if inside else None
 
 
-def in_a_process(mutant: Mutant, *arguments: Any) -> Catch | None:
+@contextmanager
+def written(mutant: Mutant) -> Iterator[tuple[str, list[str]]]:
+    """A directory with the changed modules, and their names: what use() takes."""
     sources = source_of(mutant)
     with tempfile.TemporaryDirectory() as directory:
         for module, source in sources.items():
             path = Path(directory) / path_of(module).relative_to(ROOT)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(source)
-        task = [directory, list(sources), *arguments]
+        yield directory, list(sources)
+
+
+def in_a_process(mutant: Mutant, *arguments: Any) -> Catch | None:
+    with written(mutant) as changed:
+        task = [*changed, *arguments]
         child = subprocess.run(
             [sys.executable, __file__, "--attempt", json.dumps(task)],
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True,

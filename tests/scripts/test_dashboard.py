@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,11 @@ PAGE = SCRIPTS / "dashboard.html"
 class Dashboard:
     """A running dashboard.py, and the link that it has printed."""
 
-    def __init__(self, directory: Path, *words: str | Path) -> None:
+    def __init__(self, directory: Path, *words: str | Path, program: Path = SCRIPT) -> None:
         directory.mkdir(exist_ok=True)
         self.directory = directory
         self.child = subprocess.Popen(
-            [sys.executable, str(SCRIPT), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*map(str, (program, *words))], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, env={**os.environ, "TMPDIR": str(directory)},
         )  # fmt: skip
         assert self.child.stdout is not None and self.child.stderr is not None
@@ -197,6 +199,20 @@ def test_a_paused_node_is_silent_until_it_is_resumed(driver: Any, demo: Dashboar
 
 
 @pytest.mark.slow
+def test_the_page_says_who_waits_for_whom(driver: Any, tmp_path: Path) -> None:
+    file = cluster_file(tmp_path, 5, revoke_after_s=5)
+    with Dashboard(tmp_path / "tmp", "--demo", "--cluster", file) as dashboard:
+        page = Page(driver, dashboard)
+        page.press("pause", 2)
+        page.await_node(2, "silent")
+        page.command("put x 1")
+        page.await_text("feed", "node 1 waits for log 2: may something earlier come?")
+        page.await_text("said", "put x 1: ok")
+        page.await_text("feed", "takes over the log of node 2")
+        driver.get("about:blank")
+
+
+@pytest.mark.slow
 def test_a_link_is_cut_and_healed_by_the_keyboard_as_well(driver: Any, demo: Dashboard) -> None:
     page = Page(driver, demo)
     eventually(lambda: page.link("1-4").get_attribute("aria-label") == "link 1-4: works", "it works")
@@ -219,6 +235,10 @@ def test_an_acceptor_fails_on_request(driver: Any, demo: Dashboard) -> None:
     eventually(lambda: "acceptor=0.5" in log.read_text(), "the node has heard of it")
     page.press("fail acceptor", 5)
     eventually(lambda: "acceptor fails" not in page.node(5).text, "it works again")
+    page.press("fail acceptor", 4)
+    page.await_node(4, "acceptor fails")
+    driver.find_element(By.ID, "calm").click()
+    eventually(lambda: "acceptor fails" not in page.node(4).text, "all is healed")
 
 
 @pytest.mark.slow
@@ -360,14 +380,38 @@ def test_without_demo_a_running_cluster_is_watched_and_cannot_be_harmed(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_its_end_leaves_nothing_behind_that_it_has_started(tmp_path: Path, number: int) -> None:
-    with Dashboard(tmp_path / "tmp", "--demo") as dashboard:
+@pytest.mark.parametrize(
+    ("number", "program"),
+    [(signal.SIGINT, (SCRIPTS / "demo.sh", "--page")), (signal.SIGTERM, (SCRIPT, "--demo"))],
+)
+def test_its_end_leaves_nothing_behind_that_it_has_started(
+    tmp_path: Path, number: int, program: tuple[Path, str]
+) -> None:
+    with Dashboard(tmp_path / "tmp", *program[1:], program=program[0]) as dashboard:
+        assert dashboard.ask("GET", "/")[0] == 200
         assert len(processes_with(tmp_path)) >= 5
         assert dashboard.do(do="pause", node=1)["ok"]
-        code, said = dashboard.end(number)
+        with ThreadPoolExecutor() as pool:
+            run = pool.submit(dashboard.do, do="command", text="run 600 5")
+            eventually(lambda: processes_with("workload.csv\0--cluster\0" + str(tmp_path)), "a workload runs")
+            code, said = dashboard.end(number)
+            with suppress(http.client.HTTPException, OSError):
+                run.result()
     assert (code, said) == (130, "")
     assert not processes_with(tmp_path) and not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.slow
+def test_an_interrupted_start_leaves_nothing_behind(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, str(SCRIPT), "--demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    eventually(lambda: any(tmp_path.rglob("node-*.log")), "nodes are being started")
+    child.send_signal(signal.SIGINT)
+    said = child.communicate(timeout=DEADLINE_S)
+    assert (child.returncode, said) == (130, ("", ""))
+    assert not processes_with(tmp_path) and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
