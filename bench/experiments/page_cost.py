@@ -6,12 +6,11 @@
 Starts five nodes of its own and scripts/dashboard.py. Then spans without and with an open page take turns:
 first while nothing else happens (processor time of nodes and dashboard.py), then under the load of two
 clients (operations). At last nodes are killed, and the time is taken until the page is told. Prints the
-medians, and the lowest and highest. Exit codes: 0; 2 usage. It leaves nothing behind.
+medians, and the lowest and highest. Exit codes: 0; 1 a node ended; 2 usage. It leaves nothing behind.
 """
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
@@ -19,14 +18,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
 from urllib.request import urlopen
 
 from nodes import PROJECT, Load, Nodes, end_by_signal, wait_for
-
-TICKS = os.sysconf("SC_CLK_TCK")  # of processor time, in a second
 
 
 class Page:
@@ -54,23 +52,27 @@ class Page:
 
 
 def spent(pids: list[int]) -> float:
-    """Seconds of processor time that these processes have taken."""
-    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
-    return sum(int(one[11]) + int(one[12]) for one in fields) / TICKS
+    """Seconds of processor time that these processes have taken, all their threads together."""
+    files = [file for pid in pids for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
 
-def pairs(count: int, seconds: float, link: str, value: Callable[[], float]) -> list[tuple[float, float]]:
-    """How much the value grows in a second, without a page and with one, in turns."""
+def pairs(
+    count: int,
+    seconds: float,
+    beside: Callable[[], AbstractContextManager[object]],
+    value: Callable[[], float],
+    per: Callable[[], float] = time.monotonic,
+) -> list[tuple[float, float]]:
+    """How much the value grows per second, or per something else: without this beside it, and with it."""
     found = []
     for number in range(count):
         grown = {}
-        for looked_at in (number % 2 == 0, number % 2 == 1):
-            page = Page(link) if looked_at else None
-            begun, before = time.monotonic(), value()
-            time.sleep(seconds)
-            grown[looked_at] = (value() - before) / (time.monotonic() - begun)
-            if page:
-                page.close()
+        for with_it in (number % 2 == 0, number % 2 == 1):
+            with beside() if with_it else nullcontext():
+                begun, before = per(), value()
+                time.sleep(seconds)
+                grown[with_it] = (value() - before) / (per() - begun)
         found.append((grown[False], grown[True]))
         print(f"pair {number + 1}: {grown[False]:.4g} without, {grown[True]:.4g} with", file=sys.stderr)
     return found
@@ -101,14 +103,18 @@ def told(values: list[float], unit: str) -> str:
 
 def measure(nodes: Nodes, link: str, dashboard: int, options: argparse.Namespace) -> None:
     pids = [dashboard, *(child.pid for child in nodes.children.values())]
-    idle = pairs(options.pairs, options.seconds, link, lambda: 100 * spent(pids))
+
+    def page() -> AbstractContextManager[object]:
+        return closing(Page(link))
+
+    idle = pairs(options.pairs, options.seconds, page, lambda: 100 * spent(pids))
     print(
         "an open page takes", told([b - a for a, b in idle], "% of a core, nodes and dashboard.py together")
     )
     loads = [Load(nodes.settings, index) for index in range(options.clients)]
     try:
         wait_for(lambda: all(each.count > 50 for each in loads), "the clients get answers")
-        busy = pairs(options.pairs, options.seconds, link, lambda: float(sum(each.count for each in loads)))
+        busy = pairs(options.pairs, options.seconds, page, lambda: float(sum(each.count for each in loads)))
     finally:
         for each in loads:
             each.stop()
@@ -116,12 +122,19 @@ def measure(nodes: Nodes, link: str, dashboard: int, options: argparse.Namespace
     print("a kill shows after", told(kills(nodes, options.kills, link), "s"))
 
 
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5, help="of spans, without and with (default: 5)")
+    parser.add_argument("--pairs", type=positive, default=5, help="of spans, without and with (default: 5)")
     parser.add_argument("--seconds", type=float, default=10.0, help="that a span lasts (default: 10)")
-    parser.add_argument("--clients", type=int, default=2, help="of the load (default: 2)")
-    parser.add_argument("--kills", type=int, default=10, help="(default: 10)")
+    parser.add_argument("--clients", type=positive, default=2, help="of the load (default: 2)")
+    parser.add_argument("--kills", type=positive, default=10, help="(default: 10)")
     options = parser.parse_args()
     end_by_signal()
     with tempfile.TemporaryDirectory() as directory:
@@ -137,8 +150,9 @@ def main() -> int:
             dashboard = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
             assert dashboard.stdout is not None
             measure(nodes, dashboard.stdout.readline().strip(), dashboard.pid, options)
-        except KeyboardInterrupt:
-            return 130
+        except (RuntimeError, KeyboardInterrupt) as error:
+            print(f"page_cost.py: {str(error) or 'interrupted'}", file=sys.stderr)
+            return 130 if isinstance(error, KeyboardInterrupt) else 1
         finally:
             if dashboard:
                 dashboard.terminate()

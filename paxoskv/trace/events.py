@@ -11,9 +11,11 @@ from paxoskv.wire.codec import decode
 from paxoskv.wire.structs import (
     Accept,
     Accepted,
+    Barrier,
     Batch,
     Command,
     Entry,
+    Fetch,
     Fetched,
     Forward,
     Forwarded,
@@ -21,6 +23,7 @@ from paxoskv.wire.structs import (
     Outcome,
     Prepare,
     Promise,
+    Reading,
     Result,
     Verb,
     Verdict,
@@ -150,6 +153,10 @@ class Trace:
             yield event.as_json()
 
 
+# Messages that a ring keeps as they are; of others, only if what they carry is little.
+SMALL: Final = frozenset({Accepted, Prepare, Learn, Barrier, Reading, Fetch, Forwarded})
+
+
 def event_of(raw: Raw) -> Event:
     """The event with what its message says."""
     if len(raw) != OF_MESSAGE:
@@ -165,7 +172,7 @@ def event_of(raw: Raw) -> Event:
 def is_small(message: Any) -> bool:
     """Whether a ring may keep the message as it is: a ring must not fill the memory."""
     kind = message.__class__
-    if kind is Accepted or kind is Prepare or kind is Learn:
+    if kind in SMALL:
         return True
     if kind is Accept or kind is Promise or kind is Fetched:
         return size(message.entries) <= LARGE

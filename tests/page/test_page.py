@@ -171,6 +171,25 @@ def test_a_page_of_ten_thousand_events_is_small_enough_and_draws_only_what_is_se
     assert page.run("return events.length") == 10_000
     page.run("go(Math.floor(steps.length / 2))")
     assert page.run("return document.querySelectorAll('.row').length") < 100
+    took = page.run(
+        "return Array.from({length: 60}, (_, i) => { const began = performance.now(); move(i < 40 ? 1 : -1);"
+        " document.body.offsetHeight; return performance.now() - began; })"
+    )
+    assert sorted(took)[30] < 50  # milliseconds: the median, for others may have the processor meanwhile
+    assert page.run("return document.querySelectorAll('.row').length") < 100
+
+
+def test_what_stays_in_sight_is_not_drawn_again_and_what_leaves_it_is_gone(
+    driver: Any, tmp_path: Path
+) -> None:
+    page = shown(driver, tmp_path, drawn("classic-duel")[1])
+    page.run("window.kept = [...document.querySelectorAll('.row, .message')]; move(1)")
+    assert page.run("return kept.length && kept.every(one => one.isConnected)")
+    assert page.run("return document.querySelectorAll('.row.now').length") == 1
+    page.press(Keys.END)
+    WebDriverWait(driver, DEADLINE_S).until(lambda _: page.run("return !kept[0].isConnected"))
+    rows = "[...document.querySelectorAll('.row')].map(row => row.offsetTop)"
+    assert page.run(f"const at = {rows}; return at.length === new Set(at).size && at.length < 100")
 
 
 def test_a_part_of_a_run_says_what_is_cut_off_and_shows_how_all_stood(driver: Any, tmp_path: Path) -> None:
