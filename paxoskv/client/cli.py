@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from paxoskv import program
-from paxoskv.client import explain, health, report, rows, transactions, workload
+from paxoskv.client import explain, health, replaced, report, rows, transactions, workload
 from paxoskv.client.arguments import OPEN_LOOP_IN_FLIGHT, parse
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, addresses_of
 from paxoskv.client.operations import ClientError, NoNodeReachable, UnknownOutcome, WrongCluster
@@ -182,6 +182,16 @@ def _checkpoint(client: Client, arguments: argparse.Namespace, output: Output) -
         output.complain(error)
     if failures:
         raise failures[-1]
+    return DONE
+
+
+def _replace(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    if arguments.single or arguments.id not in [node.id for node in client.nodes]:
+        raise UsageError(f"replace: there is no node {arguments.id}")
+    client.replace_node(arguments.id, arguments.address)
+    now = replaced.described(arguments.cluster, client, arguments.id, arguments.address)
+    output.write(json.dumps(now, indent=2))
+    remark(f"start it with this file: server.py --id {arguments.id} --rejoin, or with the data that it had")
     return DONE
 
 
@@ -426,6 +436,7 @@ _OF_KEYS: Final = {
 _COMMANDS: Final = {
     "scan": _scan, "dump": _dump, "watch": _watch, "checkpoint": _checkpoint,
     "trace": _trace, "explain": _explain,
+    "replace": _replace,
 }  # fmt: skip
 
 _WHOLE: Final = {"run": _run, "status": _status, "health": _health}  # these make clients of their own
