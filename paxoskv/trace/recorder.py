@@ -14,18 +14,21 @@ from paxoskv.protocol.outbox import Message, Ready
 from paxoskv.trace.events import Trace, dotted, kept, outcome, spoken
 from paxoskv.wire.structs import (
     Accepted,
+    Barrier,
     Command,
     Entry,
     Forward,
     Held,
     Learn,
     Promise,
+    Reading,
     Record,
     Verdict,
     Vote,
 )
 
 STATE_EVERY: Final = 1000  # events of a node: a ring whose beginning is lost still shows how its logs stand
+TALK: Final = frozenset({Learn, Barrier, Reading})  # there is so much of it that only what matters is told
 PROPOSALS: Final = 2000  # that are not applied yet are kept, at most; none of them stays for ever
 
 
@@ -39,7 +42,7 @@ class Counted(NamedTuple):
 
 # What may have made a turn: an event (0: none yet), its log, and if it is gossip, the sender and that.
 # A plain tuple, for one is made for each message.
-Trigger = tuple[int, int | None, tuple[int, Learn] | None]
+Trigger = tuple[int, int | None, tuple[int, Message] | None]
 
 
 class Recorder:
@@ -50,7 +53,10 @@ class Recorder:
     """
 
     def __init__(self, trace: Trace, core: Core, brief: bool = False) -> None:
-        """`brief`: leave out gossip that nothing comes of, which would fill a ring in minutes."""
+        """`brief`: leave out gossip and the questions of reads, unless something comes of them.
+
+        They would fill a ring in minutes.
+        """
         self.trace = trace
         self.brief = brief
         self.core = core
@@ -99,7 +105,7 @@ class Recorder:
         self._begin(event, self.home)
 
     def delivered(self, sender: int, message: Message) -> None:
-        if self.brief and message.__class__ is Learn:
+        if self.brief and message.__class__ in TALK:
             self._begin(0, None, (sender, message))
             return
         event = self._arrival(sender, message)
@@ -119,7 +125,7 @@ class Recorder:
         """Time has passed: an event only if something comes of it."""
         self._begin(0, None)
 
-    def _begin(self, event: int, log: int | None, gossip: tuple[int, Learn] | None = None) -> None:
+    def _begin(self, event: int, log: int | None, gossip: tuple[int, Message] | None = None) -> None:
         """Something may make a turn; event 0: it becomes one when something comes of it."""
         if self.over:
             self.triggers.clear()
@@ -279,7 +285,7 @@ class Recorder:
     # ------------------------------------------------------------------------------------- carrying it out
 
     def sent(self, to: int, message: Message) -> None:
-        if self.brief and message.__class__ is Learn:
+        if self.brief and message.__class__ in TALK:
             return
         kind = message.__class__
         log = self.home if kind is Forward else getattr(message, "log", None)
