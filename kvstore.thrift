@@ -199,12 +199,36 @@ struct Item {
 
 /** A page of a scan. */
 struct Page {
-    /** The items in ascending order of their keys (by code point). */
+    /** The items in ascending order of their keys (by code point), or in descending order if that was asked for. */
     1: list<Item> items
     /** Whether keys follow that did not fit this page. */
     2: bool more
     /** All commands up to this timestamp had been applied. */
     3: i64 timestamp
+    /** The last entry that had been applied: two pages with the same one are of one state. */
+    4: optional Position position
+    /** If `counted` was asked for: how many keys the whole range has. */
+    5: optional i64 keys
+} (python.immutable = "")
+
+/** Which keys a page is to have: those for which all of this is so. What is absent bounds nothing. */
+struct Range {
+    /** They begin with this. */
+    1: optional string prefix
+    /** They are not below this. */
+    2: optional string start
+    /** They are below this. */
+    3: optional string end
+    /** They come after this one, in the order of the page: the last key of the page before. */
+    4: optional string after
+    /** Whether the order is the descending one. */
+    5: optional bool reverse
+    /** At most so many items, up to 1,000; absent: 1,000. */
+    6: optional i32 limit
+    /** Whether the values are left out: they are empty then. */
+    7: optional bool keys_only
+    /** Whether the page says how many keys the range has, and holds none of them. */
+    8: optional bool counted
 } (python.immutable = "")
 
 /** A place in the order of all changes of keys; the same at every node. */
@@ -426,6 +450,10 @@ service KeyValue {
 
     /** Up to `limit` items (at most 1,000) whose keys begin with `prefix` and come after `start_after`. */
     Page scan(1: string prefix, 2: string start_after, 3: i32 limit, 4: ReadMode mode)
+        throws (1: NotDone not_done, 2: Unknown unknown)
+
+    /** The keys of a range, in order, or how many there are. */
+    Page scan_range(1: Range wanted, 2: ReadMode mode)
         throws (1: NotDone not_done, 2: Unknown unknown)
 
     /**

@@ -111,8 +111,12 @@ def main() -> int:
         return ready()
     if words[:1] == ["client"]:
         run("client.py", *words[1:])
-    print(__doc__, file=sys.stdout if words[:1] in (["-h"], ["--help"]) else sys.stderr)
-    return 0 if words[:1] in (["-h"], ["--help"]) else 2
+    asked = words[:1] in (["-h"], ["--help"])
+    print(
+        f"usage: entrypoint.py node | ready | client WORD ...\n\n{__doc__}",
+        file=[sys.stderr, sys.stdout][asked],
+    )
+    return 0 if asked else 2
 
 
 if __name__ == "__main__":

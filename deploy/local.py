@@ -115,7 +115,11 @@ class Local:
             if fresh:
                 self.make()
             self.launch(fresh)
-        print(f"{len(self.ids)} nodes answer" if len(self.ids) > 1 else f"node {self.ids[0]} answers")
+        print(
+            f"{len(self.ids)} nodes answer" if len(self.ids) > 1 else f"node {self.ids[0]} answers",
+            flush=True,
+        )
+        print(f"what they run is {host.what_runs(self.task([]), sys.executable)}")
 
     def launch(self, fresh: bool = False) -> None:
         """Start the nodes that do not run, and wait until all take commands."""

@@ -6,12 +6,11 @@
 Starts five nodes of its own and scripts/dashboard.py. Then spans without and with an open page take turns:
 first while nothing else happens (processor time of nodes and dashboard.py), then under the load of two
 clients (operations). At last nodes are killed, and the time is taken until the page is told. Prints the
-medians, and the lowest and highest. Exit codes: 0; 2 usage. It leaves nothing behind.
+medians, and the lowest and highest. Exit codes: 0; 1 a node ended; 2 usage. It leaves nothing behind.
 """
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
@@ -26,8 +25,6 @@ from typing import Any
 from urllib.request import urlopen
 
 from nodes import PROJECT, Load, Nodes, end_by_signal, wait_for
-
-TICKS = os.sysconf("SC_CLK_TCK")  # of processor time, in a second
 
 
 class Page:
@@ -55,9 +52,9 @@ class Page:
 
 
 def spent(pids: list[int]) -> float:
-    """Seconds of processor time that these processes have taken."""
-    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
-    return sum(int(one[11]) + int(one[12]) for one in fields) / TICKS
+    """Seconds of processor time that these processes have taken, all their threads together."""
+    files = [file for pid in pids for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
 
 def pairs(
@@ -125,12 +122,19 @@ def measure(nodes: Nodes, link: str, dashboard: int, options: argparse.Namespace
     print("a kill shows after", told(kills(nodes, options.kills, link), "s"))
 
 
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5, help="of spans, without and with (default: 5)")
+    parser.add_argument("--pairs", type=positive, default=5, help="of spans, without and with (default: 5)")
     parser.add_argument("--seconds", type=float, default=10.0, help="that a span lasts (default: 10)")
-    parser.add_argument("--clients", type=int, default=2, help="of the load (default: 2)")
-    parser.add_argument("--kills", type=int, default=10, help="(default: 10)")
+    parser.add_argument("--clients", type=positive, default=2, help="of the load (default: 2)")
+    parser.add_argument("--kills", type=positive, default=10, help="(default: 10)")
     options = parser.parse_args()
     end_by_signal()
     with tempfile.TemporaryDirectory() as directory:
@@ -146,8 +150,9 @@ def main() -> int:
             dashboard = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
             assert dashboard.stdout is not None
             measure(nodes, dashboard.stdout.readline().strip(), dashboard.pid, options)
-        except KeyboardInterrupt:
-            return 130
+        except (RuntimeError, KeyboardInterrupt) as error:
+            print(f"page_cost.py: {str(error) or 'interrupted'}", file=sys.stderr)
+            return 130 if isinstance(error, KeyboardInterrupt) else 1
         finally:
             if dashboard:
                 dashboard.terminate()

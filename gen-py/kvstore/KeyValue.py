@@ -131,6 +131,17 @@ class Iface(object):
         """
         pass
 
+    def scan_range(self, wanted, mode):
+        """
+        The keys of a range, in order, or how many there are.
+
+        Parameters:
+         - wanted
+         - mode
+
+        """
+        pass
+
     def watch(self, prefix, after, limit, wait_ms):
         """
         Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 1,000). If there are
@@ -613,6 +624,46 @@ class Client(Iface):
             raise result.unknown
         raise TApplicationException(TApplicationException.MISSING_RESULT, "scan failed: unknown result")
 
+    def scan_range(self, wanted, mode):
+        """
+        The keys of a range, in order, or how many there are.
+
+        Parameters:
+         - wanted
+         - mode
+
+        """
+        self.send_scan_range(wanted, mode)
+        return self.recv_scan_range()
+
+    def send_scan_range(self, wanted, mode):
+        self._oprot.writeMessageBegin('scan_range', TMessageType.CALL, self._seqid)
+        args = scan_range_args()
+        args.wanted = wanted
+        args.mode = mode
+        args.write(self._oprot)
+        self._oprot.writeMessageEnd()
+        self._oprot.trans.flush()
+
+    def recv_scan_range(self):
+        iprot = self._iprot
+        (fname, mtype, rseqid) = iprot.readMessageBegin()
+        if mtype == TMessageType.EXCEPTION:
+            x = TApplicationException()
+            x.read(iprot)
+            iprot.readMessageEnd()
+            raise x
+        result = scan_range_result()
+        result.read(iprot)
+        iprot.readMessageEnd()
+        if result.success is not None:
+            return result.success
+        if result.not_done is not None:
+            raise result.not_done
+        if result.unknown is not None:
+            raise result.unknown
+        raise TApplicationException(TApplicationException.MISSING_RESULT, "scan_range failed: unknown result")
+
     def watch(self, prefix, after, limit, wait_ms):
         """
         Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 1,000). If there are
@@ -817,6 +868,7 @@ class Processor(Iface, TProcessor):
         self._processMap["execute"] = Processor.process_execute
         self._processMap["transaction"] = Processor.process_transaction
         self._processMap["scan"] = Processor.process_scan
+        self._processMap["scan_range"] = Processor.process_scan_range
         self._processMap["watch"] = Processor.process_watch
         self._processMap["checkpoint"] = Processor.process_checkpoint
         self._processMap["read_checkpoint"] = Processor.process_read_checkpoint
@@ -1154,6 +1206,35 @@ class Processor(Iface, TProcessor):
             msg_type = TMessageType.EXCEPTION
             result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
         oprot.writeMessageBegin("scan", msg_type, seqid)
+        result.write(oprot)
+        oprot.writeMessageEnd()
+        oprot.trans.flush()
+
+    def process_scan_range(self, seqid, iprot, oprot):
+        args = scan_range_args()
+        args.read(iprot)
+        iprot.readMessageEnd()
+        result = scan_range_result()
+        try:
+            result.success = self._handler.scan_range(args.wanted, args.mode)
+            msg_type = TMessageType.REPLY
+        except TTransport.TTransportException:
+            raise
+        except NotDone as not_done:
+            msg_type = TMessageType.REPLY
+            result.not_done = not_done
+        except Unknown as unknown:
+            msg_type = TMessageType.REPLY
+            result.unknown = unknown
+        except TApplicationException as ex:
+            logging.exception('TApplication exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = ex
+        except Exception:
+            logging.exception('Unexpected exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
+        oprot.writeMessageBegin("scan_range", msg_type, seqid)
         result.write(oprot)
         oprot.writeMessageEnd()
         oprot.trans.flush()
@@ -3244,6 +3325,190 @@ class scan_result(object):
         return not (self == other)
 all_structs.append(scan_result)
 scan_result.thrift_spec = (
+    (0, TType.STRUCT, 'success', [Page, None], None, ),  # 0
+    (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
+    (2, TType.STRUCT, 'unknown', [Unknown, None], None, ),  # 2
+)
+
+
+class scan_range_args(object):
+    """
+    Attributes:
+     - wanted
+     - mode
+
+    """
+
+    __slots__ = (
+        'wanted',
+        'mode',
+    )
+
+
+    def __init__(self, wanted=None, mode=None,):
+        self.wanted = wanted
+        self.mode = mode
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRUCT:
+                    self.wanted = Range.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I32:
+                    self.mode = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('scan_range_args')
+        if self.wanted is not None:
+            oprot.writeFieldBegin('wanted', TType.STRUCT, 1)
+            self.wanted.write(oprot)
+            oprot.writeFieldEnd()
+        if self.mode is not None:
+            oprot.writeFieldBegin('mode', TType.I32, 2)
+            oprot.writeI32(self.mode)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(scan_range_args)
+scan_range_args.thrift_spec = (
+    None,  # 0
+    (1, TType.STRUCT, 'wanted', [Range, None], None, ),  # 1
+    (2, TType.I32, 'mode', None, None, ),  # 2
+)
+
+
+class scan_range_result(object):
+    """
+    Attributes:
+     - success
+     - not_done
+     - unknown
+
+    """
+
+    __slots__ = (
+        'success',
+        'not_done',
+        'unknown',
+    )
+
+
+    def __init__(self, success=None, not_done=None, unknown=None,):
+        self.success = success
+        self.not_done = not_done
+        self.unknown = unknown
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 0:
+                if ftype == TType.STRUCT:
+                    self.success = Page.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 1:
+                if ftype == TType.STRUCT:
+                    self.not_done = NotDone.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRUCT:
+                    self.unknown = Unknown.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('scan_range_result')
+        if self.success is not None:
+            oprot.writeFieldBegin('success', TType.STRUCT, 0)
+            self.success.write(oprot)
+            oprot.writeFieldEnd()
+        if self.not_done is not None:
+            oprot.writeFieldBegin('not_done', TType.STRUCT, 1)
+            self.not_done.write(oprot)
+            oprot.writeFieldEnd()
+        if self.unknown is not None:
+            oprot.writeFieldBegin('unknown', TType.STRUCT, 2)
+            self.unknown.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(scan_range_result)
+scan_range_result.thrift_spec = (
     (0, TType.STRUCT, 'success', [Page, None], None, ),  # 0
     (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
     (2, TType.STRUCT, 'unknown', [Unknown, None], None, ),  # 2

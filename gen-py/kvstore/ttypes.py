@@ -1493,9 +1493,11 @@ class Page(object):
     A page of a scan.
 
     Attributes:
-     - items: The items in ascending order of their keys (by code point).
+     - items: The items in ascending order of their keys (by code point), or in descending order if that was asked for.
      - more: Whether keys follow that did not fit this page.
      - timestamp: All commands up to this timestamp had been applied.
+     - position: The last entry that had been applied: two pages with the same one are of one state.
+     - keys: If `counted` was asked for: how many keys the whole range has.
 
     """
 
@@ -1503,13 +1505,17 @@ class Page(object):
         'items',
         'more',
         'timestamp',
+        'position',
+        'keys',
     )
 
 
-    def __init__(self, items=None, more=None, timestamp=None,):
+    def __init__(self, items=None, more=None, timestamp=None, position=None, keys=None,):
         super(Page, self).__setattr__('items', items)
         super(Page, self).__setattr__('more', more)
         super(Page, self).__setattr__('timestamp', timestamp)
+        super(Page, self).__setattr__('position', position)
+        super(Page, self).__setattr__('keys', keys)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -1518,7 +1524,7 @@ class Page(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.items, self.more, self.timestamp, ))
+        return hash(self.__class__) ^ hash((self.items, self.more, self.timestamp, self.position, self.keys, ))
 
     @classmethod
     def read(cls, iprot):
@@ -1528,6 +1534,8 @@ class Page(object):
         items = None
         more = None
         timestamp = None
+        position = None
+        keys = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -1552,6 +1560,16 @@ class Page(object):
                     timestamp = iprot.readI64()
                 else:
                     iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.STRUCT:
+                    position = Position.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.I64:
+                    keys = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -1560,6 +1578,8 @@ class Page(object):
             items=items,
             more=more,
             timestamp=timestamp,
+            position=position,
+            keys=keys,
         )
 
     def write(self, oprot):
@@ -1581,6 +1601,195 @@ class Page(object):
         if self.timestamp is not None:
             oprot.writeFieldBegin('timestamp', TType.I64, 3)
             oprot.writeI64(self.timestamp)
+            oprot.writeFieldEnd()
+        if self.position is not None:
+            oprot.writeFieldBegin('position', TType.STRUCT, 4)
+            self.position.write(oprot)
+            oprot.writeFieldEnd()
+        if self.keys is not None:
+            oprot.writeFieldBegin('keys', TType.I64, 5)
+            oprot.writeI64(self.keys)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Range(object):
+    """
+    Which keys a page is to have: those for which all of this is so. What is absent bounds nothing.
+
+    Attributes:
+     - prefix: They begin with this.
+     - start: They are not below this.
+     - end: They are below this.
+     - after: They come after this one, in the order of the page: the last key of the page before.
+     - reverse: Whether the order is the descending one.
+     - limit: At most so many items, up to 1,000; absent: 1,000.
+     - keys_only: Whether the values are left out: they are empty then.
+     - counted: Whether the page says how many keys the range has, and holds none of them.
+
+    """
+
+    __slots__ = (
+        'prefix',
+        'start',
+        'end',
+        'after',
+        'reverse',
+        'limit',
+        'keys_only',
+        'counted',
+    )
+
+
+    def __init__(self, prefix=None, start=None, end=None, after=None, reverse=None, limit=None, keys_only=None, counted=None,):
+        super(Range, self).__setattr__('prefix', prefix)
+        super(Range, self).__setattr__('start', start)
+        super(Range, self).__setattr__('end', end)
+        super(Range, self).__setattr__('after', after)
+        super(Range, self).__setattr__('reverse', reverse)
+        super(Range, self).__setattr__('limit', limit)
+        super(Range, self).__setattr__('keys_only', keys_only)
+        super(Range, self).__setattr__('counted', counted)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.prefix, self.start, self.end, self.after, self.reverse, self.limit, self.keys_only, self.counted, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        prefix = None
+        start = None
+        end = None
+        after = None
+        reverse = None
+        limit = None
+        keys_only = None
+        counted = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRING:
+                    prefix = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    start = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.STRING:
+                    end = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.STRING:
+                    after = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.BOOL:
+                    reverse = iprot.readBool()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 6:
+                if ftype == TType.I32:
+                    limit = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 7:
+                if ftype == TType.BOOL:
+                    keys_only = iprot.readBool()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 8:
+                if ftype == TType.BOOL:
+                    counted = iprot.readBool()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            prefix=prefix,
+            start=start,
+            end=end,
+            after=after,
+            reverse=reverse,
+            limit=limit,
+            keys_only=keys_only,
+            counted=counted,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Range')
+        if self.prefix is not None:
+            oprot.writeFieldBegin('prefix', TType.STRING, 1)
+            oprot.writeString(self.prefix.encode('utf-8') if sys.version_info[0] == 2 else self.prefix)
+            oprot.writeFieldEnd()
+        if self.start is not None:
+            oprot.writeFieldBegin('start', TType.STRING, 2)
+            oprot.writeString(self.start.encode('utf-8') if sys.version_info[0] == 2 else self.start)
+            oprot.writeFieldEnd()
+        if self.end is not None:
+            oprot.writeFieldBegin('end', TType.STRING, 3)
+            oprot.writeString(self.end.encode('utf-8') if sys.version_info[0] == 2 else self.end)
+            oprot.writeFieldEnd()
+        if self.after is not None:
+            oprot.writeFieldBegin('after', TType.STRING, 4)
+            oprot.writeString(self.after.encode('utf-8') if sys.version_info[0] == 2 else self.after)
+            oprot.writeFieldEnd()
+        if self.reverse is not None:
+            oprot.writeFieldBegin('reverse', TType.BOOL, 5)
+            oprot.writeBool(self.reverse)
+            oprot.writeFieldEnd()
+        if self.limit is not None:
+            oprot.writeFieldBegin('limit', TType.I32, 6)
+            oprot.writeI32(self.limit)
+            oprot.writeFieldEnd()
+        if self.keys_only is not None:
+            oprot.writeFieldBegin('keys_only', TType.BOOL, 7)
+            oprot.writeBool(self.keys_only)
+            oprot.writeFieldEnd()
+        if self.counted is not None:
+            oprot.writeFieldBegin('counted', TType.BOOL, 8)
+            oprot.writeBool(self.counted)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -7073,6 +7282,20 @@ Page.thrift_spec = (
     (1, TType.LIST, 'items', (TType.STRUCT, [Item, None], False), None, ),  # 1
     (2, TType.BOOL, 'more', None, None, ),  # 2
     (3, TType.I64, 'timestamp', None, None, ),  # 3
+    (4, TType.STRUCT, 'position', [Position, None], None, ),  # 4
+    (5, TType.I64, 'keys', None, None, ),  # 5
+)
+all_structs.append(Range)
+Range.thrift_spec = (
+    None,  # 0
+    (1, TType.STRING, 'prefix', 'UTF8', None, ),  # 1
+    (2, TType.STRING, 'start', 'UTF8', None, ),  # 2
+    (3, TType.STRING, 'end', 'UTF8', None, ),  # 3
+    (4, TType.STRING, 'after', 'UTF8', None, ),  # 4
+    (5, TType.BOOL, 'reverse', None, None, ),  # 5
+    (6, TType.I32, 'limit', None, None, ),  # 6
+    (7, TType.BOOL, 'keys_only', None, None, ),  # 7
+    (8, TType.BOOL, 'counted', None, None, ),  # 8
 )
 all_structs.append(Place)
 Place.thrift_spec = (

@@ -232,7 +232,13 @@ def _add_operations(add: Add) -> None:
     whole.add_argument("file", metavar="FILE|-", help="the file; - reads from stdin")
     scan = add("scan", "print all keys that begin with a prefix, and their values")
     scan.add_argument("prefix", nargs="?", type=_text, default="")
+    scan.add_argument("--start", metavar="KEY", type=_text, help="from this key on")
+    scan.add_argument("--end", metavar="KEY", type=_text, help="below this key")
+    scan.add_argument("--reverse", action="store_true", help="the last key first")
     scan.add_argument("--limit", metavar="N", type=_between(1, 2**31), help="at most this many of them")
+    what = scan.add_mutually_exclusive_group()
+    what.add_argument("--keys-only", action="store_true", help="without the values")
+    what.add_argument("--count", action="store_true", help="only how many there are")
     _add_read(scan)
     _add_raw(scan)
 

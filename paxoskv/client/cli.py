@@ -124,10 +124,25 @@ def _transaction(client: Client, arguments: argparse.Namespace, output: Output) 
 
 
 def _scan(client: Client, arguments: argparse.Namespace, output: Output) -> int:
-    for item in client.scan(arguments.prefix, "", arguments.limit, arguments.read, arguments.node):
-        line = f"{output.shown(item.key)}\t{output.shown(item.value)}"
-        if not output.answer(line, {"key": item.key, "value": item.value}):
+    if arguments.count:
+        count = client.count(
+            arguments.prefix, arguments.read, arguments.node, start=arguments.start, end=arguments.end
+        )
+        count = count if arguments.limit is None else min(count, arguments.limit)
+        output.answer(str(count), {"count": count})
+        return DONE
+    scan = client.scan(
+        arguments.prefix, "", arguments.limit, arguments.read, arguments.node, start=arguments.start,
+        end=arguments.end, reverse=arguments.reverse, keys_only=arguments.keys_only,
+    )  # fmt: skip
+    for item in scan:
+        line, answer = output.shown(item.key), {"key": item.key}
+        if not arguments.keys_only:
+            line, answer = f"{line}\t{output.shown(item.value)}", {**answer, "value": item.value}
+        if not output.answer(line, answer):
             break  # nobody reads it
+    if not scan.of_one_state:
+        remark("scan: the pages are not all of one state: keys were written meanwhile")
     return DONE
 
 

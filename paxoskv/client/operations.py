@@ -49,6 +49,7 @@ from paxoskv.wire.structs import (
     Outcome,
     Page,
     Place,
+    Range,
     ReadMode,
     RequestId,
     Result,
@@ -344,7 +345,7 @@ _OPEN_SESSION, _STATUS, _MEMBERSHIP = METHODS[b"open_session"], METHODS[b"status
 _PUT, _GET, _DELETE = METHODS[b"put"], METHODS[b"get"], METHODS[b"delete"]
 _COMPARE_AND_SET, _INCREMENT = METHODS[b"compare_and_set"], METHODS[b"increment"]
 _TRANSACTION = METHODS[b"transaction"]
-_EXECUTE, _SCAN = METHODS[b"execute"], METHODS[b"scan"]
+_EXECUTE, _SCAN, _SCAN_RANGE = METHODS[b"execute"], METHODS[b"scan"], METHODS[b"scan_range"]
 _CHECKPOINT, _READ_CHECKPOINT = METHODS[b"checkpoint"], METHODS[b"read_checkpoint"]
 _TRACE, _WATCH = METHODS[b"trace"], METHODS[b"watch"]
 
@@ -441,12 +442,22 @@ class Calls:
             return self._reading("execute", subject, _EXECUTE, (plain,), None, _results)
         return self._writing("execute", subject, _EXECUTE, tuple(commands), _results)
 
-    def page(
-        self, prefix: str, start_after: str, limit: int, read: str = "linearizable", node: int | None = None
-    ) -> Operation[Page]:
-        """Read keys that begin with the prefix and come after `start_after`; the result is a Page."""
-        arguments = (prefix, start_after, limit, READ_MODES[read])
-        return self._reading("scan", prefix, _SCAN, arguments, node)
+    def page(self, wanted: Range, read: str = "linearizable", node: int | None = None) -> Operation[Page]:
+        """Read a page of a range of keys; the result is a Page.
+
+        What the method `scan` can say is said by it, for older nodes know no other.
+        """
+        prefix, mode = wanted.prefix or "", READ_MODES[read]
+        if wanted == Range(wanted.prefix, after=wanted.after, limit=wanted.limit):
+            return self._reading(
+                "scan", prefix, _SCAN, (prefix, wanted.after or "", wanted.limit, mode), node
+            )
+        return self._reading("scan", prefix, _SCAN_RANGE, (wanted, mode), node)
+
+    def count(self, wanted: Range, read: str = "linearizable", node: int | None = None) -> Operation[int]:
+        """Count the keys of a range."""
+        arguments = (wanted._replace(counted=True), READ_MODES[read])
+        return self._reading("count", wanted.prefix or "", _SCAN_RANGE, arguments, node, _count)
 
     def status(self, node: int | None = None, digest: bool = False) -> Operation[Status]:
         """Read what a node says of itself; the result is a Status."""
@@ -674,6 +685,12 @@ def _sum(operation: AnyOperation, result: Result) -> int:
         )
     number: int = _refuse(operation, result)
     return number
+
+
+def _count(operation: AnyOperation, page: Page) -> int:
+    if page.keys is None:
+        raise operation.failure("an answer that makes no sense: a page without a count")
+    return page.keys
 
 
 def _committed(operation: AnyOperation, result: Result) -> Committed:

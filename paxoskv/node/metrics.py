@@ -23,7 +23,7 @@ MAX_REQUEST: Final = 8192
 MAX_CONNECTIONS: Final = 16
 
 # Methods whose answers clients wait for.
-OPERATIONS: Final = ("put", "get", "delete", "compare_and_set", "increment", "execute")
+OPERATIONS: Final = ("put", "get", "delete", "compare_and_set", "increment", "transaction", "execute")
 
 # What the server tells of itself when it is asked, and what it says about it.
 COUNTERS: Final = {

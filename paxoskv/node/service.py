@@ -19,7 +19,7 @@ from paxoskv.node.watches import Watches
 from paxoskv.state.changes import at, place
 from paxoskv.wire.codec import NotDone
 from paxoskv.wire.connection import Connection
-from paxoskv.wire.structs import Command, Membership, Page, ReadMode, Result, Verb, Watched
+from paxoskv.wire.structs import Command, Membership, Page, Position, Range, ReadMode, Result, Verb, Watched
 from paxoskv.wire.validation import FORMAT, MAX_BATCH, MAX_CLIENT_FRAME, MAX_KEY_BYTES, invalid
 
 MAX_SCAN: Final = 1000  # items in a page, or changes
@@ -68,8 +68,13 @@ class Service:
         self.digests = Digests(self.store, long_work, lambda call, made: answer(call, status.status(made)))
         # By role: what gets the call and its arguments, by the method's name. A turn must follow.
         anybody: Methods = {b"membership": self._membership}
-        reader: Methods = anybody | {b"get": self._get, b"scan": self._scan, b"status": self._status,
-                                      b"watch": self._watch}  # fmt: skip
+        reader: Methods = anybody | {
+            b"get": self._get,
+            b"scan": self._scan,
+            b"scan_range": self._scan_range,
+            b"watch": self._watch,
+            b"status": self._status,
+        }
         writer: Methods = reader | {
             b"put": self._put,
             b"delete": self._delete,
@@ -179,12 +184,21 @@ class Service:
 
     def _scan(self, token: Call, arguments: tuple[Any, ...]) -> None:
         prefix, start_after, limit, mode = arguments
+        self._page(token, Range(prefix, after=start_after, limit=limit), mode)
+
+    def _scan_range(self, token: Call, arguments: tuple[Any, ...]) -> None:
+        wanted, mode = arguments
+        self._page(token, wanted or Range(), mode)
+
+    def _page(self, token: Call, wanted: Range, mode: int | None) -> None:
+        limit, store = wanted.limit, self.store
         reason = None if limit is None or 0 < limit <= MAX_SCAN else f"limit: {limit} is not 1 to {MAX_SCAN}"
 
         def page() -> Work:
-            yield from self.store.sort()
-            found = self.store.scan(prefix or "", start_after or "", limit or MAX_SCAN, MAX_CLIENT_FRAME)
-            self._done(token, Page(*found, self.store.position[0]))
+            yield from store.sort()
+            count = store.count(wanted) if wanted.counted else None
+            found = store.page(wanted, limit or MAX_SCAN, MAX_CLIENT_FRAME) if count is None else ([], False)
+            self._done(token, Page(*found, store.position[0], Position(*store.position), count))
 
         def fresh(value: Any) -> None:
             if isinstance(value, Exception):

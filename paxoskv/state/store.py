@@ -55,6 +55,7 @@ from paxoskv.wire.structs import (
     Item,
     Outcome,
     Position,
+    Range,
     RequestId,
     Result,
     Session,
@@ -149,27 +150,30 @@ class Store:
         return self._content.sort()
 
     def scan(self, prefix: str, start_after: str, limit: int, max_bytes: int) -> tuple[list[Item], bool]:
-        """Return the first items by key with this prefix, after `start_after`, and whether more follow.
+        """Return the first items by key with this prefix, after `start_after`: see page()."""
+        return self.page(Range(prefix, after=start_after), limit, max_bytes)
+
+    def page(self, wanted: Range, limit: int, max_bytes: int) -> tuple[list[Item], bool]:
+        """Return the first items of a range, in its order, and whether more follow.
 
         There are at most `limit` items, of at most `max_bytes` bytes when encoded. But one item always comes,
         or a reader could not get past it.
         """
-        content = self._content
+        content, without_values = self._content, wanted.keys_only
         _finish(content.sort())
-        if start_after >= prefix:
-            found = content.after(start_after)
-        else:
-            found = content.after(prefix, inclusive=True)
         items: list[Item] = []
-        for key in islice(found, limit + 1):
-            if not key.startswith(prefix):
-                break
-            value = content.values[key]
+        for key in islice(content.within(wanted), limit + 1):
+            value = "" if without_values else content.values[key]
             max_bytes -= len(key.encode()) + len(value.encode()) + ITEM_OVERHEAD
             if len(items) == limit or (max_bytes < 0 and items):
                 return items, True
             items.append(Item(key, value))
         return items, False
+
+    def count(self, wanted: Range) -> int:
+        """Return how many keys the range has."""
+        _finish(self._content.sort())
+        return self._content.count(wanted)
 
     def size(self) -> int:
         """Return the number of keys."""

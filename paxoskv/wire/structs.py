@@ -136,6 +136,19 @@ class Page(NamedTuple):
     items: list[Item]
     more: bool
     timestamp: int
+    position: Position | None = None
+    keys: int | None = None
+
+
+class Range(NamedTuple):
+    prefix: Any = None
+    start: Any = None
+    end: Any = None
+    after: Any = None
+    reverse: Any = None
+    limit: Any = None
+    keys_only: Any = None
+    counted: Any = None
 
 
 class Place(NamedTuple):

@@ -928,6 +928,44 @@ def test_nodes_of_a_version_without_transactions_say_so_and_nothing_is_in_doubt(
     assert shell("transaction", str(file))[0] == 1  # one of them has been upgraded
 
 
+def test_a_range_is_scanned_forward_and_backward_and_counted(shell: Any, fakes: FakeCluster) -> None:
+    with Client(fakes.cluster) as client:
+        client.execute([Command(Verb.PUT, f"{name}{i}", str(i)) for name in "ab" for i in range(5)])
+    assert shell("scan", "a", "--start", "a1", "--end", "a4") == (0, "a1\t1\na2\t2\na3\t3\n", "")
+    assert shell("scan", "a", "--reverse", "--limit", "2", "--keys-only") == (0, "a4\na3\n", "")
+    assert shell("scan", "a", "--end", "a1", "-o", "json") == (0, '{"key": "a0", "value": "0"}\n', "")
+    assert shell("scan", "a", "--end", "a1", "--keys-only", "-o", "json") == (0, '{"key": "a0"}\n', "")
+    assert shell("scan", "--count") == (0, "10\n", "")
+    assert shell("scan", "b", "--count", "--start", "b3", "-o", "json") == (0, '{"count": 2}\n', "")
+    assert shell("scan", "--count", "--keys-only")[0] == 2
+
+
+def test_pages_say_whether_they_are_of_one_state(fakes: FakeCluster) -> None:
+    with Client(fakes.cluster) as client:
+        for number in range(3):
+            client.execute([Command(Verb.PUT, f"{number}{i:03}", "v") for i in range(800)])
+        scan = client.scan(reverse=True)
+        items = list(scan)
+        assert len(items) == client.count() == 2400 and items == sorted(items, reverse=True)
+        assert scan.of_one_state and len(scan.positions) == 3
+        assert client.count("1", start="1400", end="1500") == 100
+        changing, seen = client.scan(end="2"), []
+        for item in changing:
+            seen.append(item)
+            if len(seen) == 5:
+                client.put("0000", "changed")
+        assert len(seen) == 1600 and not changing.of_one_state
+
+
+def test_older_nodes_still_scan_and_say_what_they_lack(shell: Any, fakes: FakeCluster) -> None:
+    shell("put", "k", "v")
+    for node in fakes.nodes:
+        node.unknown = frozenset({b"scan_range"})
+    assert shell("scan", "k", "--limit", "3") == (0, "k\tv\n", "")
+    code, out, errors = shell("scan", "k", "--reverse", "--timeout", "0.3")
+    assert (code, out) == (1, "") and "its version does not know scan_range" in errors
+
+
 def test_negative_answers_exit_with_1(shell: Any) -> None:
     shell("put", "k", "v")
     assert shell("get", "absent") == (1, "", "client.py: 'absent': not found\n")

@@ -178,6 +178,11 @@ class FakeCluster:
                         prefix, at(after) if after else changes.end, limit or 2, 1 << 19
                     )
                     return Watched(found, place(upto))
+                case b"scan_range", (wanted, _):
+                    counted = self.store.count(wanted) if wanted.counted else None
+                    items, more = self.store.page(wanted, wanted.limit or 1000, 1 << 19)
+                    where = self.store.position
+                    return Page(items, more, where[0], Position(*where), counted)
                 case b"status", (digest,):
                     return self._status(node, bool(digest))
         raise AssertionError(f"{name!r} is no method for clients")

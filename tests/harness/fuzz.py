@@ -32,6 +32,7 @@ from paxoskv.wire.structs import (
     Outcome,
     Position,
     Prepare,
+    Range,
     Rejoin,
     Relation,
     RequestId,
@@ -67,6 +68,10 @@ CLIENT_CALLS: dict[bytes, tuple[Any, ...]] = {
             Command(Verb.PUT, "malformed/key", "value", None, None, REQUEST),
             Command(Verb.GET, "malformed/key"),
         ],
+    ),
+    b"scan_range": (
+        Range("malformed/", "malformed/a", "malformed/z", "malformed/b", True, 10, True, False),
+        0,
     ),
     b"scan": ("malformed/", "malformed/a", 10, 0),
     b"status": (False,),

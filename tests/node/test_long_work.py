@@ -18,7 +18,7 @@ from paxoskv.node.service import Service
 from paxoskv.state.store import Digested, Store, encode_batch
 from paxoskv.wire.codec import Unknown
 from paxoskv.wire.methods import METHODS, header
-from paxoskv.wire.structs import Action, Command, Outcome, Result, Transaction, Verb
+from paxoskv.wire.structs import Action, Command, Outcome, Range, Result, Transaction, Verb
 from paxoskv.wire.validation import MAX_VALUE_BYTES
 from tests.harness.processes import DEADLINE_S, PROJECT, RealCluster
 
@@ -232,6 +232,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "transaction": (Transaction([], [Action(Verb.INCREMENT, "many", None, 1)]), None),
     "execute": ([Command(Verb.GET, "key 7")] * 10,),
     "scan": ("key", None, None, None),
+    "scan_range": (Range("key", reverse=True), None),
     "watch": ("key", None, None, 0),
     "membership": (),
     "checkpoint": (),

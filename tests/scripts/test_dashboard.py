@@ -292,6 +292,11 @@ def test_the_two_ways_with_one_log_are_shown(driver: Any, tmp_path: Path, way: s
         page.await_node(1, "down")
         page.command("put x 3")
         page.await_text("said", "put x 3: ok")
+        assert dashboard.do(do="command", text="trace on")["ok"]
+        assert dashboard.do(do="command", text="put x 4")["ok"]
+        explained = dashboard.do(do="command", text="explain x")
+        status, _, html = dashboard.ask("GET", explained["link"])
+        assert status == 200 and b"put x=4" in html
         driver.get("about:blank")
 
 

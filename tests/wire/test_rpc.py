@@ -80,6 +80,7 @@ from paxoskv.wire.structs import (
     Position,
     Prepare,
     Promise,
+    Range,
     Reading,
     Rejoin,
     Rejoined,
@@ -133,6 +134,10 @@ FROM_CLIENTS: dict[str, tuple[tuple[Any, ...], Any]] = {
         Result(0, transacted=Transacted(Position(7, 2), [Answer(0), Answer(0, "-3")])),
     ),
     "execute": (([Command(Verb.PUT, "k", "v"), Command(Verb.GET, "k")],), [Result(0), Result(0, "v")]),
+    "scan_range": (
+        (Range("k", "k1", "k9", "k2", True, 10, True, False), 0),
+        Page([Item("k", "")], True, 3, Position(3, 1), 7),
+    ),
     "scan": (("k", None, 10, 0), Page([Item("k", "v")], False, 3)),
     "watch": (("k", Place(5, 2), 10, 500), Watched([Change("k", Place(6, 1, 0), "v")], Place(6, 1))),
     "checkpoint": ((), 3),

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IDL = (ROOT / "kvstore.thrift").read_text()
 KINDS = {name: kind for name, kind in vars(structs).items() if hasattr(kind, "_fields")}
 SIZES = {TType.I32: 31, TType.I64: 63}
-FROM_CLIENTS = ("Session", "RequestId", "Compare", "Action", "Transaction", "Command")
+FROM_CLIENTS = ("Session", "RequestId", "Compare", "Action", "Transaction", "Command", "Range")
 
 
 def declared(details: Any, kind: int) -> Any:
