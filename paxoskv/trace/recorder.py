@@ -68,7 +68,6 @@ class Recorder:
         self.triggers: list[Trigger] = []  # of this turn
         self.leads: dict[int, int] = {}  # by log: the ballot at which we lead it
         self.led: dict[int, int] = {}  # by log: our last such ballot
-        self.chosen: list[int] = []  # how much of each log
         self.over = True  # whether the turn has been drained: what comes begins another one
         self.votes: dict[int, dict[int, list[Counted]]] = {}  # by log and node: those that say more and more
         self.promises: dict[int, dict[int, Counted]] = {}
@@ -134,11 +133,10 @@ class Recorder:
 
     def _count(self, node: int, log: int, ballot: int, length: int, event: int) -> None:
         """A promise (length -1) or a vote that counts now."""
-        counted = Counted(ballot, length, event)
         if length < 0:
-            self.promises.setdefault(log, {})[node] = counted
+            self.promises.setdefault(log, {})[node] = Counted(ballot, length, event)
         elif self.leads.get(log) == ballot:
-            self.votes.setdefault(log, {}).setdefault(node, []).append(counted)
+            self.votes.setdefault(log, {}).setdefault(node, []).append(Counted(ballot, length, event))
 
     def _cause(self, log: int | None) -> int:
         """What has made an event of this log, in this turn: the last that is about it, or else the last."""
@@ -177,20 +175,29 @@ class Recorder:
         """What the records of the turn say, then what the node has come to know."""
         self.over = True
         for record in ready.journal:
-            self._ballots(record)
-        chosen = [acceptor.chosen for acceptor in self.acceptors.values()]
-        leads = self._leading()
-        if chosen != self.chosen or leads != self.leads:
-            self._compare(ready, leads)
-            self.chosen = chosen
+            if record.held is None:
+                self._ballots(record)
+        if self._has_changed():
+            self._compare(ready)
         else:  # the common case
             self._take(ready)
         if self.trace.last - self.stated > STATE_EVERY:
             self.state()
 
-    def _compare(self, ready: Ready, leads: dict[int, int]) -> None:
+    def _has_changed(self) -> bool:
+        """Whether more is chosen than we knew, or we lead another log, or at another ballot."""
+        known, leads = self.known, self.leads
+        for log, acceptor in self.acceptors.items():
+            if acceptor.chosen != known[log]:
+                return True
+        for log, proposer in self.proposers.items():
+            if (proposer.ballot if proposer.leading else 0) != leads.get(log, 0):
+                return True
+        return False
+
+    def _compare(self, ready: Ready) -> None:
         """What has changed of the logs, in the order in which it can have come to be."""
-        before, self.leads = self.leads, leads
+        before, self.leads = self.leads, self._leading()
         for log, ballot in self.leads.items():
             if before.get(log) != ballot:
                 self._leads(log, ballot)
@@ -253,11 +260,13 @@ class Recorder:
 
     def _reasons(self, log: int, held: Iterable[Entry], cause: int = 0) -> list[int]:
         """The events in which these entries were accepted or proposed here before, if they were."""
-        events = set()
-        for entry in held:
-            events.add(self.slots.get((log, entry.timestamp), (0, 0))[1])
-            events.add(self.proposals.get(entry.payload, 0))
-        return sorted(events - {0, cause})
+        events = []
+        for timestamp, payload in held:
+            if before := self.slots.get((log, timestamp)):
+                events.append(before[1])
+            if payload in self.proposals and self.proposals[payload] != cause:
+                events.append(self.proposals[payload])
+        return sorted(set(events)) if events else events
 
     def _chosen(self, acceptor: Acceptor) -> None:
         """More of a log is known to be chosen.
