@@ -31,6 +31,8 @@ enum Verb {
     TRANSACTION = 7,
     /** From here on all nodes do what format `delta` knows. Nodes send it, once all have said that they know it. */
     UPGRADE = 8,
+    /** The node whose id is `key` is at the address `value` from here on: HOST:PORT. */
+    REPLACE_NODE = 9,
 }
 
 /** What became of a command that was applied. */
@@ -362,6 +364,14 @@ struct Status {
     23: optional double certificate_s
 } (python.immutable = "")
 
+/** A node that was replaced. */
+struct Moved {
+    /** Its id. */
+    1: i32 node
+    /** Where it is now: HOST:PORT. */
+    2: string address
+} (python.immutable = "")
+
 /** Which node this is, and of which cluster. */
 struct Membership {
     /** The cluster's name. */
@@ -370,6 +380,8 @@ struct Membership {
     2: string digest
     /** The node's id; 0 for the standalone server. */
     3: i32 node
+    /** Nodes that are no longer where the cluster's file says; absent: all are. */
+    4: optional list<Moved> moved
 } (python.immutable = "")
 
 // ------------------------------------------------------------------------------------------------------------ errors
@@ -470,6 +482,13 @@ service KeyValue {
      */
     Watched watch(1: string prefix, 2: Place after, 3: i32 limit, 4: i32 wait_ms)
         throws (1: NotDone not_done, 2: Compacted compacted)
+
+    /**
+     * The node with this id is at another address (HOST:PORT) from now on; its process there starts with its data, or
+     * with --rejoin. Refused as long as not all nodes are known to understand it.
+     */
+    Result replace_node(1: i32 node, 2: string address, 3: RequestId request)
+        throws (1: NotDone not_done, 2: Unknown unknown, 3: Expired expired, 4: Forgotten forgotten)
 
     /** Make a checkpoint now, and answer with its number when it is durable. */
     i64 checkpoint() throws (1: NotDone not_done)
@@ -781,6 +800,8 @@ struct Identity {
     10: optional string proposing
     /** Which commands it knows: those of a version (1: TRANSACTION), and all before; absent: none of these. */
     11: optional i32 format
+    /** Where it listens: HOST:PORT. */
+    12: optional string address
 } (python.immutable = "")
 
 /** What nodes say to one another. Answers may overtake one another. */

@@ -51,6 +51,9 @@ class AsyncClient(BaseClient):
         self._channels = [_Channel(self, index) for index in range(len(self.nodes))]
         self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
 
+    def _moved(self, node: int) -> None:
+        self._channels[node].close("the node has another address")
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -172,6 +175,10 @@ class AsyncClient(BaseClient):
     ) -> int:
         """Do as Client.count."""
         return await self.run(self.calls.count(Range(prefix, start, end), read, self._index(node)))
+
+    async def replace_node(self, node: int, address: str) -> None:
+        """Do as Client.replace_node."""
+        await self.run(self.calls.replace_node(node, address))
 
     async def watch(self, prefix: str = "", after: Place | None = None) -> "AsyncWatch":
         """Do as Client.watch, for `async for`; the place of now is known when this returns."""

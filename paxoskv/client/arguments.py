@@ -305,5 +305,9 @@ def _add_inspections(add: Add) -> None:
     tell.add_argument("--slot", metavar="S", type=_between(0, 2**62))
     for form in ("html", "svg", "mermaid", "json"):
         tell.add_argument(f"--{form}", metavar="FILE", help="write it there instead of telling it in words")
+    more = "\nPrints the cluster's file as it is then. Other copies stay in use: who has one learns the rest."
+    replace = add("replace", "let a node be at another address, without stopping the others", more)
+    replace.add_argument("id", metavar="ID", type=_between(1, 255))
+    replace.add_argument("address", metavar="HOST:PORT")
     dump = add("dump", "print everything that one node has, as JSON lines; for comparing stores")
     dump.add_argument("--node", metavar="ID", type=int, help="the node (with --single not needed)")

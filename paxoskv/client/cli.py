@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from paxoskv.client import explain, health, report, rows, transactions, transfer, workload
+from paxoskv import program
+from paxoskv.client import explain, health, replaced, report, rows, transactions, transfer, workload
 from paxoskv.client.arguments import OPEN_LOOP_IN_FLIGHT, parse
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, addresses_of
 from paxoskv.client.operations import ClientError, NoNodeReachable, UnknownOutcome, WrongCluster
@@ -226,6 +227,16 @@ def _checkpoint(client: Client, arguments: argparse.Namespace, output: Output) -
         output.complain(error)
     if failures:
         raise failures[-1]
+    return DONE
+
+
+def _replace(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    if arguments.single or arguments.id not in [node.id for node in client.nodes]:
+        raise UsageError(f"replace: there is no node {arguments.id}")
+    client.replace_node(arguments.id, arguments.address)
+    now = replaced.described(arguments.cluster, client, arguments.id, arguments.address)
+    output.write(json.dumps(now, indent=2))
+    remark(f"start it with this file: server.py --id {arguments.id} --rejoin, or with the data that it had")
     return DONE
 
 
@@ -464,10 +475,12 @@ def _write(path: Path, file: Any, write: Callable[[Any], object], output: Output
     return True
 
 
-_COMMANDS: Final = {
+_OF_KEYS: Final = {
     "put": _put, "get": _get, "delete": _delete, "cas": _cas, "incr": _incr, "transaction": _transaction,
+}  # fmt: skip
+_COMMANDS: Final = {
     "scan": _scan, "dump": _dump, "export": _export, "import": _import, "watch": _watch,
-    "checkpoint": _checkpoint, "trace": _trace, "explain": _explain,
+    "checkpoint": _checkpoint, "trace": _trace, "explain": _explain, "replace": _replace,
 }  # fmt: skip
 
 _WHOLE: Final = {"run": _run, "status": _status, "health": _health}  # these make clients of their own
@@ -492,7 +505,10 @@ def _run_command(arguments: argparse.Namespace, output: Output) -> int:
             return _WHOLE[arguments.command](arguments, output)
         if arguments.command == "dump" and arguments.node is None and not arguments.single:
             raise UsageError("dump: --node is needed: stores are compared node by node")
-        return _one(_COMMANDS[arguments.command], arguments, output)
+        if arguments.command not in _OF_KEYS:
+            return _one(_COMMANDS[arguments.command], arguments, output)
+        with program.patience(f"no answer yet; gives up after {arguments.timeout:g} s in all (--timeout)"):
+            return _one(_OF_KEYS[arguments.command], arguments, output)
     except WrongCluster as error:
         return output.error("wrong_cluster", f"{arguments.cluster}: {error}", USAGE)
     except NoNodeReachable as error:

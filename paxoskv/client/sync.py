@@ -57,6 +57,9 @@ class Client(BaseClient):
     def _begin(self) -> None:
         self._open: list[_Socket | None] = [None] * len(self.nodes)
 
+    def _moved(self, node: int) -> None:
+        self._drop(node)
+
     def __enter__(self) -> Self:
         return self
 
@@ -263,6 +266,13 @@ class Client(BaseClient):
             last = traced.last
             if on is not None or not traced.more:
                 return traced.on, events
+
+    def replace_node(self, node: int, address: str) -> None:
+        """Let the node with this id be at this address, HOST:PORT, from now on: all nodes agree on it.
+
+        Its process there starts with its data, or with --rejoin; one at the old address is refused.
+        """
+        self.run(self.calls.replace_node(node, address))
 
     def checkpoint(self, node: int | None = None) -> int:
         """Let a node make a checkpoint; return its number when it is durable."""

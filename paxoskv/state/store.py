@@ -115,6 +115,7 @@ class Store:
         self.database = PickleDB(location)
         self.position: tuple[int, int] = (0, 0)  # (timestamp, owner) of the last applied entry
         self.format = 0  # of which all nodes are known to understand the commands
+        self.addresses: dict[int, str] = {}  # of nodes that were replaced; another dict for each change
         self.hash = 0  # CRC-32 over all that was applied so far: the entries and their outcomes
         self.changes = Changes()  # the last ones, for watches
         self._content = Content(self.database.db, self.changes)
@@ -222,6 +223,11 @@ class Store:
                 "hash": self.hash,
                 **({"leases": leases} if leases else {}),
                 **({"format": self.format} if self.format else {}),
+                **(
+                    {"addresses": {str(n): text for n, text in self.addresses.items()}}
+                    if self.addresses
+                    else {}
+                ),
                 "sessions": self._dump_sessions(),
             },
         }
@@ -242,12 +248,14 @@ class Store:
                 for key, ttl_ms, timestamp, owner in bookkeeping.get("leases", ())
             }
             format_ = int(bookkeeping.get("format", 0))
+            addresses = {int(node): str(text) for node, text in bookkeeping.get("addresses", {}).items()}
             sessions = OrderedDict(_load_session(*session) for session in bookkeeping["sessions"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Malformed(f"state: no bookkeeping: {type(error).__name__}: {error}") from error
         self.position = (timestamp, owner)
         self.hash = rolling
         self.format = format_
+        self.addresses = addresses
         self.database.db = content
         self._content = Content(content, self.changes)
         self._content.leases = leases
@@ -290,6 +298,9 @@ class Store:
             return self._open_session(index)
         if verb == Verb.TRANSACTION:
             return transact(self._content, command.transaction, self.position)
+        if verb == Verb.REPLACE_NODE:
+            self.addresses = {**self.addresses, int(command.key): command.value}
+            return OK
         self.format = max(self.format, command.delta)
         return OK
 

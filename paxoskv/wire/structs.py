@@ -21,6 +21,7 @@ class Verb:
     OPEN_SESSION: Final = 6
     TRANSACTION: Final = 7
     UPGRADE: Final = 8
+    REPLACE_NODE: Final = 9
 
 
 class Outcome:
@@ -186,10 +187,16 @@ class Chunk(NamedTuple):
     data: bytes
 
 
+class Moved(NamedTuple):
+    node: int
+    address: str
+
+
 class Membership(NamedTuple):
     cluster: str
     digest: str
     node: int
+    moved: list[Moved] | None = None
 
 
 class LogStatus(NamedTuple):
@@ -354,6 +361,7 @@ class Identity(NamedTuple):
     proof: bytes | None = None
     proposing: str | None = None
     format: int | None = None
+    address: str | None = None
 
 
 class LogBallot(NamedTuple):

@@ -17,14 +17,16 @@ MAX_ACTIONS: Final = 128  # in each list of a transaction: what etcd takes, too
 MAX_TTL_MS: Final = 10 * 366 * 86_400_000  # ten years: whoever needs more needs none
 # Bytes that a transaction may read. Its result is kept for a repeat, as all are: no other is as large.
 MAX_TRANSACTED: Final = 1 << 20
+MAX_ADDRESS: Final = 300  # bytes of HOST:PORT
 # The commands that this version knows, as Identity.format says it.
 FORMAT: Final = 1
 
-_VERBS: Final = frozenset(range(Verb.PUT, Verb.UPGRADE + 1))
+_VERBS: Final = frozenset(range(Verb.PUT, Verb.REPLACE_NODE + 1))
 _WITHOUT_KEY: Final = frozenset({Verb.OPEN_SESSION, Verb.TRANSACTION, Verb.UPGRADE})
 _ACTIONS: Final = frozenset({Verb.PUT, Verb.GET, Verb.DELETE, Verb.INCREMENT})
 _RELATIONS: Final = frozenset(range(Relation.EQUALS, Relation.LEASED + 1))
 _ALONE: Final = frozenset({Relation.EXISTS, Relation.ABSENT})  # relations without a value
+_ID: Final = re.compile(r"[1-9][0-9]{0,2}")
 _NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as str(int) writes it; more digits never fit 64 bits
 
 
@@ -63,6 +65,8 @@ def _invalid_operands(command: Command) -> str | None:
         return _invalid_value(command.value)
     if verb == Verb.TRANSACTION:
         return "no transaction" if command.transaction is None else _invalid_parts(command.transaction)
+    if verb == Verb.REPLACE_NODE:
+        return _invalid_address(command.key, command.value)
     return "no delta" if verb in (Verb.INCREMENT, Verb.UPGRADE) and command.delta is None else None
 
 
@@ -76,6 +80,13 @@ def _invalid_value(value: str | None) -> str | None:
     if value is None:
         return "no value"
     return f"the value is longer than {MAX_VALUE_BYTES} bytes" if _longer(value, MAX_VALUE_BYTES) else None
+
+
+def _invalid_address(node: str, address: str | None) -> str | None:
+    """Check the shape alone: the node that proposes it knows what else there is to check."""
+    if not _ID.fullmatch(node):
+        return "the key is no id of a node"
+    return None if address and not _longer(address, MAX_ADDRESS) else "no address, or too long a one"
 
 
 def _invalid_parts(transaction: Transaction) -> str | None:

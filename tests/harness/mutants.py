@@ -1344,6 +1344,32 @@ MUTANTS = [
         "test_watches.test_an_installed_checkpoint_ends_the_watches_that_it_leaves_behind",
         ("node.watches", "            changed = None\n", "            changed = []\n"),
     ),
+    # -- nodes that are replaced
+    told(
+        "replace: a checkpoint forgets where nodes are",
+        "test_replaced.test_an_address_is_a_part_of_the_state_and_survives_a_checkpoint",
+        ("state.store", "        self.addresses = addresses\n", ""),
+    ),
+    told(
+        "replace: whoever says it is the node is believed, wherever it is",
+        "test_replaced.test_a_process_is_refused_where_it_is_not_agreed_to_be",
+        ("node.addresses", "identity.address is None or identity.address == agreed", "True"),
+    ),
+    told(
+        "replace: a link stays where the node was",
+        "test_replaced.test_links_follow_and_each_change_is_noticed_once",
+        ("node.addresses", "        moved = self.store.addresses.get(peer)\n", "        moved = None\n"),
+    ),
+    told(
+        "replace: only the first change is noticed",
+        "test_replaced.test_links_follow_and_each_change_is_noticed_once",
+        ("node.addresses", "seen.get(node) != self.seen[node]", "node not in seen"),
+    ),
+    told(
+        "replace: two nodes may get one address",
+        "test_replaced.test_two_nodes_are_not_at_one_address",
+        ("node.addresses", "if other != node and address_text(*self.of(other)) == address:", "if False:"),
+    ),
     # -- the state and the journal
     met(
         "compare-and-set does not compare",
