@@ -12,6 +12,7 @@ Exit status: 0 every state was visited; 1 a breach; 4 the time or the number of 
 """
 
 import argparse
+import math
 import os
 import resource
 import sys
@@ -22,12 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paxoskv import program
 
-program.begin(*program.PACKAGES)
+program.begin(*program.PACKAGES, "numpy")
 
 from paxoskv.config import WAYS
-from tests.harness.explore.engine import World, explore
 from tests.harness.explore.nodes import Nodes
 from tests.harness.explore.one_log import OneLog
+from tests.harness.explore.search import explore
+from tests.harness.explore.world import World
 
 BUDGETS = {
     "one-log": {"stand": 2, "resend": 0, "crash": 0},
@@ -57,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--proposers", type=int, default=2, metavar="N", help="(default: 2)")
             sub.add_argument("--no-symmetry", action="store_true", help="tell acceptors apart")
             sub.add_argument("--no-forget", action="store_true", help="keep messages that can change nothing")
-            sub.add_argument("--check", action="store_true", help="check that they cannot; slow")
+            sub.add_argument("--check", action="store_true", help="check that they cannot; keeps them, slow")
         else:
             sub.add_argument("--proposing", choices=WAYS, default=WAYS[0], help="(default: %(default)s)")
     return found
@@ -75,11 +77,12 @@ def main() -> int:
         world = Nodes(proposing=options.proposing, **budgets)
     verdict = explore(world, options.seconds, options.states, options.workers, **flags)
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
-    speed = verdict.states / verdict.seconds
+    ways = math.factorial(world.alike) if flags.get("symmetry") else 1
     print(
         f"{verdict.states:,} states, {verdict.transitions:,} steps, {verdict.depth} deep, "
-        f"{verdict.seconds:.1f} s ({speed:,.0f} states/s), at most {memory} MiB in a process; "
-        f"probability that a state was missed: below {verdict.states**2 / 2**65:.0e}"
+        f"{verdict.seconds:.1f} s ({verdict.states / verdict.seconds:,.0f} states/s; "
+        f"{verdict.states / verdict.processor_seconds:,.0f} in a second of one core), at most {memory} MiB in a "
+        f"process; probability that a state was missed: below {ways * verdict.states**2 / 2**65:.0e}"
     )
     if verdict.breach:
         print(

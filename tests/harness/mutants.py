@@ -1438,9 +1438,10 @@ def simulate(profile: str, seed: int) -> str | None:
 
 def explored() -> Catch | None:
     """Try to catch the mutant by exploring small worlds; the "seed" is the number of states that it took."""
-    from tests.harness.explore.engine import World, explore
     from tests.harness.explore.nodes import Nodes
     from tests.harness.explore.one_log import OneLog
+    from tests.harness.explore.search import explore
+    from tests.harness.explore.world import World
 
     worlds: dict[str, World] = {
         "one log": OneLog(),

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from tests.harness.explore.engine import explore
 from tests.harness.explore.nodes import Nodes
 from tests.harness.explore.one_log import OneLog
+from tests.harness.explore.search import explore
 from tests.harness.mutants import ROOT, everything, explore_it
 
 MUTANTS = {mutant.name: mutant for mutant in everything()}
@@ -41,9 +41,36 @@ def test_with_and_without_messages_that_have_no_future_the_same_is_seen() -> Non
         assert with_it.seen == without.seen, "an observer sees other histories"
 
 
-def test_messages_without_a_future_change_nothing_wherever_they_are_forgotten() -> None:
-    verdict = explore(OneLog(stand=2, crash=1), check=True, symmetry=False, seconds=600)
+@pytest.mark.parametrize(
+    "budgets",
+    [{"stand": 1, "crash": 1, "resend": 1}, {"acceptors": 2, "stand": 2}],
+    ids=lambda b: " ".join(b),
+)
+def test_messages_without_a_future_change_nothing_wherever_they_would_be_forgotten(
+    budgets: dict[str, int],
+) -> None:
+    verdict = explore(OneLog(**budgets), check=True, seconds=600)
     assert verdict.exhausted and verdict.breach is None
+
+
+def test_it_is_noticed_if_a_message_that_is_forgotten_could_have_changed_something() -> None:
+    class Rash(OneLog):
+        """Whatever is below a promise is forgotten, though it bears news of what is chosen."""
+
+        def dead(self, sender, source, receiver, target, message):  # type: ignore[no-untyped-def]
+            promised = target if sender >= self.alike else source
+            return message.ballot < promised
+
+    with pytest.raises(RuntimeError, match="a worker has ended"):
+        explore(Rash(stand=2, acceptors=2), check=True, seconds=600)
+
+
+def test_one_worker_and_two_visit_the_same_states() -> None:
+    for world in (lambda: OneLog(acceptors=2), lambda: Nodes(put=1, read=1)):
+        one, two = (explore(world(), workers=workers, symmetry=False) for workers in (1, 2))
+        assert one.exhausted and two.exhausted
+        assert one[1:4] == two[1:4], "states, steps, depth"
+        assert one.seen == two.seen
 
 
 @pytest.mark.parametrize("budgets", [{"put": 1}, {"put": 1, "read": 1}], ids=lambda b: " ".join(b))

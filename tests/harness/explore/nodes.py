@@ -18,9 +18,9 @@ from paxoskv.protocol.leader import Leader
 from paxoskv.protocol.node import OWN_LOGS, Node
 from paxoskv.protocol.own_logs import OwnLogs
 from paxoskv.protocol.persistence import Persisted
-from tests.harness.explore.engine import Breach, Step
 from tests.harness.explore.freeze import Freezer
 from tests.harness.explore.observer import held
+from tests.harness.explore.world import Breach, Step
 
 NOW, EARLIER, LATER = 1000.0, 1.0, 2000.0  # and 0.0: never
 
@@ -304,9 +304,10 @@ class Nodes:
             self.freeze(node), same, durable, pending, state.applied, state.life, state.proposed, state.asked,
         )  # fmt: skip
 
-    def dead(
-        self, sender: int, source: Any, receiver: int, target: Any, message: Any, left: dict[str, int]
-    ) -> bool:
+    def horizon(self, process: int, state: Any, left: dict[str, int]) -> Hashable:
+        return None
+
+    def dead(self, sender: int, source: Any, receiver: int, target: Any, message: Any) -> bool:
         return False
 
     def renamed(self, process: int, state: Any, to: dict[int, int]) -> Any:

@@ -9,12 +9,12 @@ it.)
 
 import pickle
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 from paxoskv.multipaxos import Acceptor, Proposer
 from paxoskv.wire.structs import Accept, Accepted, Entry, Fact, Prepare, Promise, Record, Verdict, Vote
-from tests.harness.explore.engine import Breach, Step, frozen
 from tests.harness.explore.observer import held
+from tests.harness.explore.world import Breach, Step, frozen
 
 NOW, EARLIER = 1000.0, 1.0  # the only times there are, beside 0.0: never
 JOURNAL: list[Record] = []
@@ -38,6 +38,15 @@ class Candidate:
         self.durable = 0  # the highest ballot that it has stood with
         self.chosen = 0
         self.evidence = 0
+
+
+class Ballots(NamedTuple):
+    """What decides whether a message from or to a candidate is dead."""
+
+    durable: int  # the highest that it has stood with
+    active: int  # that which it leads or prepares; 0: none
+    preparing: bool
+    retired: bool  # it does nothing and will do nothing
 
 
 class OneLog:
@@ -185,26 +194,29 @@ class OneLog:
             state.durable, state.chosen, state.evidence,
         )  # fmt: skip
 
-    def dead(
-        self, sender: int, source: Any, receiver: int, target: Any, message: Any, left: dict[str, int]
-    ) -> bool:
+    def horizon(self, process: int, state: Any, left: dict[str, int]) -> Hashable:
+        """Of an acceptor its durable promise; of a candidate its ballots, and whether it will act again."""
+        if process < self.alike:
+            return state.durable.promised
+        proposer = state.proposer
+        active = proposer.leading or proposer.preparing
+        retired = not (active or left["stand"])
+        return Ballots(state.durable, proposer.ballot if active else 0, proposer.preparing, retired)
+
+    def dead(self, sender: int, source: Any, receiver: int, target: Any, message: Any) -> bool:
         """A ballot never comes again; one who leads hears of promises in any answer, however old."""
-        candidate = source if sender >= self.alike else target
-        proposer = candidate.proposer
+        candidate: Ballots
+        candidate, promised = (source, target) if sender >= self.alike else (target, source)
         if message.ballot > candidate.durable:
             return False  # it was not sent yet
-        retired = not (proposer.leading or proposer.preparing or left["stand"])
+        counts = candidate.active == message.ballot
         if isinstance(message, Prepare):
-            waits = proposer.preparing and proposer.ballot == message.ballot
-            return not waits and message.ballot <= target.durable.promised
+            return not (counts and candidate.preparing) and message.ballot <= promised
         if isinstance(message, Accept):
-            return retired and message.ballot < target.durable.promised
+            return candidate.retired and message.ballot < promised
         if isinstance(message, Promise):
-            return not (proposer.preparing and proposer.ballot == message.ballot)
-        if retired:
-            return True
-        counts = (proposer.leading or proposer.preparing) and proposer.ballot == message.ballot
-        return not counts and message.promised <= candidate.durable
+            return not (counts and candidate.preparing)
+        return candidate.retired or (not counts and message.promised <= candidate.durable)
 
     def renamed(self, process: int, state: Candidate, to: dict[int, int]) -> Candidate:
         proposer = state.proposer
