@@ -78,11 +78,12 @@ def main() -> int:
     verdict = explore(world, options.seconds, options.states, options.workers, **flags)
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
     ways = math.factorial(world.alike) if flags.get("symmetry") else 1
+    speed, core = verdict.states / verdict.seconds, verdict.states / verdict.processor_seconds
+    missed = ways * verdict.states**2 / 2**65
     print(
         f"{verdict.states:,} states, {verdict.transitions:,} steps, {verdict.depth} deep, "
-        f"{verdict.seconds:.1f} s ({verdict.states / verdict.seconds:,.0f} states/s; "
-        f"{verdict.states / verdict.processor_seconds:,.0f} in a second of one core), at most {memory} MiB in a "
-        f"process; probability that a state was missed: below {ways * verdict.states**2 / 2**65:.0e}"
+        f"{verdict.seconds:.1f} s ({speed:,.0f} states/s; {core:,.0f} in a second of one core), "
+        f"at most {memory} MiB in a process; probability that a state was missed: below {missed:.0e}"
     )
     if verdict.breach:
         print(

@@ -18,6 +18,7 @@ from paxoskv.protocol.leader import Leader
 from paxoskv.protocol.node import OWN_LOGS, Node
 from paxoskv.protocol.own_logs import OwnLogs
 from paxoskv.protocol.persistence import Persisted
+from paxoskv.wire.structs import Accept, Accepted, Prepare, Promise, Verdict, Vote
 from tests.harness.explore.freeze import Freezer
 from tests.harness.explore.observer import held
 from tests.harness.explore.world import Breach, Step
@@ -85,6 +86,36 @@ class Machine:
         self.life = 0
         self.proposed = 0
         self.asked = 0
+
+
+class Log:
+    """What the observer knows of one log."""
+
+    def __init__(self, chosen: tuple[Any, ...], ballots: dict[int, Any], frontier: int) -> None:
+        self.chosen = chosen
+        self.ballots = ballots  # by number: (entries, how many of them each voter holds)
+        self.frontier = frontier  # the highest that anybody was told
+
+    def packed(self) -> tuple[Any, ...]:
+        return self.chosen, tuple(sorted(self.ballots.items())), self.frontier
+
+    def hold(self, quorum: int, voter: int, log: int, ballot: int, start: int, entries: Any) -> None:
+        before = len(self.chosen)
+        ballots = {number: (entry, dict(votes)) for number, (entry, votes) in self.ballots.items()}
+        self.chosen = held(quorum, self.chosen, ballots, voter, ballot, start, entries)
+        self.ballots = {n: (e, tuple(sorted(votes.items()))) for n, (e, votes) in ballots.items()}
+        for entry in self.chosen[before:]:
+            if entry.payload and entry.timestamp <= self.frontier:
+                raise Breach(f"log {log}: {entry} is chosen below the frontier {self.frontier}")
+
+    def claim(self, log: int, chosen: int, frontier: int) -> None:
+        """Somebody is told that so many are chosen, and that no other command lies below the frontier."""
+        if chosen > len(self.chosen):
+            raise Breach(f"log {log}: {chosen} entries are said to be chosen, and {self.chosen} are")
+        for entry in self.chosen[chosen:]:
+            if entry.payload and entry.timestamp <= frontier:
+                raise Breach(f"log {log}: the frontier is said to be {frontier}, and {entry} comes later")
+        self.frontier = max(self.frontier, frontier)
 
 
 class Nodes:
@@ -196,14 +227,14 @@ class Nodes:
         assert node is not None
         while again:
             ready = node.drain(NOW)
-            again = self.dispatch(node, ready.send)
+            again = self.dispatch(state, ready.send)
             leaked = leaked or any(to != node.me for to, _, _ in ready.send)
             if ready.journal:
                 state.pending.append((ready.journal + node.notes(), ready.send_after))
             elif ready.send_after and state.pending:
                 state.pending[-1][1].extend(ready.send_after)
             else:
-                again |= self.dispatch(node, ready.send_after)
+                again |= self.dispatch(state, ready.send_after)
             for applied in ready.apply:
                 item = (applied.timestamp, applied.owner, applied.payload)
                 self.facts.append(("applied", node.me, state.applied, item))
@@ -224,18 +255,37 @@ class Nodes:
                     self.facts.append(("held", state.me, of.log, of.ballot, of.start, tuple(of.entries)))
         assert state.node is not None
         for _, after in pending:
-            self.dispatch(state.node, after)
+            self.dispatch(state, after)
         self.turn(state)
 
-    def dispatch(self, node: Node, messages: list[Any]) -> bool:
-        own = False
+    def dispatch(self, state: Machine, messages: list[Any]) -> bool:
+        node, own = state.node, False
+        assert node is not None
         for to, message, _ in messages:
             if to == node.me:
                 node.step(node.me, message, NOW)
                 own = True
             else:
+                self.leaves(state, message)
                 self.sends.append((self.ids.index(to), (node.incarnations.incarnation, message)))
         return own
+
+    def leaves(self, state: Machine, message: Any) -> None:
+        """What the others will count on is on the disk; what is said of a log is for the observer."""
+        ballot = getattr(message, "ballot", 0)
+        if isinstance(message, (Prepare, Accept)):
+            candidate = state.disk.proposers.get(message.log)
+            if candidate is None or candidate.highest < ballot:
+                raise Breach(f"node {state.me} stands with a ballot that is not durable: {message}")
+        elif isinstance(message, Promise) and message.verdict == Verdict.PROMISED:
+            if state.disk.acceptors[message.log].promised < ballot:
+                raise Breach(f"node {state.me} promises before it is durable: {message}")
+        elif isinstance(message, Accepted) and message.vote == Vote.ACCEPTED:
+            acceptor = state.disk.acceptors[message.log]
+            if (acceptor.accepted, acceptor.length) < (ballot, message.length):
+                raise Breach(f"node {state.me} votes before it is durable: {message}")
+        facts = [message.fact] if hasattr(message, "fact") else getattr(message, "facts", None) or []
+        self.facts += [("claims", fact.log, fact.chosen, fact.frontier) for fact in facts]
 
     def times(self, node: Node, change: Callable[[float], float]) -> None:
         """Change every time that a node remembers; how long ago somebody was heard of is not looked at."""
@@ -321,32 +371,29 @@ class Nodes:
     def observe(self, history: Any, facts: tuple[Any, ...]) -> Hashable:
         """The history: (of each log what is chosen and by whom, what is applied, acknowledged, asked)."""
         logs, applied, acknowledged, open_ = history
-        table = {log: (chosen, dict(ballots)) for log, chosen, ballots in logs}
+        table = {log: Log(chosen, dict(ballots), frontier) for log, chosen, ballots, frontier in logs}
         asked = dict(open_)
         for kind, *what in facts:
             if kind == "held":
-                voter, log, ballot, start, entries = what
-                chosen, packed = table.get(log, ((), {}))
-                ballots = {number: (entry, dict(votes)) for number, (entry, votes) in packed.items()}
-                chosen = held(self.quorum, chosen, ballots, voter, ballot, start, entries)
-                table[log] = chosen, {n: (e, tuple(sorted(v.items()))) for n, (e, v) in ballots.items()}
+                table.setdefault(what[1], Log((), {}, 0)).hold(self.quorum, *what)
             elif kind == "chosen":
                 log, start, entries = what
-                if table.get(log, ((), {}))[0][start : start + len(entries)] != entries:
+                chosen = table[log].chosen if log in table else ()
+                if chosen[start : start + len(entries)] != entries:
                     raise Breach(f"log {log}: {entries} from {start} are taken for chosen, and are not")
+            elif kind == "claims":
+                table.setdefault(what[0], Log((), {}, 0)).claim(*what)
             elif kind == "applied":
                 applied = self.apply(applied, *what)
             elif kind == "acknowledged":
-                if not any(e.payload == what[0] for chosen, _ in table.values() for e in chosen):
+                if not any(e.payload == what[0] for log in table.values() for e in log.chosen):
                     raise Breach(f"{what[0]} is acknowledged, and not chosen")
                 acknowledged |= {what[0]}
             elif kind == "asked":
                 asked[what[0]] = acknowledged
             elif missing := asked.pop(what[0]) - {item[-1] for item in applied[: what[1]]}:
                 raise Breach(f"the read {what[0]} misses {missing}, acknowledged before it began")
-        packed = tuple(
-            (log, chosen, tuple(sorted(ballots.items()))) for log, (chosen, ballots) in sorted(table.items())
-        )
+        packed = tuple((log, *table[log].packed()) for log in sorted(table))
         return packed, applied, acknowledged, tuple(sorted(asked.items()))
 
     def apply(self, applied: Any, node: int, index: int, item: Any) -> Any:
