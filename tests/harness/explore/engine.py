@@ -90,7 +90,9 @@ class Seats:
         self.codes = [Column("Q") for _ in self.places]  # of each seat, likewise: the sum of its parts
 
     def state(self, state: Any) -> int:
-        return self.take_state(self.world.key(self.process, state), pickle.dumps(state, -1))
+        key = self.world.key(self.process, state)
+        number = self.state_numbers.get(key)
+        return self.take_state(key, pickle.dumps(state, -1)) if number is None else number
 
     def take_state(self, key: Hashable, pickled: bytes) -> int:
         number = self.state_numbers.get(key)

@@ -27,24 +27,34 @@ def nodes(name: str, states: int, proposing: str = "own-logs", **budgets: int) -
 
 ONE_LOG = [
     one_log("2 stand", 10_000, stand=2),
-    one_log("2 stand, a crash, sent again", 100_000, stand=2, crash=1, resend=1),
-    one_log("3 of 3 stand", 100_000, proposers=3, stand=3),
+    one_log("2 stand, a crash, sent again", 40_000, stand=2, crash=1, resend=1),
+    one_log("3 of 3 stand", 40_000, proposers=3, stand=3),
 ]
-OWN_LOGS = [
-    nodes("a put", 100),
-    nodes("a put, a lost disk", 10_000, wipe=1),
-    nodes("a put, time passes", 15_000, tick=1),
-    nodes("a put, a read", 10_000, read=1),
-    nodes("two puts", 15_000, put=2),
-    nodes("a put, a crash", 15_000, crash=1),
-    nodes("a put, time passes twice", 30_000, tick=2),
-]
+PUT = nodes("a put", 100)
+READ = nodes("a put, a read", 8_000, read=1)
+TIME = nodes("a put, time passes", 6_000, tick=1)
+LOST = nodes("a put, a lost disk", 7_000, wipe=1)
+CRASH = nodes("a put, a crash", 8_000, crash=1)
+TWO = nodes("two puts", 6_000, put=2)
+TWICE = nodes("a put, time passes twice", 10_000, tick=2)
+OWN_LOGS = [PUT, LOST, TIME, READ, TWO, CRASH, TWICE]
+PARTS = {  # in which worlds a change of only this part of the protocol could show: else in all
+    "protocol.reads": [READ, nodes("a put, a read, a crash", 10_000, read=1, crash=1)],
+    "protocol.rejoin": [LOST],
+    "protocol.incarnations": [LOST],
+    "protocol.claims": [LOST, CRASH],
+    "protocol.persistence": [CRASH, LOST],
+    "protocol.revocation": [TIME, TWICE],
+    "protocol.gossip": [TIME, TWICE],
+    "protocol.commands": [PUT, TWO, TIME, CRASH],
+    "protocol.clock": [PUT, READ, TIME, CRASH],
+}
 CLASSIC = [
     nodes("a put", 2_000, "classic"),
-    nodes("a put, a read", 15_000, "classic", read=1),
-    nodes("a put, time passes", 20_000, "classic", tick=1),
-    nodes("two puts", 15_000, "classic", put=2),
-    nodes("a put, a crash", 20_000, "classic", crash=1),
+    nodes("a put, a read", 13_500, "classic", read=1),
+    nodes("a put, time passes", 10_000, "classic", tick=1),
+    nodes("two puts", 10_000, "classic", put=2),
+    nodes("a put, a crash", 10_000, "classic", crash=1),
 ]
 LEADER = [
     nodes("a put", 100, "leader"),
@@ -52,9 +62,9 @@ LEADER = [
     nodes("a put, a read", 2_000, "leader", read=1),
     nodes("a put, a lost disk", 2_000, "leader", wipe=1),
     nodes("two puts", 1_000, "leader", put=2),
-    nodes("a put, time passes", 20_000, "leader", tick=1),
-    nodes("a put, a read, a crash", 20_000, "leader", read=1, crash=1),
-    nodes("two puts, a crash", 20_000, "leader", put=2, crash=1),
+    nodes("a put, time passes", 8_000, "leader", tick=1),
+    nodes("a put, a read, a crash", 8_000, "leader", read=1, crash=1),
+    nodes("two puts, a crash", 8_000, "leader", put=2, crash=1),
 ]
 
 
@@ -69,4 +79,6 @@ def worlds(modules: Iterable[str]) -> list[Bounds]:
         return LEADER
     if "protocol.one_log" in changed:
         return LEADER + CLASSIC
+    if len(changed) == 1 and (found := PARTS.get(*changed)):
+        return found
     return (ONE_LOG if "multipaxos" in changed else []) + OWN_LOGS
