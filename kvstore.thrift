@@ -123,6 +123,34 @@ struct Page {
     3: i64 timestamp
 } (python.immutable = "")
 
+/** A place in the order of all changes of keys; the same at every node. */
+struct Place {
+    /** Timestamp of the entry that changes the key. */
+    1: i64 timestamp
+    /** The log that the entry stands in. */
+    2: i32 owner
+    /** Which change of the entry, from 0; absent: the last one. */
+    3: optional i32 change
+} (python.immutable = "")
+
+/** One change of a key. */
+struct Change {
+    /** The key. */
+    1: string key
+    /** Its place in the order. */
+    2: Place place
+    /** Its new value; absent: the key was removed. */
+    3: optional string value
+} (python.immutable = "")
+
+/** What a watch has seen. */
+struct Watched {
+    /** Changes in their order, perhaps none. */
+    1: list<Change> changes
+    /** There are no others up to here: where to go on, at any node. */
+    2: Place upto
+} (python.immutable = "")
+
 /** What a node has recorded of itself. */
 struct Traced {
     /** Whether it records now. */
@@ -265,6 +293,14 @@ exception Forgotten {
     1: string reason
 }
 
+/** The node no longer has all changes from there on. Another node may; else whoever watches has to read anew. */
+exception Compacted {
+    /** Why, in one line. */
+    1: string reason
+    /** The oldest place from which it can go on. */
+    2: Place oldest
+}
+
 /** The nodes do not belong together, or one of them is a copy of another. */
 exception Refused {
     /** Which field differs, and both values. */
@@ -309,13 +345,24 @@ service KeyValue {
     Page scan(1: string prefix, 2: string start_after, 3: i32 limit, 4: ReadMode mode)
         throws (1: NotDone not_done, 2: Unknown unknown)
 
+    /**
+     * Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 1,000). If there are
+     * none yet, the node waits for one, at most so many milliseconds (and a minute). Absent `after`: answers at once with
+     * the place of all that was answered before the call.
+     */
+    Watched watch(1: string prefix, 2: Place after, 3: i32 limit, 4: i32 wait_ms)
+        throws (1: NotDone not_done, 2: Compacted compacted)
+
     /** Make a checkpoint now, and answer with its number when it is durable. */
     i64 checkpoint() throws (1: NotDone not_done)
 
     /** A piece of a checkpoint; number 0: of the newest. For backups. */
     Chunk read_checkpoint(1: i64 number, 2: i64 offset) throws (1: NotDone not_done)
 
-    /** Record what happens at the node, in memory, or stop (absent: as it is), and answer with events after this one. */
+    /**
+     * Record what happens at the node, in memory, or stop (absent: as it is), and answer with events after this one.
+     * A negative number asks for what the node's journal has of the last entries, recorded or not: -1 for the first of them, and then what `last` says.
+     */
     Traced trace(1: bool on, 2: i64 after) throws (1: NotDone not_done)
 
     /** The node's own view of itself; `digest` asks for the hash of the whole store as well. */

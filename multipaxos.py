@@ -303,10 +303,11 @@ class Acceptor:
             return Vote.REFUSED
         if message.ballot > self.accepted:
             return self._take_sync(message)
-        if message.start <= self.length:  # else there is a gap, and the answer says how long our log is
-            if message.start < self.length:
-                self._check_same(message.start, message.entries, self.length)
-            self._hold(message.ballot, self.length, message.entries[self.length - message.start :])
+        start, length = message.start, self.length
+        if start <= length:  # else there is a gap, and the answer says how long our log is
+            if start < length:
+                self._check_same(start, message.entries, length)
+            self._hold(message.ballot, length, message.entries[length - start :])
         # Nothing is ever cut at one ballot: a late sync would cut entries that were counted (N1).
         return Vote.ACCEPTED
 
@@ -323,9 +324,9 @@ class Acceptor:
 
         They are if we have accepted the log of `evidence`, or a later one.
         """
-        if self.accepted >= evidence and min(chosen, self.length) > self.chosen:
-            self.chosen = min(chosen, self.length)
-            self.evidence = evidence
+        reached = min(chosen, self.length)
+        if reached > self.chosen and self.accepted >= evidence:
+            self.chosen, self.evidence = reached, evidence
 
     def install(self, start: int, entries: list[Entry], evidence: int) -> None:
         """Take chosen entries that another node has, and that were counted at the ballot `evidence`.
@@ -582,9 +583,9 @@ class Proposer:
         The first Accept of a ballot is its sync. What stays unanswered is sent again from the length that the
         peer has answered, which may lie below our chosen length.
         """
-        courier = self.couriers[peer]
+        courier, end = self.couriers[peer], self.end
         held = self.lengths.get(peer, -1)
-        if held >= self.end and courier.sent >= self.end:
+        if held >= end and courier.sent >= end:
             return None  # the common case: nothing to send
         late = now - courier.at >= min(RESEND_AFTER * (1 << courier.silent), RESEND_AT_MOST)
         if late and held < courier.sent:
@@ -592,13 +593,13 @@ class Proposer:
             courier.silent = min(courier.silent + 1, 5)
         elif courier.sent < 0 and (late or not courier.at):
             start, sync = self.start, True
-        elif 0 <= courier.sent < self.end:
+        elif 0 <= courier.sent < end:
             start, sync = courier.sent, False
         else:
             return None
         if late or held >= courier.sent:
             courier.at = now
-        courier.sent = self.end
+        courier.sent = end
         return start, sync
 
 

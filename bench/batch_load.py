@@ -20,9 +20,8 @@ from paxoskv import program
 
 program.begin(*program.PACKAGES)
 
-import uvloop
-
 from paxoskv import AsyncClient, ClientError, Command, Verb, load
+from paxoskv.wire.connection import new_event_loop
 
 KEYS = 500
 
@@ -75,7 +74,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=1, help="batches under way (default: 1)")
     parser.add_argument("--own", default="", help="how the keys begin")
     parser.add_argument("--first", type=int, default=0, help="index of the node to begin with (default: 0)")
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(run(parser.parse_args()))
 
 

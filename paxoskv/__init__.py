@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from paxoskv.client.aio import AsyncClient
     from paxoskv.client.operations import (
         ClientError,
+        CompactedError,
         NoNodeReachable,
         NotANumber,
         NotDoneError,
@@ -23,17 +24,19 @@ if TYPE_CHECKING:
     from paxoskv.config import Cluster, ClusterError, load
     from paxoskv.wire.codec import Status
     from paxoskv.wire.structs import (
+        Change,
         Command,
         Item,
         Outcome,
+        Place,
         Result,
         Verb,
     )
 
 __all__ = [
-    "AsyncClient", "Client", "ClientError", "Cluster", "ClusterError", "Command", "Item", "NoNodeReachable",
-    "NotANumber", "NotDoneError", "Outcome", "Result", "Status", "UnknownOutcome", "Verb", "WrongCluster",
-    "load",
+    "AsyncClient", "Change", "Client", "ClientError", "Cluster", "ClusterError", "Command", "CompactedError",
+    "Item", "NoNodeReachable", "NotANumber", "NotDoneError", "Outcome", "Place", "Result", "Status",
+    "UnknownOutcome", "Verb", "WrongCluster", "load",
 ]  # fmt: skip
 
 _HOMES = ("config", "wire.structs", "wire.codec", "client.operations", "client.sync", "client.aio")

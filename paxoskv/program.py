@@ -20,7 +20,7 @@ from typing import Any, Final
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
 # What a program imports at once if it imports nodes or clients: see requirements.txt.
-PACKAGES: Final = ("thrift", "pickledb", "orjson", "uvloop", "rich", "sortedcontainers")
+PACKAGES: Final = ("thrift", "pickledb", "orjson", "rich", "sortedcontainers")
 USAGE, DISK = 2, 74  # exit codes: see docs/operations.md
 
 

@@ -17,7 +17,9 @@ for option in "$@"; do
 done
 
 # What was installed is remembered by the checksum of the lists, so that a second run costs nothing.
-sum=$(cat "$project"/requirements*.txt | sha256sum | cut -d' ' -f1)
+checksum=(sha256sum)
+command -v sha256sum >/dev/null || checksum=(shasum -a 256) # macOS
+sum=$(cat "$project"/requirements*.txt | "${checksum[@]}" | cut -d' ' -f1)
 missing=()
 for list in "${lists[@]}"; do
     grep -qx "$sum $list" "$project/.venv/installed" 2>/dev/null || missing+=("$list")

@@ -4,6 +4,7 @@
     scripts/trace.py --list                                the scenarios
     scripts/trace.py put --text                            in words
     scripts/trace.py leader-dies --html leader.html        a page: open it in a browser
+    scripts/trace.py two-proposers --proposing classic     another way to propose
     scripts/trace.py put --svg put.svg --mermaid put.mmd   pictures
     scripts/trace.py --seed 17 --profile lossy --html seed.html
     scripts/trace.py put --json put.jsonl                  the events themselves: docs/trace.md has the format
@@ -33,6 +34,7 @@ from paxoskv import program
 program.begin(*program.PACKAGES)
 
 from paxoskv.page.draw import FORMS, Drawing
+from paxoskv.protocol.node import WAYS
 from paxoskv.trace.events import Trace
 from scripts.simulate import profile_of, selection, setting_of
 from tests.harness.recorded import RecordedSimulation
@@ -45,8 +47,9 @@ BEFORE = 50_000  # events before those that are shown: they tell how all stood t
 
 def lines_of(trace: Trace, last: int, text: str, **header: Any) -> list[str]:
     """The lines of a trace, and what to say if its beginning is not shown."""
-    before = max(0, len(trace.events) - last)
-    first = trace.events[before]
+    events = trace.events
+    before = max(0, len(events) - last)
+    first = events[before]
     if first.id > 1:
         text += (
             f" The beginning is cut off: the {first.id - 1:,} events before {first.time * 1000:,.0f} ms "
@@ -55,12 +58,16 @@ def lines_of(trace: Trace, last: int, text: str, **header: Any) -> list[str]:
     return list(trace.lines(text=text, before=before, **header))
 
 
-def of_scenario(name: str, last: int) -> list[str]:
+def of_scenario(name: str, last: int, way: str | None) -> list[str]:
     """The lines of a scenario's trace."""
     story = STORIES[name]
-    cluster = story.play()
-    command = f"scripts/trace.py {name}"
-    return lines_of(cluster.trace, last, story.text, title=story.title, command=command, nodes=cluster.ids)
+    cluster = story.play(way)
+    command, title, text = f"scripts/trace.py {name}", story.title, story.text
+    if cluster.proposing != story.way:
+        command += f" --proposing {cluster.proposing}"
+        title += f" ({cluster.proposing})"
+        text = f"The same script with another way to propose. As it is told for {story.way}: {text}"
+    return lines_of(cluster.trace, last, text, title=title, command=command, nodes=cluster.ids)
 
 
 def of_seed(found: argparse.Namespace) -> tuple[list[str], str | None]:
@@ -94,6 +101,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     what.add_argument("scenario", nargs="?", choices=STORIES, metavar="SCENARIO", help=", ".join(STORIES))
     what.add_argument("--seed", type=int, metavar="N", help="a run of the simulator")
     what.add_argument("--list", action="store_true", help="what each scenario is about")
+    parser.add_argument("--proposing", choices=WAYS, help="another way to propose (default: the scenario's)")
     run = parser.add_argument_group("with --seed")
     run.add_argument("--profile", choices=sorted(PROFILES), metavar="P", help="how hard life is (default)")
     run.add_argument("--nodes", type=int, choices=range(1, 16, 2), metavar="N", help="another number, odd")
@@ -111,6 +119,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if found.seed is None and (found.profile or found.nodes or found.settings):
         parser.error("--profile, --nodes and --set are for --seed")
     found.profile, found.settings = found.profile or "default", dict(found.settings or ())
+    if found.seed is not None and found.proposing:
+        found.settings["proposing"] = found.proposing
     return found
 
 
@@ -122,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{story.name}: {story.title}\n    {story.text}")
         return 0
     if found.scenario is not None:
-        lines, failure = of_scenario(found.scenario, found.last), None
+        lines, failure = of_scenario(found.scenario, found.last, found.proposing), None
     else:
         lines, failure = of_seed(found)
     drawing = Drawing(lines, found.all)

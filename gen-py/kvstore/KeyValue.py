@@ -119,6 +119,21 @@ class Iface(object):
         """
         pass
 
+    def watch(self, prefix, after, limit, wait_ms):
+        """
+        Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 1,000). If there are
+        none yet, the node waits for one, at most so many milliseconds (and a minute). Absent `after`: answers at once with
+        the place of all that was answered before the call.
+
+        Parameters:
+         - prefix
+         - after
+         - limit
+         - wait_ms
+
+        """
+        pass
+
     def checkpoint(self):
         """
         Make a checkpoint now, and answer with its number when it is durable.
@@ -140,6 +155,7 @@ class Iface(object):
     def trace(self, on, after):
         """
         Record what happens at the node, in memory, or stop (absent: as it is), and answer with events after this one.
+        A negative number asks for what the node's journal has of the last entries, recorded or not: -1 for the first of them, and then what `last` says.
 
         Parameters:
          - on
@@ -540,6 +556,52 @@ class Client(Iface):
             raise result.unknown
         raise TApplicationException(TApplicationException.MISSING_RESULT, "scan failed: unknown result")
 
+    def watch(self, prefix, after, limit, wait_ms):
+        """
+        Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 1,000). If there are
+        none yet, the node waits for one, at most so many milliseconds (and a minute). Absent `after`: answers at once with
+        the place of all that was answered before the call.
+
+        Parameters:
+         - prefix
+         - after
+         - limit
+         - wait_ms
+
+        """
+        self.send_watch(prefix, after, limit, wait_ms)
+        return self.recv_watch()
+
+    def send_watch(self, prefix, after, limit, wait_ms):
+        self._oprot.writeMessageBegin('watch', TMessageType.CALL, self._seqid)
+        args = watch_args()
+        args.prefix = prefix
+        args.after = after
+        args.limit = limit
+        args.wait_ms = wait_ms
+        args.write(self._oprot)
+        self._oprot.writeMessageEnd()
+        self._oprot.trans.flush()
+
+    def recv_watch(self):
+        iprot = self._iprot
+        (fname, mtype, rseqid) = iprot.readMessageBegin()
+        if mtype == TMessageType.EXCEPTION:
+            x = TApplicationException()
+            x.read(iprot)
+            iprot.readMessageEnd()
+            raise x
+        result = watch_result()
+        result.read(iprot)
+        iprot.readMessageEnd()
+        if result.success is not None:
+            return result.success
+        if result.not_done is not None:
+            raise result.not_done
+        if result.compacted is not None:
+            raise result.compacted
+        raise TApplicationException(TApplicationException.MISSING_RESULT, "watch failed: unknown result")
+
     def checkpoint(self):
         """
         Make a checkpoint now, and answer with its number when it is durable.
@@ -613,6 +675,7 @@ class Client(Iface):
     def trace(self, on, after):
         """
         Record what happens at the node, in memory, or stop (absent: as it is), and answer with events after this one.
+        A negative number asks for what the node's journal has of the last entries, recorded or not: -1 for the first of them, and then what `last` says.
 
         Parameters:
          - on
@@ -696,6 +759,7 @@ class Processor(Iface, TProcessor):
         self._processMap["increment"] = Processor.process_increment
         self._processMap["execute"] = Processor.process_execute
         self._processMap["scan"] = Processor.process_scan
+        self._processMap["watch"] = Processor.process_watch
         self._processMap["checkpoint"] = Processor.process_checkpoint
         self._processMap["read_checkpoint"] = Processor.process_read_checkpoint
         self._processMap["trace"] = Processor.process_trace
@@ -997,6 +1061,35 @@ class Processor(Iface, TProcessor):
             msg_type = TMessageType.EXCEPTION
             result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
         oprot.writeMessageBegin("scan", msg_type, seqid)
+        result.write(oprot)
+        oprot.writeMessageEnd()
+        oprot.trans.flush()
+
+    def process_watch(self, seqid, iprot, oprot):
+        args = watch_args()
+        args.read(iprot)
+        iprot.readMessageEnd()
+        result = watch_result()
+        try:
+            result.success = self._handler.watch(args.prefix, args.after, args.limit, args.wait_ms)
+            msg_type = TMessageType.REPLY
+        except TTransport.TTransportException:
+            raise
+        except NotDone as not_done:
+            msg_type = TMessageType.REPLY
+            result.not_done = not_done
+        except Compacted as compacted:
+            msg_type = TMessageType.REPLY
+            result.compacted = compacted
+        except TApplicationException as ex:
+            logging.exception('TApplication exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = ex
+        except Exception:
+            logging.exception('Unexpected exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
+        oprot.writeMessageBegin("watch", msg_type, seqid)
         result.write(oprot)
         oprot.writeMessageEnd()
         oprot.trans.flush()
@@ -2484,10 +2577,10 @@ class execute_args(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     self.commands = []
-                    (_etype124, _size121) = iprot.readListBegin()
-                    for _i125 in range(_size121):
-                        _elem126 = Command.read(iprot)
-                        self.commands.append(_elem126)
+                    (_etype131, _size128) = iprot.readListBegin()
+                    for _i132 in range(_size128):
+                        _elem133 = Command.read(iprot)
+                        self.commands.append(_elem133)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2504,8 +2597,8 @@ class execute_args(object):
         if self.commands is not None:
             oprot.writeFieldBegin('commands', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.commands))
-            for iter127 in self.commands:
-                iter127.write(oprot)
+            for iter134 in self.commands:
+                iter134.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -2571,10 +2664,10 @@ class execute_result(object):
             if fid == 0:
                 if ftype == TType.LIST:
                     self.success = []
-                    (_etype131, _size128) = iprot.readListBegin()
-                    for _i132 in range(_size128):
-                        _elem133 = Result.read(iprot)
-                        self.success.append(_elem133)
+                    (_etype138, _size135) = iprot.readListBegin()
+                    for _i139 in range(_size135):
+                        _elem140 = Result.read(iprot)
+                        self.success.append(_elem140)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2601,8 +2694,8 @@ class execute_result(object):
         if self.success is not None:
             oprot.writeFieldBegin('success', TType.LIST, 0)
             oprot.writeListBegin(TType.STRUCT, len(self.success))
-            for iter134 in self.success:
-                iter134.write(oprot)
+            for iter141 in self.success:
+                iter141.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.not_done is not None:
@@ -2851,6 +2944,216 @@ scan_result.thrift_spec = (
     (0, TType.STRUCT, 'success', [Page, None], None, ),  # 0
     (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
     (2, TType.STRUCT, 'unknown', [Unknown, None], None, ),  # 2
+)
+
+
+class watch_args(object):
+    """
+    Attributes:
+     - prefix
+     - after
+     - limit
+     - wait_ms
+
+    """
+
+    __slots__ = (
+        'prefix',
+        'after',
+        'limit',
+        'wait_ms',
+    )
+
+
+    def __init__(self, prefix=None, after=None, limit=None, wait_ms=None,):
+        self.prefix = prefix
+        self.after = after
+        self.limit = limit
+        self.wait_ms = wait_ms
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRING:
+                    self.prefix = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRUCT:
+                    self.after = Place.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.I32:
+                    self.limit = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.I32:
+                    self.wait_ms = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('watch_args')
+        if self.prefix is not None:
+            oprot.writeFieldBegin('prefix', TType.STRING, 1)
+            oprot.writeString(self.prefix.encode('utf-8') if sys.version_info[0] == 2 else self.prefix)
+            oprot.writeFieldEnd()
+        if self.after is not None:
+            oprot.writeFieldBegin('after', TType.STRUCT, 2)
+            self.after.write(oprot)
+            oprot.writeFieldEnd()
+        if self.limit is not None:
+            oprot.writeFieldBegin('limit', TType.I32, 3)
+            oprot.writeI32(self.limit)
+            oprot.writeFieldEnd()
+        if self.wait_ms is not None:
+            oprot.writeFieldBegin('wait_ms', TType.I32, 4)
+            oprot.writeI32(self.wait_ms)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(watch_args)
+watch_args.thrift_spec = (
+    None,  # 0
+    (1, TType.STRING, 'prefix', 'UTF8', None, ),  # 1
+    (2, TType.STRUCT, 'after', [Place, None], None, ),  # 2
+    (3, TType.I32, 'limit', None, None, ),  # 3
+    (4, TType.I32, 'wait_ms', None, None, ),  # 4
+)
+
+
+class watch_result(object):
+    """
+    Attributes:
+     - success
+     - not_done
+     - compacted
+
+    """
+
+    __slots__ = (
+        'success',
+        'not_done',
+        'compacted',
+    )
+
+
+    def __init__(self, success=None, not_done=None, compacted=None,):
+        self.success = success
+        self.not_done = not_done
+        self.compacted = compacted
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 0:
+                if ftype == TType.STRUCT:
+                    self.success = Watched.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 1:
+                if ftype == TType.STRUCT:
+                    self.not_done = NotDone.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRUCT:
+                    self.compacted = Compacted.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('watch_result')
+        if self.success is not None:
+            oprot.writeFieldBegin('success', TType.STRUCT, 0)
+            self.success.write(oprot)
+            oprot.writeFieldEnd()
+        if self.not_done is not None:
+            oprot.writeFieldBegin('not_done', TType.STRUCT, 1)
+            self.not_done.write(oprot)
+            oprot.writeFieldEnd()
+        if self.compacted is not None:
+            oprot.writeFieldBegin('compacted', TType.STRUCT, 2)
+            self.compacted.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(watch_result)
+watch_result.thrift_spec = (
+    (0, TType.STRUCT, 'success', [Watched, None], None, ),  # 0
+    (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
+    (2, TType.STRUCT, 'compacted', [Compacted, None], None, ),  # 2
 )
 
 

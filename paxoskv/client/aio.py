@@ -26,9 +26,10 @@ from paxoskv.client.operations import (
     Operation,
     ReadName,
 )
+from paxoskv.client.watching import Watching
 from paxoskv.wire.codec import Status
 from paxoskv.wire.connection import Connection, Flusher
-from paxoskv.wire.structs import Command, Item, Result
+from paxoskv.wire.structs import Change, Command, Item, Place, Result
 
 # Seconds that a node may take to say who it is, while others are tried.
 GREETING_S: Final = 10.0
@@ -145,9 +146,38 @@ class AsyncClient(BaseClient):
             left = left - len(page.items) if page.more and page.items else 0
             start_after = page.items[-1].key if page.items else ""
 
+    async def watch(self, prefix: str = "", after: Place | None = None) -> "AsyncWatch":
+        """Do as Client.watch, for `async for`; the place of now is known when this returns."""
+        watch = AsyncWatch(self, prefix, after)
+        if after is None:
+            await watch.fetch()
+        return watch
+
     async def status(self, node: int | None = None, digest: bool = False) -> Status:
         """Do as Client.status."""
         return await self.run(self.calls.status(self._index(node), digest))
+
+
+class AsyncWatch(Watching):
+    """Iterates over changes; after an error it may be asked for the next one again."""
+
+    def __init__(self, client: AsyncClient, prefix: str, after: Place | None) -> None:
+        super().__init__(client.calls, prefix, after)
+        self._client = client
+
+    async def fetch(self) -> None:
+        """Wait some seconds for changes, and keep them until they are asked for."""
+        operation = self._operation()
+        self._took(operation, await self._client.run(operation))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        """Return the next change, when there is one."""
+        while not self._come:
+            await self.fetch()
+        return self._take()
 
 
 def _ignore_error(task: "asyncio.Task[Any]") -> None:

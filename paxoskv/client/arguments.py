@@ -11,6 +11,8 @@ from typing import Any, Final, NoReturn, TypeVar
 from paxoskv.client.base import TIMEOUT_S
 from paxoskv.client.operations import READ_MODES
 from paxoskv.client.output import DONE, EXIT_CODES, Output
+from paxoskv.client.watching import parse_place
+from paxoskv.wire.structs import Place
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 CLUSTER_VARIABLE: Final = "PAXOSKV_CLUSTER"
@@ -170,6 +172,7 @@ def _parsers(program: str) -> tuple[_Parser, dict[str, _Parser]]:
 
     _add_run(add)
     _add_operations(add)
+    _add_watch(add)
     _add_inspections(add)
     return parser, commands.choices
 
@@ -225,6 +228,23 @@ def _add_operations(add: Add) -> None:
     scan.add_argument("--limit", metavar="N", type=_between(1, 2**31), help="at most this many of them")
     _add_read(scan)
     _add_raw(scan)
+
+
+def _place(word: str) -> Place:
+    try:
+        return parse_place(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _add_watch(add: Add) -> None:
+    more = "\nEach line begins with the place of the change, from which another watch can go on, at any node."
+    watch = add("watch", "print each change of keys that begin with a prefix, as it comes", more)
+    watch.add_argument("prefix", nargs="?", type=_text, default="")
+    watch.add_argument("--from", metavar="PLACE", type=_place, dest="after",
+                       help="begin with the first change after this one (default: after now)")  # fmt: skip
+    watch.add_argument("--count", metavar="N", type=_between(1, 2**62), help="end after this many changes")
+    _add_raw(watch)
 
 
 def _add_raw(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from paxoskv.client.operations import Calls, Greeting, NoNodeReachable, Stranger, Unfit, WrongCluster
 from paxoskv.config import Cluster
-from paxoskv.wire.codec import Expired, Forgotten, NotDone, Unknown
+from paxoskv.wire.codec import Compacted, Expired, Forgotten, NotDone, Unknown
 from paxoskv.wire.connection import tls_contexts
 from paxoskv.wire.structs import Membership
 
@@ -15,7 +15,7 @@ TIMEOUT_S, ATTEMPT_TIMEOUT_S = 10.0, 1.0
 # Bytes of the longest answer. (A page of a scan fits a client's frame, but the results of a batch may not.)
 MAX_ANSWER = 64 << 20
 # After these errors a connection can be used again: the node answered, or nothing was sent.
-HARMLESS = (NotDone, Unknown, Expired, Forgotten, Unfit)
+HARMLESS = (NotDone, Unknown, Expired, Forgotten, Compacted, Unfit)
 
 
 class Address(NamedTuple):

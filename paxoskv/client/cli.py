@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from paxoskv.client.output import (
     say,
 )
 from paxoskv.client.sync import Client
+from paxoskv.client.watching import place_text
 from paxoskv.config import Cluster, ClusterError, load
 
 # Seconds to wait for a first node that accepts a connection: a cluster that was just started takes some.
@@ -99,6 +101,19 @@ def _scan(client: Client, arguments: argparse.Namespace, output: Output) -> int:
     for item in client.scan(arguments.prefix, "", arguments.limit, arguments.read, arguments.node):
         line = f"{output.shown(item.key)}\t{output.shown(item.value)}"
         if not output.answer(line, {"key": item.key, "value": item.value}):
+            break  # nobody reads it
+    return DONE
+
+
+def _watch(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    watch = client.watch(arguments.prefix, arguments.after)
+    if watch.place is not None:
+        remark(f"watching from {place_text(watch.place)} on")
+    for change in islice(watch, arguments.count):
+        shown = [place_text(change.place), "delete" if change.value is None else "put"]
+        shown += [output.shown(text) for text in (change.key, change.value) if text is not None]
+        value = {"place": shown[0], "key": change.key, "value": change.value}
+        if not output.answer("\t".join(shown), value) or not output.flush():
             break  # nobody reads it
     return DONE
 
@@ -365,7 +380,7 @@ def _write(path: Path, file: Any, write: Callable[[Any], object], output: Output
 
 _COMMANDS: Final = {
     "put": _put, "get": _get, "delete": _delete, "cas": _cas, "incr": _incr, "scan": _scan, "dump": _dump,
-    "checkpoint": _checkpoint, "trace": _trace, "explain": _explain,
+    "watch": _watch, "checkpoint": _checkpoint, "trace": _trace, "explain": _explain,
 }  # fmt: skip
 
 _WHOLE: Final = {"run": _run, "status": _status, "health": _health}  # these make clients of their own

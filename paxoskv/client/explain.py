@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from contextlib import suppress
 from typing import Any
 
 from paxoskv.client.operations import ClientError
@@ -28,12 +29,17 @@ def switch(client: Client, on: bool) -> list[str]:
     return lines
 
 
-def gathered(client: Client) -> tuple[list[dict[str, Any]], list[str]]:
-    """What all nodes have recorded, and what those who have not say."""
+def gathered(client: Client, held: bool = False) -> tuple[list[dict[str, Any]], list[str]]:
+    """What all nodes have recorded, and what those who have not say.
+
+    `held`: of those who do not record, what their journals have.
+    """
     traces, missing = [], []
     for node in client.nodes:
         try:
             on, events = client.trace(node.id)
+            if not on and held:
+                events = client.trace(node.id, held=True)[1]
         except ClientError as error:
             missing.append(f"node {node.id}: {error}")
             continue
@@ -43,20 +49,29 @@ def gathered(client: Client) -> tuple[list[dict[str, Any]], list[str]]:
     return joined(traces), missing
 
 
+def journals(client: Client) -> list[dict[str, Any]]:
+    """What the journals of all nodes have; who does not answer has been named already."""
+    traces = []
+    for node in client.nodes:
+        with suppress(ClientError):
+            traces.append([json.loads(event) for event in client.trace(node.id, held=True)[1]])
+    return joined(traces)
+
+
 def drawing(client: Client, arguments: argparse.Namespace) -> Drawing:
-    """Draw what happened to a key or a slot; Unexplained if it was not recorded."""
-    events, missing = gathered(client)
-    if not events:
-        raise Unexplained(f"{'; '.join(missing)}: {SWITCH}")
-    if arguments.key is not None:
-        found = written(events, arguments.key)
-        what = f"the last entry about {arguments.key!r}"
-    else:
-        found = arguments.log, arguments.slot
-        what = "it"
-    told = about(events, *found) if found else []
-    if not told or found is None:
-        raise Unexplained(f"{what} is not in what was recorded: {SWITCH}")
+    """Draw what happened to a key or a slot; Unexplained if neither a recording nor a journal has it."""
+    events, missing = gathered(client, held=True)
+    found, told = of(events, arguments)
+    if not told:
+        events = journals(client)
+        found, told = of(events, arguments)
+        missing += ["what was recorded does not have it"] if told else []
+    if not told:
+        what = f"the last entry about {arguments.key!r}" if arguments.key is not None else "it"
+        reason = f"{what} is neither in what was recorded nor in a journal: {SWITCH}"
+        raise Unexplained("; ".join([*missing, reason]))
+    if any(event["kind"] == "held" for event in told):
+        missing.append(f"So this tells what the journals have. For all of it, {SWITCH}")
     start = told[0]["time"]
     before = [state | {"time": start} for state in standing(events, found[0], told[0]["id"])]
     header = {
@@ -68,3 +83,11 @@ def drawing(client: Client, arguments: argparse.Namespace) -> Drawing:
     }
     lines = [json.dumps(event | {"time": event["time"] - start}) for event in before + told]
     return Drawing([json.dumps(header), *lines])
+
+
+def of(
+    events: list[dict[str, Any]], arguments: argparse.Namespace
+) -> tuple[tuple[int, int], list[dict[str, Any]]]:
+    """The log and slot that are asked for, and what happened there."""
+    place = (arguments.log, arguments.slot) if arguments.key is None else written(events, arguments.key)
+    return (place, about(events, *place)) if place else ((0, 0), [])

@@ -8,7 +8,7 @@ generator. A client (sync.py, aio.py) carries out each step and sends the outcom
         Attempt   call the node; wait at most `patience` seconds
                   the answer                         -> step = steps.send(answer)
                   NotDone, Unknown, Expired, Forgotten,
-                  NotSent, Lost, Unfit               -> step = steps.throw(error)
+                  Compacted, NotSent, Lost, Unfit    -> step = steps.throw(error)
         Pause     wait `seconds`                     -> step = steps.send(None)
     StopIteration: its value is the operation's result.    ClientError: the operation failed.
 
@@ -37,7 +37,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from thrift.Thrift import TApplicationException
 
-from paxoskv.wire.codec import Expired, Forgotten, Malformed, NotDone, Status, Unknown
+from paxoskv.wire.codec import Compacted, Expired, Forgotten, Malformed, NotDone, Status, Unknown
 from paxoskv.wire.methods import METHODS, Method
 from paxoskv.wire.structs import (
     Chunk,
@@ -45,12 +45,14 @@ from paxoskv.wire.structs import (
     Membership,
     Outcome,
     Page,
+    Place,
     ReadMode,
     RequestId,
     Result,
     Session,
     Traced,
     Verb,
+    Watched,
 )
 from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_RESULTS
 
@@ -67,6 +69,8 @@ PAUSE_S, MAX_PAUSE_S = 0.01, 0.5
 MAX_DOUBLINGS: Final = 6
 # Items that one page of a scan may have (kvstore.thrift).
 PAGE_ITEMS: Final = 1000
+# Seconds that a node waits for a change before it answers a watch with none.
+WATCH_S: Final = 5.0
 # Characters of a key that an error message shows.
 MAX_SHOWN: Final = 40
 
@@ -110,6 +114,17 @@ class NotANumber(ClientError):
     """The value to increment, or the sum, is not a 64-bit decimal integer; nothing was changed."""
 
 
+class CompactedError(ClientError):
+    """No node that answers has all changes any more from where the watch was to go on.
+
+    `oldest` is the oldest place from which one of them can. What was changed before has to be read anew.
+    """
+
+    def __init__(self, reason: str, oldest: Place) -> None:
+        super().__init__(reason)
+        self.oldest = oldest
+
+
 class NotSent(Exception):
     """A client reports: it has no connection to the node, and it sent nothing."""
 
@@ -127,7 +142,7 @@ class Unfit(Exception):
 
 
 # The errors with which an attempt can end.
-FAILURES: Final = (NotDone, Unknown, Expired, Forgotten, NotSent, Lost, Unfit)
+FAILURES: Final = (NotDone, Unknown, Expired, Forgotten, Compacted, NotSent, Lost, Unfit)
 
 
 # ----------------------------------------------------------------------------------------------------- steps
@@ -324,7 +339,7 @@ _PUT, _GET, _DELETE = METHODS[b"put"], METHODS[b"get"], METHODS[b"delete"]
 _COMPARE_AND_SET, _INCREMENT = METHODS[b"compare_and_set"], METHODS[b"increment"]
 _EXECUTE, _SCAN = METHODS[b"execute"], METHODS[b"scan"]
 _CHECKPOINT, _READ_CHECKPOINT = METHODS[b"checkpoint"], METHODS[b"read_checkpoint"]
-_TRACE = METHODS[b"trace"]
+_TRACE, _WATCH = METHODS[b"trace"], METHODS[b"watch"]
 
 
 class Calls:
@@ -443,6 +458,34 @@ class Calls:
         """Let a node record what happens, or stop (None: as it is); the result is Traced."""
         return self._reading("trace", "", _TRACE, (on, after), node)
 
+    def watch(self, prefix: str, after: Place | None, node: int | None = None) -> Operation[Watched]:
+        """Wait some seconds for changes of keys with this prefix, after this place; the result is Watched.
+
+        `node`: the index of the node to begin with. `after`: None asks for the place of now. A node that no
+        longer has the changes is passed over; CompactedError: so are all that answer.
+        """
+        deadline = self._clock() + self._timeout + WATCH_S
+        operation: Operation[Watched] = Operation("watch", prefix, deadline, True)
+        operation.steps = self._watch(operation, (prefix, after, None, int(1000 * WATCH_S)), node)
+        return operation
+
+    def _watch(self, operation: AnyOperation, arguments: tuple[Any, ...], node: int | None) -> Steps:
+        oldest: dict[int, Place] = {}
+        while True:
+            try:
+                return (yield from self._repeat(operation, _WATCH, arguments, node, WATCH_S))
+            except Compacted as error:
+                again = operation.node in oldest
+                oldest[operation.node] = Place(
+                    error.oldest.timestamp, error.oldest.owner, error.oldest.change
+                )
+                if again or len(oldest) == self._router.size:
+                    raise CompactedError(
+                        f"{self._names[operation.node]}: {error.reason}",
+                        min(oldest.values(), key=lambda p: p[:2]),
+                    ) from None
+                node = None
+
     def _reading(self, name: str, subject: str, method: Method, arguments: tuple[Any, ...],
                  node: int | None, finish: Finish | None = None) -> AnyOperation:  # fmt: skip
         """Make an operation that changes nothing; without `finish`, the answer is its result."""
@@ -501,21 +544,25 @@ class Calls:
         if self._numbers is None or not self._numbers.room(count):
             self._numbers = _Numbers(session)
 
-    def _repeat(self, operation: AnyOperation, method: Method, arguments: tuple[Any, ...]) -> Steps:
-        """Try one node after another until one answers; Expired and Forgotten go to the caller."""
+    def _repeat(self, operation: AnyOperation, method: Method, arguments: tuple[Any, ...],
+                first: int | None = None, waits: float = 0.0) -> Steps:  # fmt: skip
+        """Try one node after another until one answers; Expired, Forgotten, Compacted go to the caller.
+
+        `first`: the node to begin with. `waits`: seconds that a node may take because it waits for something.
+        """
         failures = 0
         while True:
             now = self._clock()
             rounds = failures // self._router.size
-            patience = self._attempt_timeout * (1 << min(rounds, MAX_DOUBLINGS))
+            patience = self._attempt_timeout * (1 << min(rounds, MAX_DOUBLINGS)) + waits
             left = operation.deadline - now
             if left <= 0:
                 raise operation.failure("no time left")
-            node = operation.node = self._router.pick(now)
+            node = operation.node = self._router.pick(now) if first is None or failures else first
             operation.attempts += 1
             try:
                 answer = yield Attempt(node, method, arguments, patience if patience < left else left)
-            except (Expired, Forgotten):
+            except (Expired, Forgotten, Compacted):
                 self._router.answered(node)
                 raise
             except FAILURES as error:

@@ -33,9 +33,10 @@ from paxoskv.client.operations import (
     ReadName,
     Stranger,
 )
+from paxoskv.client.watching import Watching
 from paxoskv.wire.codec import Malformed, Status
 from paxoskv.wire.methods import header
-from paxoskv.wire.structs import Command, Item, Result
+from paxoskv.wire.structs import Change, Command, Item, Place, Result
 
 # Seconds after which an idle connection is checked before it is used: the node may have closed it.
 IDLE_S: Final = 0.05
@@ -198,14 +199,27 @@ class Client(BaseClient):
             left = left - len(page.items) if page.more and page.items else 0
             start_after = page.items[-1].key if page.items else ""
 
+    def watch(self, prefix: str = "", after: Place | None = None) -> "Watch":
+        """Return the changes of keys that begin with the prefix, in their order, as they come; it never ends.
+
+        They are those after this place, of an earlier change or watch; None: after now. Iterating waits for
+        the next one, and raises CompactedError if it is gone.
+        """
+        return Watch(self, prefix, after)
+
     def status(self, node: int | None = None, digest: bool = False) -> Status:
         """Return what a node says of itself; with `digest` also the hash of its store."""
         return self.run(self.calls.status(self._index(node), digest))
 
-    def trace(self, node: int | None = None, on: bool | None = None) -> tuple[bool, list[str]]:
-        """Let a node record what happens, or stop; return whether it does now, and its events, as JSON."""
+    def trace(
+        self, node: int | None = None, on: bool | None = None, held: bool = False
+    ) -> tuple[bool, list[str]]:
+        """Let a node record what happens, or stop; return whether it does now, and its events, as JSON.
+
+        With `held`, the events are the last entries that the node's journal has, recorded or not.
+        """
         events: list[str] = []
-        last = 0
+        last = -1 if held else 0
         while True:
             traced = self.run(self.calls.trace(self._index(node), on, last))
             events += traced.events.split("\n") if traced.events else []
@@ -240,6 +254,29 @@ class Client(BaseClient):
                 raise ClientError(f"checkpoint {number} ends at byte {offset} of {chunk.size}")
         if check != chunk.check:
             raise ClientError(f"checkpoint {number} does not have the CRC-32 that it should have")
+
+
+class Watch(Watching):
+    """Iterates over changes; after an error it may be asked for the next one again."""
+
+    def __init__(self, client: Client, prefix: str, after: Place | None) -> None:
+        super().__init__(client.calls, prefix, after)
+        self._client = client
+        if after is None:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        operation = self._operation()
+        self._took(operation, self._client.run(operation))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Change:
+        """Return the next change, when there is one."""
+        while not self._come:
+            self._fetch()
+        return self._take()
 
 
 class _Socket:

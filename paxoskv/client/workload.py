@@ -31,14 +31,13 @@ from multiprocessing.context import SpawnProcess
 from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any, Final, NamedTuple
 
-import uvloop
-
 from paxoskv.client.aio import AsyncClient
 from paxoskv.client.base import addresses_of
 from paxoskv.client.operations import AnyOperation, Calls, ClientError, NoNodeReachable, UnknownOutcome
 from paxoskv.client.rows import Row
 from paxoskv.client.sync import Client
 from paxoskv.config import Cluster
+from paxoskv.wire.connection import new_event_loop
 
 MAX_ERRORS: Final = 3  # error messages that each process reports
 POLL_S: Final = 0.1  # seconds between two looks of the parent at the outcomes
@@ -416,7 +415,7 @@ def _work(part: _Part, pipe: Connection) -> None:
         if part.settings.in_flight == 1:
             _one_at_a_time(part, worker, pipe)
         else:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 runner.run(_many_at_a_time(part, worker, pipe))
         pipe.send(_Rest(worker.answers or {}, worker.errors))
         # Wait for all others, because the end of a process takes time and would disturb their measurements.

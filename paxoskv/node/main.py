@@ -19,8 +19,6 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-import uvloop
-
 from paxoskv import config as configuration
 from paxoskv.node.calls import Answers
 from paxoskv.node.checkpointing import Checkpointing
@@ -39,6 +37,7 @@ from paxoskv.node.service import Service
 from paxoskv.node.status import StatusReport
 from paxoskv.node.tracing import Tracing
 from paxoskv.node.turns import Turns
+from paxoskv.node.watches import Watches
 from paxoskv.node.writer import Writer
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.faults import Failures
@@ -50,14 +49,14 @@ from paxoskv.storage.checkpoint_process import CheckpointProcess
 from paxoskv.storage.data_dir import condemn, discard_replacement
 from paxoskv.storage.files import Damaged, Full, JournalError, Unreadable
 from paxoskv.storage.journal import Journal
-from paxoskv.wire.connection import Flusher
+from paxoskv.wire.connection import Flusher, new_event_loop
 from paxoskv.wire.structs import Identity
 
 CHECKPOINT_MB: Final = 64.0  # of the standalone server's journal, between two checkpoints
 M_MMAP_THRESHOLD: Final = -3  # <malloc.h>
 LARGE_BLOCK: Final = 768 << 10  # bytes: more than any value has
-# Before --cpu: a checkpoint is made where there is time for it.
-PROCESSORS: Final = sorted(os.sched_getaffinity(0))
+# Before --cpu: a checkpoint is made where there is time for it. None where the system decides alone (macOS).
+PROCESSORS: Final = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 # Open files that a node needs: its own, a few clients', and both directions to each of the nodes.
 FILES, FILES_PER_NODE = 40, 2
 REPAIR: Final = (
@@ -96,10 +95,14 @@ def put_together(
     )
     connections = Connections(counts, most_connections())
     health = Health(identity.node, count, core, journal)
-    status = StatusReport(identity, replica, journal, peers, connections, checkpointing, health, counts, loop)
-    tracing = Tracing(replica)
+    long_work = LongWork(turns)
+    watches = Watches(store, long_work, answer, loop.time)
+    status = StatusReport(
+        identity, replica, journal, peers, connections, checkpointing, health, watches, counts, loop
+    )
+    tracing = Tracing(replica, directory)
     tracing.switch(trace)
-    service = Service(replica, checkpointing, health, status, LongWork(turns), tracing, answer)
+    service = Service(replica, checkpointing, health, status, long_work, watches, tracing, answer)
     inbox = Inbox(service, peers, replica, turns, counts)
     return Server(replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s)
 
@@ -235,12 +238,12 @@ def main() -> int:
     give_large_blocks_back()
     log.node, log.as_json = options.id or 0, options.log_format == "json"
     log.lowest = LEVELS.index(options.log_level)
-    if options.cpu is not None:
+    if options.cpu is not None and PROCESSORS:
         os.sched_setaffinity(0, {PROCESSORS[options.cpu % len(PROCESSORS)]})
     serve = serve_standalone if options.standalone else serve_node
     gc.disable()  # until it serves: recovery makes very many objects, none of them garbage
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(serve(options))
     except Damaged as damage:  # a name of its own: compiled, the other one would have this type as well
         print(f"server.py: {damage}{REPAIR}", file=sys.stderr)

@@ -45,6 +45,7 @@ GAUGES: Final = {
     "in_flight_entries": "Entries of the node's own log that are not applied yet.",
     "pending_requests": "Client operations that wait for an answer.",
     "queued_commands": "Commands that wait for a place in an entry.",
+    "watches": "Watches that wait for changes.",
     "waiting_reads": "Reads that wait for their turn.",
     "waiting_records": "Journal records that wait for the next frame.",
     "waiting_messages": "Messages that wait for the next frame to be durable.",

@@ -61,6 +61,7 @@ class Server:
         self.checkpointing = checkpointing
         self.health = health
         self.status = status
+        self.watches = status.watches
         self.connections = status.connections
         self.request_timeout_s = request_timeout_s
         self.trust = self.peers.trust
@@ -135,6 +136,7 @@ class Server:
     async def _drain(self) -> None:
         """Take no more commands, and give those that were taken a little time."""
         self.health.stopping = True
+        self.watches.refuse("this node is stopping")
         self.checkpointing.close()
         deadline = self.loop.time() + DRAIN
         while self.replica.pending and self.loop.time() < deadline:
@@ -164,6 +166,8 @@ class Server:
             done()
             self.flusher.flush_all()
         self.inbox.service.let_in()
+        self.watches.look()
+        self.flusher.flush_all()
         self.turns.plan(self.replica.core.busy, self.replica.turn_due)
 
     def _durable(self, done: Callable[[], None]) -> None:
@@ -190,6 +194,7 @@ class Server:
             if self.health.must_ask():
                 self.replica.read(self.health.answered, lambda: None)
             self.health.look()
+            self.watches.sweep(self.health.refuses_reads())
             self.peers.sweep(now)
             self.replica.expire(now - self.request_timeout_s)
             self.writer.maintain()

@@ -14,12 +14,15 @@ from paxoskv.node.long_work import Digests, LongWork, Work
 from paxoskv.node.replica import Replica
 from paxoskv.node.status import StatusReport
 from paxoskv.node.tracing import Tracing
+from paxoskv.node.watches import Watches
+from paxoskv.state.changes import at, place
 from paxoskv.wire.codec import NotDone
 from paxoskv.wire.connection import Connection
-from paxoskv.wire.structs import Command, Membership, Page, ReadMode, Result, Verb
-from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, invalid
+from paxoskv.wire.structs import Command, Membership, Page, ReadMode, Result, Verb, Watched
+from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_KEY_BYTES, invalid
 
-MAX_SCAN: Final = 1000  # items in a page
+MAX_SCAN: Final = 1000  # items in a page, or changes
+MAX_WAIT_MS: Final = 60_000  # that a watch waits
 EXECUTE: Final = b"execute"
 TOO_MANY: Final = f"commands: a list of at most {MAX_BATCH} is needed"
 
@@ -45,6 +48,7 @@ class Service:
         health: Health,
         status: StatusReport,
         long_work: LongWork,
+        watches: Watches,
         tracing: Tracing,
         answer: Callable[[Any, Any], None],
     ) -> None:
@@ -54,13 +58,15 @@ class Service:
         self.health = health
         self.status = status
         self.long_work = long_work
+        self.watches = watches
         self.tracing = tracing
         self.answer = answer
         self.held: list[Connection] = []  # until fewer calls wait
         self.digests = Digests(self.store, long_work, lambda call, made: answer(call, status.status(made)))
         # By role: what gets the call and its arguments, by the method's name. A turn must follow.
         anybody: Methods = {b"membership": self._membership}
-        reader: Methods = anybody | {b"get": self._get, b"scan": self._scan, b"status": self._status}
+        reader: Methods = anybody | {b"get": self._get, b"scan": self._scan, b"status": self._status,
+                                      b"watch": self._watch}  # fmt: skip
         writer: Methods = reader | {
             b"put": self._put,
             b"delete": self._delete,
@@ -168,6 +174,26 @@ class Service:
         token.connection.hold()
         self._read(fresh, mode, reason, lambda: None, lambda: None)
 
+    def _watch(self, token: Call, arguments: tuple[Any, ...]) -> None:
+        prefix, after, limit, wait_ms = arguments
+        limit, wait_ms = limit or MAX_SCAN, wait_ms or 0
+        reason = None
+        if not 0 < limit <= MAX_SCAN:
+            reason = f"limit: {limit} is not 1 to {MAX_SCAN}"
+        elif not 0 <= wait_ms <= MAX_WAIT_MS:
+            reason = f"wait_ms: {wait_ms} is not 0 to {MAX_WAIT_MS}"
+        elif prefix and len(prefix) > MAX_KEY_BYTES:
+            reason = f"prefix: no key is longer than {MAX_KEY_BYTES} bytes"
+        if after is None:  # from now on: whatever was answered before this call is not told
+            changes = self.store.changes
+            self._read(token, None, reason, lambda: Watched([], place(changes.end)), lambda: None)
+        elif reason is not None:
+            self.answer(token, NotDone(reason, True))
+        elif (refusal := self.health.refuses_reads()) is not None:
+            self.answer(token, NotDone(refusal, False))
+        else:
+            self.watches.begin(token, prefix or "", at(after), limit, wait_ms / 1000)
+
     def _read(
         self,
         token: Any,
@@ -222,17 +248,25 @@ class Service:
         on, after = arguments
         if on is not None:
             self.tracing.switch(on)
-        self._at_its_time(token, lambda: self.tracing.after(after or 0))
+        self._work(token, self.tracing.after(after or 0))
 
     # --------------------------------------------------------------------------------------------- long work
 
     def _at_its_time(self, token: Call, question: Callable[[], Any]) -> None:
         def work() -> Work:
-            self._done(token, question())
             yield from ()
+            return question()
+
+        self._work(token, work())
+
+    def _work(self, token: Call, work: Work) -> None:
+        """Do this in pieces, and answer with what it returns."""
+
+        def answered() -> Work:
+            self._done(token, (yield from work))
 
         token.connection.hold()
-        self.long_work.begin(work(), token)
+        self.long_work.begin(answered(), token)
 
     def _done(self, token: Call, value: Any) -> None:
         """Answer a call for which its connection was held."""

@@ -13,6 +13,7 @@ from paxoskv.node.metrics import Collector, Counts, Histogram
 from paxoskv.node.metrics import Page as MetricsPage
 from paxoskv.node.peers import MAX_PROBLEM, Peers
 from paxoskv.node.replica import Replica
+from paxoskv.node.watches import Watches
 from paxoskv.state.store import Digested
 from paxoskv.storage.journal import Journal
 from paxoskv.wire.codec import Status
@@ -34,6 +35,7 @@ class StatusReport:
         connections: Connections,
         checkpointing: Checkpointing,
         health: Health,
+        watches: Watches,
         counts: Counts,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -44,6 +46,7 @@ class StatusReport:
         self.connections = connections
         self.checkpointing = checkpointing
         self.health = health
+        self.watches = watches
         self.counts = counts
         self.loop = loop
         self.started = loop.time()
@@ -106,6 +109,7 @@ class StatusReport:
             "pending_requests": replica.pending,
             "queued_commands": replica.queued,
             "waiting_reads": len(replica.reading),
+            "watches": self.watches.count,
             "waiting_records": len(replica.records),
             "waiting_messages": len(replica.after),
             "journal_bytes": self.journal.bytes,
@@ -142,6 +146,8 @@ class StatusReport:
 def _memory_bytes() -> int:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except FileNotFoundError:  # there is no /proc: what it had at most, on macOS in bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     except OSError:  # too many files are open
         return 0
     return pages * resource.getpagesize()

@@ -11,7 +11,7 @@ from paxoskv.page.words import Event
 from paxoskv.trace.events import CUT
 
 APART: Final = frozenset({"id", "time", "node", "kind", "cause", "because", "from", "to"})  # not of a message
-PHASE_1: Final = frozenset({"stands", "promised", "leads"})
+PHASE_1: Final = frozenset({"stands", "promised", "leads", "released"})  # what a ballot begins and ends with
 
 
 def joined(traces: Iterable[list[Event]]) -> list[Event]:
@@ -43,18 +43,28 @@ def holds(event: Event, slot: int) -> bool:
     first = event.get("slot")
     if first is None:
         return False
-    return bool(first <= slot < event.get("length", first + len(event.get("entries", ()))))
+    return bool(first <= slot < (event.get("length") or first + len(event.get("entries", ()))))
 
 
 def written(events: Iterable[Event], key: str) -> tuple[int, int] | None:
-    """The log and slot of the last entry with a command on this key; None if there is none."""
-    found = None
+    """The log and slot of the last entry with a command on this key; None if there is none.
+
+    Of a slot counts what was accepted there at the highest ballot: what it held before may be lost.
+    """
+    slots: dict[tuple[int, int], tuple[list[int], int, str]] = {}
     for event in events:
-        if event["kind"] == "accepted":
-            for slot, (_, text) in enumerate(event["entries"], event["slot"]):
-                if any(_names(command, key) for command in str(text).split("; ")):
-                    found = event["log"], slot
-    return found
+        if event["kind"] in ("accepted", "held"):
+            ballot = [int(number) for number in event["ballot"].split(".")]
+            for slot, (timestamp, text) in enumerate(event["entries"], event["slot"]):
+                place = event["log"], slot
+                if place not in slots or slots[place][0] <= ballot:
+                    slots[place] = ballot, timestamp, text
+    found = [
+        (timestamp, place)
+        for place, (_, timestamp, text) in slots.items()
+        if any(_names(command, key) for command in str(text).split("; "))
+    ]
+    return max(found)[1] if found else None
 
 
 def _names(command: str, key: str) -> bool:
@@ -106,28 +116,40 @@ class Instance:
         """At which ballots the slot was accepted."""
         return {event["ballot"] for event in self.kept.values() if event["kind"] == "accepted"}
 
-    def proposals(self) -> set[int]:
-        """Those who proposed what was accepted."""
-        return {event["cause"] for event in self.kept.values() if event["kind"] == "accepted"}
-
 
 def about(events: list[Event], log: int, slot: int) -> list[Event]:
     """What happened to one slot: who proposed it, each message and vote, and what came of it."""
     instance = Instance(log, slot)
     for event in events:
         instance.take(event)
-    ids = set(instance.kept)
-    ballots, proposals, asked = instance.ballots(), instance.proposals(), set[int]()
+    origins = _origins(events, instance)
+    ids = instance.kept.keys() | origins
+    ballots = instance.ballots()
     for event in events:
-        if event["kind"] == "proposed" and event["id"] in proposals:
-            asked |= {event["cause"], *event["because"]}
-            ids.add(event["id"])
+        if event["kind"] == "stands" and event["log"] == log and not origins.isdisjoint(event["because"]):
+            ballots.add(event["ballot"])  # that the proposer has tried
         phase_1 = event.get("log") == log and event.get("ballot") in ballots and _phase_1(event)
-        answers = event["kind"] == "answered" and not asked.isdisjoint(event["because"])
+        answers = event["kind"] == "answered" and not origins.isdisjoint(event["because"])
         if phase_1 or answers or _written(event, ids):
             ids.add(event["id"])
-    told = ids | asked
-    return [event for event in events if event["id"] in told]
+    return [event for event in events if event["id"] in ids]
+
+
+def _origins(events: list[Event], instance: Instance) -> set[int]:
+    """The events by which what was accepted came there: it was asked for, proposed, and perhaps forwarded."""
+    by_id = {event["id"]: event for event in events}
+    accepted = [event for event in instance.kept.values() if event["kind"] == "accepted"]
+    values = {event["entries"][instance.slot - event["slot"]][1] for event in accepted}
+    todo, found = accepted, set[int]()
+    while todo:
+        event = todo.pop()
+        for id_ in {event["cause"], *event.get("because", ())} & by_id.keys() - found:
+            reason = by_id[id_]
+            proposes = reason["kind"] == "proposed" or reason.get("message") == "Forward"
+            if reason["kind"] == "asked" or (proposes and reason["entries"][0][1] in values):
+                found.add(id_)
+                todo.append(reason)
+    return found
 
 
 def _written(event: Event, ids: set[int]) -> bool:

@@ -39,13 +39,23 @@ TEXTS: Final = {
         "Node {node} leads log {log} with ballot {ballot}: {who} have promised.",
     ),
     "rejoined": ("may vote again", "Node {node} has heard all others, and may vote again."),
-    "deposed": ("lost log {log}", "Node {node} leads log {log} no longer."),
+    "deposed": (
+        "lost log {log}", "Node {node} leads log {log} no longer: another node has a higher ballot there.",
+    ),
+    "released": (
+        "gives {ballot} up", "Node {node} gives ballot {ballot} up: what it stood for in log {log} is done.",
+    ),
     "accepted": (
         "accepts {held}",
         "Node {node} accepts {held} in {place}, at ballot {ballot}: in memory, its disk does not have "
         "it yet.",
     ),
     "journaled": ("writes", "Node {node} writes to its journal; the disk is at work."),
+    "held": (
+        "has {held}",
+        "The journal of node {node} has {held} in {place}, accepted at ballot {ballot}. Node {by} proposed "
+        "it. {known}.",
+    ),
     "durable": (NOTES, "The disk of node {node} has what was written; no promise and no vote is in it."),
     "sent": ("{brief} to {receiving}", "Node {node} sends to {receivers}: {said}."),
     "delivered": ("{brief} from {from}", "Node {node} gets from node {from}: {said}."),
@@ -76,12 +86,17 @@ TEXTS: Final = {
     "timer": ("timer", "A timer of node {node} goes off."),
     "violation": ("A RULE IS BROKEN", "A RULE IS BROKEN: {reason}."),
 }  # fmt: skip
+KNOWN: Final = {
+    "applied": "Slot {slot} is chosen, and applied there",
+    "chosen": "Slot {slot} is chosen, and waits for its turn there",
+    "accepted": "Whether it is chosen, this node does not know",
+}  # fmt: skip
 CUTS: Final = {
     "broken": "the link between {who} is cut", "partition": "{who} cut off", "one-way": "{who} cannot send",
 }  # fmt: skip
 MESSAGES: Final = {
     "Prepare": "Prepare {ballot}", "Fetch": "Fetch from slot {slot}", "Fetched": "Fetched {held}",
-    "Barrier": "Barrier of a read",
+    "Barrier": "Barrier of a read", "Forward": "Forward {held}: lead it for me",
     "Rejoin": "Rejoin: what do you know of log {log}?", "Rejoined": "Rejoined: all of log {log}",
     "Promise promised": "Promise {ballot}", "Promise nack": "No: {promised} is promised",
     "Promise behind": "No: you are behind", "Promise covered": "No need: it is known",
@@ -144,6 +159,8 @@ def message(event: Event) -> str:
         text = f"Accepted: {on_disk(event)}"
     elif kind == "Learn" and event["chosen"]:
         text = "Learn what is chosen"
+    elif kind == "Forwarded":
+        text = "Forwarded: it stands in the log" if event["taken"] else "No: this ballot leads no more"
     return text
 
 
@@ -168,13 +185,14 @@ def facts(event: Event) -> dict[str, Any]:
     fields = {**event, "held": values(event) or "the log as it is", "place": place(event)}
     fields["who"] = nodes(event.get("votes") or event.get("promises") or event.get("nodes") or ())
     fields["what"] = listed(event.get("commands", ()))
+    if event["kind"] == "held":
+        fields["known"] = known(event)
     if isinstance(event.get("to"), list):
         fields.update(receivers=nodes(event["to"]), receiving=listed(counted(event["to"])))
     if event["kind"] in ("sent", "delivered"):
-        said = message(event)
-        fields["said"] = said + (
-            f" (ballot {event['ballot']}, log {event['log']})" if "ballot" in event else ""
-        )
+        fields["said"] = message(event)
+        if event.keys() >= {"ballot", "log"}:
+            fields["said"] += f" (ballot {event['ballot']}, log {event['log']})"
         if event.get("lazy") and event.get("entries"):
             fields["said"] += f"; {nodes(event['lazy'])} may write later"
         fields["brief"] = briefly(event)
@@ -182,6 +200,12 @@ def facts(event: Event) -> dict[str, Any]:
         text = CUTS[event["how"]].format_map(fields)
         fields["cut"] = text[0].upper() + text[1:]
     return fields
+
+
+def known(event: Event) -> str:
+    """What a node knows of an entry that its journal has."""
+    state = "applied" if event["applied"] else "chosen" if event["length"] else "accepted"
+    return KNOWN[state].format_map(event)
 
 
 def briefly(event: Event) -> str:

@@ -76,7 +76,7 @@ class Gossip:
             told = self.fact_sent_or_queued[peer]
             if self.tell_all or (told.frontier < own.frontier and told.frontier < self.awaited[peer]):
                 self._gossip(peer, own, now)
-            elif _differ(told, own):
+            elif told is not own and _differ(told, own):
                 self.news_at.setdefault(peer, now)
         self.tell_all = False
 
@@ -86,7 +86,7 @@ class Gossip:
         slow = self.persistence.waits and now - self.persistence.journaled_at >= GOSSIP_NEWS / 2
         told = self.fact_sent if slow else self.fact_sent_or_queued
         for peer in self.peers:
-            if _differ(told[peer], own):
+            if told[peer] is not own and _differ(told[peer], own):
                 self.news_at.setdefault(peer, now)
             else:
                 self.news_at.pop(peer, None)

@@ -245,13 +245,13 @@ class Logs:
         has none but that of its last chosen entry.
         """
         learner = self.learner
-        if self.owners and self.own.established:
+        of, frontier = learner.logs[self.home], self.clock.frontier_limit()
+        if frontier > of.known and self.owners and self.own.established:
             first = self.own.first_unchosen_command()
-            frontier = self.clock.frontier_limit()
             if first is not None:
                 frontier = min(frontier, first - 1)
-            if frontier > learner.logs[self.home].known:
-                learner.logs[self.home].known = frontier
+            if frontier > of.known:
+                of.known = frontier
                 learner.settle(self.home)
         return learner.fact(self.home)
 

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from sortedcontainers import SortedDict, SortedList
 
+from paxoskv.state.changes import Changes
+
 PIECE_KEYS: Final = 1000  # keys that are visited at once: about a millisecond
 PIECE_BYTES: Final = 256 << 10  # of keys and values, with which a piece ends early
 
@@ -21,8 +23,9 @@ Pieces = Generator[None, None, None]
 class Content:
     """The keys and values. Whoever changes `values` does so by put() and remove()."""
 
-    def __init__(self, values: dict[str, str]) -> None:
+    def __init__(self, values: dict[str, str], changes: Changes) -> None:
         self.values = values
+        self.changes = changes  # which are told of each change
         self.order: Any = None  # a SortedList of all keys, by code point
         self.unordered: list[str] = []  # keys that have yet to be put into it
         self.digests: list[Digest] = []  # that are being made
@@ -36,6 +39,7 @@ class Content:
             if key not in self.values:
                 self.order.add(key)
         self.values[key] = value
+        self.changes.add(key, value)
 
     def remove(self, key: str) -> bool:
         """Remove the key; False if it is not there."""
@@ -46,6 +50,7 @@ class Content:
             for digest in self.digests:
                 digest.keep(key, value)
             self.order.discard(key)
+        self.changes.add(key, None)
         return True
 
     def sort(self) -> Pieces:

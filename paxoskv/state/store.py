@@ -40,6 +40,7 @@ from typing import Any, Final, NamedTuple
 
 from pickledb import PickleDB
 
+from paxoskv.state.changes import Changes
 from paxoskv.state.content import Content, Digest, Pieces
 from paxoskv.wire.codec import Malformed, decode, encode
 from paxoskv.wire.structs import Batch, Command, Item, Outcome, RequestId, Result, Session, Verb
@@ -101,7 +102,8 @@ class Store:
         self.database = PickleDB(location)
         self.position: tuple[int, int] = (0, 0)  # (timestamp, owner) of the last applied entry
         self.hash = 0  # CRC-32 over all that was applied so far: the entries and their outcomes
-        self._content = Content(self.database.db)
+        self.changes = Changes()  # the last ones, for watches
+        self._content = Content(self.database.db, self.changes)
         # The least recently used session comes first.
         self._sessions: OrderedDict[tuple[int, int, int], _Session] = OrderedDict()
         self._named: Session | None = None  # the session of the command before, within one entry
@@ -117,6 +119,7 @@ class Store:
         position = (timestamp, owner)
         assert position > self.position, f"entry {position} applied after {self.position}"
         self.position = position
+        self.changes.begin(timestamp, owner)
         self._named = None
         results = [self._apply(command, index) for index, command in enumerate(commands)]
         place = zlib.crc32(_PLACE.pack(self.hash, timestamp, owner))
@@ -214,7 +217,8 @@ class Store:
         self.position = (timestamp, owner)
         self.hash = rolling
         self.database.db = content
-        self._content = Content(content)
+        self._content = Content(content, self.changes)
+        self.changes.forget(timestamp, owner)
         self._sessions = sessions
 
     def _apply(self, command: Command, index: int) -> Result:

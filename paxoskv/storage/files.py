@@ -51,6 +51,26 @@ class Full(JournalError):
     """There is no room on the disk for what is to come next. Nothing was written: all is as it was."""
 
 
+def sync(handle: int, whole: bool = False) -> None:
+    """Make a file durable: its content and size, or `whole`, all that is known of it. OSError if that fails.
+
+    On macOS fsync() leaves what it writes in the drive's cache, and F_FULLFSYNC asks for more; some file
+    systems refuse that, and have no more to offer than fsync().
+    """
+    full: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        try:
+            fcntl.fcntl(handle, full)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOTTY, errno.EINVAL):
+                raise
+    elif not whole and hasattr(os, "fdatasync"):
+        os.fdatasync(handle)
+        return
+    os.fsync(handle)
+
+
 class Files:
     """All that the journal asks of the operating system. A test puts a simulated disk in its place.
 
@@ -110,7 +130,7 @@ class Files:
 
     def fdatasync(self, handle: int) -> None:
         """Make the file's content, and its size, durable."""
-        os.fdatasync(handle)
+        sync(handle)
 
     def drop_page_cache(self, handle: int, offset: int = 0, length: int = 0) -> None:
         """Let the next read of this part of a file see what the disk has, and begin to write the part.
@@ -140,7 +160,7 @@ class Files:
         """Make the names in a directory durable."""
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(handle)
+            sync(handle, whole=True)
         finally:
             os.close(handle)
 

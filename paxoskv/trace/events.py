@@ -1,7 +1,7 @@
 """One event, and the ring that events are kept in; docs/trace.md says what each kind means."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from json import dumps
@@ -15,6 +15,8 @@ from paxoskv.wire.structs import (
     Command,
     Entry,
     Fetched,
+    Forward,
+    Forwarded,
     Learn,
     Outcome,
     Prepare,
@@ -28,7 +30,7 @@ from paxoskv.wire.structs import (
 KEPT: Final = 20_000  # events in a ring
 SHOWN: Final = 60  # characters of a command
 CUT: Final = "…"  # what the end of a longer one is replaced by
-LARGE: Final = 4096  # bytes of an entry that are not kept as they are
+LARGE: Final = 4096  # bytes of entries that are not kept as they are
 COMMANDS: Final = 50  # of an entry are shown
 VERSION: Final = 1
 
@@ -50,8 +52,14 @@ OUTCOMES: Final = {
 }  # fmt: skip
 
 
+# As a ring keeps an event, for tuples are made in no time: the fields of Event; or, of one with a message,
+# (id, time, node, kind, cause, message, peer, because).
+Raw = tuple[Any, ...]
+OF_MESSAGE: Final = 8  # fields
+
+
 class Event(NamedTuple):
-    """Something that happened at one node; `about` is the message or the values, as JSON shows them."""
+    """Something that happened at one node; `about` has what else JSON shows."""
 
     id: int
     time: float  # seconds
@@ -93,8 +101,13 @@ class Trace:
 
     def __init__(self, clock: Callable[[], float], kept: int = KEPT) -> None:
         self.clock = clock
-        self.events: deque[Event] = deque(maxlen=kept)
+        self.ring: deque[Raw] = deque(maxlen=kept)
         self.last = 0
+
+    @property
+    def events(self) -> list[Event]:
+        """All that are kept."""
+        return list(self.after(0))
 
     def add(
         self,
@@ -108,19 +121,61 @@ class Trace:
     ) -> int:
         """Keep an event; returns its id."""
         self.last += 1
-        self.events.append(Event(self.last, self.clock(), node, kind, cause, log, slot, ballot, about))
+        self.ring.append((self.last, self.clock(), node, kind, cause, log, slot, ballot, about))
+        return self.last
+
+    def carry(
+        self, node: int, kind: str, cause: int, message: Any, peer: int, because: list[int] | None = None
+    ) -> int:
+        """Keep a message that was sent or arrived; returns the event's id.
+
+        What it says is put into words when somebody asks, if the message is small.
+        """
+        self.last += 1
+        raw = (self.last, self.clock(), node, kind, cause, message, peer, because)
+        self.ring.append(raw if is_small(message) else tuple(event_of(raw)))
         return self.last
 
     def after(self, last: int) -> Iterator[Event]:
         """The events behind the one with this id."""
-        first = self.last - len(self.events)  # the id before all that are kept
-        return islice(self.events, max(last - first, 0), None)
+        first = self.last - len(self.ring)  # the id before all that are kept
+        return map(event_of, islice(self.ring, max(last - first, 0), None))
 
     def lines(self, **header: Any) -> Iterator[str]:
         """All of it in JSON Lines: first what it is, then an event in each line."""
         yield dumps({"format": "paxoskv-trace", "version": VERSION, **header}, ensure_ascii=False)
-        for event in self.events:
+        for event in self.after(0):
             yield event.as_json()
+
+
+def event_of(raw: Raw) -> Event:
+    """The event with what its message says."""
+    if len(raw) != OF_MESSAGE:
+        return Event(*raw)
+    id_, time, node, kind, cause, message, peer, because = raw
+    log, slot, ballot, about = described(message)
+    if because:
+        about["because"] = because
+    about["to" if kind == "sent" else "from"] = peer
+    return Event(id_, time, node, kind, cause, log, slot, ballot, about)
+
+
+def is_small(message: Any) -> bool:
+    """Whether a ring may keep the message as it is: a ring must not fill the memory."""
+    kind = message.__class__
+    if kind is Accepted or kind is Prepare or kind is Learn:
+        return True
+    if kind is Accept or kind is Promise or kind is Fetched:
+        return size(message.entries) <= LARGE
+    return kind is Forward and len(message.payload) <= LARGE
+
+
+def size(entries: Iterable[Entry]) -> int:
+    """Bytes of their payloads."""
+    total = 0
+    for entry in entries:
+        total += len(entry.payload)
+    return total
 
 
 def dotted(ballot: int) -> str:
@@ -151,8 +206,10 @@ def commands(payload: bytes) -> str:
     return "; ".join(texts + more) or "no-op"
 
 
-def kept(entries: Iterable[Entry]) -> list[tuple[int, bytes | str]]:
+def kept(entries: list[Entry]) -> Sequence[tuple[int, bytes | str]]:
     """What is kept of entries: decoding can wait until somebody asks, but a ring must not fill the memory."""
+    if size(entries) <= LARGE:
+        return entries
     return [
         (timestamp, commands(payload) if len(payload) > LARGE else payload) for timestamp, payload in entries
     ]
@@ -189,6 +246,12 @@ def described(message: Any) -> tuple[int | None, int | None, int, dict[str, Any]
     if isinstance(message, Fetched):
         about.update(entries=kept(message.entries))
         return message.log, message.from_slot, message.evidence, about
+    if isinstance(message, Forward):
+        about.update(entries=kept([Entry(0, message.payload)]))
+        return None, None, message.ballot, about
+    if isinstance(message, Forwarded):
+        about.update(taken=message.taken, number=message.origin.number)
+        return None, None, message.ballot, about
     if isinstance(message, Learn):
         about.update(chosen=[[fact.log, fact.chosen] for fact in message.facts if fact.chosen])
     return getattr(message, "log", None), getattr(message, "from_slot", None), 0, about

@@ -8,18 +8,18 @@ to be chosen, its core reports.
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from paxoskv.multipaxos import Applied
+from paxoskv.multipaxos import Acceptor, Applied, Proposer, node_of
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.outbox import Message, Ready
-from paxoskv.trace.events import Trace, described, dotted, kept, outcome, spoken
+from paxoskv.trace.events import Trace, dotted, kept, outcome, spoken
 from paxoskv.wire.structs import (
     Accept,
     Accepted,
     Command,
     Entry,
+    Forward,
     Held,
     Learn,
-    LogStatus,
     Promise,
     Record,
     Verdict,
@@ -27,6 +27,7 @@ from paxoskv.wire.structs import (
 )
 
 STATE_EVERY: Final = 1000  # events of a node: a ring whose beginning is lost still shows how its logs stand
+PROPOSALS: Final = 2000  # that are not applied yet are kept, at most; none of them stays for ever
 
 
 class Counted(NamedTuple):
@@ -61,32 +62,40 @@ class Recorder:
         self.brief = brief
         self.core = core
         self.me = core.me
-        self.acceptors = list(getattr(core, "acceptors", {}).values())  # a core without peers has none
+        self.acceptors: dict[int, Acceptor] = getattr(core, "acceptors", {})  # a core without peers has none
+        self.proposers: dict[int, Proposer] = getattr(core, "proposers", {})
+        self.home = next(iter(self.proposers), self.me)  # the log that the node stands for of itself
         self.arriving = 0  # the `sent` event of what is delivered next, where the network knows it
         self.triggers: list[Trigger] = []  # of this turn
+        self.leads: dict[int, int] = {}  # by log: the ballot at which we lead it
+        self.led: dict[int, int] = {}  # by log: our last such ballot
         self.chosen: list[int] = []  # how much of each log
         self.unsure = True  # whether this turn may have changed who leads
         self.over = True  # whether the turn has been drained: what comes begins another one
-        self.votes: dict[int, dict[int, Counted]] = {}  # by log and node
+        self.votes: dict[int, dict[int, list[Counted]]] = {}  # by log and node: those that say more and more
         self.promises: dict[int, dict[int, Counted]] = {}
         self.slots: dict[tuple[int, int], tuple[int, int]] = {}  # by log and timestamp: (slot, event)
         self.unwritten: list[int] = []  # events whose records are not in a frame yet
         self.own: list[tuple[int, int, int]] = []  # own promises and votes: (log, ballot, length)
         self.frame: tuple[int, list[tuple[int, int, int]]] = (0, [])  # under way: its event, what of `own`
         self.asked_by: dict[int, int] = {}  # by id of the token: the `asked` event
+        self.proposals: dict[bytes, int] = {}  # not applied yet, by payload: `proposed`, or a peer's Forward
         self.state()
+        self.known = {log: acceptor.chosen for log, acceptor in self.acceptors.items()}
+        self.leads = self._leading()
+        self.led.update(self.leads)
 
     def state(self) -> None:
         """How all logs stand: where a recording begins, and now and then."""
-        report = self.core.report()
-        self.known = {status.log: status.chosen for status in report.logs}
-        self.leads = report.leads
         self.stated = self.trace.last
         logs = [
             [s.log, dotted(s.promised), dotted(s.accepted), s.length, s.chosen, s.executed]
-            for s in report.logs
+            for s in self.core.report().logs
         ]
-        self.trace.add(self.me, "state", logs=logs, leads=sorted(report.leads))
+        self.trace.add(self.me, "state", logs=logs, leads=sorted(self._leading()))
+
+    def _leading(self) -> dict[int, int]:
+        return {log: proposer.ballot for log, proposer in self.proposers.items() if proposer.leading}
 
     # ------------------------------------------------------------------------------------------ what goes in
 
@@ -95,14 +104,16 @@ class Recorder:
         texts = [spoken(command) for command in what] or ["read"]
         event = self.trace.add(self.me, "asked", commands=texts)
         self.asked_by[id(token)] = event
-        self._begin(event, self.me)
+        self._begin(event, self.home)
 
     def delivered(self, sender: int, message: Message) -> None:
         if self.brief and message.__class__ is Learn:
             self._begin(0, None, (sender, message))
             return
         event = self._arrival(sender, message)
-        self._begin(event, getattr(message, "log", None))
+        self._begin(event, self.home if message.__class__ is Forward else getattr(message, "log", None))
+        if message.__class__ is Forward:
+            self._propose(message.payload, event)
         if message.__class__ is Accepted and message.vote == Vote.ACCEPTED:
             self._count(sender, message.log, message.ballot, message.length, event)
         elif message.__class__ is not Accept or message.log in self.leads:
@@ -111,9 +122,8 @@ class Recorder:
             self._count(sender, message.log, message.ballot, -1, event)
 
     def _arrival(self, sender: int, message: Message) -> int:
-        log, slot, ballot, about = described(message)
         cause, self.arriving = self.arriving, 0
-        return self.trace.add(self.me, "delivered", cause, log, slot, ballot, **{"from": sender}, **about)
+        return self.trace.carry(self.me, "delivered", cause, message, sender)
 
     def ticked(self) -> None:
         """Time has passed: an event only if something comes of it."""
@@ -128,22 +138,27 @@ class Recorder:
 
     def _count(self, node: int, log: int, ballot: int, length: int, event: int) -> None:
         """A promise (length -1) or a vote that counts now."""
-        counted = self.promises if length < 0 else self.votes
-        counted.setdefault(log, {})[node] = Counted(ballot, length, event)
+        counted = Counted(ballot, length, event)
+        if length < 0:
+            self.promises.setdefault(log, {})[node] = counted
+        elif self.leads.get(log) == ballot:
+            self.votes.setdefault(log, {}).setdefault(node, []).append(counted)
 
     def _cause(self, log: int | None) -> int:
-        """What has made an event of this log, in this turn."""
-        if not self.triggers:
+        """What has made an event of this log, in this turn: the last that is about it, or else the last."""
+        triggers = self.triggers
+        if not triggers:
             return 0
-        index = len(self.triggers) - 1
-        for at, trigger in enumerate(self.triggers):
-            if trigger.log == log:
-                index = at
-        if not self.triggers[index].event:
-            gossip = self.triggers[index].gossip
+        at = len(triggers) - 1
+        while at and triggers[at].log != log:
+            at -= 1
+        if triggers[at].log != log:
+            at = len(triggers) - 1
+        if not triggers[at].event:
+            gossip = triggers[at].gossip
             event = self._arrival(*gossip) if gossip else self.trace.add(self.me, "timer")
-            self.triggers[index] = Trigger(event, None, None)
-        return self.triggers[index].event
+            triggers[at] = Trigger(event, None, None)
+        return triggers[at].event
 
     # --------------------------------------------------------------------------------- what a turn wants done
 
@@ -151,17 +166,23 @@ class Recorder:
         """The node puts commands into an entry of its own."""
         causes = [self.asked_by[id(token)] for token in tokens if id(token) in self.asked_by]
         event = self.trace.add(
-            self.me, "proposed", causes[0] if causes else 0, self.me, entries=kept([Entry(0, payload)]),
+            self.me, "proposed", causes[0] if causes else 0, self.home, entries=kept([Entry(0, payload)]),
             because=causes[1:],
         )  # fmt: skip
-        self._begin(event, self.me)
+        self._begin(event, self.home)
+        self._propose(payload, event)
+
+    def _propose(self, payload: bytes, event: int) -> None:
+        self.proposals[payload] = event
+        if len(self.proposals) > PROPOSALS:
+            del self.proposals[next(iter(self.proposals))]
 
     def drained(self, ready: Ready) -> None:
         """What the records of the turn say, then what the node has come to know."""
         self.over = True
         for record in ready.journal:
             self._ballots(record)
-        chosen = [acceptor.chosen for acceptor in self.acceptors]
+        chosen = [acceptor.chosen for acceptor in self.acceptors.values()]
         if chosen != self.chosen or self.unsure or not self.brief:
             self._compare(ready)
             self.chosen, self.unsure = chosen, False
@@ -172,16 +193,25 @@ class Recorder:
 
     def _compare(self, ready: Ready) -> None:
         """What has changed of the logs, in the order in which it can have come to be."""
-        report = self.core.report()
-        for log in sorted(report.leads - self.leads):
-            self._leads(log)
-        for log in sorted(self.leads - report.leads):
-            self.trace.add(self.me, "deposed", self._cause(log), log)
+        before, self.leads = self.leads, self._leading()
+        for log, ballot in self.leads.items():
+            if before.get(log) != ballot:
+                self._leads(log, ballot)
+        gone = {log: ballot for log, ballot in before.items() if self.leads.get(log) != ballot}
+        lost = {log: ballot for log, ballot in gone.items() if self._is_lost(log, ballot)}
+        for log, ballot in lost.items():
+            self.trace.add(self.me, "deposed", self._cause(log), log, None, ballot)
         self._take(ready)
-        for status in report.logs:
-            if status.chosen > self.known[status.log]:
-                self._chosen(status, status.log in report.leads)
-        self.leads = report.leads
+        for log, acceptor in self.acceptors.items():
+            if acceptor.chosen > self.known[log]:
+                self._chosen(acceptor)
+        for log in gone.keys() - lost.keys():
+            self.trace.add(self.me, "released", self._cause(log), log, None, gone[log])
+
+    def _is_lost(self, log: int, ballot: int) -> bool:
+        """Whether a higher ballot of another node has ended ours; else we gave ours up."""
+        highest = max(self.acceptors[log].promised, self.proposers[log].highest)
+        return highest > ballot and node_of(highest) != self.me
 
     def _take(self, ready: Ready) -> None:
         for record in ready.journal:
@@ -192,7 +222,9 @@ class Recorder:
         self.unsure = self.unsure or record.held is None
         if record.candidate is not None:
             log, ballot = record.candidate
-            self.unwritten.append(self.trace.add(self.me, "stands", self._cause(log), log, None, ballot))
+            because = list(self.proposals.values()) if log == self.home else []
+            event = self.trace.add(self.me, "stands", self._cause(log), log, None, ballot, because=because)
+            self.unwritten.append(event)
         elif record.promised is not None:
             log, ballot = record.promised
             event = self.trace.add(self.me, "promised", self._cause(log), log, None, ballot)
@@ -201,10 +233,11 @@ class Recorder:
         elif record.rejoined is not None:
             self.trace.add(self.me, "rejoined", self._cause(None))
 
-    def _leads(self, log: int) -> None:
+    def _leads(self, log: int, ballot: int) -> None:
         """A quorum has promised: which promises those are."""
+        self.led[log] = ballot
+        self.votes.pop(log, None)
         promises = self.promises.get(log, {})
-        ballot = max([promise.ballot for promise in promises.values()], default=0)
         nodes = sorted(node for node, promise in promises.items() if promise.ballot == ballot)
         because = [promises[node].event for node in nodes]
         cause = self._cause(log)
@@ -212,36 +245,45 @@ class Recorder:
         self.triggers.append(Trigger(event, log, None))  # of what is adopted now
 
     def _accepts(self, held: Held) -> None:
+        cause = self._cause(held.log)
         event = self.trace.add(
-            self.me, "accepted", self._cause(held.log), held.log, held.start, held.ballot,
-            entries=kept(held.entries), because=self._accepted(held.log, held.entries),
+            self.me, "accepted", cause, held.log, held.start, held.ballot,
+            entries=kept(held.entries), because=self._reasons(held.log, held.entries, cause),
         )  # fmt: skip
         self.unwritten.append(event)
         self.own.append((held.log, held.ballot, held.start + len(held.entries)))
         for slot, entry in enumerate(held.entries, held.start):
             self.slots[held.log, entry.timestamp] = (slot, event)
 
-    def _accepted(self, log: int, held: Iterable[Entry]) -> list[int]:
-        """The events in which these entries were accepted here before, if they were."""
-        events = [self.slots.get((log, entry.timestamp), (0, 0))[1] for entry in held]
-        return sorted({event for event in events if event})
+    def _reasons(self, log: int, held: Iterable[Entry], cause: int = 0) -> list[int]:
+        """The events in which these entries were accepted or proposed here before, if they were."""
+        events = set()
+        for entry in held:
+            events.add(self.slots.get((log, entry.timestamp), (0, 0))[1])
+            events.add(self.proposals.get(entry.payload, 0))
+        return sorted(events - {0, cause})
 
-    def _chosen(self, status: LogStatus, leads: bool) -> None:
-        """More of a log is known to be chosen: counted here, by its leader, or told by others."""
-        log, first = status.log, self.known[status.log]
-        self.known[log] = status.chosen
-        if not leads:
-            self.trace.add(
-                self.me, "learned", self._cause(log), log, first, status.accepted, length=status.chosen
-            )
+    def _chosen(self, acceptor: Acceptor) -> None:
+        """More of a log is known to be chosen.
+
+        It was counted here, if the ballot that it was counted at is one that we have led; else others told.
+        """
+        log, evidence, length = acceptor.log, acceptor.evidence, acceptor.chosen
+        first, self.known[log] = self.known[log], length
+        if evidence != self.led.get(log):
+            self.trace.add(self.me, "learned", self._cause(log), log, first, evidence, length=length)
             return
-        votes = self.votes.get(log, {})
-        nodes = sorted(
-            node for node, vote in votes.items() if vote.ballot == status.accepted and vote.length > first
-        )
+        votes: dict[int, int] = {}  # by node: the event of the first vote for all of it, or for the most
+        for node, counted in sorted(self.votes.get(log, {}).items()):
+            for vote in counted:
+                if vote.ballot == evidence and vote.length > first:
+                    votes[node] = vote.event
+                    if vote.length >= length:
+                        break
+            counted[:] = [vote for vote in counted if vote.length > length]
         self.trace.add(
-            self.me, "chosen", self._cause(log), log, first, status.accepted, length=status.chosen,
-            votes=nodes, because=[votes[node].event for node in nodes],
+            self.me, "chosen", self._cause(log), log, first, evidence, length=length,
+            votes=list(votes), because=list(votes.values()),
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------- carrying it out
@@ -249,10 +291,14 @@ class Recorder:
     def sent(self, to: int, message: Message) -> None:
         if self.brief and message.__class__ is Learn:
             return
-        log, slot, ballot, about = described(message)
-        if message.__class__ is Promise:
-            about = {**about, "because": self._accepted(message.log, message.entries)}
-        self.trace.add(self.me, "sent", self._cause(log), log, slot, ballot, to=to, **about)
+        kind = message.__class__
+        log = self.home if kind is Forward else getattr(message, "log", None)
+        because = None
+        if kind is Promise:
+            because = self._reasons(message.log, message.entries)
+        elif kind is Forward and message.payload in self.proposals:
+            because = [self.proposals[message.payload]]
+        self.trace.carry(self.me, "sent", self._cause(log), message, to, because)
 
     def journaled(self) -> None:
         """A frame is being written."""
@@ -271,6 +317,7 @@ class Recorder:
 
     def applied(self, entry: Applied) -> None:
         slot, accepted = self.slots.pop((entry.owner, entry.timestamp), (None, 0))
+        self.proposals.pop(entry.payload, None)
         self.trace.add(
             self.me, "applied", self._cause(entry.owner), entry.owner, slot,
             entries=kept([Entry(entry.timestamp, entry.payload)]), because=[accepted] if accepted else [],

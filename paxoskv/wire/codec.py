@@ -24,12 +24,12 @@ except ImportError as error:
     ) from error
 
 from paxoskv.kvstore import ttypes as generated
-from paxoskv.kvstore.ttypes import Expired, Forgotten, NotDone, Refused, Unknown
+from paxoskv.kvstore.ttypes import Compacted, Expired, Forgotten, NotDone, Refused, Unknown
 from paxoskv.wire import structs
 
 __all__ = [
-    "Expired", "Forgotten", "Malformed", "NotDone", "NotText", "Refused", "Status", "Unknown", "decode",
-    "decode_bytes", "encode", "named_tuple",
+    "Compacted", "Expired", "Forgotten", "Malformed", "NotDone", "NotText", "Refused", "Status", "Unknown",
+    "decode", "decode_bytes", "encode", "named_tuple",
 ]  # fmt: skip
 
 # The compiled codec, which tools/compile.py makes. (Its import fails if librt has been removed since.)

@@ -13,6 +13,8 @@ that are no messages loses its connection; nobody else notices. The owner of the
 """
 
 import asyncio
+import importlib
+import importlib.util
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
@@ -38,6 +40,14 @@ MESSAGES_AT_ONCE: Final = 64
 OUTPUT_AT_ONCE: Final = 64 << 10
 
 _LENGTH: Final = Struct(">i")
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return uvloop's event loop, which takes half the time; asyncio's own where uvloop is not installed."""
+    if importlib.util.find_spec("uvloop") is None:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
+    return loop
 
 
 class TlsUnexpected(Malformed):

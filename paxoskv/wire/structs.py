@@ -90,6 +90,23 @@ class Page(NamedTuple):
     timestamp: int
 
 
+class Place(NamedTuple):
+    timestamp: int
+    owner: int
+    change: int | None = None
+
+
+class Change(NamedTuple):
+    key: str
+    place: Place
+    value: str | None = None
+
+
+class Watched(NamedTuple):
+    changes: list[Change]
+    upto: Place
+
+
 class Traced(NamedTuple):
     on: bool
     events: str

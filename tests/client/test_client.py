@@ -23,6 +23,7 @@ from paxoskv.client.operations import (
     Attempt,
     Calls,
     ClientError,
+    CompactedError,
     Lost,
     NoNodeReachable,
     NotANumber,
@@ -36,11 +37,12 @@ from paxoskv.client.operations import (
     WrongCluster,
 )
 from paxoskv.config import Cluster, Member
-from paxoskv.wire.codec import Expired, Forgotten, NotDone, Unknown
+from paxoskv.wire.codec import Compacted, Expired, Forgotten, NotDone, Unknown
 from paxoskv.wire.methods import METHODS
 from paxoskv.wire.structs import (
     Command,
     Outcome,
+    Place,
     ReadMode,
     Result,
     Session,
@@ -465,6 +467,52 @@ def test_a_scan_goes_on_over_all_pages(fakes: FakeCluster, kind: Any) -> None:
         assert len(list(client.scan("", "", 5000))) == 2501 and list(client.scan("k", "", 0)) == []
 
 
+@both
+def test_a_watch_tells_each_change_once_and_another_goes_on_where_it_was(
+    fakes: FakeCluster, kind: Any
+) -> None:
+    with kind(fakes.cluster) as client:
+        client.put("k0", "before")
+        watch = client.watch("k")
+        for number in range(1, 8):
+            client.execute([Command(Verb.PUT, f"k{number}", str(number)), Command(Verb.PUT, "other", "x")])
+        client.delete("k3")
+        first = take(client, watch, 3)
+        assert [(change.key, change.value) for change in first] == [("k1", "1"), ("k2", "2"), ("k3", "3")]
+        assert watch.place == first[-1].place, "what has come and was not taken is told by the next watch"
+        fakes.nodes[0].stop()
+        rest = take(client, client.watch("k", watch.place), 5)
+        assert [change.key for change in rest] == ["k4", "k5", "k6", "k7", "k3"] and rest[-1].value is None
+
+
+def take(client: Any, watch: Any, count: int) -> list[Any]:
+    async def collect() -> list[Any]:
+        return [await anext(watch) for _ in range(count)]
+
+    if isinstance(client, Client):
+        return [next(watch) for _ in range(count)]
+    found: list[Any] = client.runner.run(collect())
+    return found
+
+
+@both
+def test_a_watch_passes_over_nodes_that_have_forgotten_and_says_when_all_have(
+    fakes: FakeCluster, kind: Any
+) -> None:
+    gone = Compacted("gone", Place(7, 1))
+    with kind(fakes.cluster) as client:
+        client.put("k", "1")
+        place = client.watch("k").place
+        client.put("k", "2")
+        for node in fakes.nodes[:2]:
+            node.always = gone
+        assert take(client, client.watch("k", place), 1)[0].value == "2"
+        fakes.nodes[2].always = Compacted("gone", Place(6, 1))
+        with pytest.raises(CompactedError, match="gone") as error:
+            take(client, client.watch("k", place), 1)
+        assert error.value.oldest == Place(6, 1)
+
+
 class Interruption(BaseException):
     pass
 
@@ -762,7 +810,19 @@ def test_single_commands_print_their_answers(shell: Any) -> None:
     assert shell("cas", "new", "--absent", "1") == (0, "ok\n", "")
     assert shell("incr", "n", "-5") == (0, "-5\n", "")
     assert shell("scan", "n") == (0, "n\t-5\nnew\t1\n", "")
+    assert shell("watch", "n", "--from", "0.0", "--count", "2") == (
+        0,
+        "6.1.0\tput\tnew\t1\n8.1.0\tput\tn\t-5\n",
+        "",
+    )
+    assert shell("watch", "--from", "8.1", "--count", "0")[0] == 2
+    assert shell("watch", "--from", "soon")[0] == 2
     assert shell("delete", "k") == (0, "ok\n", "")
+    assert shell("watch", "k", "--from", "8.1.0", "--count", "1", "-o", "json") == (
+        0,
+        '{"place": "10.1.0", "key": "k", "value": null}\n',
+        "",
+    )
     assert shell("dump", "--node", "3") == (
         0,
         '{"key": "n", "value": "-5"}\n{"key": "new", "value": "1"}\n',

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from paxoskv.config import Cluster, Member
+from paxoskv.state.changes import at, place
 from paxoskv.state.store import Store, encode_batch
-from paxoskv.wire.codec import Expired, Forgotten, NotDone, Status
+from paxoskv.wire.codec import Compacted, Expired, Forgotten, NotDone, Status
 from paxoskv.wire.methods import METHODS, header, unknown_method
-from paxoskv.wire.structs import Command, Membership, Outcome, Page, Position, Verb
+from paxoskv.wire.structs import Command, Membership, Outcome, Page, Position, Verb, Watched
 from paxoskv.wire.validation import invalid
 
 # What a node may be told to do with one call; besides, an exception to raise, or a function that says what.
@@ -107,7 +108,7 @@ class FakeNode:
         if todo not in (CLOSE, IGNORE):
             try:
                 answer = method.reply(sequence, self._cluster.do(self, name, method.arguments(frame, offset)))
-            except (NotDone, Expired, Forgotten) as error:
+            except (Compacted, NotDone, Expired, Forgotten) as error:
                 answer = method.fail(sequence, error)
             if todo in (None, TWICE):
                 connection.sendall(answer * (2 if todo == TWICE else 1))
@@ -164,6 +165,12 @@ class FakeCluster:
                 case b"scan", (prefix, start_after, limit, _):
                     items, more = self.store.scan(prefix, start_after, limit, 1 << 19)
                     return Page(items, more, self.store.position[0])
+                case b"watch", (prefix, after, limit, _):  # it does not wait
+                    changes = self.store.changes
+                    found, upto = changes.changes(
+                        prefix, at(after) if after else changes.end, limit or 2, 1 << 19
+                    )
+                    return Watched(found, place(upto))
                 case b"status", (digest,):
                     return self._status(node, bool(digest))
         raise AssertionError(f"{name!r} is no method for clients")

@@ -867,8 +867,8 @@ MUTANTS = [
         "default 1",
         (
             "protocol.logs",
-            "        if self.owners and self.own.established:\n            first",
-            "        if True:\n            first",
+            "if frontier > of.known and self.owners and self.own.established:",
+            "if frontier > of.known:",
         ),
     ),
     met(
@@ -1146,6 +1146,74 @@ MUTANTS = [
             "        if first_incomplete != kept_from:",
         ),
     ),
+    # -- watches
+    met(
+        "watch: a change is left out between two pages",
+        "default 1",
+        (
+            "state.changes",
+            "                return found, at(found[-1].place)\n",
+            "                return found, (timestamp, owner, number)\n",
+        ),
+    ),
+    met(
+        "watch: the last change of a page is told again",
+        "default 1",
+        ("state.changes", "(where[0], where[1], where[2] + 1)", "(where[0], where[1], where[2])"),
+    ),
+    met(
+        "watch: changes outlive an installed checkpoint",
+        "compacting 1",
+        ("state.store", "        self.changes.forget(timestamp, owner)\n", ""),
+    ),
+    met(
+        "watch: a node goes on over changes that it has dropped",
+        "busy 2",
+        ("state.changes", "            self.floor = (timestamp, owner, number)\n", ""),
+    ),
+    met(
+        "watch: the number of a change depends on what a node has applied before",
+        "default 1",
+        (
+            "state.changes",
+            "self._timestamp, self._owner, self._number = timestamp, owner, 0",
+            "self._timestamp, self._owner = timestamp, owner",
+        ),
+    ),
+    met(
+        "watch: a removal is no change",
+        "default 1",
+        ("state.content", "        self.changes.add(key, None)\n", ""),
+    ),
+    told(
+        "watch: who waits is told what it had seen",
+        "test_watches.test_a_watch_ahead_of_this_node_is_told_nothing_twice",
+        (
+            "node.watches",
+            "            watch.after = max(watch.after, seen)\n",
+            "            watch.after = seen\n",
+        ),
+    ),
+    told(
+        "watch: who waits does not get on while others' keys change",
+        "test_watches.test_a_quiet_watch_outlives_the_changes_of_others",
+        (
+            "node.watches",
+            "            for watch in self.waiting[prefix]:\n"
+            "                watch.after = max(watch.after, seen)\n",
+            "",
+        ),
+    ),
+    told(
+        "watch: only the first change of a turn wakes anybody",
+        "test_watches.test_what_has_changed_is_told_at_once_and_what_will_when_it_does",
+        ("node.watches", "for change in changed for length", "for change in changed[:1] for length"),
+    ),
+    told(
+        "watch: who is left behind by an installed checkpoint waits on",
+        "test_watches.test_an_installed_checkpoint_ends_the_watches_that_it_leaves_behind",
+        ("node.watches", "            changed = None\n", "            changed = []\n"),
+    ),
     # -- the state and the journal
     met(
         "compare-and-set does not compare",
@@ -1307,7 +1375,7 @@ MUTANTS = [
         "test_forgotten.test_another_entry_where_one_is_chosen_is_a_contradiction",
         (
             CORE,
-            "                self._check_same(message.start, message.entries, self.length)\n",
+            "                self._check_same(start, message.entries, length)\n",
             "                pass\n",
         ),
     ),

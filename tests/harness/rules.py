@@ -208,7 +208,7 @@ RULES: dict[str, Rule] = {
     ),
     "entries of a ballot below the evidence are not the chosen ones": rule(
         stories.test_what_no_living_node_has_accepted_is_skipped,
-        (CORE, "if self.accepted >= evidence and min(chosen", "if min(chosen"),
+        (CORE, "if reached > self.chosen and self.accepted >= evidence:", "if reached > self.chosen:"),
     ),
     "a sync starts no higher than what the acceptor knows to be chosen": rule(
         acceptors.test_a_sync_that_starts_above_what_is_known_to_be_chosen_is_not_taken,

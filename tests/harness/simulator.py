@@ -79,6 +79,7 @@ from paxoskv.wire.structs import (
 )
 from tests.harness.disk import Content, Crash, Disk, kept, lost, some
 from tests.harness.linearizability import Operation, Undecided, check
+from tests.harness.watchers import KEPT, Order, Watchers
 
 CHUNK_BYTES = 300  # so that a transfer of a checkpoint has many pieces
 TICK_BUSY = 0.01  # seconds, as in server.py
@@ -436,7 +437,7 @@ def same(one: Entry, other: Entry) -> bool:
 class Oracle:
     """Knows what is durable everywhere, hence what is chosen, and what follows from that for everybody."""
 
-    def __init__(self, nodes: Sequence[int], proposing: str, fail: Callable[[str], None]) -> None:
+    def __init__(self, nodes: Sequence[int], proposing: str, seed: int, fail: Callable[[str], None]) -> None:
         self.nodes = nodes
         self.owners = proposing == OWN_LOGS
         self.names = logs_of(proposing, list(nodes))  # of all logs
@@ -457,6 +458,8 @@ class Oracle:
         self.appeared: Counter[tuple[int, int, int, int]] = Counter()  # likewise: how often in the order
         self.skips = 0
         self.told = {node: {peer: Told(self.names) for peer in self.nodes} for node in self.nodes}
+        self.order = Order()
+        self.watchers = Watchers(seed, self.order, fail)
 
     # -- what is durable
 
@@ -768,7 +771,9 @@ class Oracle:
         self.applied.append(entry)
         self.results.append(results)
         self.hashes.append(rolling)
-        for command, result in zip(decode(Batch, payload).commands, results, strict=True):
+        commands = decode(Batch, payload).commands
+        self.order.applied((timestamp, owner), commands, results)
+        for command, result in zip(commands, results, strict=True):
             self._once(command, result)
 
     def _once(self, command: Command, result: Result) -> None:
@@ -800,11 +805,13 @@ class WatchedStore(Store):
         self.node = node
         self.oracle = oracle
         self.index = 0
+        self.changes.most = KEPT
 
     def apply(self, timestamp: int, owner: int, payload: bytes) -> list[Result]:
         results = super().apply(timestamp, owner, payload)
         self.oracle.applies(self.node, self.index, (timestamp, owner, payload), results, self.hash)
         self.index += 1
+        self.oracle.watchers.look(self.node, self)
         return results
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -1554,7 +1561,7 @@ class Simulation:
         self.faults: Counter[str] = Counter()
         self.seen: dict[str, str | None] = {}  # by key: a value that was read, for compare-and-set to expect
         self.history: list[Operation] = []
-        self.oracle = Oracle(self.nodes, profile.proposing, self.fail)
+        self.oracle = Oracle(self.nodes, profile.proposing, seed, self.fail)
         self.network = Network(self)
         self.machines = {node: self.machine(self, node) for node in self.nodes}
         self.clients = [Client(self, number) for number in range(profile.clients)]

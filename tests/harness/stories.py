@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from paxoskv.protocol.faults import Failures
+from paxoskv.protocol.node import OWN_LOGS
 from paxoskv.wire.structs import Accept, Prepare
 from tests.harness.recorded import RecordedCluster
 from tests.harness.scenario import Answer
@@ -19,24 +20,31 @@ class Story(NamedTuple):
     name: str
     title: str
     text: str
-    play: Callable[[], RecordedCluster]
+    script: Callable[[str], RecordedCluster]
+    way: str  # to propose, that the text is about
+
+    def play(self, way: str | None = None) -> RecordedCluster:
+        """Play it, in this way to propose or in its own."""
+        return self.script(way or self.way)
 
 
 STORIES: dict[str, Story] = {}
 
+Script = Callable[[str], RecordedCluster]
 
-def story(name: str) -> Callable[[Callable[[], RecordedCluster]], Callable[[], RecordedCluster]]:
-    def add(play: Callable[[], RecordedCluster]) -> Callable[[], RecordedCluster]:
-        title, _, text = (play.__doc__ or "").partition("\n\n")
-        STORIES[name] = Story(name, title.rstrip("."), " ".join(text.split()), play)
-        return play
+
+def story(name: str, way: str = OWN_LOGS) -> Callable[[Script], Script]:
+    def add(script: Script) -> Script:
+        title, _, text = (script.__doc__ or "").partition("\n\n")
+        STORIES[name] = Story(name, title.rstrip("."), " ".join(text.split()), script, way)
+        return script
 
     return add
 
 
-def begun(**settings: object) -> RecordedCluster:
-    """Five nodes that each lead their log; what happens from now on is recorded."""
-    cluster = RecordedCluster(**settings)
+def begun(way: str, **settings: object) -> RecordedCluster:
+    """Five nodes that are ready; what happens from now on is recorded."""
+    cluster = RecordedCluster(proposing=way, **settings)
     cluster.record()
     return cluster
 
@@ -49,36 +57,36 @@ def answered(cluster: RecordedCluster, *answers: Answer, within_s: float = 5) ->
 
 
 @story("put")
-def put() -> RecordedCluster:
+def put(way: str) -> RecordedCluster:
     """A client puts a value.
 
     A client asks node 2 to put color=green. Watch for the moment when three of five disks have the entry:
     from then on it is chosen, whatever happens. Node 2 knows it a message later, and answers when nothing
     earlier can come any more.
     """
-    cluster = begun()
+    cluster = begun(way)
     return answered(cluster, cluster.put(2, "color", "green"))
 
 
 @story("start")
-def start() -> RecordedCluster:
+def start(way: str) -> RecordedCluster:
     """Five nodes start.
 
     Each node stands for its own log (phase 1 of Paxos): it asks all for a promise, and leads when three have
     given it. From then on it may propose without asking again.
     """
-    return RecordedCluster(recorded=True)
+    return RecordedCluster(recorded=True, proposing=way)
 
 
 @story("two-proposers")
-def two_proposers() -> RecordedCluster:
+def two_proposers(way: str) -> RecordedCluster:
     """Two nodes compete for one log.
 
     Node 1 dies when only it and node 2 have accepted x=1. Nodes 2 and 3 both want to finish its log, and
     stand above each other. The promises make sure that whoever wins finds the entry or makes sure that it
     never was: all end with the same log.
     """
-    cluster = begun()
+    cluster = begun(way)
     with cluster.deliver_only(Accept, to={1, 2}):
         cluster.put(1, "x", "1")
         cluster.run(0.01)
@@ -93,8 +101,32 @@ def two_proposers() -> RecordedCluster:
     return answered(cluster, *answers)
 
 
+@story("classic-duel", "classic")
+def classic_duel(way: str) -> RecordedCluster:
+    """Two proposers duel, the classic way.
+
+    All share one log, and nobody leads it for longer than for one command ("proposing": "classic"): each
+    command takes a ballot of its own, with both phases. Nodes 1 and 5 get a command at the same moment. The
+    lower ballot is refused: its proposer waits a little, by chance, and stands again above the other.
+    """
+    cluster = begun(way)
+    return answered(cluster, cluster.put(1, "x", "1"), cluster.put(5, "x", "5"))
+
+
+@story("forwarded", "leader")
+def forwarded(way: str) -> RecordedCluster:
+    """A node hands a command to the leader.
+
+    All share one log, and node 1 leads it for all ("proposing": "leader"). A client asks node 4, which hands
+    the command to node 1. Node 1 needs no promise any more: it sends its Accept at once. Node 4 answers when
+    it has applied the entry itself.
+    """
+    cluster = begun(way)
+    return answered(cluster, cluster.put(4, "color", "green"))
+
+
 @story("leader-dies")
-def leader_dies() -> RecordedCluster:
+def leader_dies(way: str) -> RecordedCluster:
     """A leader dies, and its entry survives.
 
     Node 1 leads its log and sends x=1, but only nodes 1, 2 and 3 get it; then node 1 dies, before its client
@@ -102,7 +134,7 @@ def leader_dies() -> RecordedCluster:
     come from node 1. That is why another node stands for log 1: it finds x=1 in the promises, finishes it,
     and appends a skip.
     """
-    cluster = begun()
+    cluster = begun(way)
     with cluster.deliver_only(Accept, to={1, 2, 3}):
         cluster.put(1, "x", "1")
         cluster.run(0.0015)
@@ -111,14 +143,14 @@ def leader_dies() -> RecordedCluster:
 
 
 @story("revoked")
-def revoked() -> RecordedCluster:
+def revoked(way: str) -> RecordedCluster:
     """A dead owner's log is revoked.
 
     Node 1 is dead, so nobody says that nothing earlier will come from it, and node 2's entry is chosen but
     cannot be applied. Another node stands for log 1, and appends a skip, stamped far ahead. Then node 1 is
     back, and takes its log back with a higher ballot.
     """
-    cluster = begun()
+    cluster = begun(way)
     cluster.crash(1)
     answered(cluster, cluster.put(2, "y", "2"))
     cluster.restart(1)
@@ -127,27 +159,27 @@ def revoked() -> RecordedCluster:
 
 
 @story("failing-acceptors")
-def failing_acceptors() -> RecordedCluster:
+def failing_acceptors(way: str) -> RecordedCluster:
     """Acceptors fail at random.
 
     The acceptors of nodes 3, 4 and 5 ignore half of all messages, as in the original experiment. It costs
     time and repeats, and nothing else.
     """
     failures = {node: Failures(probability=0.5) for node in (3, 4, 5)}
-    cluster = begun(seed=3, failures=failures)
+    cluster = begun(way, seed=3, failures=failures)
     for number in range(3):
         answered(cluster, cluster.increment(1 + number, "n"))
     return cluster
 
 
 @story("catch-up")
-def catch_up() -> RecordedCluster:
+def catch_up(way: str) -> RecordedCluster:
     """A node catches up.
 
     Node 5 is down while the others go on. When it is back, it learns how long the logs are, fetches what it
     lacks, and applies it in the same order as everybody.
     """
-    cluster = begun()
+    cluster = begun(way)
     cluster.crash(5)
     for number in range(3):
         answered(cluster, cluster.increment(1 + number, "n"))
@@ -158,13 +190,13 @@ def catch_up() -> RecordedCluster:
 
 
 @story("minority")
-def minority() -> RecordedCluster:
+def minority(way: str) -> RecordedCluster:
     """A minority is cut off.
 
     Nodes 4 and 5 are cut off. What a client asks of node 5 cannot be chosen there; what is asked of node 1
     can. When the cut heals, both are applied, in one order, everywhere.
     """
-    cluster = begun()
+    cluster = begun(way)
     cluster.part([4, 5])
     lonely = cluster.put(5, "x", "minority")
     answered(cluster, cluster.put(1, "x", "majority"))
@@ -174,29 +206,29 @@ def minority() -> RecordedCluster:
 
 
 @story("chain")
-def chain() -> RecordedCluster:
+def chain(way: str) -> RecordedCluster:
     """The nodes are a chain.
 
     Only the links 1-2, 2-3, 3-4 and 4-5 work. Nodes 2, 3 and 4 still reach a majority with themselves, so
     they get things done. Nodes 1 and 5 reach two
     nodes: they wait, or somebody else finishes what they have begun.
     """
-    return connected({(1, 2), (2, 3), (3, 4), (4, 5)}, done=3, waits=1)
+    return connected(way, {(1, 2), (2, 3), (3, 4), (4, 5)}, done=3, waits=1)
 
 
 @story("star")
-def star() -> RecordedCluster:
+def star(way: str) -> RecordedCluster:
     """Only one node reaches a majority.
 
     Only the links of node 3 work. Node 3 alone reaches a majority, and gets things done; all others reach
     two nodes, and cannot finish anything themselves.
     """
-    return connected({(1, 3), (2, 3), (3, 4), (3, 5)}, done=3, waits=1)
+    return connected(way, {(1, 3), (2, 3), (3, 4), (3, 5)}, done=3, waits=1)
 
 
-def connected(links: set[tuple[int, int]], done: int, waits: int) -> RecordedCluster:
+def connected(way: str, links: set[tuple[int, int]], done: int, waits: int) -> RecordedCluster:
     """Only these links work; then one node gets its command done, the other one when all are back."""
-    cluster = begun()
+    cluster = begun(way)
     for one in cluster.ids:
         for other in cluster.ids:
             if one < other and (one, other) not in links:
@@ -208,13 +240,13 @@ def connected(links: set[tuple[int, int]], done: int, waits: int) -> RecordedClu
 
 
 @story("quorum-loss")
-def quorum_loss() -> RecordedCluster:
+def quorum_loss(way: str) -> RecordedCluster:
     """The majority is lost, and returns.
 
     Nodes 3, 4 and 5 die: two of five are no majority, so nothing can be chosen, and nothing wrong is
     answered. Node 3 returns with what is on its disk, and the waiting command is done.
     """
-    cluster = begun()
+    cluster = begun(way)
     for node in (3, 4, 5):
         cluster.crash(node)
     waiting = cluster.put(1, "x", "1")
@@ -225,13 +257,13 @@ def quorum_loss() -> RecordedCluster:
 
 
 @story("wiped-disk")
-def wiped_disk() -> RecordedCluster:
+def wiped_disk(way: str) -> RecordedCluster:
     """A node without its disk rejoins.
 
     Node 5's disk is replaced by an empty one: it has forgotten its promises and votes. It may vote again
     only when every other node has told it what it may have had a part in.
     """
-    cluster = begun()
+    cluster = begun(way)
     answered(cluster, *[cluster.put(node, f"key{node}", "1") for node in (1, 5)])
     cluster.wipe(5)
     cluster.run(0.02)

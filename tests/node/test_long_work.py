@@ -167,7 +167,9 @@ def test_those_who_ask_too_much_say_nothing_more_until_they_are_answered(asked: 
 def test_in_a_crowd_each_connection_adds_one_call_at_a_time() -> None:
     nothing: Any = SimpleNamespace(refuses_commands=lambda: None, status=None)
     replica: Any = SimpleNamespace(store=None, crowded=False, submit=lambda *_: None)
-    service = Service(replica, nothing, nothing, nothing, LongWork(nothing), nothing, lambda *_: None)
+    service = Service(
+        replica, nothing, nothing, nothing, LongWork(nothing), nothing, nothing, lambda *_: None
+    )
     asking: list[Any] = [Call() for _ in range(3)]
     service.methods["admin"][b"put"](asking[0], ("k", "v", None))
     replica.crowded = True
@@ -229,6 +231,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "increment": ("many", 1, None),
     "execute": ([Command(Verb.GET, "key 7")] * 10,),
     "scan": ("key", None, None, None),
+    "watch": ("key", None, None, 0),
     "membership": (),
     "checkpoint": (),
     "read_checkpoint": (0, 0),

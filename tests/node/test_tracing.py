@@ -26,9 +26,14 @@ def recorded(cluster: RealCluster, known: Client) -> list[dict[str, Any]]:
 def test_what_a_live_cluster_has_recorded_tells_how_a_value_came_to_be(tmp_path: Path) -> None:
     with RealCluster(tmp_path, nodes=3) as cluster, cluster.client() as known:
         known.put("color", "red")
-        refused = client(cluster, "explain", "color")
+        refused = client(cluster, "explain", "colo")
         assert refused.returncode == cli.NEGATIVE
         assert "node 1 does not record" in refused.stderr and "trace on" in refused.stderr
+        journals = client(cluster, "explain", "color")
+        assert journals.returncode == 0
+        assert "node 1 does not record" in journals.stdout and "trace on" in journals.stdout
+        assert "has put color=red in slot 0 of log" in journals.stdout
+        assert "Slot 0 is chosen, and applied there." in journals.stdout
 
         on = client(cluster, "trace", "on")
         assert on.stdout.splitlines() == [f"node {node}: records" for node in cluster.ids]
@@ -67,7 +72,10 @@ def test_what_a_live_cluster_has_recorded_tells_how_a_value_came_to_be(tmp_path:
         words = client(cluster, "explain", "color")
         assert words.returncode == 0 and "node 3" in words.stdout
         client(cluster, "trace", "off")
-        assert "does not record" in client(cluster, "explain", "color").stderr
+        told_now = client(cluster, "explain", "color")
+        words = told_now.stdout
+        assert told_now.returncode == 0, told_now.stderr
+        assert "node 2 does not record" in words and "has put color=blue" in words and "CHOSEN" not in words
 
 
 def test_nodes_whose_cluster_says_so_record_from_their_start(tmp_path: Path) -> None:

@@ -37,6 +37,17 @@ def test_all_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"{name}: {story.title}\n" in told and story.text in told for name, story in STORIES.items())
 
 
+def test_a_scenario_is_played_in_another_way_to_propose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert trace.main(["put", "--proposing", "classic"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("A client puts a value (classic)\n")
+    assert "CHOSEN: put color=green." in told and "Node 2 gives ballot 1.2 up" in told
+    assert trace.main(["forwarded"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("A node hands a command to the leader\n")
+    assert "Node 4 sends to node 1: Forward put color=green: lead it for me" in told
+
+
 def test_a_run_that_breaks_a_rule_prints_the_command_of_its_page_which_shows_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

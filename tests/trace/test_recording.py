@@ -1,6 +1,7 @@
 """What is recorded is what happened: as the nodes have it, and the simulator, and as without a recording."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 import pytest
 
 from paxoskv.page.draw import Drawing
-from paxoskv.page.instance import about, joined
+from paxoskv.page.instance import about, joined, written
 from paxoskv.page.words import TEXTS, message, nodes, values
+from paxoskv.protocol.node import OWN_LOGS, WAYS
 from paxoskv.trace.events import OUTCOMES, VERDICTS, VOTES, WORDS, Trace, commands
-from paxoskv.wire.structs import Outcome, Verb, Verdict, Vote
+from paxoskv.trace.held import HeldEntries, proposer
+from paxoskv.wire.codec import decode
+from paxoskv.wire.structs import Batch, Frame, Outcome, Verb, Verdict, Vote
 from tests.harness.recorded import RecordedCluster, RecordedSimulation
 from tests.harness.simulator import PROFILES, Simulation
 from tests.harness.stories import STORIES
@@ -31,9 +35,12 @@ def of_kind(events: list[Event], kind: str) -> list[Event]:
 
 
 @cache
-def told(name: str) -> tuple[RecordedCluster, list[Event]]:
-    cluster = STORIES[name].play()
+def told(name: str, way: str | None = None) -> tuple[RecordedCluster, list[Event]]:
+    cluster = STORIES[name].play(way)
     return cluster, events_of(cluster.trace)
+
+
+in_all_ways = pytest.mark.parametrize(("name", "way"), [(name, way) for name in STORIES for way in WAYS])
 
 
 def reasons(events: list[Event], event: Event) -> list[Event]:
@@ -62,9 +69,11 @@ def test_the_recording_of_a_put_tells_who_asked_who_voted_and_on_which_disks_it_
     assert {event["node"] for event in of_kind(events, "applied")} == {1, 2, 3, 4, 5}
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_every_event_of_a_scenario_comes_after_its_causes_and_votes_come_after_their_disk(name: str) -> None:
-    _, events = told(name)
+@in_all_ways
+def test_every_event_of_a_scenario_comes_after_its_causes_and_votes_come_after_their_disk(
+    name: str, way: str
+) -> None:
+    _, events = told(name, way)
     ids = [event["id"] for event in events]
     assert ids == sorted(ids)
     assert [event["time"] for event in events] == sorted(event["time"] for event in events)
@@ -84,9 +93,9 @@ def test_every_event_of_a_scenario_comes_after_its_causes_and_votes_come_after_t
             assert event["length"] <= on_disk.get(key, event["length"])
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_what_is_chosen_in_a_scenario_is_what_the_cluster_holds_to_be_chosen(name: str) -> None:
-    cluster, events = told(name)
+@in_all_ways
+def test_what_is_chosen_in_a_scenario_is_what_the_cluster_holds_to_be_chosen(name: str, way: str) -> None:
+    cluster, events = told(name, way)
     held: dict[tuple[int, int, int], list[Any]] = {}
     for event in events:
         if event["kind"] == "accepted":
@@ -101,10 +110,14 @@ def test_what_is_chosen_in_a_scenario_is_what_the_cluster_holds_to_be_chosen(nam
     assert chosen == set(cluster.slots)
 
 
-@pytest.mark.parametrize("profile", PROFILES_TRIED)
-def test_a_run_of_the_simulator_is_the_same_whether_it_is_recorded_or_not(profile: str) -> None:
-    recorded = RecordedSimulation(3, PROFILES[profile], 1_000_000)
-    assert recorded.run() == Simulation(3, PROFILES[profile]).run()
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [*[(name, OWN_LOGS) for name in PROFILES_TRIED], ("lossy", "classic"), ("crash-loops", "leader")],
+)
+def test_a_run_of_the_simulator_is_the_same_whether_it_is_recorded_or_not(name: str, way: str) -> None:
+    profile = replace(PROFILES[name], proposing=way)
+    recorded = RecordedSimulation(3, profile, 1_000_000)
+    assert recorded.run() == Simulation(3, profile).run()
     events = events_of(recorded.recording)
     oracle = [[timestamp, commands(payload)] for timestamp, _, payload in recorded.oracle.applied]
     for node in recorded.nodes:
@@ -178,14 +191,22 @@ def test_the_words_name_skips_what_comes_twice_and_what_is_not_on_a_disk_yet() -
     assert "may write later" in text
 
 
+@in_all_ways
+def test_all_that_is_chosen_is_told_in_words(name: str, way: str) -> None:
+    cluster, events = told(name, way)
+    drawing = Drawing([json.dumps({"nodes": cluster.ids}), *map(json.dumps, events)], gossip=True)
+    assert drawing.text().count("CHOSEN: ") == len(of_kind(events, "chosen"))
+    assert "{" not in drawing.text() and "an earlier entry" not in drawing.text()
+
+
 def test_every_verb_outcome_verdict_and_vote_has_a_word_that_recordings_show() -> None:
     for texts, numbers in ((WORDS, Verb), (OUTCOMES, Outcome), (VERDICTS, Verdict), (VOTES, Vote)):
         assert set(texts) == {value for name, value in vars(numbers).items() if name.isupper()}
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_what_is_told_of_a_slot_is_what_the_simulator_has_seen_of_it(name: str) -> None:
-    cluster, events = told(name)
+@in_all_ways
+def test_what_is_told_of_a_slot_is_what_the_simulator_has_seen_of_it(name: str, way: str) -> None:
+    cluster, events = told(name, way)
     for (log, slot), entry in cluster.slots.items():
         for event in events:
             event.setdefault("cause", 0)
@@ -202,3 +223,75 @@ def test_what_is_told_of_a_slot_is_what_the_simulator_has_seen_of_it(name: str) 
         assert set(commands(entry.payload).split("; ")) <= asked
         for chosen in of_kind(kept, "chosen"):
             assert set(chosen["because"]) <= {e["id"] for e in kept}
+
+
+def last_of(cluster: RecordedCluster) -> dict[str, tuple[int, int]]:
+    """By key: the log and slot of the last entry about it, as the cluster has seen them chosen."""
+    found = {}
+    for (log, slot), entry in sorted(cluster.slots.items(), key=lambda item: (item[1].timestamp, item[0])):
+        for command in decode(Batch, entry.payload).commands if entry.payload else ():
+            found[command.key] = (log, slot)
+    return found
+
+
+@in_all_ways
+def test_what_is_explained_of_a_key_is_what_the_simulator_has_seen(name: str, way: str) -> None:
+    cluster, events = told(name, way)
+    alone = [
+        {**event, "cause": 0 if event["kind"] == "delivered" else event.get("cause", 0)} for event in events
+    ]
+    whole = joined([[event for event in alone if event["node"] == node] for node in cluster.ids])
+    for key, (log, slot) in last_of(cluster).items():
+        assert written(whole, key) == (log, slot)
+        kept = about(whole, log, slot)
+        entry = cluster.slots[log, slot]
+        shown = [entry.timestamp, commands(entry.payload)]
+        by = proposer(log, entry)
+        proposed = {e["node"]: e["entries"][0][1] for e in of_kind(kept, "proposed")}
+        assert proposed.pop(by) == shown[1]
+        assert {e["node"] for e in of_kind(kept, "asked")} == {by, *proposed}
+        others = [e for e in of_kind(kept, "accepted") if shown not in e["entries"]]
+        assert others or not proposed  # what was accepted there, and lost, is told as well
+        assert {e["node"] for e in of_kind(kept, "answered")} <= {by, *proposed}
+        applied = {e["node"] for e in of_kind(kept, "applied")}
+        assert {node for node in cluster.ids if node in applied} == {
+            e["node"] for e in of_kind(whole, "applied") if e["entries"] == [shown] and "slot" in e
+        }
+        for chosen in of_kind(kept, "chosen"):
+            assert len(chosen["votes"]) >= 3
+            for voter in chosen["votes"]:
+                assert [
+                    e
+                    for e in of_kind(kept, "accepted")
+                    if (e["node"], e["ballot"]) == (voter, chosen["ballot"])
+                    and shown in [list(one) for one in e["entries"]]
+                ]
+        if way == "classic":  # one ballot for each command, and every attempt is told
+            assert {e["ballot"] for e in of_kind(kept, "stands")} >= {
+                e["ballot"] for e in of_kind(kept, "chosen")
+            }
+
+
+@in_all_ways
+def test_what_journals_have_is_what_is_chosen(name: str, way: str) -> None:
+    cluster, _ = told(name, way)
+    last = last_of(cluster)
+    for machine in cluster.machines.values():
+        if not machine.running:
+            continue
+        entries = HeldEntries()
+        for frame in [*machine.files.frames(), *machine.durable]:
+            entries.take(decode(Frame, frame).records)
+        shown = [json.loads(event.as_json()) for event in entries.events(machine.core, 0.0)]
+        assert shown or not machine.applied
+        for event in shown:
+            entry = cluster.slots.get((event["log"], event["slot"]))
+            if entry is not None and event["entries"] == [[entry.timestamp, commands(entry.payload)]]:
+                assert event["by"] == proposer(event["log"], entry)
+            elif event["length"]:  # it was accepted there, and lost: another ballot has the chosen one
+                ballots = [
+                    e["ballot"] for e in shown if (e["log"], e["slot"]) == (event["log"], event["slot"])
+                ]
+                assert len(ballots) > 1 or not entry.payload
+        if machine.applied == cluster.order and not machine.files.newest and not machine.disk:
+            assert {key: written(shown, key) for key in last} == last

@@ -56,6 +56,7 @@ from paxoskv.wire.structs import (  # fmt: skip
     Accept,
     Accepted,
     Barrier,
+    Change,
     Chunk,
     Command,
     Entry,
@@ -72,6 +73,7 @@ from paxoskv.wire.structs import (  # fmt: skip
     Origin,
     Outcome,
     Page,  # fmt: skip
+    Place,
     Position,
     Prepare,
     Promise,
@@ -83,6 +85,7 @@ from paxoskv.wire.structs import (  # fmt: skip
     Session,
     Traced,
     Verb,
+    Watched,
 )
 
 FACT = Fact(1, 20, (3 << 8) | 1, 1 << 41)
@@ -114,6 +117,7 @@ FROM_CLIENTS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "increment": (("k", -3, None), Result(Outcome.OK, "-3")),
     "execute": (([Command(Verb.PUT, "k", "v"), Command(Verb.GET, "k")],), [Result(0), Result(0, "v")]),
     "scan": (("k", None, 10, 0), Page([Item("k", "v")], False, 3)),
+    "watch": (("k", Place(5, 2), 10, 500), Watched([Change("k", Place(6, 1, 0), "v")], Place(6, 1))),
     "checkpoint": ((), 3),
     "trace": ((True, 7), Traced(True, '{"id": 8}', 8, False)),
     "read_checkpoint": ((3, 7), Chunk(3, 7, 77, 7, b"")),
