@@ -32,7 +32,7 @@ from tests.harness.explore.search import explore
 from tests.harness.explore.world import World
 
 BUDGETS = {
-    "one-log": {"stand": 2, "resend": 0, "crash": 0},
+    "one-log": {"stand": 2, "append": 0, "resend": 0, "crash": 0},
     "nodes": {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0},
 }
 

@@ -61,7 +61,7 @@ class OneLog:
         self.names = [f"acceptor {n + 1}" for n in self.voters] + [
             f"candidate {n + 1}" for n in range(proposers)
         ]
-        self.budgets = {"stand": 2, "resend": 0, "crash": 0} | budgets
+        self.budgets = {"stand": 2, "append": 0, "resend": 0, "crash": 0} | budgets
         self.nothing_seen: Hashable = ((), ())
 
     def begin(self) -> list[Any]:
@@ -69,7 +69,7 @@ class OneLog:
         return [Voter() for _ in self.voters] + candidates
 
     def events(self, process: int) -> list[str]:
-        return ["crash"] if process < self.alike else ["stand", "resend", "crash"]
+        return ["crash"] if process < self.alike else ["stand", "append", "resend", "crash"]
 
     # ---------------------------------------------------------------------------------------------- steps
 
@@ -124,9 +124,12 @@ class OneLog:
             state.durable = record.candidate.ballot
             prepare = proposer.message(NOW)
             return Step([(voter, prepare) for voter in self.voters])
+        if event in ("append", "resend") and not proposer.leading:
+            return None
+        if event == "append":
+            proposer.append(Entry(proposer.end + 1, b"%d.%d" % (process, proposer.end)))
+            return Step(self.accepts(state))
         if event == "resend":
-            if not proposer.leading:
-                return None
             for courier in proposer.couriers.values():
                 courier.at = courier.at and EARLIER
             return Step(self.accepts(state))
