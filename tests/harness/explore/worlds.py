@@ -27,19 +27,20 @@ def nodes(name: str, states: int, proposing: str = "own-logs", **budgets: int) -
 
 ONE_LOG = [
     one_log("2 stand", 10_000, stand=2),
-    one_log("2 stand, a crash, sent again", 40_000, stand=2, crash=1, resend=1),
-    one_log("3 of 3 stand", 40_000, proposers=3, stand=3),
+    one_log("2 stand, a crash, sent again", 25_000, stand=2, crash=1, resend=1),
+    one_log("2 stand, one more entry", 25_000, stand=2, append=1),
+    one_log("3 of 3 stand", 10_000, proposers=3, stand=3),
 ]
 PUT = nodes("a put", 100)
+LOST = nodes("a put, a lost disk", 4_000, wipe=1)
+TIME = nodes("a put, time passes", 4_000, tick=1)
 READ = nodes("a put, a read", 8_000, read=1)
-TIME = nodes("a put, time passes", 6_000, tick=1)
-LOST = nodes("a put, a lost disk", 7_000, wipe=1)
-CRASH = nodes("a put, a crash", 8_000, crash=1)
-TWO = nodes("two puts", 6_000, put=2)
-TWICE = nodes("a put, time passes twice", 10_000, tick=2)
-OWN_LOGS = [PUT, LOST, TIME, READ, TWO, CRASH, TWICE]
+TWO = nodes("two puts", 3_000, put=2)
+CRASH = nodes("a put, a crash", 4_000, crash=1)
+TWICE = nodes("a put, time passes twice", 4_000, tick=2)
+OWN_LOGS = [PUT, LOST, TIME, CRASH, TWO, TWICE, READ]
 PARTS = {  # in which worlds a change of only this part of the protocol could show: else in all
-    "protocol.reads": [READ, nodes("a put, a read, a crash", 10_000, read=1, crash=1)],
+    "protocol.reads": [READ, nodes("a put, a read, a crash", 4_000, read=1, crash=1)],
     "protocol.rejoin": [LOST],
     "protocol.incarnations": [LOST],
     "protocol.claims": [LOST, CRASH],
@@ -51,10 +52,10 @@ PARTS = {  # in which worlds a change of only this part of the protocol could sh
 }
 CLASSIC = [
     nodes("a put", 2_000, "classic"),
+    nodes("a put, time passes", 5_000, "classic", tick=1),
+    nodes("two puts", 5_000, "classic", put=2),
+    nodes("a put, a crash", 5_000, "classic", crash=1),
     nodes("a put, a read", 13_500, "classic", read=1),
-    nodes("a put, time passes", 10_000, "classic", tick=1),
-    nodes("two puts", 10_000, "classic", put=2),
-    nodes("a put, a crash", 10_000, "classic", crash=1),
 ]
 LEADER = [
     nodes("a put", 100, "leader"),
@@ -62,9 +63,9 @@ LEADER = [
     nodes("a put, a read", 2_000, "leader", read=1),
     nodes("a put, a lost disk", 2_000, "leader", wipe=1),
     nodes("two puts", 1_000, "leader", put=2),
-    nodes("a put, time passes", 8_000, "leader", tick=1),
-    nodes("a put, a read, a crash", 8_000, "leader", read=1, crash=1),
-    nodes("two puts, a crash", 8_000, "leader", put=2, crash=1),
+    nodes("a put, time passes", 5_000, "leader", tick=1),
+    nodes("a put, a read, a crash", 5_000, "leader", read=1, crash=1),
+    nodes("two puts, a crash", 5_000, "leader", put=2, crash=1),
 ]
 
 
