@@ -3,12 +3,14 @@
 
     scripts/explore.py one-log --stand 2 --crash 1       acceptors and candidates of one log
     scripts/explore.py nodes --put 1 --tick 1            three whole nodes
+    scripts/explore.py --check-trace run.jsonl           was a recorded run one that the rules allow?
 
 Messages come in any order, late or never, in one-log also twice; what else may happen has a budget: how
 often a candidate stands, sends again or crashes, how often a node takes a command or a read, notices that
 time has passed, or crashes. A breach is printed with the fewest steps that lead to it.
 
-Exit status: 0 every state was visited; 1 a breach; 4 the time or the number of states was used up; 2 usage.
+Exit status: 0 every state was visited, or the recorded run is allowed; 1 a breach; 4 the time or the number
+of states was used up; 2 usage.
 """
 
 import argparse
@@ -28,6 +30,7 @@ program.begin(*program.PACKAGES, "numpy")
 from paxoskv.config import WAYS
 from tests.harness.explore.nodes import Nodes
 from tests.harness.explore.one_log import OneLog
+from tests.harness.explore.recorded_run import Damaged, RecordedRun, Refused, read
 from tests.harness.explore.search import explore
 from tests.harness.explore.world import World
 
@@ -42,7 +45,13 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         description=what, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    layers = found.add_subparsers(dest="layer", required=True, metavar="LAYER")
+    found.add_argument(
+        "--check-trace",
+        type=Path,
+        metavar="FILE",
+        help="check what `client.py trace show` or `scripts/trace.py --json` has written",
+    )
+    layers = found.add_subparsers(dest="layer", metavar="LAYER")
     for layer, budgets in BUDGETS.items():
         sub = layers.add_parser(layer, help=f"budgets: {', '.join(budgets)}")
         for name, budget in budgets.items():
@@ -65,8 +74,34 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+def check_trace(path: Path) -> int:
+    """Say whether the recorded run is allowed; returns the exit status."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            run = RecordedRun(read(lines))
+        checked = run.check()
+    except (OSError, UnicodeError, Damaged) as error:
+        print(f"{path}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+        return 2
+    except Refused as refused:
+        print(f"NOT ALLOWED: {refused}")
+        return 1
+    print(
+        f"{sum(checked.values()):,} events are allowed: "
+        + ", ".join(f"{n:,} {k}" for k, n in checked.items())
+    )
+    if not run.complete:
+        print("the recording has gaps: whether all that is said to be chosen has a quorum was not checked")
+    return 0
+
+
 def main() -> int:
-    options = parser().parse_args()
+    found = parser()
+    options = found.parse_args()
+    if options.check_trace:
+        return check_trace(options.check_trace)
+    if not options.layer:
+        found.error("say a LAYER, or --check-trace FILE")
     budgets = {name: getattr(options, name) for name in BUDGETS[options.layer]}
     world: World
     flags = {}

@@ -101,7 +101,7 @@ def put_together(
         identity, replica, journal, peers, connections, checkpointing, health, watches, counts, loop
     )
     tracing = Tracing(replica, directory)
-    tracing.switch(trace)
+    tracing.switch(trace, restarted=True)
     service = Service(replica, checkpointing, health, status, long_work, watches, tracing, answer)
     inbox = Inbox(service, peers, replica, turns, counts)
     return Server(replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s)

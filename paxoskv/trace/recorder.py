@@ -140,7 +140,8 @@ class Recorder:
         """A promise (length -1) or a vote that counts now."""
         counted = Counted(ballot, length, event)
         if length < 0:
-            self.promises.setdefault(log, {})[node] = counted
+            promises = self.promises.setdefault(log, {})
+            promises[node] = max(counted, promises.get(node, counted))  # one of an older ballot may come late
         elif self.leads.get(log) == ballot:
             self.votes.setdefault(log, {}).setdefault(node, []).append(counted)
 
@@ -232,6 +233,8 @@ class Recorder:
             self.own.append((log, ballot, -1))
         elif record.rejoined is not None:
             self.trace.add(self.me, "rejoined", self._cause(None))
+        elif record.installed is not None:  # a checkpoint has brought more than was accepted here
+            self.state()
 
     def _leads(self, log: int, ballot: int) -> None:
         """A quorum has promised: which promises those are."""
