@@ -108,14 +108,40 @@ class Log:
             if entry.payload and entry.timestamp <= self.frontier:
                 raise Breach(f"log {log}: {entry} is chosen below the frontier {self.frontier}")
 
-    def claim(self, log: int, chosen: int, frontier: int) -> None:
-        """Somebody is told that so many are chosen, and that no other command lies below the frontier."""
+    def claim(
+        self,
+        quorum: int,
+        log: int,
+        chosen: int,
+        evidence: int,
+        frontier: int,
+        reserved: int = -1,
+        ballot: int = 0,
+    ) -> None:
+        """Somebody is told that so many are chosen, and that no other command lies below the frontier.
+
+        Its owner tells what it has reserved, and its ballot: it may have made the frontier from its clock.
+        """
         if chosen > len(self.chosen):
             raise Breach(f"log {log}: {chosen} entries are said to be chosen, and {self.chosen} are")
+        if chosen and not self.established(quorum, evidence):
+            raise Breach(
+                f"log {log}: {chosen} are said to be counted at {evidence}, which is not established"
+            )
         for entry in self.chosen[chosen:]:
             if entry.payload and entry.timestamp <= frontier:
                 raise Breach(f"log {log}: the frontier is said to be {frontier}, and {entry} comes later")
+        if reserved >= 0 and frontier > max(
+            [self.frontier, *[entry.timestamp for entry in self.chosen[-1:]]]
+        ):
+            if frontier > reserved:
+                raise Breach(f"log {log}: the frontier is {frontier}, and {reserved} is reserved (R3)")
+            if not self.established(quorum, ballot):
+                raise Breach(f"log {log}: a frontier is made at {ballot}, which is not established (R4)")
         self.frontier = max(self.frontier, frontier)
+
+    def established(self, quorum: int, ballot: int) -> bool:
+        return ballot in self.ballots and len(self.ballots[ballot][1]) >= quorum
 
 
 class Nodes:
@@ -273,6 +299,7 @@ class Nodes:
     def leaves(self, state: Machine, message: Any) -> None:
         """What the others will count on is on the disk; what is said of a log is for the observer."""
         ballot = getattr(message, "ballot", 0)
+        assert state.node is not None
         if isinstance(message, (Prepare, Accept)):
             candidate = state.disk.proposers.get(message.log)
             if candidate is None or candidate.highest < ballot:
@@ -284,8 +311,15 @@ class Nodes:
             acceptor = state.disk.acceptors[message.log]
             if (acceptor.accepted, acceptor.length) < (ballot, message.length):
                 raise Breach(f"node {state.me} votes before it is durable: {message}")
+            seen = max(
+                [e.timestamp for e in state.node.acceptors[message.log].entries if e.payload], default=0
+            )
+            if self.proposing == OWN_LOGS and state.node.clock.time < seen:
+                raise Breach(f"node {state.me} answers at {state.node.clock.time}, below {seen} (R6)")
         facts = [message.fact] if hasattr(message, "fact") else getattr(message, "facts", None) or []
-        self.facts += [("claims", fact.log, fact.chosen, fact.frontier) for fact in facts]
+        for fact in facts:
+            own = (state.disk.clock.reserved, state.node.own.ballot) if fact.log == state.me else ()
+            self.facts.append(("claims", *fact, *own))
 
     def times(self, node: Node, change: Callable[[float], float]) -> None:
         """Change every time that a node remembers; how long ago somebody was heard of is not looked at."""
@@ -382,7 +416,7 @@ class Nodes:
                 if chosen[start : start + len(entries)] != entries:
                     raise Breach(f"log {log}: {entries} from {start} are taken for chosen, and are not")
             elif kind == "claims":
-                table.setdefault(what[0], Log((), {}, 0)).claim(*what)
+                table.setdefault(what[0], Log((), {}, 0)).claim(self.quorum, *what)
             elif kind == "applied":
                 applied = self.apply(applied, *what)
             elif kind == "acknowledged":

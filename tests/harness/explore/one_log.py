@@ -92,6 +92,8 @@ class OneLog:
         answer: Promise | Accepted
         if isinstance(message, Prepare):
             answer = acceptor.on_prepare(message, Fact(0, acceptor.chosen, acceptor.evidence, 0))
+            if answer.verdict == Verdict.PROMISED and message.ballot < acceptor.promised:
+                raise Breach(f"{message.ballot} is promised after {acceptor.promised}")
         else:
             vote = acceptor.on_accept(message)
             before = acceptor.chosen
@@ -121,6 +123,10 @@ class OneLog:
                 return None
             record = proposer.prepare(0, 0, 0)
             assert record.candidate
+            if record.candidate.ballot <= state.durable:
+                raise Breach(
+                    f"candidate {process} stands with {record.candidate.ballot} after {state.durable}"
+                )
             state.durable = record.candidate.ballot
             prepare = proposer.message(NOW)
             return Step([(voter, prepare) for voter in self.voters])

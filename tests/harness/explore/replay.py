@@ -12,7 +12,11 @@ def replay(world: World, events: Iterable[tuple[int, str | tuple[int, Any]]]) ->
     An event is (process, name), or (process, (sender, message)): a message that was sent and is not gone.
     AssertionError if the schedule is none of this world.
     """
-    states, history, left = world.begin(), world.nothing_seen, dict(world.budgets)
+    try:
+        states = world.begin()
+    except Breach as breach:
+        return str(breach)
+    history, left = world.nothing_seen, dict(world.budgets)
     network: list[Any] = []
     for process, what in events:
         sender, event = (None, what) if isinstance(what, str) else what

@@ -18,7 +18,7 @@ import numpy as np
 from tests.harness.explore.engine import Explorer
 from tests.harness.explore.forgetting import Checker
 from tests.harness.explore.tables import Array, Table
-from tests.harness.explore.world import World
+from tests.harness.explore.world import Breach, World
 
 CHUNK = 16384  # states that are stepped at once: what is made of them fits a processor's cache
 
@@ -228,6 +228,10 @@ def explore(
     began = time.perf_counter()
     fork = get_context("fork")
     explorer = Explorer(world, **options | ({"forget": False} if check else {}))
+    try:
+        explorer.begin()
+    except Breach as breach:
+        return Verdict(False, 0, 0, 0, 0.0, 0.0, breach=str(breach))
     between = {pair: fork.Pipe() for pair in combinations(range(workers), 2)}
     ends, processes = [], []
     for me in range(workers):
@@ -241,7 +245,7 @@ def explore(
         there.close()
         ends.append(here)
         processes.append(process)
-    depth, breach, exhausted = -1, None, False
+    depth, found, exhausted = -1, None, False
     while True:
         fresh, states, transitions = map(sum, zip(*ask(ends), strict=True))
         exhausted = not fresh
@@ -250,16 +254,16 @@ def explore(
             break
         depth += 1
         results = ask(ends)
-        breach = next((breach for _, breach in results if breach), None)
-        going = breach is None and all(done for done, _ in results)
+        found = next((breach for _, breach in results if breach), None)
+        going = found is None and all(done for done, _ in results)
         tell(ends, going)
         if not going:
             break
     histories, processor = zip(*ask(ends), strict=True)
     seen = frozenset().union(*histories)
     verdict = Verdict(exhausted, states, transitions, depth, 0.0, sum(processor), seen)
-    if breach:
-        verdict = explain(explorer, verdict, breach, lambda *question: tell(ends, question) or ask(ends))
+    if found:
+        verdict = explain(explorer, verdict, found, lambda *question: tell(ends, question) or ask(ends))
     tell(ends, None)
     for process in processes:
         process.join()

@@ -28,8 +28,8 @@ def nodes(name: str, states: int, proposing: str = "own-logs", **budgets: int) -
 ONE_LOG = [
     one_log("2 stand", 10_000, stand=2),
     one_log("2 stand, a crash, sent again", 25_000, stand=2, crash=1, resend=1),
-    one_log("2 stand, one more entry", 25_000, stand=2, append=1),
-    one_log("3 of 3 stand", 10_000, proposers=3, stand=3),
+    one_log("2 stand, one more entry", 250_000, stand=2, append=1),
+    one_log("3 of 3 stand", 200_000, proposers=3, stand=3),
 ]
 PUT = nodes("a put", 100)
 LOST = nodes("a put, a lost disk", 4_000, wipe=1)
