@@ -5,12 +5,14 @@ scripts/explore.py explores larger ones; docs/testing.md has a table of them.
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from tests.harness.explore.nodes import Nodes
 from tests.harness.explore.one_log import OneLog
 from tests.harness.explore.search import explore
+from tests.harness.explore.world import World
 from tests.harness.mutants import ROOT, everything, explore_it
 
 MUTANTS = {mutant.name: mutant for mutant in everything()}
@@ -71,6 +73,29 @@ def test_one_worker_and_two_visit_the_same_states() -> None:
         assert one.exhausted and two.exhausted
         assert one[1:4] == two[1:4], "states, steps, depth"
         assert one.seen == two.seen
+
+
+LARGE = [  # worlds that are exhausted on every run of the tests, with about how many states they have
+    (lambda: OneLog(stand=3), 2_400_000),
+    (lambda: OneLog(stand=2, crash=3, resend=2), 390_000),
+    (lambda: Nodes(proposing="classic", put=1, tick=1), 280_000),
+    (lambda: Nodes(proposing="classic", put=1, wipe=1), 170_000),
+    (lambda: Nodes(proposing="leader", put=1, tick=1), 400_000),
+    (lambda: Nodes(put=1, tick=1), 12_000),
+    (lambda: Nodes(put=1, wipe=1), 6_000),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "states"), LARGE)
+def test_larger_worlds_are_exhausted(world: Callable[[], World], states: int) -> None:
+    verdict = explore(world(), workers=2, seconds=600)
+    assert verdict.exhausted and verdict.breach is None
+    assert verdict.states >= states
+
+
+def test_three_million_states_are_visited_on_every_run_of_the_tests() -> None:
+    assert sum(states for _, states in LARGE) >= 3_000_000
 
 
 @pytest.mark.parametrize("budgets", [{"put": 1}, {"put": 1, "read": 1}], ids=lambda b: " ".join(b))
