@@ -27,6 +27,10 @@ enum Verb {
     INCREMENT = 5,
     /** Open a session, whose id is the command's place in the order. */
     OPEN_SESSION = 6,
+    /** Compare keys, then do one of two lists of actions, with nothing in between: all of it or nothing. */
+    TRANSACTION = 7,
+    /** From here on all nodes do what format `delta` knows. Nodes send it, once all have said that they know it. */
+    UPGRADE = 8,
 }
 
 /** What became of a command that was applied. */
@@ -35,16 +39,36 @@ enum Outcome {
     OK = 0,
     /** GET, DELETE: the key does not exist. */
     NOT_FOUND = 1,
-    /** COMPARE_AND_SET: the key held something else, which is in `value`. */
+    /** COMPARE_AND_SET: the key held something else, which is in `value`. TRANSACTION: a comparison did not hold, and
+     * the actions of `else_do` were done. */
     MISMATCH = 2,
-    /** INCREMENT: the value, or the sum, is not a 64-bit decimal integer; nothing changed. */
+    /** INCREMENT, alone or in a TRANSACTION: the value, or the sum, is not a 64-bit decimal integer; nothing changed. */
     NOT_A_NUMBER = 3,
     /** Not applied: the session is not known any more (single commands raise Expired instead). */
     EXPIRED = 4,
     /** Not applied: below the session's first incomplete sequence (single commands raise Forgotten instead). */
     FORGOTTEN = 5,
-    /** Not applied: the command makes no sense (unknown verb, a missing field, a key or value over the limit). */
+    /** Not applied: the command makes no sense (unknown verb, a missing field, a key or value over the limit), or not
+     * all nodes are known to understand it. */
     INVALID = 6,
+    /** TRANSACTION: what it would read is longer than 1,048,576 bytes; nothing changed. */
+    TOO_LARGE = 7,
+}
+
+/** What a comparison of a transaction says about a key. */
+enum Relation {
+    /** It holds this value. */
+    EQUALS = 1,
+    /** It does not hold this value, or does not exist. */
+    DIFFERS = 2,
+    /** It exists. */
+    EXISTS = 3,
+    /** It does not exist. */
+    ABSENT = 4,
+    /** It holds a 64-bit decimal integer below this one. */
+    LESS = 5,
+    /** It holds a 64-bit decimal integer above this one. */
+    GREATER = 6,
 }
 
 /** How a read is ordered among the writes. */
@@ -77,6 +101,46 @@ struct RequestId {
     3: i64 first_incomplete
 } (python.immutable = "")
 
+/** A place in the order of all commands. */
+struct Position {
+    /** The entry's timestamp. */
+    1: i64 timestamp
+    /** The log that it stands in. */
+    2: i32 owner
+} (python.immutable = "")
+
+/** One comparison of a transaction. */
+struct Compare {
+    /** The key. */
+    1: string key
+    /** What must be so. */
+    2: Relation relation
+    /** EQUALS, DIFFERS: the value. LESS, GREATER: the number, in decimal. */
+    3: optional string value
+} (python.immutable = "")
+
+/** One action of a transaction. */
+struct Action {
+    /** PUT, GET, DELETE or INCREMENT. */
+    1: Verb verb
+    /** The key. */
+    2: string key
+    /** PUT: the value to set. */
+    3: optional string value
+    /** INCREMENT: how much to add. */
+    4: optional i64 delta
+} (python.immutable = "")
+
+/** What a TRANSACTION does; of each list at most 128. */
+struct Transaction {
+    /** If all of these hold, */
+    1: list<Compare> compares
+    /** these actions are done, in order, each of them on what those before it have left; */
+    2: list<Action> then_do
+    /** if not, these. */
+    3: list<Action> else_do
+} (python.immutable = "")
+
 /** One command, as clients batch them and as the logs hold them. */
 struct Command {
     /** What to do. */
@@ -91,6 +155,24 @@ struct Command {
     5: optional i64 delta
     /** Set by clients that may repeat the command. */
     6: optional RequestId request
+    /** TRANSACTION: what it does. */
+    7: optional Transaction transaction
+} (python.immutable = "")
+
+/** What became of one action of a transaction. */
+struct Answer {
+    /** OK or NOT_FOUND. */
+    1: Outcome outcome
+    /** GET: the value. INCREMENT: the sum. */
+    2: optional string value
+} (python.immutable = "")
+
+/** What became of a transaction of which one list of actions was done. */
+struct Transacted {
+    /** Its place in the order; those of one entry have the same. */
+    1: Position position
+    /** For each action. */
+    2: list<Answer> answers
 } (python.immutable = "")
 
 /** The answer to one command. */
@@ -103,6 +185,8 @@ struct Result {
     3: optional Session session
     /** GET with mode LOCAL: all commands up to this timestamp had been applied. */
     4: optional i64 timestamp
+    /** TRANSACTION with OK or MISMATCH: what was done. */
+    5: optional Transacted transacted
 } (python.immutable = "")
 
 /** One key and its value. */
@@ -115,12 +199,36 @@ struct Item {
 
 /** A page of a scan. */
 struct Page {
-    /** The items in ascending order of their keys (by code point). */
+    /** The items in ascending order of their keys (by code point), or in descending order if that was asked for. */
     1: list<Item> items
     /** Whether keys follow that did not fit this page. */
     2: bool more
     /** All commands up to this timestamp had been applied. */
     3: i64 timestamp
+    /** The last entry that had been applied: two pages with the same one are of one state. */
+    4: optional Position position
+    /** If `counted` was asked for: how many keys the whole range has. */
+    5: optional i64 keys
+} (python.immutable = "")
+
+/** Which keys a page is to have: those for which all of this is so. What is absent bounds nothing. */
+struct Range {
+    /** They begin with this. */
+    1: optional string prefix
+    /** They are not below this. */
+    2: optional string start
+    /** They are below this. */
+    3: optional string end
+    /** They come after this one, in the order of the page: the last key of the page before. */
+    4: optional string after
+    /** Whether the order is the descending one. */
+    5: optional bool reverse
+    /** At most so many items, up to 1,000; absent: 1,000. */
+    6: optional i32 limit
+    /** Whether the values are left out: they are empty then. */
+    7: optional bool keys_only
+    /** Whether the page says how many keys the range has, and holds none of them. */
+    8: optional bool counted
 } (python.immutable = "")
 
 /** A place in the order of all changes of keys; the same at every node. */
@@ -175,14 +283,6 @@ struct Chunk {
     4: i64 offset
     /** At most 1 MiB; empty only at the end of the file. */
     5: binary data
-} (python.immutable = "")
-
-/** A place in the order of all commands. */
-struct Position {
-    /** The entry's timestamp. */
-    1: i64 timestamp
-    /** The log that it stands in. */
-    2: i32 owner
 } (python.immutable = "")
 
 /** What one node knows of one log. */
@@ -341,8 +441,19 @@ service KeyValue {
     list<Result> execute(1: list<Command> commands)
         throws (1: NotDone not_done, 2: Unknown unknown)
 
+    /**
+     * Compare keys, then do one of two lists of actions: OK says that it was `then_do`, MISMATCH that it was `else_do`.
+     * Refused as long as not all nodes are known to understand it.
+     */
+    Result transaction(1: Transaction transaction, 2: RequestId request)
+        throws (1: NotDone not_done, 2: Unknown unknown, 3: Expired expired, 4: Forgotten forgotten)
+
     /** Up to `limit` items (at most 1,000) whose keys begin with `prefix` and come after `start_after`. */
     Page scan(1: string prefix, 2: string start_after, 3: i32 limit, 4: ReadMode mode)
+        throws (1: NotDone not_done, 2: Unknown unknown)
+
+    /** The keys of a range, in order, or how many there are. */
+    Page scan_range(1: Range wanted, 2: ReadMode mode)
         throws (1: NotDone not_done, 2: Unknown unknown)
 
     /**
@@ -661,6 +772,8 @@ struct Identity {
     9: optional binary proof
     /** How its cluster proposes, as cluster.json says; absent: "own-logs". */
     10: optional string proposing
+    /** Which commands it knows: those of a version (1: TRANSACTION), and all before; absent: none of these. */
+    11: optional i32 format
 } (python.immutable = "")
 
 /** What nodes say to one another. Answers may overtake one another. */

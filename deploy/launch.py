@@ -371,7 +371,10 @@ class Launch:
 
     def start(self, host: Host, how: dict[int, list[str]]) -> dict[str, Any]:
         nodes = [described(node) | {"words": how[node.id]} for node in self.left(host)]
-        return self.hosts.run(host, "start", nodes=nodes, restart=self.options.restart)
+        interpreted = bool(os.environ.get("PAXOSKV_INTERPRETED"))
+        return self.hosts.run(
+            host, "start", nodes=nodes, restart=self.options.restart, interpreted=interpreted
+        )
 
     def started(self, results: dict[int, Any], stale: set[int]) -> None:
         """Say what came of starting them."""
@@ -379,6 +382,8 @@ class Launch:
             if "problem" not in state:
                 old = ", with older files than yours: scripts/launch.sh rolling" if node in stale else ""
                 self.say(node, True, f"{state['did']} (process {state['pid']}), ready{old}")
+        for line in sorted({result["runs"] for result in results.values() if isinstance(result, dict)}):
+            print(f"what they run is {line}")
 
     def summary(self) -> int:
         """The whole in one line: up, half started, or down; returns the exit code."""

@@ -115,7 +115,11 @@ class Local:
             if fresh:
                 self.make()
             self.launch(fresh)
-        print(f"{len(self.ids)} nodes answer" if len(self.ids) > 1 else f"node {self.ids[0]} answers")
+        print(
+            f"{len(self.ids)} nodes answer" if len(self.ids) > 1 else f"node {self.ids[0]} answers",
+            flush=True,
+        )
+        print(f"what they run is {host.what_runs(self.task([]), sys.executable)}")
 
     def launch(self, fresh: bool = False) -> None:
         """Start the nodes that do not run, and wait until all take commands."""
@@ -175,10 +179,12 @@ class Local:
         from paxoskv.wire.structs import Identity
 
         made: list[int] = []
+        settings = self.settings
+        names = (settings.name, settings.digest)
         try:
             for node in self.all:
                 made.append(node)
-                make(self.directory(node), Identity(self.settings.name, self.settings.digest, node, 1, 0))
+                make(self.directory(node), Identity(*names, node, 1, 0, proposing=settings.named_way))
         except BaseException as error:
             self.discard(made)
             if isinstance(error, JournalError):

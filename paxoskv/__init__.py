@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paxoskv.client import transactions
     from paxoskv.client.aio import AsyncClient
     from paxoskv.client.operations import (
         ClientError,
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient", "Change", "Client", "ClientError", "Cluster", "ClusterError", "Command", "CompactedError",
     "Item", "NoNodeReachable", "NotANumber", "NotDoneError", "Outcome", "Place", "Result", "Status",
-    "UnknownOutcome", "Verb", "WrongCluster", "load",
+    "UnknownOutcome", "Verb", "WrongCluster", "load", "transactions",
 ]  # fmt: skip
 
-_HOMES = ("config", "wire.structs", "wire.codec", "client.operations", "client.sync", "client.aio")
+_HOMES = ("config", "wire.structs", "wire.codec", "client.operations", "client.sync", "client.aio", "client")
 
 
 def __getattr__(name: str) -> Any:

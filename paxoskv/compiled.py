@@ -4,6 +4,8 @@ tools/compile.py translates the modules with mypyc, unchanged, into build/compil
 calls use() before it imports them gets the compiled ones. If one of them has changed since, or none was ever
 compiled, it gets the interpreted ones, which do the same more slowly. PAXOSKV_INTERPRETED=1 in the
 environment asks for the interpreted ones.
+
+Where a compiler is found, the first start of a cluster has them compiled in the background.
 """
 
 import hashlib
@@ -23,12 +25,23 @@ COMPILED = (
     "paxoskv/node/*.py",
     "paxoskv/client/operations.py",
 )
+SELDOM = (  # what runs once in a life, or less often
+    "paxoskv/node/identity.py",
+    "paxoskv/node/main.py",
+    "paxoskv/node/opening.py",
+    "paxoskv/node/status.py",
+    "paxoskv/storage/checkpoint_process.py",
+    "paxoskv/storage/data_dir.py",
+)
 MODULES = tuple(
     sorted(
-        str(path.relative_to(PROJECT))
-        for pattern in COMPILED
-        for path in PROJECT.glob(pattern)
-        if path.name != "__init__.py"
+        {
+            str(path.relative_to(PROJECT))
+            for pattern in COMPILED
+            for path in PROJECT.glob(pattern)
+            if path.name != "__init__.py"
+        }
+        - {*SELDOM}
     )
 )
 PACKAGES = tuple(sorted({module.rpartition("/")[0].replace("/", ".") for module in MODULES}))

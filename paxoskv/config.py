@@ -32,6 +32,7 @@
         "authority": "certs/ca.pem",
         "roles": {"reports": "reader"}},         of clients' certificates that name no role, by common name
       "trace": false,                          true: each node records what happens, in memory, from its start
+      "faults": "faults.json",                 a file of faults on purpose, read when it changes: see Faults
       "insecure": false                        true: others need not prove that they are nodes
     }
 
@@ -136,6 +137,7 @@ class Cluster:
     secret: str | None = None
     insecure: bool = False
     trace: bool = False
+    faults: str | None = None
     data: str = "data"
     ssh: Ssh = Ssh()
 
@@ -163,6 +165,22 @@ class Cluster:
         raise ClusterError(f"nodes: none has the id {node}")
 
 
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What fails on purpose at this time, where the cluster's file names a file for that.
+
+    {"cut": [[1, 3]], "acceptors": {"2": 0.5}}: nodes 1 and 3 do not hear one another, and node 2's acceptor
+    loses every second message.
+    """
+
+    cut: tuple[tuple[int, int], ...] = ()
+    acceptors: dict[str, float] = dataclasses.field(default_factory=dict)  # probabilities, by node
+
+    def cut_off(self, node: int) -> frozenset[int]:
+        """Return the nodes to which this one has no link."""
+        return frozenset(other for link in self.cut if node in link for other in link if other != node)
+
+
 def data_directory(given: str | None, settings: Cluster, file: str | PathLike[str]) -> Path:
     """Return the parent of the data directories: as given, or as the cluster's file says."""
     return Path(given) if given else Path(file).parent / settings.data
@@ -181,22 +199,39 @@ def load(path: str | PathLike[str]) -> Cluster:
     if tls:
         certificate, key, authority = (str(here / name) for name in (tls.certificate, tls.key, tls.authority))
         tls = Tls(certificate, key, authority, tls.roles)
-    return replace(settings, tls=tls, secret=str(here / secret) if secret else None)
+    faults = str(here / settings.faults) if settings.faults else None
+    return replace(settings, tls=tls, secret=str(here / secret) if secret else None, faults=faults)
+
+
+def load_faults(path: str | PathLike[str]) -> Faults:
+    """Read the file of faults: no fault if there is none; raise ClusterError if it contains an error."""
+    try:
+        value = _json(Path(path).read_bytes())
+        return Faults(**_object(value, "", {}, {"cut": _links, "acceptors": _probabilities}))
+    except FileNotFoundError:
+        return Faults()
+    except OSError as error:
+        raise ClusterError(f"{path}: {error.strerror}") from error
+    except ClusterError as error:
+        raise ClusterError(f"{path}: {error}") from error
 
 
 def _parse(data: bytes) -> Cluster:
     """Read and check the file's content; errors do not name the file yet."""
+    return _cluster(_json(data), "")
+
+
+def _json(data: bytes) -> Any:
     if data.startswith(b"\xef\xbb\xbf"):
         raise ClusterError("begins with a byte-order mark: save it as UTF-8 without one")
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_pairs, parse_constant=_constant)
+        return json.loads(data.decode(), object_pairs_hook=_pairs, parse_constant=_constant)
     except UnicodeDecodeError as error:
         raise ClusterError(f"not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
         raise ClusterError(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
     except (ValueError, RecursionError) as error:
         raise ClusterError(f"not usable JSON: {error}") from error
-    return _cluster(value, "")
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -244,6 +279,7 @@ def _cluster(value: Any, where: str) -> Cluster:
         "secret": _text,
         "insecure": _boolean,
         "trace": _boolean,
+        "faults": _text,
         "data": _text,
         "ssh": _ssh,
     }
@@ -308,6 +344,20 @@ def _acceptor_failures(value: Any, where: str) -> AcceptorFailures:
     if 0 < failures.silence_s >= failures.every_s:
         _refuse(f"{where}.every_s", failures.every_s, f"is not longer than silence_s ({failures.silence_s})")
     return failures
+
+
+def _links(value: Any, where: str) -> tuple[tuple[int, int], ...]:
+    node = _whole(1, MAX_ID, "a node id")
+    if not isinstance(value, list) or not all(isinstance(link, list) and len(link) == 2 for link in value):
+        _refuse(where, value, "is not a list of pairs of nodes")
+    return tuple((node(one, where), node(other, where)) for one, other in value)
+
+
+def _probabilities(value: Any, where: str) -> dict[str, float]:
+    if not isinstance(value, dict):
+        _refuse(where, value, "is not an object")
+    check = _number(0, 1, "a probability")
+    return {node: check(probability, _field(where, node)) for node, probability in value.items()}
 
 
 def _tls(value: Any, where: str) -> Tls:

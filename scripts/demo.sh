@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
 # Five nodes on this machine agree on a workload: set up, start, run, compare the five stores, stop.
 # usage: scripts/demo.sh [FILE.csv] [OPTION of client.py run ...]      (default: the project's own workload.csv)
+# usage: scripts/demo.sh --page [OPTION of dashboard.py ...]      five nodes on a live page, until Ctrl-C
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 case ${1:-} in
--h | --help) sed -n 2,3p "${BASH_SOURCE[0]}"; exit 0 ;;
+-h | --help) sed -n 2,4p "${BASH_SOURCE[0]}"; exit 0 ;;
+--page)
+    "$project/scripts/setup.sh"
+    exec "$project/.venv/bin/python" "$project/scripts/dashboard.py" --demo "${@:2}"
+    ;;
 '' | -*) workload=$project/workload.csv ;;
 *) workload=$1; shift ;;
 esac

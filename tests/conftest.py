@@ -1,10 +1,18 @@
 """An option of the tests, and what a run says at its end."""
 
+import os
 import signal
 from typing import Any
 
+from paxoskv import compiled
+
 # Whoever runs this in the background may have it ignored, and so would the programs whose Ctrl-C is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The first start of a cluster would have the modules compiled in the background, for minutes.
+if not compiled.directory().exists():
+    os.environ["PAXOSKV_INTERPRETED"] = "1"
 
 
 def pytest_addoption(parser: Any) -> None:

@@ -1,16 +1,20 @@
 """Compile the busiest modules with mypyc: optional, the nodes get about a third faster.
 
 scripts/setup.sh --fast installs what it needs, and runs it.
-Needs a C compiler and Python's headers (Debian: apt-get install gcc python3-dev). Takes a minute or two.
+Needs a C compiler and Python's headers (Debian: apt-get install gcc python3-dev). Takes about a minute.
 What it makes goes to build/compiled/DIGEST, and is used by server.py and client.py for as long as the
 modules' text, and what the codec is made of, stay what they were.
 """
 
 import argparse
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -45,7 +49,7 @@ class Parallel(build_ext):  # one C file for each module, several at a time
         super().build_extension(extension)
 
 modules = mypycify(
-    ["--config-file", sys.argv[1], *sys.argv[2:]], opt_level="3", debug_level="0", multi_file=True)
+    ["--config-file", sys.argv[1], *sys.argv[2:]], opt_level="1", debug_level="0", multi_file=True)
 setup(name="compiled", py_modules=[], ext_modules=modules, cmdclass={"build_ext": Parallel},
       script_args=["-q", "build_ext", "--inplace"])
 """
@@ -64,14 +68,85 @@ def build(work: Path) -> None:
         raise SystemExit("compile.py: " + "\n".join(lines[-20:] or ["the compiler failed"]))
 
 
+def soon() -> str:
+    """Compile in the background, at low priority, for the next start, if that was never tried; say what runs.
+
+    The answer is one line for people: "compiled", or "interpreted" and why. Nobody waits, and nothing fails.
+    """
+    target, log = compiled.directory(), PROJECT / "build" / "compile.log"
+    by_hand = "scripts/setup.sh --fast compiles them"
+    if os.environ.get("PAXOSKV_INTERPRETED"):
+        return "interpreted, as PAXOSKV_INTERPRETED asks for"
+    if target.exists():
+        return "compiled"
+    if any((PROJECT / "build" / "compiled").glob("*")) and not _busy():
+        return f"interpreted: the modules have changed since they were compiled ({by_hand})"
+    if Path(sys.prefix) != PROJECT / ".venv":
+        return f"interpreted: this Python is not that of .venv ({by_hand})"
+    lacking = _lacking()
+    if lacking:
+        return f"interpreted: {lacking} is missing, which {by_hand} with"
+    try:
+        with _lock() as lock:
+            if log.exists() and log.read_text().startswith(target.name):
+                return f"interpreted: compiling has failed: {log} says why ({by_hand})"
+            with log.open("w") as output:
+                print(target.name, file=output, flush=True)
+                subprocess.Popen(
+                    ["nice", "-n", "19", str(PROJECT / "scripts" / "setup.sh"), "--fast"],
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                    start_new_session=True, pass_fds=[lock],
+                )  # fmt: skip
+    except BlockingIOError:
+        return f"interpreted: they are being compiled, for a next start ({log})"
+    except OSError as error:
+        return f"interpreted: {error.filename}: {error.strerror}"
+    return f"interpreted; from now on they are compiled in the background, for the next start ({log})"
+
+
+def _lacking() -> str | None:
+    """What compiling needs and this machine has not."""
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    if shutil.which(compiler) is None:
+        return f"the C compiler {compiler}"
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return None if header.exists() else str(header)
+
+
+@contextmanager
+def _lock() -> Iterator[int]:
+    """Held as long as any process has the file that is handed out. BlockingIOError: somebody has it."""
+    build = PROJECT / "build"
+    build.mkdir(exist_ok=True)
+    with (build / "compiling").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield file.fileno()
+
+
+def _busy() -> bool:
+    """Whether they are being compiled now, in the background."""
+    try:
+        with _lock():
+            return False
+    except OSError:
+        return True
+
+
 def main() -> int:
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    )
+    parser.add_argument(
+        "--background", action="store_true",
+        help="begin, at low priority, if that was never tried; say in one line what runs now",
+    )  # fmt: skip
+    if parser.parse_args().background:
+        print(soon())
+        return 0
     target = compiled.directory()
     if target.exists():
         return 0
-    print(f"compiling {len(compiled.MODULES)} modules, a minute or two ...", file=sys.stderr)
+    print(f"compiling {len(compiled.MODULES)} modules, about a minute ...", file=sys.stderr)
     work = target.with_name(f"{target.name}.{os.getpid()}")
     work.mkdir(parents=True)
     made = target.with_name(f"{work.name}.made")

@@ -106,6 +106,18 @@ class Iface(object):
         """
         pass
 
+    def transaction(self, transaction, request):
+        """
+        Compare keys, then do one of two lists of actions: OK says that it was `then_do`, MISMATCH that it was `else_do`.
+        Refused as long as not all nodes are known to understand it.
+
+        Parameters:
+         - transaction
+         - request
+
+        """
+        pass
+
     def scan(self, prefix, start_after, limit, mode):
         """
         Up to `limit` items (at most 1,000) whose keys begin with `prefix` and come after `start_after`.
@@ -114,6 +126,17 @@ class Iface(object):
          - prefix
          - start_after
          - limit
+         - mode
+
+        """
+        pass
+
+    def scan_range(self, wanted, mode):
+        """
+        The keys of a range, in order, or how many there are.
+
+        Parameters:
+         - wanted
          - mode
 
         """
@@ -512,6 +535,51 @@ class Client(Iface):
             raise result.unknown
         raise TApplicationException(TApplicationException.MISSING_RESULT, "execute failed: unknown result")
 
+    def transaction(self, transaction, request):
+        """
+        Compare keys, then do one of two lists of actions: OK says that it was `then_do`, MISMATCH that it was `else_do`.
+        Refused as long as not all nodes are known to understand it.
+
+        Parameters:
+         - transaction
+         - request
+
+        """
+        self.send_transaction(transaction, request)
+        return self.recv_transaction()
+
+    def send_transaction(self, transaction, request):
+        self._oprot.writeMessageBegin('transaction', TMessageType.CALL, self._seqid)
+        args = transaction_args()
+        args.transaction = transaction
+        args.request = request
+        args.write(self._oprot)
+        self._oprot.writeMessageEnd()
+        self._oprot.trans.flush()
+
+    def recv_transaction(self):
+        iprot = self._iprot
+        (fname, mtype, rseqid) = iprot.readMessageBegin()
+        if mtype == TMessageType.EXCEPTION:
+            x = TApplicationException()
+            x.read(iprot)
+            iprot.readMessageEnd()
+            raise x
+        result = transaction_result()
+        result.read(iprot)
+        iprot.readMessageEnd()
+        if result.success is not None:
+            return result.success
+        if result.not_done is not None:
+            raise result.not_done
+        if result.unknown is not None:
+            raise result.unknown
+        if result.expired is not None:
+            raise result.expired
+        if result.forgotten is not None:
+            raise result.forgotten
+        raise TApplicationException(TApplicationException.MISSING_RESULT, "transaction failed: unknown result")
+
     def scan(self, prefix, start_after, limit, mode):
         """
         Up to `limit` items (at most 1,000) whose keys begin with `prefix` and come after `start_after`.
@@ -555,6 +623,46 @@ class Client(Iface):
         if result.unknown is not None:
             raise result.unknown
         raise TApplicationException(TApplicationException.MISSING_RESULT, "scan failed: unknown result")
+
+    def scan_range(self, wanted, mode):
+        """
+        The keys of a range, in order, or how many there are.
+
+        Parameters:
+         - wanted
+         - mode
+
+        """
+        self.send_scan_range(wanted, mode)
+        return self.recv_scan_range()
+
+    def send_scan_range(self, wanted, mode):
+        self._oprot.writeMessageBegin('scan_range', TMessageType.CALL, self._seqid)
+        args = scan_range_args()
+        args.wanted = wanted
+        args.mode = mode
+        args.write(self._oprot)
+        self._oprot.writeMessageEnd()
+        self._oprot.trans.flush()
+
+    def recv_scan_range(self):
+        iprot = self._iprot
+        (fname, mtype, rseqid) = iprot.readMessageBegin()
+        if mtype == TMessageType.EXCEPTION:
+            x = TApplicationException()
+            x.read(iprot)
+            iprot.readMessageEnd()
+            raise x
+        result = scan_range_result()
+        result.read(iprot)
+        iprot.readMessageEnd()
+        if result.success is not None:
+            return result.success
+        if result.not_done is not None:
+            raise result.not_done
+        if result.unknown is not None:
+            raise result.unknown
+        raise TApplicationException(TApplicationException.MISSING_RESULT, "scan_range failed: unknown result")
 
     def watch(self, prefix, after, limit, wait_ms):
         """
@@ -758,7 +866,9 @@ class Processor(Iface, TProcessor):
         self._processMap["compare_and_set"] = Processor.process_compare_and_set
         self._processMap["increment"] = Processor.process_increment
         self._processMap["execute"] = Processor.process_execute
+        self._processMap["transaction"] = Processor.process_transaction
         self._processMap["scan"] = Processor.process_scan
+        self._processMap["scan_range"] = Processor.process_scan_range
         self._processMap["watch"] = Processor.process_watch
         self._processMap["checkpoint"] = Processor.process_checkpoint
         self._processMap["read_checkpoint"] = Processor.process_read_checkpoint
@@ -1036,6 +1146,41 @@ class Processor(Iface, TProcessor):
         oprot.writeMessageEnd()
         oprot.trans.flush()
 
+    def process_transaction(self, seqid, iprot, oprot):
+        args = transaction_args()
+        args.read(iprot)
+        iprot.readMessageEnd()
+        result = transaction_result()
+        try:
+            result.success = self._handler.transaction(args.transaction, args.request)
+            msg_type = TMessageType.REPLY
+        except TTransport.TTransportException:
+            raise
+        except NotDone as not_done:
+            msg_type = TMessageType.REPLY
+            result.not_done = not_done
+        except Unknown as unknown:
+            msg_type = TMessageType.REPLY
+            result.unknown = unknown
+        except Expired as expired:
+            msg_type = TMessageType.REPLY
+            result.expired = expired
+        except Forgotten as forgotten:
+            msg_type = TMessageType.REPLY
+            result.forgotten = forgotten
+        except TApplicationException as ex:
+            logging.exception('TApplication exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = ex
+        except Exception:
+            logging.exception('Unexpected exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
+        oprot.writeMessageBegin("transaction", msg_type, seqid)
+        result.write(oprot)
+        oprot.writeMessageEnd()
+        oprot.trans.flush()
+
     def process_scan(self, seqid, iprot, oprot):
         args = scan_args()
         args.read(iprot)
@@ -1061,6 +1206,35 @@ class Processor(Iface, TProcessor):
             msg_type = TMessageType.EXCEPTION
             result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
         oprot.writeMessageBegin("scan", msg_type, seqid)
+        result.write(oprot)
+        oprot.writeMessageEnd()
+        oprot.trans.flush()
+
+    def process_scan_range(self, seqid, iprot, oprot):
+        args = scan_range_args()
+        args.read(iprot)
+        iprot.readMessageEnd()
+        result = scan_range_result()
+        try:
+            result.success = self._handler.scan_range(args.wanted, args.mode)
+            msg_type = TMessageType.REPLY
+        except TTransport.TTransportException:
+            raise
+        except NotDone as not_done:
+            msg_type = TMessageType.REPLY
+            result.not_done = not_done
+        except Unknown as unknown:
+            msg_type = TMessageType.REPLY
+            result.unknown = unknown
+        except TApplicationException as ex:
+            logging.exception('TApplication exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = ex
+        except Exception:
+            logging.exception('Unexpected exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
+        oprot.writeMessageBegin("scan_range", msg_type, seqid)
         result.write(oprot)
         oprot.writeMessageEnd()
         oprot.trans.flush()
@@ -2577,10 +2751,10 @@ class execute_args(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     self.commands = []
-                    (_etype131, _size128) = iprot.readListBegin()
-                    for _i132 in range(_size128):
-                        _elem133 = Command.read(iprot)
-                        self.commands.append(_elem133)
+                    (_etype159, _size156) = iprot.readListBegin()
+                    for _i160 in range(_size156):
+                        _elem161 = Command.read(iprot)
+                        self.commands.append(_elem161)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2597,8 +2771,8 @@ class execute_args(object):
         if self.commands is not None:
             oprot.writeFieldBegin('commands', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.commands))
-            for iter134 in self.commands:
-                iter134.write(oprot)
+            for iter162 in self.commands:
+                iter162.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -2664,10 +2838,10 @@ class execute_result(object):
             if fid == 0:
                 if ftype == TType.LIST:
                     self.success = []
-                    (_etype138, _size135) = iprot.readListBegin()
-                    for _i139 in range(_size135):
-                        _elem140 = Result.read(iprot)
-                        self.success.append(_elem140)
+                    (_etype166, _size163) = iprot.readListBegin()
+                    for _i167 in range(_size163):
+                        _elem168 = Result.read(iprot)
+                        self.success.append(_elem168)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2694,8 +2868,8 @@ class execute_result(object):
         if self.success is not None:
             oprot.writeFieldBegin('success', TType.LIST, 0)
             oprot.writeListBegin(TType.STRUCT, len(self.success))
-            for iter141 in self.success:
-                iter141.write(oprot)
+            for iter169 in self.success:
+                iter169.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.not_done is not None:
@@ -2734,6 +2908,216 @@ execute_result.thrift_spec = (
     (0, TType.LIST, 'success', (TType.STRUCT, [Result, None], False), None, ),  # 0
     (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
     (2, TType.STRUCT, 'unknown', [Unknown, None], None, ),  # 2
+)
+
+
+class transaction_args(object):
+    """
+    Attributes:
+     - transaction
+     - request
+
+    """
+
+    __slots__ = (
+        'transaction',
+        'request',
+    )
+
+
+    def __init__(self, transaction=None, request=None,):
+        self.transaction = transaction
+        self.request = request
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRUCT:
+                    self.transaction = Transaction.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRUCT:
+                    self.request = RequestId.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('transaction_args')
+        if self.transaction is not None:
+            oprot.writeFieldBegin('transaction', TType.STRUCT, 1)
+            self.transaction.write(oprot)
+            oprot.writeFieldEnd()
+        if self.request is not None:
+            oprot.writeFieldBegin('request', TType.STRUCT, 2)
+            self.request.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(transaction_args)
+transaction_args.thrift_spec = (
+    None,  # 0
+    (1, TType.STRUCT, 'transaction', [Transaction, None], None, ),  # 1
+    (2, TType.STRUCT, 'request', [RequestId, None], None, ),  # 2
+)
+
+
+class transaction_result(object):
+    """
+    Attributes:
+     - success
+     - not_done
+     - unknown
+     - expired
+     - forgotten
+
+    """
+
+    __slots__ = (
+        'success',
+        'not_done',
+        'unknown',
+        'expired',
+        'forgotten',
+    )
+
+
+    def __init__(self, success=None, not_done=None, unknown=None, expired=None, forgotten=None,):
+        self.success = success
+        self.not_done = not_done
+        self.unknown = unknown
+        self.expired = expired
+        self.forgotten = forgotten
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 0:
+                if ftype == TType.STRUCT:
+                    self.success = Result.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 1:
+                if ftype == TType.STRUCT:
+                    self.not_done = NotDone.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRUCT:
+                    self.unknown = Unknown.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.STRUCT:
+                    self.expired = Expired.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.STRUCT:
+                    self.forgotten = Forgotten.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('transaction_result')
+        if self.success is not None:
+            oprot.writeFieldBegin('success', TType.STRUCT, 0)
+            self.success.write(oprot)
+            oprot.writeFieldEnd()
+        if self.not_done is not None:
+            oprot.writeFieldBegin('not_done', TType.STRUCT, 1)
+            self.not_done.write(oprot)
+            oprot.writeFieldEnd()
+        if self.unknown is not None:
+            oprot.writeFieldBegin('unknown', TType.STRUCT, 2)
+            self.unknown.write(oprot)
+            oprot.writeFieldEnd()
+        if self.expired is not None:
+            oprot.writeFieldBegin('expired', TType.STRUCT, 3)
+            self.expired.write(oprot)
+            oprot.writeFieldEnd()
+        if self.forgotten is not None:
+            oprot.writeFieldBegin('forgotten', TType.STRUCT, 4)
+            self.forgotten.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(transaction_result)
+transaction_result.thrift_spec = (
+    (0, TType.STRUCT, 'success', [Result, None], None, ),  # 0
+    (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
+    (2, TType.STRUCT, 'unknown', [Unknown, None], None, ),  # 2
+    (3, TType.STRUCT, 'expired', [Expired, None], None, ),  # 3
+    (4, TType.STRUCT, 'forgotten', [Forgotten, None], None, ),  # 4
 )
 
 
@@ -2941,6 +3325,190 @@ class scan_result(object):
         return not (self == other)
 all_structs.append(scan_result)
 scan_result.thrift_spec = (
+    (0, TType.STRUCT, 'success', [Page, None], None, ),  # 0
+    (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
+    (2, TType.STRUCT, 'unknown', [Unknown, None], None, ),  # 2
+)
+
+
+class scan_range_args(object):
+    """
+    Attributes:
+     - wanted
+     - mode
+
+    """
+
+    __slots__ = (
+        'wanted',
+        'mode',
+    )
+
+
+    def __init__(self, wanted=None, mode=None,):
+        self.wanted = wanted
+        self.mode = mode
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRUCT:
+                    self.wanted = Range.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I32:
+                    self.mode = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('scan_range_args')
+        if self.wanted is not None:
+            oprot.writeFieldBegin('wanted', TType.STRUCT, 1)
+            self.wanted.write(oprot)
+            oprot.writeFieldEnd()
+        if self.mode is not None:
+            oprot.writeFieldBegin('mode', TType.I32, 2)
+            oprot.writeI32(self.mode)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(scan_range_args)
+scan_range_args.thrift_spec = (
+    None,  # 0
+    (1, TType.STRUCT, 'wanted', [Range, None], None, ),  # 1
+    (2, TType.I32, 'mode', None, None, ),  # 2
+)
+
+
+class scan_range_result(object):
+    """
+    Attributes:
+     - success
+     - not_done
+     - unknown
+
+    """
+
+    __slots__ = (
+        'success',
+        'not_done',
+        'unknown',
+    )
+
+
+    def __init__(self, success=None, not_done=None, unknown=None,):
+        self.success = success
+        self.not_done = not_done
+        self.unknown = unknown
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 0:
+                if ftype == TType.STRUCT:
+                    self.success = Page.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 1:
+                if ftype == TType.STRUCT:
+                    self.not_done = NotDone.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRUCT:
+                    self.unknown = Unknown.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('scan_range_result')
+        if self.success is not None:
+            oprot.writeFieldBegin('success', TType.STRUCT, 0)
+            self.success.write(oprot)
+            oprot.writeFieldEnd()
+        if self.not_done is not None:
+            oprot.writeFieldBegin('not_done', TType.STRUCT, 1)
+            self.not_done.write(oprot)
+            oprot.writeFieldEnd()
+        if self.unknown is not None:
+            oprot.writeFieldBegin('unknown', TType.STRUCT, 2)
+            self.unknown.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(scan_range_result)
+scan_range_result.thrift_spec = (
     (0, TType.STRUCT, 'success', [Page, None], None, ),  # 0
     (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
     (2, TType.STRUCT, 'unknown', [Unknown, None], None, ),  # 2

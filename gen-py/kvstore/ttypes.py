@@ -27,6 +27,8 @@ class Verb(object):
     COMPARE_AND_SET = 4
     INCREMENT = 5
     OPEN_SESSION = 6
+    TRANSACTION = 7
+    UPGRADE = 8
 
     _VALUES_TO_NAMES = {
         1: "PUT",
@@ -35,6 +37,8 @@ class Verb(object):
         4: "COMPARE_AND_SET",
         5: "INCREMENT",
         6: "OPEN_SESSION",
+        7: "TRANSACTION",
+        8: "UPGRADE",
     }
 
     _NAMES_TO_VALUES = {
@@ -44,6 +48,8 @@ class Verb(object):
         "COMPARE_AND_SET": 4,
         "INCREMENT": 5,
         "OPEN_SESSION": 6,
+        "TRANSACTION": 7,
+        "UPGRADE": 8,
     }
 
 
@@ -59,6 +65,7 @@ class Outcome(object):
     EXPIRED = 4
     FORGOTTEN = 5
     INVALID = 6
+    TOO_LARGE = 7
 
     _VALUES_TO_NAMES = {
         0: "OK",
@@ -68,6 +75,7 @@ class Outcome(object):
         4: "EXPIRED",
         5: "FORGOTTEN",
         6: "INVALID",
+        7: "TOO_LARGE",
     }
 
     _NAMES_TO_VALUES = {
@@ -78,6 +86,38 @@ class Outcome(object):
         "EXPIRED": 4,
         "FORGOTTEN": 5,
         "INVALID": 6,
+        "TOO_LARGE": 7,
+    }
+
+
+class Relation(object):
+    """
+    What a comparison of a transaction says about a key.
+
+    """
+    EQUALS = 1
+    DIFFERS = 2
+    EXISTS = 3
+    ABSENT = 4
+    LESS = 5
+    GREATER = 6
+
+    _VALUES_TO_NAMES = {
+        1: "EQUALS",
+        2: "DIFFERS",
+        3: "EXISTS",
+        4: "ABSENT",
+        5: "LESS",
+        6: "GREATER",
+    }
+
+    _NAMES_TO_VALUES = {
+        "EQUALS": 1,
+        "DIFFERS": 2,
+        "EXISTS": 3,
+        "ABSENT": 4,
+        "LESS": 5,
+        "GREATER": 6,
     }
 
 
@@ -375,6 +415,474 @@ class RequestId(object):
         return not (self == other)
 
 
+class Position(object):
+    """
+    A place in the order of all commands.
+
+    Attributes:
+     - timestamp: The entry's timestamp.
+     - owner: The log that it stands in.
+
+    """
+
+    __slots__ = (
+        'timestamp',
+        'owner',
+    )
+
+
+    def __init__(self, timestamp=None, owner=None,):
+        super(Position, self).__setattr__('timestamp', timestamp)
+        super(Position, self).__setattr__('owner', owner)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.timestamp, self.owner, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        timestamp = None
+        owner = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I64:
+                    timestamp = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I32:
+                    owner = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            timestamp=timestamp,
+            owner=owner,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Position')
+        if self.timestamp is not None:
+            oprot.writeFieldBegin('timestamp', TType.I64, 1)
+            oprot.writeI64(self.timestamp)
+            oprot.writeFieldEnd()
+        if self.owner is not None:
+            oprot.writeFieldBegin('owner', TType.I32, 2)
+            oprot.writeI32(self.owner)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Compare(object):
+    """
+    One comparison of a transaction.
+
+    Attributes:
+     - key: The key.
+     - relation: What must be so.
+     - value: EQUALS, DIFFERS: the value. LESS, GREATER: the number, in decimal.
+
+    """
+
+    __slots__ = (
+        'key',
+        'relation',
+        'value',
+    )
+
+
+    def __init__(self, key=None, relation=None, value=None,):
+        super(Compare, self).__setattr__('key', key)
+        super(Compare, self).__setattr__('relation', relation)
+        super(Compare, self).__setattr__('value', value)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.key, self.relation, self.value, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        key = None
+        relation = None
+        value = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRING:
+                    key = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I32:
+                    relation = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.STRING:
+                    value = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            key=key,
+            relation=relation,
+            value=value,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Compare')
+        if self.key is not None:
+            oprot.writeFieldBegin('key', TType.STRING, 1)
+            oprot.writeString(self.key.encode('utf-8') if sys.version_info[0] == 2 else self.key)
+            oprot.writeFieldEnd()
+        if self.relation is not None:
+            oprot.writeFieldBegin('relation', TType.I32, 2)
+            oprot.writeI32(self.relation)
+            oprot.writeFieldEnd()
+        if self.value is not None:
+            oprot.writeFieldBegin('value', TType.STRING, 3)
+            oprot.writeString(self.value.encode('utf-8') if sys.version_info[0] == 2 else self.value)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Action(object):
+    """
+    One action of a transaction.
+
+    Attributes:
+     - verb: PUT, GET, DELETE or INCREMENT.
+     - key: The key.
+     - value: PUT: the value to set.
+     - delta: INCREMENT: how much to add.
+
+    """
+
+    __slots__ = (
+        'verb',
+        'key',
+        'value',
+        'delta',
+    )
+
+
+    def __init__(self, verb=None, key=None, value=None, delta=None,):
+        super(Action, self).__setattr__('verb', verb)
+        super(Action, self).__setattr__('key', key)
+        super(Action, self).__setattr__('value', value)
+        super(Action, self).__setattr__('delta', delta)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.verb, self.key, self.value, self.delta, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        verb = None
+        key = None
+        value = None
+        delta = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I32:
+                    verb = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    key = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.STRING:
+                    value = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.I64:
+                    delta = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            verb=verb,
+            key=key,
+            value=value,
+            delta=delta,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Action')
+        if self.verb is not None:
+            oprot.writeFieldBegin('verb', TType.I32, 1)
+            oprot.writeI32(self.verb)
+            oprot.writeFieldEnd()
+        if self.key is not None:
+            oprot.writeFieldBegin('key', TType.STRING, 2)
+            oprot.writeString(self.key.encode('utf-8') if sys.version_info[0] == 2 else self.key)
+            oprot.writeFieldEnd()
+        if self.value is not None:
+            oprot.writeFieldBegin('value', TType.STRING, 3)
+            oprot.writeString(self.value.encode('utf-8') if sys.version_info[0] == 2 else self.value)
+            oprot.writeFieldEnd()
+        if self.delta is not None:
+            oprot.writeFieldBegin('delta', TType.I64, 4)
+            oprot.writeI64(self.delta)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Transaction(object):
+    """
+    What a TRANSACTION does; of each list at most 128.
+
+    Attributes:
+     - compares: If all of these hold,
+     - then_do: these actions are done, in order, each of them on what those before it have left;
+     - else_do: if not, these.
+
+    """
+
+    __slots__ = (
+        'compares',
+        'then_do',
+        'else_do',
+    )
+
+
+    def __init__(self, compares=None, then_do=None, else_do=None,):
+        super(Transaction, self).__setattr__('compares', compares)
+        super(Transaction, self).__setattr__('then_do', then_do)
+        super(Transaction, self).__setattr__('else_do', else_do)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.compares, self.then_do, self.else_do, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        compares = None
+        then_do = None
+        else_do = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.LIST:
+                    compares = []
+                    (_etype3, _size0) = iprot.readListBegin()
+                    for _i4 in range(_size0):
+                        _elem5 = Compare.read(iprot)
+                        compares.append(_elem5)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.LIST:
+                    then_do = []
+                    (_etype9, _size6) = iprot.readListBegin()
+                    for _i10 in range(_size6):
+                        _elem11 = Action.read(iprot)
+                        then_do.append(_elem11)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.LIST:
+                    else_do = []
+                    (_etype15, _size12) = iprot.readListBegin()
+                    for _i16 in range(_size12):
+                        _elem17 = Action.read(iprot)
+                        else_do.append(_elem17)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            compares=compares,
+            then_do=then_do,
+            else_do=else_do,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Transaction')
+        if self.compares is not None:
+            oprot.writeFieldBegin('compares', TType.LIST, 1)
+            oprot.writeListBegin(TType.STRUCT, len(self.compares))
+            for iter18 in self.compares:
+                iter18.write(oprot)
+            oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.then_do is not None:
+            oprot.writeFieldBegin('then_do', TType.LIST, 2)
+            oprot.writeListBegin(TType.STRUCT, len(self.then_do))
+            for iter19 in self.then_do:
+                iter19.write(oprot)
+            oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.else_do is not None:
+            oprot.writeFieldBegin('else_do', TType.LIST, 3)
+            oprot.writeListBegin(TType.STRUCT, len(self.else_do))
+            for iter20 in self.else_do:
+                iter20.write(oprot)
+            oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
 class Command(object):
     """
     One command, as clients batch them and as the logs hold them.
@@ -386,6 +894,7 @@ class Command(object):
      - expected: COMPARE_AND_SET: the value that the key must hold; absent: the key must not exist.
      - delta: INCREMENT: how much to add.
      - request: Set by clients that may repeat the command.
+     - transaction: TRANSACTION: what it does.
 
     """
 
@@ -396,16 +905,18 @@ class Command(object):
         'expected',
         'delta',
         'request',
+        'transaction',
     )
 
 
-    def __init__(self, verb=None, key=None, value=None, expected=None, delta=None, request=None,):
+    def __init__(self, verb=None, key=None, value=None, expected=None, delta=None, request=None, transaction=None,):
         super(Command, self).__setattr__('verb', verb)
         super(Command, self).__setattr__('key', key)
         super(Command, self).__setattr__('value', value)
         super(Command, self).__setattr__('expected', expected)
         super(Command, self).__setattr__('delta', delta)
         super(Command, self).__setattr__('request', request)
+        super(Command, self).__setattr__('transaction', transaction)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -414,7 +925,7 @@ class Command(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.verb, self.key, self.value, self.expected, self.delta, self.request, ))
+        return hash(self.__class__) ^ hash((self.verb, self.key, self.value, self.expected, self.delta, self.request, self.transaction, ))
 
     @classmethod
     def read(cls, iprot):
@@ -427,6 +938,7 @@ class Command(object):
         expected = None
         delta = None
         request = None
+        transaction = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -461,6 +973,11 @@ class Command(object):
                     request = RequestId.read(iprot)
                 else:
                     iprot.skip(ftype)
+            elif fid == 7:
+                if ftype == TType.STRUCT:
+                    transaction = Transaction.read(iprot)
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -472,6 +989,7 @@ class Command(object):
             expected=expected,
             delta=delta,
             request=request,
+            transaction=transaction,
         )
 
     def write(self, oprot):
@@ -502,6 +1020,212 @@ class Command(object):
         if self.request is not None:
             oprot.writeFieldBegin('request', TType.STRUCT, 6)
             self.request.write(oprot)
+            oprot.writeFieldEnd()
+        if self.transaction is not None:
+            oprot.writeFieldBegin('transaction', TType.STRUCT, 7)
+            self.transaction.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Answer(object):
+    """
+    What became of one action of a transaction.
+
+    Attributes:
+     - outcome: OK or NOT_FOUND.
+     - value: GET: the value. INCREMENT: the sum.
+
+    """
+
+    __slots__ = (
+        'outcome',
+        'value',
+    )
+
+
+    def __init__(self, outcome=None, value=None,):
+        super(Answer, self).__setattr__('outcome', outcome)
+        super(Answer, self).__setattr__('value', value)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.outcome, self.value, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        outcome = None
+        value = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I32:
+                    outcome = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    value = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            outcome=outcome,
+            value=value,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Answer')
+        if self.outcome is not None:
+            oprot.writeFieldBegin('outcome', TType.I32, 1)
+            oprot.writeI32(self.outcome)
+            oprot.writeFieldEnd()
+        if self.value is not None:
+            oprot.writeFieldBegin('value', TType.STRING, 2)
+            oprot.writeString(self.value.encode('utf-8') if sys.version_info[0] == 2 else self.value)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Transacted(object):
+    """
+    What became of a transaction of which one list of actions was done.
+
+    Attributes:
+     - position: Its place in the order; those of one entry have the same.
+     - answers: For each action.
+
+    """
+
+    __slots__ = (
+        'position',
+        'answers',
+    )
+
+
+    def __init__(self, position=None, answers=None,):
+        super(Transacted, self).__setattr__('position', position)
+        super(Transacted, self).__setattr__('answers', answers)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.position, self.answers, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        position = None
+        answers = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRUCT:
+                    position = Position.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.LIST:
+                    answers = []
+                    (_etype24, _size21) = iprot.readListBegin()
+                    for _i25 in range(_size21):
+                        _elem26 = Answer.read(iprot)
+                        answers.append(_elem26)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            position=position,
+            answers=answers,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Transacted')
+        if self.position is not None:
+            oprot.writeFieldBegin('position', TType.STRUCT, 1)
+            self.position.write(oprot)
+            oprot.writeFieldEnd()
+        if self.answers is not None:
+            oprot.writeFieldBegin('answers', TType.LIST, 2)
+            oprot.writeListBegin(TType.STRUCT, len(self.answers))
+            for iter27 in self.answers:
+                iter27.write(oprot)
+            oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -537,6 +1261,7 @@ class Result(object):
      - value: GET: the value. COMPARE_AND_SET with MISMATCH: what the key holds (absent: it does not exist). INCREMENT: the sum.
      - session: OPEN_SESSION: the new session.
      - timestamp: GET with mode LOCAL: all commands up to this timestamp had been applied.
+     - transacted: TRANSACTION with OK or MISMATCH: what was done.
 
     """
 
@@ -545,14 +1270,16 @@ class Result(object):
         'value',
         'session',
         'timestamp',
+        'transacted',
     )
 
 
-    def __init__(self, outcome=None, value=None, session=None, timestamp=None,):
+    def __init__(self, outcome=None, value=None, session=None, timestamp=None, transacted=None,):
         super(Result, self).__setattr__('outcome', outcome)
         super(Result, self).__setattr__('value', value)
         super(Result, self).__setattr__('session', session)
         super(Result, self).__setattr__('timestamp', timestamp)
+        super(Result, self).__setattr__('transacted', transacted)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -561,7 +1288,7 @@ class Result(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.outcome, self.value, self.session, self.timestamp, ))
+        return hash(self.__class__) ^ hash((self.outcome, self.value, self.session, self.timestamp, self.transacted, ))
 
     @classmethod
     def read(cls, iprot):
@@ -572,6 +1299,7 @@ class Result(object):
         value = None
         session = None
         timestamp = None
+        transacted = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -596,6 +1324,11 @@ class Result(object):
                     timestamp = iprot.readI64()
                 else:
                     iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.STRUCT:
+                    transacted = Transacted.read(iprot)
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -605,6 +1338,7 @@ class Result(object):
             value=value,
             session=session,
             timestamp=timestamp,
+            transacted=transacted,
         )
 
     def write(self, oprot):
@@ -627,6 +1361,10 @@ class Result(object):
         if self.timestamp is not None:
             oprot.writeFieldBegin('timestamp', TType.I64, 4)
             oprot.writeI64(self.timestamp)
+            oprot.writeFieldEnd()
+        if self.transacted is not None:
+            oprot.writeFieldBegin('transacted', TType.STRUCT, 5)
+            self.transacted.write(oprot)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -755,9 +1493,11 @@ class Page(object):
     A page of a scan.
 
     Attributes:
-     - items: The items in ascending order of their keys (by code point).
+     - items: The items in ascending order of their keys (by code point), or in descending order if that was asked for.
      - more: Whether keys follow that did not fit this page.
      - timestamp: All commands up to this timestamp had been applied.
+     - position: The last entry that had been applied: two pages with the same one are of one state.
+     - keys: If `counted` was asked for: how many keys the whole range has.
 
     """
 
@@ -765,13 +1505,17 @@ class Page(object):
         'items',
         'more',
         'timestamp',
+        'position',
+        'keys',
     )
 
 
-    def __init__(self, items=None, more=None, timestamp=None,):
+    def __init__(self, items=None, more=None, timestamp=None, position=None, keys=None,):
         super(Page, self).__setattr__('items', items)
         super(Page, self).__setattr__('more', more)
         super(Page, self).__setattr__('timestamp', timestamp)
+        super(Page, self).__setattr__('position', position)
+        super(Page, self).__setattr__('keys', keys)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -780,7 +1524,7 @@ class Page(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.items, self.more, self.timestamp, ))
+        return hash(self.__class__) ^ hash((self.items, self.more, self.timestamp, self.position, self.keys, ))
 
     @classmethod
     def read(cls, iprot):
@@ -790,6 +1534,8 @@ class Page(object):
         items = None
         more = None
         timestamp = None
+        position = None
+        keys = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -797,10 +1543,10 @@ class Page(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     items = []
-                    (_etype3, _size0) = iprot.readListBegin()
-                    for _i4 in range(_size0):
-                        _elem5 = Item.read(iprot)
-                        items.append(_elem5)
+                    (_etype31, _size28) = iprot.readListBegin()
+                    for _i32 in range(_size28):
+                        _elem33 = Item.read(iprot)
+                        items.append(_elem33)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -814,6 +1560,16 @@ class Page(object):
                     timestamp = iprot.readI64()
                 else:
                     iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.STRUCT:
+                    position = Position.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.I64:
+                    keys = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -822,6 +1578,8 @@ class Page(object):
             items=items,
             more=more,
             timestamp=timestamp,
+            position=position,
+            keys=keys,
         )
 
     def write(self, oprot):
@@ -832,8 +1590,8 @@ class Page(object):
         if self.items is not None:
             oprot.writeFieldBegin('items', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.items))
-            for iter6 in self.items:
-                iter6.write(oprot)
+            for iter34 in self.items:
+                iter34.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.more is not None:
@@ -843,6 +1601,195 @@ class Page(object):
         if self.timestamp is not None:
             oprot.writeFieldBegin('timestamp', TType.I64, 3)
             oprot.writeI64(self.timestamp)
+            oprot.writeFieldEnd()
+        if self.position is not None:
+            oprot.writeFieldBegin('position', TType.STRUCT, 4)
+            self.position.write(oprot)
+            oprot.writeFieldEnd()
+        if self.keys is not None:
+            oprot.writeFieldBegin('keys', TType.I64, 5)
+            oprot.writeI64(self.keys)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Range(object):
+    """
+    Which keys a page is to have: those for which all of this is so. What is absent bounds nothing.
+
+    Attributes:
+     - prefix: They begin with this.
+     - start: They are not below this.
+     - end: They are below this.
+     - after: They come after this one, in the order of the page: the last key of the page before.
+     - reverse: Whether the order is the descending one.
+     - limit: At most so many items, up to 1,000; absent: 1,000.
+     - keys_only: Whether the values are left out: they are empty then.
+     - counted: Whether the page says how many keys the range has, and holds none of them.
+
+    """
+
+    __slots__ = (
+        'prefix',
+        'start',
+        'end',
+        'after',
+        'reverse',
+        'limit',
+        'keys_only',
+        'counted',
+    )
+
+
+    def __init__(self, prefix=None, start=None, end=None, after=None, reverse=None, limit=None, keys_only=None, counted=None,):
+        super(Range, self).__setattr__('prefix', prefix)
+        super(Range, self).__setattr__('start', start)
+        super(Range, self).__setattr__('end', end)
+        super(Range, self).__setattr__('after', after)
+        super(Range, self).__setattr__('reverse', reverse)
+        super(Range, self).__setattr__('limit', limit)
+        super(Range, self).__setattr__('keys_only', keys_only)
+        super(Range, self).__setattr__('counted', counted)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.prefix, self.start, self.end, self.after, self.reverse, self.limit, self.keys_only, self.counted, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        prefix = None
+        start = None
+        end = None
+        after = None
+        reverse = None
+        limit = None
+        keys_only = None
+        counted = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRING:
+                    prefix = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    start = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.STRING:
+                    end = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.STRING:
+                    after = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.BOOL:
+                    reverse = iprot.readBool()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 6:
+                if ftype == TType.I32:
+                    limit = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 7:
+                if ftype == TType.BOOL:
+                    keys_only = iprot.readBool()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 8:
+                if ftype == TType.BOOL:
+                    counted = iprot.readBool()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            prefix=prefix,
+            start=start,
+            end=end,
+            after=after,
+            reverse=reverse,
+            limit=limit,
+            keys_only=keys_only,
+            counted=counted,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Range')
+        if self.prefix is not None:
+            oprot.writeFieldBegin('prefix', TType.STRING, 1)
+            oprot.writeString(self.prefix.encode('utf-8') if sys.version_info[0] == 2 else self.prefix)
+            oprot.writeFieldEnd()
+        if self.start is not None:
+            oprot.writeFieldBegin('start', TType.STRING, 2)
+            oprot.writeString(self.start.encode('utf-8') if sys.version_info[0] == 2 else self.start)
+            oprot.writeFieldEnd()
+        if self.end is not None:
+            oprot.writeFieldBegin('end', TType.STRING, 3)
+            oprot.writeString(self.end.encode('utf-8') if sys.version_info[0] == 2 else self.end)
+            oprot.writeFieldEnd()
+        if self.after is not None:
+            oprot.writeFieldBegin('after', TType.STRING, 4)
+            oprot.writeString(self.after.encode('utf-8') if sys.version_info[0] == 2 else self.after)
+            oprot.writeFieldEnd()
+        if self.reverse is not None:
+            oprot.writeFieldBegin('reverse', TType.BOOL, 5)
+            oprot.writeBool(self.reverse)
+            oprot.writeFieldEnd()
+        if self.limit is not None:
+            oprot.writeFieldBegin('limit', TType.I32, 6)
+            oprot.writeI32(self.limit)
+            oprot.writeFieldEnd()
+        if self.keys_only is not None:
+            oprot.writeFieldBegin('keys_only', TType.BOOL, 7)
+            oprot.writeBool(self.keys_only)
+            oprot.writeFieldEnd()
+        if self.counted is not None:
+            oprot.writeFieldBegin('counted', TType.BOOL, 8)
+            oprot.writeBool(self.counted)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -1134,10 +2081,10 @@ class Watched(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     changes = []
-                    (_etype10, _size7) = iprot.readListBegin()
-                    for _i11 in range(_size7):
-                        _elem12 = Change.read(iprot)
-                        changes.append(_elem12)
+                    (_etype38, _size35) = iprot.readListBegin()
+                    for _i39 in range(_size35):
+                        _elem40 = Change.read(iprot)
+                        changes.append(_elem40)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -1163,8 +2110,8 @@ class Watched(object):
         if self.changes is not None:
             oprot.writeFieldBegin('changes', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.changes))
-            for iter13 in self.changes:
-                iter13.write(oprot)
+            for iter41 in self.changes:
+                iter41.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.upto is not None:
@@ -1434,103 +2381,6 @@ class Chunk(object):
         if self.data is not None:
             oprot.writeFieldBegin('data', TType.STRING, 5)
             oprot.writeBinary(self.data)
-            oprot.writeFieldEnd()
-        oprot.writeFieldStop()
-        oprot.writeStructEnd()
-
-    def validate(self):
-        return
-
-    def __repr__(self):
-        L = ['%s=%r' % (key, getattr(self, key))
-             for key in self.__slots__]
-        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
-
-    def __eq__(self, other):
-        if not isinstance(other, self.__class__):
-            return False
-        for attr in self.__slots__:
-            my_val = getattr(self, attr)
-            other_val = getattr(other, attr)
-            if my_val != other_val:
-                return False
-        return True
-
-    def __ne__(self, other):
-        return not (self == other)
-
-
-class Position(object):
-    """
-    A place in the order of all commands.
-
-    Attributes:
-     - timestamp: The entry's timestamp.
-     - owner: The log that it stands in.
-
-    """
-
-    __slots__ = (
-        'timestamp',
-        'owner',
-    )
-
-
-    def __init__(self, timestamp=None, owner=None,):
-        super(Position, self).__setattr__('timestamp', timestamp)
-        super(Position, self).__setattr__('owner', owner)
-
-    def __setattr__(self, *args):
-        raise TypeError("can't modify immutable instance")
-
-    def __delattr__(self, *args):
-        raise TypeError("can't modify immutable instance")
-
-    def __hash__(self):
-        return hash(self.__class__) ^ hash((self.timestamp, self.owner, ))
-
-    @classmethod
-    def read(cls, iprot):
-        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
-            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
-        iprot.readStructBegin()
-        timestamp = None
-        owner = None
-        while True:
-            (fname, ftype, fid) = iprot.readFieldBegin()
-            if ftype == TType.STOP:
-                break
-            if fid == 1:
-                if ftype == TType.I64:
-                    timestamp = iprot.readI64()
-                else:
-                    iprot.skip(ftype)
-            elif fid == 2:
-                if ftype == TType.I32:
-                    owner = iprot.readI32()
-                else:
-                    iprot.skip(ftype)
-            else:
-                iprot.skip(ftype)
-            iprot.readFieldEnd()
-        iprot.readStructEnd()
-        return cls(
-            timestamp=timestamp,
-            owner=owner,
-        )
-
-    def write(self, oprot):
-        if oprot._fast_encode is not None and self.thrift_spec is not None:
-            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
-            return
-        oprot.writeStructBegin('Position')
-        if self.timestamp is not None:
-            oprot.writeFieldBegin('timestamp', TType.I64, 1)
-            oprot.writeI64(self.timestamp)
-            oprot.writeFieldEnd()
-        if self.owner is not None:
-            oprot.writeFieldBegin('owner', TType.I32, 2)
-            oprot.writeI32(self.owner)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -1905,20 +2755,20 @@ class Status(object):
             elif fid == 9:
                 if ftype == TType.LIST:
                     logs = []
-                    (_etype17, _size14) = iprot.readListBegin()
-                    for _i18 in range(_size14):
-                        _elem19 = LogStatus.read(iprot)
-                        logs.append(_elem19)
+                    (_etype45, _size42) = iprot.readListBegin()
+                    for _i46 in range(_size42):
+                        _elem47 = LogStatus.read(iprot)
+                        logs.append(_elem47)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 10:
                 if ftype == TType.LIST:
                     connected = []
-                    (_etype23, _size20) = iprot.readListBegin()
-                    for _i24 in range(_size20):
-                        _elem25 = iprot.readI32()
-                        connected.append(_elem25)
+                    (_etype51, _size48) = iprot.readListBegin()
+                    for _i52 in range(_size48):
+                        _elem53 = iprot.readI32()
+                        connected.append(_elem53)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -1945,11 +2795,11 @@ class Status(object):
             elif fid == 15:
                 if ftype == TType.MAP:
                     counters = {}
-                    (_ktype27, _vtype28, _size26) = iprot.readMapBegin()
-                    for _i30 in range(_size26):
-                        _key31 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
-                        _val32 = iprot.readI64()
-                        counters[_key31] = _val32
+                    (_ktype55, _vtype56, _size54) = iprot.readMapBegin()
+                    for _i58 in range(_size54):
+                        _key59 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                        _val60 = iprot.readI64()
+                        counters[_key59] = _val60
                     iprot.readMapEnd()
                 else:
                     iprot.skip(ftype)
@@ -1986,10 +2836,10 @@ class Status(object):
             elif fid == 22:
                 if ftype == TType.LIST:
                     problems = []
-                    (_etype36, _size33) = iprot.readListBegin()
-                    for _i37 in range(_size33):
-                        _elem38 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
-                        problems.append(_elem38)
+                    (_etype64, _size61) = iprot.readListBegin()
+                    for _i65 in range(_size61):
+                        _elem66 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                        problems.append(_elem66)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2068,15 +2918,15 @@ class Status(object):
         if self.logs is not None:
             oprot.writeFieldBegin('logs', TType.LIST, 9)
             oprot.writeListBegin(TType.STRUCT, len(self.logs))
-            for iter39 in self.logs:
-                iter39.write(oprot)
+            for iter67 in self.logs:
+                iter67.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.connected is not None:
             oprot.writeFieldBegin('connected', TType.LIST, 10)
             oprot.writeListBegin(TType.I32, len(self.connected))
-            for iter40 in self.connected:
-                oprot.writeI32(iter40)
+            for iter68 in self.connected:
+                oprot.writeI32(iter68)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.pending is not None:
@@ -2098,9 +2948,9 @@ class Status(object):
         if self.counters is not None:
             oprot.writeFieldBegin('counters', TType.MAP, 15)
             oprot.writeMapBegin(TType.STRING, TType.I64, len(self.counters))
-            for kiter41, viter42 in self.counters.items():
-                oprot.writeString(kiter41.encode('utf-8') if sys.version_info[0] == 2 else kiter41)
-                oprot.writeI64(viter42)
+            for kiter69, viter70 in self.counters.items():
+                oprot.writeString(kiter69.encode('utf-8') if sys.version_info[0] == 2 else kiter69)
+                oprot.writeI64(viter70)
             oprot.writeMapEnd()
             oprot.writeFieldEnd()
         if self.hash is not None:
@@ -2130,8 +2980,8 @@ class Status(object):
         if self.problems is not None:
             oprot.writeFieldBegin('problems', TType.LIST, 22)
             oprot.writeListBegin(TType.STRING, len(self.problems))
-            for iter43 in self.problems:
-                oprot.writeString(iter43.encode('utf-8') if sys.version_info[0] == 2 else iter43)
+            for iter71 in self.problems:
+                oprot.writeString(iter71.encode('utf-8') if sys.version_info[0] == 2 else iter71)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.certificate_s is not None:
@@ -3069,10 +3919,10 @@ class Batch(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     commands = []
-                    (_etype47, _size44) = iprot.readListBegin()
-                    for _i48 in range(_size44):
-                        _elem49 = Command.read(iprot)
-                        commands.append(_elem49)
+                    (_etype75, _size72) = iprot.readListBegin()
+                    for _i76 in range(_size72):
+                        _elem77 = Command.read(iprot)
+                        commands.append(_elem77)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3098,8 +3948,8 @@ class Batch(object):
         if self.commands is not None:
             oprot.writeFieldBegin('commands', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.commands))
-            for iter50 in self.commands:
-                iter50.write(oprot)
+            for iter78 in self.commands:
+                iter78.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.origin is not None:
@@ -3479,10 +4329,10 @@ class Promise(object):
             elif fid == 7:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype54, _size51) = iprot.readListBegin()
-                    for _i55 in range(_size51):
-                        _elem56 = Entry.read(iprot)
-                        entries.append(_elem56)
+                    (_etype82, _size79) = iprot.readListBegin()
+                    for _i83 in range(_size79):
+                        _elem84 = Entry.read(iprot)
+                        entries.append(_elem84)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3538,8 +4388,8 @@ class Promise(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 7)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter57 in self.entries:
-                iter57.write(oprot)
+            for iter85 in self.entries:
+                iter85.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -3649,10 +4499,10 @@ class Accept(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype61, _size58) = iprot.readListBegin()
-                    for _i62 in range(_size58):
-                        _elem63 = Entry.read(iprot)
-                        entries.append(_elem63)
+                    (_etype89, _size86) = iprot.readListBegin()
+                    for _i90 in range(_size86):
+                        _elem91 = Entry.read(iprot)
+                        entries.append(_elem91)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3669,10 +4519,10 @@ class Accept(object):
             elif fid == 7:
                 if ftype == TType.LIST:
                     lazy = []
-                    (_etype67, _size64) = iprot.readListBegin()
-                    for _i68 in range(_size64):
-                        _elem69 = iprot.readI32()
-                        lazy.append(_elem69)
+                    (_etype95, _size92) = iprot.readListBegin()
+                    for _i96 in range(_size92):
+                        _elem97 = iprot.readI32()
+                        lazy.append(_elem97)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3710,8 +4560,8 @@ class Accept(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter70 in self.entries:
-                iter70.write(oprot)
+            for iter98 in self.entries:
+                iter98.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.sync is not None:
@@ -3725,8 +4575,8 @@ class Accept(object):
         if self.lazy is not None:
             oprot.writeFieldBegin('lazy', TType.LIST, 7)
             oprot.writeListBegin(TType.I32, len(self.lazy))
-            for iter71 in self.lazy:
-                oprot.writeI32(iter71)
+            for iter99 in self.lazy:
+                oprot.writeI32(iter99)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -3967,20 +4817,20 @@ class Learn(object):
             elif fid == 2:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype75, _size72) = iprot.readListBegin()
-                    for _i76 in range(_size72):
-                        _elem77 = Fact.read(iprot)
-                        facts.append(_elem77)
+                    (_etype103, _size100) = iprot.readListBegin()
+                    for _i104 in range(_size100):
+                        _elem105 = Fact.read(iprot)
+                        facts.append(_elem105)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 3:
                 if ftype == TType.LIST:
                     held = []
-                    (_etype81, _size78) = iprot.readListBegin()
-                    for _i82 in range(_size78):
-                        _elem83 = iprot.readI64()
-                        held.append(_elem83)
+                    (_etype109, _size106) = iprot.readListBegin()
+                    for _i110 in range(_size106):
+                        _elem111 = iprot.readI64()
+                        held.append(_elem111)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4018,15 +4868,15 @@ class Learn(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 2)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter84 in self.facts:
-                iter84.write(oprot)
+            for iter112 in self.facts:
+                iter112.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.held is not None:
             oprot.writeFieldBegin('held', TType.LIST, 3)
             oprot.writeListBegin(TType.I64, len(self.held))
-            for iter85 in self.held:
-                oprot.writeI64(iter85)
+            for iter113 in self.held:
+                oprot.writeI64(iter113)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.applied is not None:
@@ -4224,10 +5074,10 @@ class Fetched(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype89, _size86) = iprot.readListBegin()
-                    for _i90 in range(_size86):
-                        _elem91 = Entry.read(iprot)
-                        entries.append(_elem91)
+                    (_etype117, _size114) = iprot.readListBegin()
+                    for _i118 in range(_size114):
+                        _elem119 = Entry.read(iprot)
+                        entries.append(_elem119)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4269,8 +5119,8 @@ class Fetched(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter92 in self.entries:
-                iter92.write(oprot)
+            for iter120 in self.entries:
+                iter120.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.evidence is not None:
@@ -4610,10 +5460,10 @@ class Rejoined(object):
             elif fid == 8:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype96, _size93) = iprot.readListBegin()
-                    for _i97 in range(_size93):
-                        _elem98 = Entry.read(iprot)
-                        entries.append(_elem98)
+                    (_etype124, _size121) = iprot.readListBegin()
+                    for _i125 in range(_size121):
+                        _elem126 = Entry.read(iprot)
+                        entries.append(_elem126)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4680,8 +5530,8 @@ class Rejoined(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 8)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter99 in self.entries:
-                iter99.write(oprot)
+            for iter127 in self.entries:
+                iter127.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -4880,10 +5730,10 @@ class Reading(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype103, _size100) = iprot.readListBegin()
-                    for _i104 in range(_size100):
-                        _elem105 = Fact.read(iprot)
-                        facts.append(_elem105)
+                    (_etype131, _size128) = iprot.readListBegin()
+                    for _i132 in range(_size128):
+                        _elem133 = Fact.read(iprot)
+                        facts.append(_elem133)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4925,8 +5775,8 @@ class Reading(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter106 in self.facts:
-                iter106.write(oprot)
+            for iter134 in self.facts:
+                iter134.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.promised is not None:
@@ -5366,6 +6216,7 @@ class Identity(object):
      - nonce: Where the nodes share a secret: the number that this side has drawn for this connection.
      - proof: Where the nodes share a secret: proves that its sender knows it; made of both sides' ids and nonces.
      - proposing: How its cluster proposes, as cluster.json says; absent: "own-logs".
+     - format: Which commands it knows: those of a version (1: TRANSACTION), and all before; absent: none of these.
 
     """
 
@@ -5380,10 +6231,11 @@ class Identity(object):
         'nonce',
         'proof',
         'proposing',
+        'format',
     )
 
 
-    def __init__(self, cluster=None, digest=None, node=None, incarnation=None, life=None, recovered=None, reserved=None, nonce=None, proof=None, proposing=None,):
+    def __init__(self, cluster=None, digest=None, node=None, incarnation=None, life=None, recovered=None, reserved=None, nonce=None, proof=None, proposing=None, format=None,):
         super(Identity, self).__setattr__('cluster', cluster)
         super(Identity, self).__setattr__('digest', digest)
         super(Identity, self).__setattr__('node', node)
@@ -5394,6 +6246,7 @@ class Identity(object):
         super(Identity, self).__setattr__('nonce', nonce)
         super(Identity, self).__setattr__('proof', proof)
         super(Identity, self).__setattr__('proposing', proposing)
+        super(Identity, self).__setattr__('format', format)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -5402,7 +6255,7 @@ class Identity(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, self.life, self.recovered, self.reserved, self.nonce, self.proof, self.proposing, ))
+        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, self.life, self.recovered, self.reserved, self.nonce, self.proof, self.proposing, self.format, ))
 
     @classmethod
     def read(cls, iprot):
@@ -5419,6 +6272,7 @@ class Identity(object):
         nonce = None
         proof = None
         proposing = None
+        format = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -5451,10 +6305,10 @@ class Identity(object):
             elif fid == 6:
                 if ftype == TType.LIST:
                     recovered = []
-                    (_etype110, _size107) = iprot.readListBegin()
-                    for _i111 in range(_size107):
-                        _elem112 = Recovered.read(iprot)
-                        recovered.append(_elem112)
+                    (_etype138, _size135) = iprot.readListBegin()
+                    for _i139 in range(_size135):
+                        _elem140 = Recovered.read(iprot)
+                        recovered.append(_elem140)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -5478,6 +6332,11 @@ class Identity(object):
                     proposing = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
                 else:
                     iprot.skip(ftype)
+            elif fid == 11:
+                if ftype == TType.I32:
+                    format = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -5493,6 +6352,7 @@ class Identity(object):
             nonce=nonce,
             proof=proof,
             proposing=proposing,
+            format=format,
         )
 
     def write(self, oprot):
@@ -5523,8 +6383,8 @@ class Identity(object):
         if self.recovered is not None:
             oprot.writeFieldBegin('recovered', TType.LIST, 6)
             oprot.writeListBegin(TType.STRUCT, len(self.recovered))
-            for iter113 in self.recovered:
-                iter113.write(oprot)
+            for iter141 in self.recovered:
+                iter141.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.reserved is not None:
@@ -5542,6 +6402,10 @@ class Identity(object):
         if self.proposing is not None:
             oprot.writeFieldBegin('proposing', TType.STRING, 10)
             oprot.writeString(self.proposing.encode('utf-8') if sys.version_info[0] == 2 else self.proposing)
+            oprot.writeFieldEnd()
+        if self.format is not None:
+            oprot.writeFieldBegin('format', TType.I32, 11)
+            oprot.writeI32(self.format)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -5731,10 +6595,10 @@ class Held(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype117, _size114) = iprot.readListBegin()
-                    for _i118 in range(_size114):
-                        _elem119 = Entry.read(iprot)
-                        entries.append(_elem119)
+                    (_etype145, _size142) = iprot.readListBegin()
+                    for _i146 in range(_size142):
+                        _elem147 = Entry.read(iprot)
+                        entries.append(_elem147)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -5769,8 +6633,8 @@ class Held(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter120 in self.entries:
-                iter120.write(oprot)
+            for iter148 in self.entries:
+                iter148.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -6282,10 +7146,10 @@ class Frame(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     records = []
-                    (_etype124, _size121) = iprot.readListBegin()
-                    for _i125 in range(_size121):
-                        _elem126 = Record.read(iprot)
-                        records.append(_elem126)
+                    (_etype152, _size149) = iprot.readListBegin()
+                    for _i153 in range(_size149):
+                        _elem154 = Record.read(iprot)
+                        records.append(_elem154)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -6305,8 +7169,8 @@ class Frame(object):
         if self.records is not None:
             oprot.writeFieldBegin('records', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.records))
-            for iter127 in self.records:
-                iter127.write(oprot)
+            for iter155 in self.records:
+                iter155.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -6346,6 +7210,34 @@ RequestId.thrift_spec = (
     (2, TType.I64, 'sequence', None, None, ),  # 2
     (3, TType.I64, 'first_incomplete', None, None, ),  # 3
 )
+all_structs.append(Position)
+Position.thrift_spec = (
+    None,  # 0
+    (1, TType.I64, 'timestamp', None, None, ),  # 1
+    (2, TType.I32, 'owner', None, None, ),  # 2
+)
+all_structs.append(Compare)
+Compare.thrift_spec = (
+    None,  # 0
+    (1, TType.STRING, 'key', 'UTF8', None, ),  # 1
+    (2, TType.I32, 'relation', None, None, ),  # 2
+    (3, TType.STRING, 'value', 'UTF8', None, ),  # 3
+)
+all_structs.append(Action)
+Action.thrift_spec = (
+    None,  # 0
+    (1, TType.I32, 'verb', None, None, ),  # 1
+    (2, TType.STRING, 'key', 'UTF8', None, ),  # 2
+    (3, TType.STRING, 'value', 'UTF8', None, ),  # 3
+    (4, TType.I64, 'delta', None, None, ),  # 4
+)
+all_structs.append(Transaction)
+Transaction.thrift_spec = (
+    None,  # 0
+    (1, TType.LIST, 'compares', (TType.STRUCT, [Compare, None], False), None, ),  # 1
+    (2, TType.LIST, 'then_do', (TType.STRUCT, [Action, None], False), None, ),  # 2
+    (3, TType.LIST, 'else_do', (TType.STRUCT, [Action, None], False), None, ),  # 3
+)
 all_structs.append(Command)
 Command.thrift_spec = (
     None,  # 0
@@ -6355,6 +7247,19 @@ Command.thrift_spec = (
     (4, TType.STRING, 'expected', 'UTF8', None, ),  # 4
     (5, TType.I64, 'delta', None, None, ),  # 5
     (6, TType.STRUCT, 'request', [RequestId, None], None, ),  # 6
+    (7, TType.STRUCT, 'transaction', [Transaction, None], None, ),  # 7
+)
+all_structs.append(Answer)
+Answer.thrift_spec = (
+    None,  # 0
+    (1, TType.I32, 'outcome', None, None, ),  # 1
+    (2, TType.STRING, 'value', 'UTF8', None, ),  # 2
+)
+all_structs.append(Transacted)
+Transacted.thrift_spec = (
+    None,  # 0
+    (1, TType.STRUCT, 'position', [Position, None], None, ),  # 1
+    (2, TType.LIST, 'answers', (TType.STRUCT, [Answer, None], False), None, ),  # 2
 )
 all_structs.append(Result)
 Result.thrift_spec = (
@@ -6363,6 +7268,7 @@ Result.thrift_spec = (
     (2, TType.STRING, 'value', 'UTF8', None, ),  # 2
     (3, TType.STRUCT, 'session', [Session, None], None, ),  # 3
     (4, TType.I64, 'timestamp', None, None, ),  # 4
+    (5, TType.STRUCT, 'transacted', [Transacted, None], None, ),  # 5
 )
 all_structs.append(Item)
 Item.thrift_spec = (
@@ -6376,6 +7282,20 @@ Page.thrift_spec = (
     (1, TType.LIST, 'items', (TType.STRUCT, [Item, None], False), None, ),  # 1
     (2, TType.BOOL, 'more', None, None, ),  # 2
     (3, TType.I64, 'timestamp', None, None, ),  # 3
+    (4, TType.STRUCT, 'position', [Position, None], None, ),  # 4
+    (5, TType.I64, 'keys', None, None, ),  # 5
+)
+all_structs.append(Range)
+Range.thrift_spec = (
+    None,  # 0
+    (1, TType.STRING, 'prefix', 'UTF8', None, ),  # 1
+    (2, TType.STRING, 'start', 'UTF8', None, ),  # 2
+    (3, TType.STRING, 'end', 'UTF8', None, ),  # 3
+    (4, TType.STRING, 'after', 'UTF8', None, ),  # 4
+    (5, TType.BOOL, 'reverse', None, None, ),  # 5
+    (6, TType.I32, 'limit', None, None, ),  # 6
+    (7, TType.BOOL, 'keys_only', None, None, ),  # 7
+    (8, TType.BOOL, 'counted', None, None, ),  # 8
 )
 all_structs.append(Place)
 Place.thrift_spec = (
@@ -6413,12 +7333,6 @@ Chunk.thrift_spec = (
     (3, TType.I64, 'check', None, None, ),  # 3
     (4, TType.I64, 'offset', None, None, ),  # 4
     (5, TType.STRING, 'data', 'BINARY', None, ),  # 5
-)
-all_structs.append(Position)
-Position.thrift_spec = (
-    None,  # 0
-    (1, TType.I64, 'timestamp', None, None, ),  # 1
-    (2, TType.I32, 'owner', None, None, ),  # 2
 )
 all_structs.append(LogStatus)
 LogStatus.thrift_spec = (
@@ -6669,6 +7583,7 @@ Identity.thrift_spec = (
     (8, TType.STRING, 'nonce', 'BINARY', None, ),  # 8
     (9, TType.STRING, 'proof', 'BINARY', None, ),  # 9
     (10, TType.STRING, 'proposing', 'UTF8', None, ),  # 10
+    (11, TType.I32, 'format', None, None, ),  # 11
 )
 all_structs.append(LogBallot)
 LogBallot.thrift_spec = (

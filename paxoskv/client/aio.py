@@ -9,15 +9,13 @@ not be shared between threads or processes.
 """
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import Any, Final, NamedTuple, Self
 
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, MAX_ANSWER, BaseClient, described
 from paxoskv.client.operations import (
     FAILURES,
-    PAGE_ITEMS,
     Answer,
     Attempt,
     Greeting,
@@ -26,10 +24,12 @@ from paxoskv.client.operations import (
     Operation,
     ReadName,
 )
+from paxoskv.client.scanning import Scan
+from paxoskv.client.transactions import Committed
 from paxoskv.client.watching import Watching
 from paxoskv.wire.codec import Status
 from paxoskv.wire.connection import Connection, Flusher
-from paxoskv.wire.structs import Change, Command, Item, Place, Result
+from paxoskv.wire.structs import Action, Change, Command, Compare, Place, Range, Result
 
 # Seconds that a node may take to say who it is, while others are tried.
 GREETING_S: Final = 10.0
@@ -125,26 +125,44 @@ class AsyncClient(BaseClient):
         """Do as Client.increment."""
         return await self.run(self.calls.increment(key, delta))
 
+    async def transaction(
+        self, compares: Sequence[Compare], then: Sequence[Action], otherwise: Sequence[Action] = ()
+    ) -> Committed:
+        """Do as Client.transaction."""
+        return await self.run(self.calls.transaction(compares, then, otherwise))
+
     async def execute(self, commands: Sequence[Command]) -> list[Result]:
         """Do as Client.execute."""
         return await self.run(self.calls.execute(commands))
 
-    async def scan(
+    def scan(
         self,
         prefix: str = "",
         start_after: str = "",
         limit: int | None = None,
         read: ReadName = "linearizable",
         node: int | None = None,
-    ) -> AsyncIterator[Item]:
-        """Do as Client.scan."""
-        left, index = sys.maxsize if limit is None else limit, self._index(node)
-        while left > 0:
-            page = await self.run(self.calls.page(prefix, start_after, min(left, PAGE_ITEMS), read, index))
-            for item in page.items:
-                yield item
-            left = left - len(page.items) if page.more and page.items else 0
-            start_after = page.items[-1].key if page.items else ""
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        reverse: bool = False,
+        keys_only: bool = False,
+    ) -> Scan:
+        """Do as Client.scan; the items come by `async for`."""
+        wanted = Range(prefix, start, end, start_after or None, reverse or None, limit, keys_only or None)
+        return Scan(self.run, self.calls, wanted, read, self._index(node))
+
+    async def count(
+        self,
+        prefix: str = "",
+        read: ReadName = "linearizable",
+        node: int | None = None,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+    ) -> int:
+        """Do as Client.count."""
+        return await self.run(self.calls.count(Range(prefix, start, end), read, self._index(node)))
 
     async def watch(self, prefix: str = "", after: Place | None = None) -> "AsyncWatch":
         """Do as Client.watch, for `async for`; the place of now is known when this returns."""

@@ -223,9 +223,22 @@ def _add_operations(add: Add) -> None:
     incr = add("incr", "add to the integer that a key holds; a missing key counts as 0")
     incr.add_argument("key", type=_text)
     incr.add_argument("delta", nargs="?", type=_between(-(2**63), 2**63 - 1), default=1, help="default: 1")
+    more = (
+        '\nIn JSON: {"compare": [...], "then": [...], "else": [...]}. A comparison is a key with equals,'
+        "\ndiffers, exists (true or false), less or greater. An action is put with value, get, delete, or"
+        '\nincrement with by. Exit code 1: a comparison did not hold, and "else" was done.'
+    )
+    whole = add("transaction", "do actions on several keys at once, if comparisons hold", more)
+    whole.add_argument("file", metavar="FILE|-", help="the file; - reads from stdin")
     scan = add("scan", "print all keys that begin with a prefix, and their values")
     scan.add_argument("prefix", nargs="?", type=_text, default="")
+    scan.add_argument("--start", metavar="KEY", type=_text, help="from this key on")
+    scan.add_argument("--end", metavar="KEY", type=_text, help="below this key")
+    scan.add_argument("--reverse", action="store_true", help="the last key first")
     scan.add_argument("--limit", metavar="N", type=_between(1, 2**31), help="at most this many of them")
+    what = scan.add_mutually_exclusive_group()
+    what.add_argument("--keys-only", action="store_true", help="without the values")
+    what.add_argument("--count", action="store_true", help="only how many there are")
     _add_read(scan)
     _add_raw(scan)
 

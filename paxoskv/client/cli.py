@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from paxoskv.client import explain, health, report, rows, workload
+from paxoskv.client import explain, health, report, rows, transactions, workload
 from paxoskv.client.arguments import OPEN_LOOP_IN_FLIGHT, parse
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, addresses_of
 from paxoskv.client.operations import ClientError, NoNodeReachable, UnknownOutcome, WrongCluster
@@ -32,12 +32,14 @@ from paxoskv.client.output import (
 from paxoskv.client.sync import Client
 from paxoskv.client.watching import place_text
 from paxoskv.config import Cluster, ClusterError, load
+from paxoskv.wire.structs import Outcome
 
 # Seconds to wait for a first node that accepts a connection: a cluster that was just started takes some.
 FIRST_NODE_S: Final = 5.0
 # Seconds between two attempts to connect meanwhile.
 RETRY_S: Final = 0.1
 HEALTH_FIELDS: Final = ("address", "ok", "write_s", "read_s", "error")
+OUTCOMES: Final = {Outcome.OK: "ok", Outcome.NOT_FOUND: "not_found"}
 # Malformed rows that are told one by one.
 MAX_TOLD: Final = 20
 
@@ -97,11 +99,50 @@ def _incr(client: Client, arguments: argparse.Namespace, output: Output) -> int:
     return DONE
 
 
+def _transaction(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    path = "stdin" if arguments.file == "-" else arguments.file
+    try:
+        wanted = transactions.parse(rows.read(arguments.file))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (ValueError, rows.WrongFile) as error:
+        raise DataError(f"{path}: {error}") from None
+    done = client.transaction(*wanted)
+    actions = wanted.then_do if done.held else wanted.else_do
+    answers: list[dict[str, Any]] = [
+        {"key": action.key, "outcome": OUTCOMES[answer.outcome], "value": answer.value}
+        for action, answer in zip(actions, done.answers, strict=True)
+    ]
+    if output.as_json:
+        output.write(json.dumps({"outcome": "then" if done.held else "else", "answers": answers}))
+    else:
+        output.write("then" if done.held else "else")
+        for answer in answers:
+            what = answer["outcome"] if answer["value"] is None else output.shown(answer["value"])
+            output.write(f"{output.shown(answer['key'])}\t{what}")
+    return DONE if done.held else NEGATIVE
+
+
 def _scan(client: Client, arguments: argparse.Namespace, output: Output) -> int:
-    for item in client.scan(arguments.prefix, "", arguments.limit, arguments.read, arguments.node):
-        line = f"{output.shown(item.key)}\t{output.shown(item.value)}"
-        if not output.answer(line, {"key": item.key, "value": item.value}):
+    if arguments.count:
+        count = client.count(
+            arguments.prefix, arguments.read, arguments.node, start=arguments.start, end=arguments.end
+        )
+        count = count if arguments.limit is None else min(count, arguments.limit)
+        output.answer(str(count), {"count": count})
+        return DONE
+    scan = client.scan(
+        arguments.prefix, "", arguments.limit, arguments.read, arguments.node, start=arguments.start,
+        end=arguments.end, reverse=arguments.reverse, keys_only=arguments.keys_only,
+    )  # fmt: skip
+    for item in scan:
+        line, answer = output.shown(item.key), {"key": item.key}
+        if not arguments.keys_only:
+            line, answer = f"{line}\t{output.shown(item.value)}", {**answer, "value": item.value}
+        if not output.answer(line, answer):
             break  # nobody reads it
+    if not scan.of_one_state:
+        remark("scan: the pages are not all of one state: keys were written meanwhile")
     return DONE
 
 
@@ -379,8 +420,9 @@ def _write(path: Path, file: Any, write: Callable[[Any], object], output: Output
 
 
 _COMMANDS: Final = {
-    "put": _put, "get": _get, "delete": _delete, "cas": _cas, "incr": _incr, "scan": _scan, "dump": _dump,
-    "watch": _watch, "checkpoint": _checkpoint, "trace": _trace, "explain": _explain,
+    "put": _put, "get": _get, "delete": _delete, "cas": _cas, "incr": _incr, "transaction": _transaction,
+    "scan": _scan, "dump": _dump, "watch": _watch, "checkpoint": _checkpoint,
+    "trace": _trace, "explain": _explain,
 }  # fmt: skip
 
 _WHOLE: Final = {"run": _run, "status": _status, "health": _health}  # these make clients of their own

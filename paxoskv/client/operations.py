@@ -37,24 +37,29 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from thrift.Thrift import TApplicationException
 
+from paxoskv.client.transactions import Committed
 from paxoskv.wire.codec import Compacted, Expired, Forgotten, Malformed, NotDone, Status, Unknown
 from paxoskv.wire.methods import METHODS, Method
 from paxoskv.wire.structs import (
+    Action,
     Chunk,
     Command,
+    Compare,
     Membership,
     Outcome,
     Page,
     Place,
+    Range,
     ReadMode,
     RequestId,
     Result,
     Session,
     Traced,
+    Transaction,
     Verb,
     Watched,
 )
-from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_RESULTS
+from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_RESULTS, MAX_TRANSACTED
 
 ReadName = Literal["linearizable", "log", "local"]
 READ_MODES: Final[dict[str, int]] = {
@@ -173,6 +178,8 @@ class Attempt(NamedTuple):
         try:
             return self.method.answer(kind, frame, offset)
         except TApplicationException as error:
+            if error.type == TApplicationException.UNKNOWN_METHOD:
+                raise NotDone(f"its version does not know {self.method.name}", False) from None
             raise Lost(f"the node failed: {error.message}") from None
         except Malformed as error:
             raise Lost(f"an answer that makes no sense: {error}") from None
@@ -337,7 +344,8 @@ class _Numbers:
 _OPEN_SESSION, _STATUS, _MEMBERSHIP = METHODS[b"open_session"], METHODS[b"status"], METHODS[b"membership"]
 _PUT, _GET, _DELETE = METHODS[b"put"], METHODS[b"get"], METHODS[b"delete"]
 _COMPARE_AND_SET, _INCREMENT = METHODS[b"compare_and_set"], METHODS[b"increment"]
-_EXECUTE, _SCAN = METHODS[b"execute"], METHODS[b"scan"]
+_TRANSACTION = METHODS[b"transaction"]
+_EXECUTE, _SCAN, _SCAN_RANGE = METHODS[b"execute"], METHODS[b"scan"], METHODS[b"scan_range"]
 _CHECKPOINT, _READ_CHECKPOINT = METHODS[b"checkpoint"], METHODS[b"read_checkpoint"]
 _TRACE, _WATCH = METHODS[b"trace"], METHODS[b"watch"]
 
@@ -406,6 +414,17 @@ class Calls:
         """Add to the integer at the key; the result is the sum, or NotANumber is raised."""
         return self._writing("increment", key, _INCREMENT, (key, delta), _sum)
 
+    def transaction(
+        self, compares: Sequence[Compare], then: Sequence[Action], otherwise: Sequence[Action] = ()
+    ) -> Operation[Committed]:
+        """Do `then` if all comparisons hold, else `otherwise`: all of it or nothing, nothing in between.
+
+        NotANumber is raised if an increment finds no number.
+        """
+        wanted = Transaction(list(compares), list(then), list(otherwise))
+        keys = dict.fromkeys(part.key for parts in wanted for part in parts)
+        return self._writing("transaction", ", ".join(keys), _TRANSACTION, (wanted,), _committed)
+
     def execute(self, commands: Sequence[Command]) -> Operation[list[Result]]:
         """Do the commands in order, with no other command between; the result is a list of Results.
 
@@ -423,12 +442,22 @@ class Calls:
             return self._reading("execute", subject, _EXECUTE, (plain,), None, _results)
         return self._writing("execute", subject, _EXECUTE, tuple(commands), _results)
 
-    def page(
-        self, prefix: str, start_after: str, limit: int, read: str = "linearizable", node: int | None = None
-    ) -> Operation[Page]:
-        """Read keys that begin with the prefix and come after `start_after`; the result is a Page."""
-        arguments = (prefix, start_after, limit, READ_MODES[read])
-        return self._reading("scan", prefix, _SCAN, arguments, node)
+    def page(self, wanted: Range, read: str = "linearizable", node: int | None = None) -> Operation[Page]:
+        """Read a page of a range of keys; the result is a Page.
+
+        What the method `scan` can say is said by it, for older nodes know no other.
+        """
+        prefix, mode = wanted.prefix or "", READ_MODES[read]
+        if wanted == Range(wanted.prefix, after=wanted.after, limit=wanted.limit):
+            return self._reading(
+                "scan", prefix, _SCAN, (prefix, wanted.after or "", wanted.limit, mode), node
+            )
+        return self._reading("scan", prefix, _SCAN_RANGE, (wanted, mode), node)
+
+    def count(self, wanted: Range, read: str = "linearizable", node: int | None = None) -> Operation[int]:
+        """Count the keys of a range."""
+        arguments = (wanted._replace(counted=True), READ_MODES[read])
+        return self._reading("count", wanted.prefix or "", _SCAN_RANGE, arguments, node, _count)
 
     def status(self, node: int | None = None, digest: bool = False) -> Operation[Status]:
         """Read what a node says of itself; the result is a Status."""
@@ -602,9 +631,12 @@ def _number(commands: tuple[Command, ...], first: RequestId) -> list[Command]:
     """Give the commands consecutive ids that begin with `first`."""
     session, sequence, incomplete = first.session, first.sequence, first.first_incomplete
     return [
-        Command(c.verb, c.key, c.value, c.expected, c.delta, RequestId(session, sequence + index, incomplete))
+        Command(
+            c.verb, c.key, c.value, c.expected, c.delta,
+            RequestId(session, sequence + index, incomplete), c.transaction,
+        )
         for index, c in enumerate(commands)
-    ]
+    ]  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------- results
@@ -653,6 +685,25 @@ def _sum(operation: AnyOperation, result: Result) -> int:
         )
     number: int = _refuse(operation, result)
     return number
+
+
+def _count(operation: AnyOperation, page: Page) -> int:
+    if page.keys is None:
+        raise operation.failure("an answer that makes no sense: a page without a count")
+    return page.keys
+
+
+def _committed(operation: AnyOperation, result: Result) -> Committed:
+    if result.transacted is not None:
+        return Committed(result.outcome == Outcome.OK, result.transacted.answers, result.transacted.position)
+    if result.outcome == Outcome.NOT_A_NUMBER:
+        raise NotANumber(
+            "transaction: nothing was done: an increment found no 64-bit integer, or the sum is none"
+        )
+    if result.outcome == Outcome.TOO_LARGE:
+        raise operation.failure(f"it would read more than {MAX_TRANSACTED:,} bytes", permanent=True)
+    committed: Committed = _refuse(operation, result)
+    return committed
 
 
 def _results(operation: AnyOperation, results: list[Result]) -> list[Result]:

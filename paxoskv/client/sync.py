@@ -12,7 +12,6 @@ A client must not be shared between threads or processes.
 import select
 import socket
 import ssl
-import sys
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,6 @@ from typing import Any, Final, Self
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, HARMLESS, MAX_ANSWER, Address, BaseClient, described
 from paxoskv.client.operations import (
     FAILURES,
-    PAGE_ITEMS,
     Answer,
     Attempt,
     ClientError,
@@ -33,10 +31,12 @@ from paxoskv.client.operations import (
     ReadName,
     Stranger,
 )
+from paxoskv.client.scanning import Scan
+from paxoskv.client.transactions import Committed
 from paxoskv.client.watching import Watching
 from paxoskv.wire.codec import Malformed, Status
 from paxoskv.wire.methods import header
-from paxoskv.wire.structs import Change, Command, Item, Place, Result
+from paxoskv.wire.structs import Action, Change, Command, Compare, Place, Range, Result
 
 # Seconds after which an idle connection is checked before it is used: the node may have closed it.
 IDLE_S: Final = 0.05
@@ -174,6 +174,16 @@ class Client(BaseClient):
         """Add to the integer at the key (0 if absent) and return the sum; NotANumber if it is no integer."""
         return self.run(self.calls.increment(key, delta))
 
+    def transaction(
+        self, compares: Sequence[Compare], then: Sequence[Action], otherwise: Sequence[Action] = ()
+    ) -> Committed:
+        """Do `then` if all comparisons hold, else `otherwise`: all of it or nothing, with nothing in between.
+
+        paxoskv.transactions makes comparisons and actions. NotANumber: nothing was done, for an increment
+        found no integer.
+        """
+        return self.run(self.calls.transaction(compares, then, otherwise))
+
     def execute(self, commands: Sequence[Command]) -> list[Result]:
         """Do the commands in order, with no other command between; see Calls.execute for the limits."""
         return self.run(self.calls.execute(commands))
@@ -185,19 +195,33 @@ class Client(BaseClient):
         limit: int | None = None,
         read: ReadName = "linearizable",
         node: int | None = None,
-    ) -> Iterator[Item]:
-        """Return the items whose keys begin with the prefix and come after `start_after`, ordered by key.
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        reverse: bool = False,
+        keys_only: bool = False,
+    ) -> Scan:
+        """Return the items whose keys begin with the prefix and lie from `start` to below `end`, in order.
 
-        Keys are ordered by code point. At most `limit` items come; None means all. They are fetched page by
-        page on demand. Each page is as fresh as `read` says and may take an operation's time. The whole is
-        no snapshot.
+        Keys are ordered by code point; `reverse`: the last one comes first. They come after `start_after`, in
+        that order. At most `limit` items come; None means all. `keys_only`: the values are empty. They are
+        fetched page by page on demand. Each page is as fresh as `read` says and may take an operation's time.
+        The whole is no snapshot, unless Scan.of_one_state says so.
         """
-        left, index = sys.maxsize if limit is None else limit, self._index(node)
-        while left > 0:
-            page = self.run(self.calls.page(prefix, start_after, min(left, PAGE_ITEMS), read, index))
-            yield from page.items
-            left = left - len(page.items) if page.more and page.items else 0
-            start_after = page.items[-1].key if page.items else ""
+        wanted = Range(prefix, start, end, start_after or None, reverse or None, limit, keys_only or None)
+        return Scan(self.run, self.calls, wanted, read, self._index(node))
+
+    def count(
+        self,
+        prefix: str = "",
+        read: ReadName = "linearizable",
+        node: int | None = None,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+    ) -> int:
+        """Return how many keys begin with the prefix, and lie from `start` to below `end`."""
+        return self.run(self.calls.count(Range(prefix, start, end), read, self._index(node)))
 
     def watch(self, prefix: str = "", after: Place | None = None) -> "Watch":
         """Return the changes of keys that begin with the prefix, in their order, as they come; it never ends.

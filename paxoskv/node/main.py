@@ -14,6 +14,7 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -24,6 +25,7 @@ from paxoskv.node.calls import Answers
 from paxoskv.node.checkpointing import Checkpointing
 from paxoskv.node.connections import Connections, most_connections
 from paxoskv.node.eventlog import EXIT_DISK, EXIT_USAGE, LEVELS, Usage, log
+from paxoskv.node.formats import Formats
 from paxoskv.node.health import Health
 from paxoskv.node.identity import Trust, trust_of
 from paxoskv.node.inbox import Inbox
@@ -35,6 +37,7 @@ from paxoskv.node.replica import Replica
 from paxoskv.node.server import Server, unusable
 from paxoskv.node.service import Service
 from paxoskv.node.status import StatusReport
+from paxoskv.node.switches import Switches
 from paxoskv.node.tracing import Tracing
 from paxoskv.node.turns import Turns
 from paxoskv.node.watches import Watches
@@ -76,13 +79,18 @@ def put_together(
     checkpoint_mb: float,
     trust: Trust,
     trace: bool = False,
+    switches: Callable[[Peers], Switches] | None = None,
 ) -> Server:
-    """A node's parts, after its recovery; each is given those that it needs. `members`: the peers."""
+    """A node's parts, after its recovery; each is given those that it needs. `members`: the peers.
+
+    `switches`: what makes the switches of faults on purpose, where there are any.
+    """
     loop = asyncio.get_running_loop()
     turns, flusher, counts = Turns(loop), Flusher(), Counts()
     writer = Writer(journal, loop, counts.fsync)
     answer = Answers(counts).answer
-    peers = Peers(identity, core, members, flusher, counts, trust, loop, partial(condemn, directory))
+    formats = Formats(store, members)
+    peers = Peers(identity, core, members, flusher, counts, trust, loop, partial(condemn, directory), formats)
     files = Checkpoints(directory, journal, turns.later)
     nodes = sorted([identity.node, *members]) if identity.node else []
     maker = CheckpointProcess(files, nodes, PROCESSORS, journal.lock)
@@ -102,9 +110,17 @@ def put_together(
     )
     tracing = Tracing(replica, directory)
     tracing.switch(trace, restarted=True)
-    service = Service(replica, checkpointing, health, status, long_work, watches, tracing, answer)
+    service = Service(replica, checkpointing, health, status, long_work, watches, tracing, formats, answer)
     inbox = Inbox(service, peers, replica, turns, counts)
-    return Server(replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s)
+    return Server(
+        replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s,
+        switches(peers) if switches else None,
+    )  # fmt: skip
+
+
+def switched(settings: configuration.Cluster, node: int, core: Node) -> Callable[[Peers], Switches] | None:
+    """What makes the switches of faults on purpose; None where the cluster's file names no faults."""
+    return partial(Switches, settings.faults, node, core.faults) if settings.faults else None
 
 
 def check_files(nodes: int) -> None:
@@ -173,6 +189,7 @@ async def serve_node(options: argparse.Namespace) -> None:
     server = put_together(
         journal.identity, core, store, journal, directory, peers,
         settings.request_timeout_s, settings.checkpoint_mb, trust, settings.trace,
+        switched(settings, options.id, core),
     )  # fmt: skip
     await server.run(member.host, member.port, origin, member.metrics_port)
 

@@ -22,6 +22,9 @@ REQUEST_S: Final = 5.0
 MAX_REQUEST: Final = 8192
 MAX_CONNECTIONS: Final = 16
 
+# Methods whose answers clients wait for.
+OPERATIONS: Final = ("put", "get", "delete", "compare_and_set", "increment", "transaction", "execute")
+
 # What the server tells of itself when it is asked, and what it says about it.
 COUNTERS: Final = {
     "entries_applied": "Entries applied to the store.",
@@ -109,12 +112,15 @@ class Counts:
     def totals(self) -> dict[str, int]:
         """Frames and bytes, all peers and methods together; and what a command costs between the nodes."""
         peers = [(method, cell) for (peer, method), cell in self.sent.items() if peer]
+        operations = [self.latency[method] for method in OPERATIONS if method in self.latency]
         return {
             "prepares": sum(cell[0] for method, cell in peers if method == "prepare"),
             "accepts": sum(cell[0] for method, cell in peers if method == "accept"),
             "refused": self.refusals.get("prepare", 0) + self.refusals.get("accept", 0),
             "messages": sum(cell[0] for _, cell in peers),
             "message_bytes": sum(cell[1] for _, cell in peers),
+            "answers": sum(sum(latency.buckets) for latency in operations),
+            "answers_us": sum(latency.total for latency in operations),
         } | {
             f"{what}_{way}": sum(cell[index] for cell in cells.values())
             for way, cells in (("received", self.received), ("sent", self.sent))

@@ -12,6 +12,7 @@ from thrift.Thrift import TApplicationException
 from paxoskv.config import WAYS, Member
 from paxoskv.node.calls import Call
 from paxoskv.node.eventlog import EXIT_STALE, end, log
+from paxoskv.node.formats import Formats
 from paxoskv.node.identity import Trust, explained
 from paxoskv.node.metrics import Counts
 from paxoskv.protocol.core import Core
@@ -39,7 +40,7 @@ from paxoskv.wire.structs import (
     Verdict,
     Vote,
 )
-from paxoskv.wire.validation import MAX_NODE_FRAME
+from paxoskv.wire.validation import FORMAT, MAX_NODE_FRAME
 
 RECENT: Final = 5.0  # seconds for which a complaint counts: whoever is refused comes back each second
 MAX_PROBLEM: Final = 300  # characters of a complaint in the status
@@ -114,12 +115,13 @@ class Peers:
         trust: Trust,
         loop: asyncio.AbstractEventLoop,
         condemn: Callable[[str], None],
+        formats: Formats,
     ) -> None:
         """`members`: the peers. `trust`: what whoever calls itself one must prove.
 
         `condemn`: let no later start use our data, for it is a stale copy.
         """
-        self.identity = identity
+        self.identity = identity._replace(format=FORMAT)
         self.core = core
         self.members = members
         self.flusher = flusher
@@ -127,9 +129,11 @@ class Peers:
         self.trust = trust
         self.loop = loop
         self.condemn = condemn
+        self.formats = formats
         self.logs = frozenset(status.log for status in core.report().logs)
         self.links: dict[int, Link] = {}
         self.greeted: set[int] = set()  # peers that our link may be used to
+        self.cut_off: frozenset[int] = frozenset()  # peers to which the link is cut on purpose
         self.refused: set[int] = set()  # peers that have told on our link why they refuse us, or we them
         self.processes: dict[Connection, tuple[int, tuple[int, int]]] = {}  # node, (incarnation, life)
         self.complaints = Complaints(counts)
@@ -188,6 +192,18 @@ class Peers:
         reason = certificates.problem() if certificates else None
         if reason is not None:
             self.complaints.add("certificate", self.identity.node, reason, now, DAILY)
+
+    def cut(self, peers: frozenset[int]) -> None:
+        """Have no connection with these peers, on purpose, until others are named.
+
+        What either side sends is lost, as where a network is cut: nobody is told that the other has ended.
+        """
+        self.cut_off = peers
+        links = [link.connection for peer, link in self.links.items() if peer in peers]
+        others = [connection for connection, (peer, _) in self.processes.items() if peer in peers]
+        for connection in (*links, *others):
+            if connection:
+                connection.close()
 
     def renew(self) -> None:
         """Our certificate is another one: make all connections to and from peers again."""
@@ -311,6 +327,8 @@ class Peers:
             return f"digest: its cluster.json differs from ours: its membership has {digests}"
         if identity.node not in self.members:
             return f"node: {identity.node} is no peer of node {ours.node}"
+        if identity.node in self.cut_off:
+            return f"faults: the link of nodes {ours.node} and {identity.node} is cut on purpose"
         return None
 
     def _listen_to(self, identity: Identity, connection: Connection) -> str | None:
@@ -324,7 +342,7 @@ class Peers:
         for other, theirs in self.processes.items():
             if alive and other is not connection and theirs[0] == node and theirs[1][1] != identity.life:
                 return f"node {node}: {ANOTHER} is alive, at {other.peer}"
-        reason = self.core.greet(identity)
+        reason = self.core.greet(identity) or self.formats.hear(identity)
         if reason is None:
             self.processes[connection] = (node, who)
             self._close_older(node)

@@ -22,6 +22,7 @@ from paxoskv.node.inbox import Inbox
 from paxoskv.node.metrics import Page as MetricsPage
 from paxoskv.node.replica import Replica
 from paxoskv.node.status import VERSION, StatusReport
+from paxoskv.node.switches import Switches
 from paxoskv.node.turns import TICK_BUSY, Turns
 from paxoskv.node.writer import Writer
 from paxoskv.wire.connection import Connection, Flusher, TlsListener, listen
@@ -50,6 +51,7 @@ class Server:
         health: Health,
         status: StatusReport,
         request_timeout_s: float,
+        switches: Switches | None = None,
     ) -> None:
         self.replica = replica
         self.turns = turns
@@ -65,6 +67,7 @@ class Server:
         self.connections = status.connections
         self.request_timeout_s = request_timeout_s
         self.trust = self.peers.trust
+        self.switches = switches
 
     async def run(self, host: str, port: int, origin: str, metrics_port: int | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then finish what was begun.
@@ -123,6 +126,8 @@ class Server:
 
     async def _serve(self) -> asyncio.Task[None]:
         """Connect to the peers, and begin to tick. Returns the task that sweeps."""
+        if self.switches:
+            self.switches.look()
         self.peers.start(self.inbox.answer)
         await self.peers.introduce()
         self.health.look_at_rejoin()
@@ -195,6 +200,8 @@ class Server:
                 self.replica.read(self.health.answered, lambda: None)
             self.health.look()
             self.watches.sweep(self.health.refuses_reads())
+            if self.switches:
+                self.switches.look()
             self.peers.sweep(now)
             self.replica.expire(now - self.request_timeout_s)
             self.writer.maintain()

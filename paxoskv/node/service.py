@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from paxoskv.node.calls import Call
 from paxoskv.node.checkpointing import Checkpointing
+from paxoskv.node.formats import Formats
 from paxoskv.node.health import Health
 from paxoskv.node.long_work import Digests, LongWork, Work
 from paxoskv.node.replica import Replica
@@ -18,8 +19,8 @@ from paxoskv.node.watches import Watches
 from paxoskv.state.changes import at, place
 from paxoskv.wire.codec import NotDone
 from paxoskv.wire.connection import Connection
-from paxoskv.wire.structs import Command, Membership, Page, ReadMode, Result, Verb, Watched
-from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_KEY_BYTES, invalid
+from paxoskv.wire.structs import Command, Membership, Page, Position, Range, ReadMode, Result, Verb, Watched
+from paxoskv.wire.validation import FORMAT, MAX_BATCH, MAX_CLIENT_FRAME, MAX_KEY_BYTES, invalid
 
 MAX_SCAN: Final = 1000  # items in a page, or changes
 MAX_WAIT_MS: Final = 60_000  # that a watch waits
@@ -50,6 +51,7 @@ class Service:
         long_work: LongWork,
         watches: Watches,
         tracing: Tracing,
+        formats: Formats,
         answer: Callable[[Any, Any], None],
     ) -> None:
         self.replica = replica
@@ -60,18 +62,25 @@ class Service:
         self.long_work = long_work
         self.watches = watches
         self.tracing = tracing
+        self.formats = formats
         self.answer = answer
         self.held: list[Connection] = []  # until fewer calls wait
         self.digests = Digests(self.store, long_work, lambda call, made: answer(call, status.status(made)))
         # By role: what gets the call and its arguments, by the method's name. A turn must follow.
         anybody: Methods = {b"membership": self._membership}
-        reader: Methods = anybody | {b"get": self._get, b"scan": self._scan, b"status": self._status,
-                                      b"watch": self._watch}  # fmt: skip
+        reader: Methods = anybody | {
+            b"get": self._get,
+            b"scan": self._scan,
+            b"scan_range": self._scan_range,
+            b"watch": self._watch,
+            b"status": self._status,
+        }
         writer: Methods = reader | {
             b"put": self._put,
             b"delete": self._delete,
             b"compare_and_set": self._compare_and_set,
             b"increment": self._increment,
+            b"transaction": self._transaction,
             b"execute": self._execute,
             b"open_session": self._open_session,
         }
@@ -103,14 +112,33 @@ class Service:
     def _open_session(self, token: Any, arguments: tuple[Any, ...]) -> None:
         self._submit(token, [Command(Verb.OPEN_SESSION)])
 
+    def _transaction(self, token: Any, arguments: tuple[Any, ...]) -> None:
+        transaction, request = arguments
+        command = Command(Verb.TRANSACTION, None, None, None, None, request, transaction)
+        self._submit_newer(token, [command], False)
+
     def _execute(self, token: Any, arguments: tuple[Any, ...]) -> None:
         commands = arguments[0]
         if commands is None or len(commands) > MAX_BATCH:
             self.answer(token, NotDone(TOO_MANY, True))
         elif not commands:
             self.answer(token, [])
+        elif any((command.verb or 0) > Verb.OPEN_SESSION for command in commands):
+            self._submit_newer(token, commands, True)
         else:
             self._submit(token, commands, batch=True)
+
+    def _submit_newer(self, token: Any, commands: list[Command], batch: bool) -> None:
+        """Submit commands that older versions do not know, behind an UPGRADE if there was none."""
+        hindrance = self.formats.hindrance() if self.store.format < FORMAT else None
+        if any(command.verb == Verb.UPGRADE for command in commands):
+            self.answer(token, NotDone("only nodes say UPGRADE", True))
+        elif hindrance is not None:
+            self.answer(token, NotDone(hindrance, False))
+        else:
+            if self.store.format < FORMAT:
+                self.replica.submit(lambda value: None, [Command(Verb.UPGRADE, delta=FORMAT)])
+            self._submit(token, commands, batch)
 
     def _submit(self, token: Any, commands: list[Command], batch: bool = False) -> None:
         for index, command in enumerate(commands):
@@ -156,12 +184,21 @@ class Service:
 
     def _scan(self, token: Call, arguments: tuple[Any, ...]) -> None:
         prefix, start_after, limit, mode = arguments
+        self._page(token, Range(prefix, after=start_after, limit=limit), mode)
+
+    def _scan_range(self, token: Call, arguments: tuple[Any, ...]) -> None:
+        wanted, mode = arguments
+        self._page(token, wanted or Range(), mode)
+
+    def _page(self, token: Call, wanted: Range, mode: int | None) -> None:
+        limit, store = wanted.limit, self.store
         reason = None if limit is None or 0 < limit <= MAX_SCAN else f"limit: {limit} is not 1 to {MAX_SCAN}"
 
         def page() -> Work:
-            yield from self.store.sort()
-            found = self.store.scan(prefix or "", start_after or "", limit or MAX_SCAN, MAX_CLIENT_FRAME)
-            self._done(token, Page(*found, self.store.position[0]))
+            yield from store.sort()
+            count = store.count(wanted) if wanted.counted else None
+            found = store.page(wanted, limit or MAX_SCAN, MAX_CLIENT_FRAME) if count is None else ([], False)
+            self._done(token, Page(*found, store.position[0], Position(*store.position), count))
 
         def fresh(value: Any) -> None:
             if isinstance(value, Exception):

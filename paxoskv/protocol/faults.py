@@ -22,10 +22,14 @@ class Faults:
         self.silent_until = 0.0
         self.silent_next: float | None = None  # when the next period of silence begins
 
+    def change(self, failures: Failures) -> None:
+        """Fail so from now on."""
+        self.failures = failures
+        self.silent_until, self.silent_next = 0.0, None
+
     def end(self) -> None:
         """No acceptor fails any more."""
-        self.failures = Failures()
-        self.silent_until = 0.0
+        self.change(Failures())
 
     def fails(self, now: float) -> bool:
         """Whether this message counts as lost."""

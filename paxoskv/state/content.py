@@ -5,6 +5,7 @@ to date from then on: a node that nobody asks has none of its cost.
 """
 
 import hashlib
+import sys
 from collections.abc import Generator
 from heapq import merge
 from itertools import islice
@@ -13,6 +14,7 @@ from typing import Any, Final
 from sortedcontainers import SortedDict, SortedList
 
 from paxoskv.state.changes import Changes
+from paxoskv.wire.structs import Range
 
 PIECE_KEYS: Final = 1000  # keys that are visited at once: about a millisecond
 PIECE_BYTES: Final = 256 << 10  # of keys and values, with which a piece ends early
@@ -64,9 +66,44 @@ class Content:
             del self.unordered[-self.piece_keys :]
             yield
 
-    def after(self, key: str, inclusive: bool = False) -> Any:
+    def after(self, key: str) -> Any:
         """Iterate over the keys after this one, in order; sort() must have ended."""
-        return self.order.irange(key, None, (inclusive, True))
+        return self.order.irange(key, None, (False, True))
+
+    def within(self, wanted: Range) -> Any:
+        """Iterate over the keys of a range, in the order that it wants; sort() must have ended."""
+        low, high = _bounds(wanted)
+        if not wanted.after:
+            return self.order.irange(low, high, (True, False), bool(wanted.reverse))
+        if wanted.reverse:
+            high = wanted.after if high is None else min(high, wanted.after)
+            return self.order.irange(low, high, (True, False), True)
+        return self.order.irange(max(low, wanted.after), high, (wanted.after < low, False))
+
+    def count(self, wanted: Range) -> int:
+        """Count the keys of a range, but for its `after`; sort() must have ended."""
+        low, high = _bounds(wanted)
+        end: int = len(self.order) if high is None else self.order.bisect_left(high)
+        return max(end - self.order.bisect_left(low), 0)
+
+
+def _bounds(wanted: Range) -> tuple[str, str | None]:
+    """Return the lowest key that a range may have, and the lowest above all of them (None: there is none)."""
+    prefix, end = wanted.prefix or "", wanted.end
+    above = _above(prefix)
+    if end is None or (above is not None and above < end):
+        end = above
+    return max(prefix, wanted.start or ""), end
+
+
+def _above(prefix: str) -> str | None:
+    """Return the lowest text above all that begin with the prefix; None if there is none."""
+    while prefix:
+        last = ord(prefix[-1]) + 1
+        prefix = prefix[:-1]
+        if last <= sys.maxunicode:
+            return prefix + chr(last)
+    return None
 
 
 class Digest:

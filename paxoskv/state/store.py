@@ -13,6 +13,7 @@ state keeps first_incomplete, which only grows, and the results of the sequences
 that fits decides:
 
     the command is invalid, see validation.py     -> INVALID, and nothing at all changes
+    not all nodes are known to understand it      -> the same: what a node that does not know it answers
     the session is unknown                        -> EXPIRED, never a new session
     the sequence lies below first_incomplete      -> FORGOTTEN: it is no longer known whether it was applied
     the sequence has a result                     -> that result, not applied again
@@ -24,13 +25,16 @@ of a session always fit a window of MAX_RESULTS sequences, and a refusal does no
 there are at most MAX_SESSIONS sessions. Opening another one removes the least recently used session, where a
 repeated command is a use as well.
 
+Formats. A node of an older version answers INVALID to a verb that it does not know, and so do all: `format`
+is a part of the state, and a verb above it is INVALID. It rises by the command UPGRADE. A node proposes that
+when a client wants such a verb, and all nodes have said that they know it (paxoskv/node/formats.py).
+
 Keys and values are text; NUL and the empty value are ordinary. No key is empty, so that save_state() can put
 its bookkeeping under RESERVED_KEY = "", which is never a user's key.
 """
 
 import hashlib
 import json
-import re
 import struct
 import zlib
 from collections import OrderedDict
@@ -41,10 +45,24 @@ from typing import Any, Final, NamedTuple
 from pickledb import PickleDB
 
 from paxoskv.state.changes import Changes
+from paxoskv.state.commands import NOT_FOUND, OK, execute, transact
 from paxoskv.state.content import Content, Digest, Pieces
 from paxoskv.wire.codec import Malformed, decode, encode
-from paxoskv.wire.structs import Batch, Command, Item, Outcome, RequestId, Result, Session, Verb
-from paxoskv.wire.validation import MAX_RESULTS, invalid
+from paxoskv.wire.structs import (
+    Answer,
+    Batch,
+    Command,
+    Item,
+    Outcome,
+    Position,
+    Range,
+    RequestId,
+    Result,
+    Session,
+    Transacted,
+    Verb,
+)
+from paxoskv.wire.validation import FORMAT, MAX_RESULTS, invalid
 
 RESERVED_KEY: Final = ""  # invalid() refuses it as a user's key
 MAX_SESSIONS: Final = 65_536
@@ -52,11 +70,6 @@ ITEM_OVERHEAD: Final = 15  # bytes that Thrift adds to the key and value of an I
 
 _PLACE: Final = struct.Struct(">IQB")  # a hash, a timestamp, an owner
 
-_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as str(int) writes it; more digits never fit 64 bits
-
-_OK: Final = Result(Outcome.OK)
-_NOT_FOUND: Final = Result(Outcome.NOT_FOUND)
-_NOT_A_NUMBER: Final = Result(Outcome.NOT_A_NUMBER)
 _EXPIRED: Final = Result(Outcome.EXPIRED)
 _FORGOTTEN: Final = Result(Outcome.FORGOTTEN)
 _INVALID: Final = Result(Outcome.INVALID)
@@ -101,6 +114,7 @@ class Store:
         """Make an empty store; `location` is pickledb's file, which is neither read nor written here."""
         self.database = PickleDB(location)
         self.position: tuple[int, int] = (0, 0)  # (timestamp, owner) of the last applied entry
+        self.format = 0  # of which all nodes are known to understand the commands
         self.hash = 0  # CRC-32 over all that was applied so far: the entries and their outcomes
         self.changes = Changes()  # the last ones, for watches
         self._content = Content(self.database.db, self.changes)
@@ -129,34 +143,37 @@ class Store:
     def get(self, key: str) -> Result:
         """Read the key: OK and the value, or NOT_FOUND."""
         value = self._content.values.get(key)
-        return _NOT_FOUND if value is None else Result(Outcome.OK, value)
+        return NOT_FOUND if value is None else Result(Outcome.OK, value)
 
     def sort(self) -> Pieces:
         """Put the keys in order, which scan() needs: in pieces, while entries are applied."""
         return self._content.sort()
 
     def scan(self, prefix: str, start_after: str, limit: int, max_bytes: int) -> tuple[list[Item], bool]:
-        """Return the first items by key with this prefix, after `start_after`, and whether more follow.
+        """Return the first items by key with this prefix, after `start_after`: see page()."""
+        return self.page(Range(prefix, after=start_after), limit, max_bytes)
+
+    def page(self, wanted: Range, limit: int, max_bytes: int) -> tuple[list[Item], bool]:
+        """Return the first items of a range, in its order, and whether more follow.
 
         There are at most `limit` items, of at most `max_bytes` bytes when encoded. But one item always comes,
         or a reader could not get past it.
         """
-        content = self._content
+        content, without_values = self._content, wanted.keys_only
         _finish(content.sort())
-        if start_after >= prefix:
-            found = content.after(start_after)
-        else:
-            found = content.after(prefix, inclusive=True)
         items: list[Item] = []
-        for key in islice(found, limit + 1):
-            if not key.startswith(prefix):
-                break
-            value = content.values[key]
+        for key in islice(content.within(wanted), limit + 1):
+            value = "" if without_values else content.values[key]
             max_bytes -= len(key.encode()) + len(value.encode()) + ITEM_OVERHEAD
             if len(items) == limit or (max_bytes < 0 and items):
                 return items, True
             items.append(Item(key, value))
         return items, False
+
+    def count(self, wanted: Range) -> int:
+        """Return how many keys the range has."""
+        _finish(self._content.sort())
+        return self._content.count(wanted)
 
     def size(self) -> int:
         """Return the number of keys."""
@@ -196,6 +213,7 @@ class Store:
             RESERVED_KEY: {
                 "position": list(self.position),
                 "hash": self.hash,
+                **({"format": self.format} if self.format else {}),
                 "sessions": self._dump_sessions(),
             },
         }
@@ -211,11 +229,13 @@ class Store:
             bookkeeping = content.pop(RESERVED_KEY)
             timestamp, owner = bookkeeping["position"]
             rolling = int(bookkeeping["hash"])
+            format_ = int(bookkeeping.get("format", 0))
             sessions = OrderedDict(_load_session(*session) for session in bookkeeping["sessions"])
         except (KeyError, TypeError, ValueError) as error:
             raise Malformed(f"state: no bookkeeping: {type(error).__name__}: {error}") from error
         self.position = (timestamp, owner)
         self.hash = rolling
+        self.format = format_
         self.database.db = content
         self._content = Content(content, self.changes)
         self.changes.forget(timestamp, owner)
@@ -223,7 +243,7 @@ class Store:
 
     def _apply(self, command: Command, index: int) -> Result:
         """Apply one command, at this index of the entry at self.position."""
-        if invalid(command) is not None:
+        if invalid(command) is not None or (command.verb > Verb.OPEN_SESSION and self._is_too_new(command)):
             return _INVALID
         request: RequestId | None = command.request
         if request is None:
@@ -245,36 +265,20 @@ class Store:
             result = session.results[request.sequence] = self._execute(command, index)
         return result
 
-    def _execute(self, command: Command, index: int) -> Result:
-        content, key = self._content, command.key
-        verb: int = command.verb
-        match verb:
-            case Verb.PUT:
-                content.put(key, command.value)
-                return _OK
-            case Verb.GET:
-                return self.get(key)
-            case Verb.DELETE:
-                return _OK if content.remove(key) else _NOT_FOUND
-            case Verb.COMPARE_AND_SET:
-                present = content.values.get(key)
-                if present != command.expected:
-                    return Result(Outcome.MISMATCH, present)
-                content.put(key, command.value)
-                return _OK
-            case Verb.INCREMENT:
-                return self._increment(key, command.delta)
-            case Verb.OPEN_SESSION:
-                return self._open_session(index)
-        raise AssertionError(f"invalid() let verb {verb} pass")
+    def _is_too_new(self, command: Command) -> bool:
+        """Whether not all nodes are known to understand the command."""
+        return command.delta > FORMAT if command.verb == Verb.UPGRADE else self.format < 1
 
-    def _increment(self, key: str, delta: int) -> Result:
-        present = self._content.values.get(key, "0")
-        if not _NUMBER.fullmatch(present) or not _fits(int(present)) or not _fits(int(present) + delta):
-            return _NOT_A_NUMBER
-        value = str(int(present) + delta)
-        self._content.put(key, value)
-        return Result(Outcome.OK, value)
+    def _execute(self, command: Command, index: int) -> Result:
+        verb: int = command.verb
+        if verb <= Verb.INCREMENT:
+            return execute(self._content, command)
+        if verb == Verb.OPEN_SESSION:
+            return self._open_session(index)
+        if verb == Verb.TRANSACTION:
+            return transact(self._content, command.transaction, self.position)
+        self.format = max(self.format, command.delta)
+        return OK
 
     def _open_session(self, index: int) -> Result:
         self._named = None
@@ -299,25 +303,30 @@ def _finish(work: Generator[None, None, Any]) -> Any:
             return end.value
 
 
-def _fits(number: int) -> bool:
-    return -(1 << 63) <= number < 1 << 63
-
-
 def _dump_result(sequence: int, result: Result) -> list[Any]:
-    opened = result.session
-    return [
+    opened, transacted = result.session, result.transacted
+    dumped = [
         sequence,
         result.outcome,
         result.value,
         None if opened is None else [opened.timestamp, opened.owner, opened.index],
     ]
+    if transacted is not None:
+        dumped.append([list(transacted.position), [list(answer) for answer in transacted.answers]])
+    return dumped
+
+
+def _load_result(outcome: int, value: str | None, opened: Any, transacted: Any = None) -> Result:
+    session = None if opened is None else Session(*opened)
+    if transacted is None:
+        return Result(outcome, value, session)
+    position, answers = transacted
+    done = Transacted(Position(*position), [Answer(*answer) for answer in answers])
+    return Result(outcome, value, session, None, done)
 
 
 def _load_session(
     timestamp: int, owner: int, index: int, first_incomplete: int, results: list[Any]
 ) -> tuple[tuple[int, int, int], _Session]:
-    kept = {
-        sequence: Result(outcome, value, None if opened is None else Session(*opened))
-        for sequence, outcome, value, opened in results
-    }
+    kept = {sequence: _load_result(*result) for sequence, *result in results}
     return (timestamp, owner, index), _Session(first_incomplete, kept)

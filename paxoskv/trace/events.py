@@ -11,9 +11,11 @@ from paxoskv.wire.codec import decode
 from paxoskv.wire.structs import (
     Accept,
     Accepted,
+    Barrier,
     Batch,
     Command,
     Entry,
+    Fetch,
     Fetched,
     Forward,
     Forwarded,
@@ -21,6 +23,7 @@ from paxoskv.wire.structs import (
     Outcome,
     Prepare,
     Promise,
+    Reading,
     Result,
     Verb,
     Verdict,
@@ -37,6 +40,7 @@ VERSION: Final = 1
 WORDS: Final = {
     Verb.PUT: "put", Verb.GET: "get", Verb.DELETE: "delete", Verb.COMPARE_AND_SET: "cas",
     Verb.INCREMENT: "increment", Verb.OPEN_SESSION: "open session",
+    Verb.TRANSACTION: "transaction", Verb.UPGRADE: "upgrade",
 }  # fmt: skip
 VERDICTS: Final = {
     Verdict.PROMISED: "promised", Verdict.NACK: "nack", Verdict.BEHIND: "behind", Verdict.COVERED: "covered",
@@ -48,7 +52,7 @@ VOTES: Final = {
 OUTCOMES: Final = {
     Outcome.OK: "OK", Outcome.NOT_FOUND: "not found", Outcome.MISMATCH: "mismatch",
     Outcome.NOT_A_NUMBER: "not a number", Outcome.EXPIRED: "expired", Outcome.FORGOTTEN: "forgotten",
-    Outcome.INVALID: "invalid",
+    Outcome.INVALID: "invalid", Outcome.TOO_LARGE: "too large",
 }  # fmt: skip
 
 
@@ -148,6 +152,10 @@ class Trace:
             yield event.as_json()
 
 
+# Messages that a ring keeps as they are; of others, only if what they carry is little.
+SMALL: Final = frozenset({Accepted, Prepare, Learn, Barrier, Reading, Fetch, Forwarded})
+
+
 def event_of(raw: Raw) -> Event:
     """The event with what its message says."""
     if len(raw) != OF_MESSAGE:
@@ -163,7 +171,7 @@ def event_of(raw: Raw) -> Event:
 def is_small(message: Any) -> bool:
     """Whether a ring may keep the message as it is: a ring must not fill the memory."""
     kind = message.__class__
-    if kind is Accepted or kind is Prepare or kind is Learn:
+    if kind in SMALL:
         return True
     if kind is Accept or kind is Promise or kind is Fetched:
         return size(message.entries) <= LARGE

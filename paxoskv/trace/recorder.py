@@ -13,7 +13,6 @@ from paxoskv.protocol.core import Core
 from paxoskv.protocol.outbox import Message, Ready
 from paxoskv.trace.events import Trace, dotted, kept, outcome, spoken
 from paxoskv.wire.structs import (
-    Accept,
     Accepted,
     Command,
     Entry,
@@ -38,12 +37,9 @@ class Counted(NamedTuple):
     event: int
 
 
-class Trigger(NamedTuple):
-    """What has made a turn, perhaps."""
-
-    event: int  # 0: it is none yet
-    log: int | None
-    gossip: tuple[int, Learn] | None  # the sender, and what it will be an event of
+# What may have made a turn: an event (0: none yet), its log, and if it is gossip, the sender and that.
+# A plain tuple, for one is made for each message.
+Trigger = tuple[int, int | None, tuple[int, Learn] | None]
 
 
 class Recorder:
@@ -54,10 +50,7 @@ class Recorder:
     """
 
     def __init__(self, trace: Trace, core: Core, brief: bool = False) -> None:
-        """`brief`: leave out gossip that nothing comes of, which would fill a ring in minutes.
-
-        Then who leads is looked at only where it is likely to have changed.
-        """
+        """`brief`: leave out gossip that nothing comes of, which would fill a ring in minutes."""
         self.trace = trace
         self.brief = brief
         self.core = core
@@ -70,7 +63,6 @@ class Recorder:
         self.leads: dict[int, int] = {}  # by log: the ballot at which we lead it
         self.led: dict[int, int] = {}  # by log: our last such ballot
         self.chosen: list[int] = []  # how much of each log
-        self.unsure = True  # whether this turn may have changed who leads
         self.over = True  # whether the turn has been drained: what comes begins another one
         self.votes: dict[int, dict[int, list[Counted]]] = {}  # by log and node: those that say more and more
         self.promises: dict[int, dict[int, Counted]] = {}
@@ -114,11 +106,9 @@ class Recorder:
         self._begin(event, self.home if message.__class__ is Forward else getattr(message, "log", None))
         if message.__class__ is Forward:
             self._propose(message.payload, event)
-        if message.__class__ is Accepted and message.vote == Vote.ACCEPTED:
+        elif message.__class__ is Accepted and message.vote == Vote.ACCEPTED:
             self._count(sender, message.log, message.ballot, message.length, event)
-        elif message.__class__ is not Accept or message.log in self.leads:
-            self.unsure = True
-        if message.__class__ is Promise and message.verdict == Verdict.PROMISED:
+        elif message.__class__ is Promise and message.verdict == Verdict.PROMISED:
             self._count(sender, message.log, message.ballot, -1, event)
 
     def _arrival(self, sender: int, message: Message) -> int:
@@ -134,7 +124,7 @@ class Recorder:
         if self.over:
             self.triggers.clear()
             self.over = False
-        self.triggers.append(Trigger(event, log, gossip))
+        self.triggers.append((event, log, gossip))
 
     def _count(self, node: int, log: int, ballot: int, length: int, event: int) -> None:
         """A promise (length -1) or a vote that counts now."""
@@ -151,15 +141,15 @@ class Recorder:
         if not triggers:
             return 0
         at = len(triggers) - 1
-        while at and triggers[at].log != log:
+        while at and triggers[at][1] != log:
             at -= 1
-        if triggers[at].log != log:
+        if triggers[at][1] != log:
             at = len(triggers) - 1
-        if not triggers[at].event:
-            gossip = triggers[at].gossip
+        event, _, gossip = triggers[at]
+        if not event:
             event = self._arrival(*gossip) if gossip else self.trace.add(self.me, "timer")
-            triggers[at] = Trigger(event, None, None)
-        return triggers[at].event
+            triggers[at] = (event, None, None)
+        return event
 
     # --------------------------------------------------------------------------------- what a turn wants done
 
@@ -184,17 +174,18 @@ class Recorder:
         for record in ready.journal:
             self._ballots(record)
         chosen = [acceptor.chosen for acceptor in self.acceptors.values()]
-        if chosen != self.chosen or self.unsure or not self.brief:
-            self._compare(ready)
-            self.chosen, self.unsure = chosen, False
+        leads = self._leading()
+        if chosen != self.chosen or leads != self.leads:
+            self._compare(ready, leads)
+            self.chosen = chosen
         else:  # the common case
             self._take(ready)
         if self.trace.last - self.stated > STATE_EVERY:
             self.state()
 
-    def _compare(self, ready: Ready) -> None:
+    def _compare(self, ready: Ready, leads: dict[int, int]) -> None:
         """What has changed of the logs, in the order in which it can have come to be."""
-        before, self.leads = self.leads, self._leading()
+        before, self.leads = self.leads, leads
         for log, ballot in self.leads.items():
             if before.get(log) != ballot:
                 self._leads(log, ballot)
@@ -220,7 +211,6 @@ class Recorder:
                 self._accepts(record.held)
 
     def _ballots(self, record: Record) -> None:
-        self.unsure = self.unsure or record.held is None
         if record.candidate is not None:
             log, ballot = record.candidate
             because = list(self.proposals.values()) if log == self.home else []
@@ -245,7 +235,7 @@ class Recorder:
         because = [promises[node].event for node in nodes]
         cause = self._cause(log)
         event = self.trace.add(self.me, "leads", cause, log, None, ballot, promises=nodes, because=because)
-        self.triggers.append(Trigger(event, log, None))  # of what is adopted now
+        self.triggers.append((event, log, None))  # of what is adopted now
 
     def _accepts(self, held: Held) -> None:
         cause = self._cause(held.log)
@@ -314,7 +304,6 @@ class Recorder:
         event = self.trace.add(self.me, "durable", self.frame[0])
         for log, ballot, length in self.frame[1]:
             self._count(self.me, log, ballot, length, event)
-            self.unsure = self.unsure or length < 0
         self.frame = (0, [])
         self._begin(event, None)
 

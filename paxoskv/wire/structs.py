@@ -19,6 +19,8 @@ class Verb:
     COMPARE_AND_SET: Final = 4
     INCREMENT: Final = 5
     OPEN_SESSION: Final = 6
+    TRANSACTION: Final = 7
+    UPGRADE: Final = 8
 
 
 class Outcome:
@@ -29,6 +31,16 @@ class Outcome:
     EXPIRED: Final = 4
     FORGOTTEN: Final = 5
     INVALID: Final = 6
+    TOO_LARGE: Final = 7
+
+
+class Relation:
+    EQUALS: Final = 1
+    DIFFERS: Final = 2
+    EXISTS: Final = 3
+    ABSENT: Final = 4
+    LESS: Final = 5
+    GREATER: Final = 6
 
 
 class ReadMode:
@@ -63,6 +75,25 @@ class RequestId(NamedTuple):
     first_incomplete: Any = None
 
 
+class Compare(NamedTuple):
+    key: Any = None
+    relation: Any = None
+    value: Any = None
+
+
+class Action(NamedTuple):
+    verb: Any = None
+    key: Any = None
+    value: Any = None
+    delta: Any = None
+
+
+class Transaction(NamedTuple):
+    compares: Any = None
+    then_do: Any = None
+    else_do: Any = None
+
+
 class Command(NamedTuple):
     verb: Any = None
     key: Any = None
@@ -70,6 +101,22 @@ class Command(NamedTuple):
     expected: Any = None
     delta: Any = None
     request: Any = None
+    transaction: Any = None
+
+
+class Position(NamedTuple):
+    timestamp: int
+    owner: int
+
+
+class Answer(NamedTuple):
+    outcome: int
+    value: str | None = None
+
+
+class Transacted(NamedTuple):
+    position: Position
+    answers: list[Answer]
 
 
 class Result(NamedTuple):
@@ -77,6 +124,7 @@ class Result(NamedTuple):
     value: str | None = None
     session: Session | None = None
     timestamp: int | None = None
+    transacted: Transacted | None = None
 
 
 class Item(NamedTuple):
@@ -88,6 +136,19 @@ class Page(NamedTuple):
     items: list[Item]
     more: bool
     timestamp: int
+    position: Position | None = None
+    keys: int | None = None
+
+
+class Range(NamedTuple):
+    prefix: Any = None
+    start: Any = None
+    end: Any = None
+    after: Any = None
+    reverse: Any = None
+    limit: Any = None
+    keys_only: Any = None
+    counted: Any = None
 
 
 class Place(NamedTuple):
@@ -120,11 +181,6 @@ class Chunk(NamedTuple):
     check: int
     offset: int
     data: bytes
-
-
-class Position(NamedTuple):
-    timestamp: int
-    owner: int
 
 
 class Membership(NamedTuple):
@@ -294,6 +350,7 @@ class Identity(NamedTuple):
     nonce: bytes | None = None
     proof: bytes | None = None
     proposing: str | None = None
+    format: int | None = None
 
 
 class LogBallot(NamedTuple):

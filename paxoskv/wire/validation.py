@@ -1,8 +1,9 @@
 """The limits of what comes from outside, and the check of a client's command."""
 
+import re
 from typing import Final
 
-from paxoskv.wire.structs import Command, RequestId, Session, Verb
+from paxoskv.wire.structs import Action, Command, Compare, Relation, RequestId, Session, Transaction, Verb
 
 # README.md tells these limits to users, under "What is guaranteed, and what is not".
 MAX_KEY_BYTES: Final = 4096
@@ -12,39 +13,100 @@ MAX_CLIENT_FRAME: Final = 1 << 20  # bytes
 MAX_NODE_FRAME: Final = 8 << 20  # bytes
 # Results that the store remembers of a session: more commands under way than any client needs, and a bound.
 MAX_RESULTS: Final = 1024
+MAX_ACTIONS: Final = 128  # in each list of a transaction: what etcd takes, too
+# Bytes that a transaction may read. Its result is kept for a repeat, as all are: no other is as large.
+MAX_TRANSACTED: Final = 1 << 20
+# The commands that this version knows, as Identity.format says it.
+FORMAT: Final = 1
 
-_VERBS: Final = frozenset(
-    {Verb.PUT, Verb.GET, Verb.DELETE, Verb.COMPARE_AND_SET, Verb.INCREMENT, Verb.OPEN_SESSION}
-)
+_VERBS: Final = frozenset(range(Verb.PUT, Verb.UPGRADE + 1))
+_WITHOUT_KEY: Final = frozenset({Verb.OPEN_SESSION, Verb.TRANSACTION, Verb.UPGRADE})
+_ACTIONS: Final = frozenset({Verb.PUT, Verb.GET, Verb.DELETE, Verb.INCREMENT})
+_RELATIONS: Final = frozenset(range(Relation.EQUALS, Relation.GREATER + 1))
+_ALONE: Final = frozenset({Relation.EXISTS, Relation.ABSENT})  # relations without a value
+_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as str(int) writes it; more digits never fit 64 bits
+
+
+def number_in(text: str) -> int | None:
+    """Return the 64-bit integer that the text is the one decimal form of; None if there is none."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = int(text)
+    return number if fits(number) else None
+
+
+def fits(number: int) -> bool:
+    """Whether the number is one of 64 bits."""
+    return -(1 << 63) <= number < 1 << 63
 
 
 def invalid(command: Command) -> str | None:
     """Return the reason why the command is invalid, in one line, or None; it depends on the command alone."""
     if command.verb not in _VERBS:
         return "no verb, or an unknown one"
+    reason = None if command.verb in _WITHOUT_KEY else _invalid_key(command.key)
+    if reason is None:
+        reason = _invalid_operands(command)
+    if reason is None and command.request is not None:
+        reason = _invalid_request(command.request)
+    return reason
+
+
+def _invalid_operands(command: Command) -> str | None:
     verb: int = command.verb
-    if verb != Verb.OPEN_SESSION:
-        if not command.key:
-            return "no key, or an empty one"
-        if _longer(command.key, MAX_KEY_BYTES):
-            return f"the key is longer than {MAX_KEY_BYTES} bytes"
-    if verb == Verb.PUT or verb == Verb.COMPARE_AND_SET:
-        reason = _invalid_value(command)
-        if reason is not None:
-            return reason
-    elif verb == Verb.INCREMENT and command.delta is None:
-        return "no delta"
-    return None if command.request is None else _invalid_request(command.request)
+    if verb == Verb.PUT:
+        return _invalid_value(command.value)
+    if verb == Verb.COMPARE_AND_SET:
+        if command.expected is not None and _longer(command.expected, MAX_VALUE_BYTES):
+            return f"the expected value is longer than {MAX_VALUE_BYTES} bytes"
+        return _invalid_value(command.value)
+    if verb == Verb.TRANSACTION:
+        return "no transaction" if command.transaction is None else _invalid_parts(command.transaction)
+    return "no delta" if verb in (Verb.INCREMENT, Verb.UPGRADE) and command.delta is None else None
 
 
-def _invalid_value(command: Command) -> str | None:
-    if command.value is None:
+def _invalid_key(key: str | None) -> str | None:
+    if not key:
+        return "no key, or an empty one"
+    return f"the key is longer than {MAX_KEY_BYTES} bytes" if _longer(key, MAX_KEY_BYTES) else None
+
+
+def _invalid_value(value: str | None) -> str | None:
+    if value is None:
         return "no value"
-    if _longer(command.value, MAX_VALUE_BYTES):
-        return f"the value is longer than {MAX_VALUE_BYTES} bytes"
-    if command.expected is not None and _longer(command.expected, MAX_VALUE_BYTES):
-        return f"the expected value is longer than {MAX_VALUE_BYTES} bytes"
+    return f"the value is longer than {MAX_VALUE_BYTES} bytes" if _longer(value, MAX_VALUE_BYTES) else None
+
+
+def _invalid_parts(transaction: Transaction) -> str | None:
+    """Find the first part of a transaction that is invalid; its place stands before the reason."""
+    for name in Transaction._fields:
+        check = _invalid_compare if name == "compares" else _invalid_action
+        parts = getattr(transaction, name) or ()
+        if len(parts) > MAX_ACTIONS:
+            return f"{name}: {len(parts)} are more than {MAX_ACTIONS}"
+        for index, part in enumerate(parts):
+            reason = _invalid_key(part.key) or check(part)
+            if reason is not None:
+                return f"{name}[{index}]: {reason}"
     return None
+
+
+def _invalid_compare(compare: Compare) -> str | None:
+    if compare.relation not in _RELATIONS:
+        return "no relation, or an unknown one"
+    if compare.relation in _ALONE:
+        return None
+    if compare.relation in (Relation.LESS, Relation.GREATER) and number_in(compare.value or "") is None:
+        return "the value is no 64-bit decimal integer"
+    return _invalid_value(compare.value)
+
+
+def _invalid_action(action: Action) -> str | None:
+    if action.verb not in _ACTIONS:
+        return "no verb, or none that a transaction may have"
+    if action.verb == Verb.PUT:
+        return _invalid_value(action.value)
+    return "no delta" if action.verb == Verb.INCREMENT and action.delta is None else None
 
 
 def _invalid_request(request: RequestId) -> str | None:

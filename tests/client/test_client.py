@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import re
 import signal
 import socket
+import sys
 import textwrap
 import threading
 import time
@@ -18,6 +20,7 @@ import pytest
 from paxoskv import AsyncClient, Client
 from paxoskv.client import cli as command_line
 from paxoskv.client import operations
+from paxoskv.client import transactions as t
 from paxoskv.client.base import addresses_of
 from paxoskv.client.operations import (
     Attempt,
@@ -449,6 +452,12 @@ def test_every_operation_works_over_sockets(fakes: FakeCluster, kind: Any) -> No
             Outcome.OK,
             Outcome.NOT_FOUND,
         ]
+        done = client.transaction([t.equals("c", "42"), t.less("c", 43)], [t.put("t", "1"), t.increment("c")])
+        assert done.held and [answer.value for answer in done.answers] == [None, "43"]
+        undone = client.transaction([t.absent("t")], [], [t.delete("t"), t.increment("c", -1)])
+        assert not undone.held and undone.position > done.position
+        with pytest.raises(NotANumber):
+            client.transaction([t.exists("c"), t.differs("b", "x"), t.greater("c", 0)], [t.increment("b")])
         assert client.status(2).node == 2
         assert client.status(digest=True).digest == fakes.store.digest()
     assert fakes.content == {"c": "42", "b": ""}
@@ -828,6 +837,133 @@ def test_single_commands_print_their_answers(shell: Any) -> None:
         '{"key": "n", "value": "-5"}\n{"key": "new", "value": "1"}\n',
         "",
     )
+
+
+MOVE = {
+    "compare": [{"key": "stock", "greater": 0}, {"key": "order", "exists": False}],
+    "then": [{"increment": "stock", "by": -1}, {"put": "order", "value": "book"}, {"delete": "cart"}],
+    "else": [{"get": "stock"}, {"get": "order"}],
+}
+
+
+def test_a_transaction_is_read_from_a_file_or_stdin(
+    shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "move.json"
+    file.write_text(json.dumps(MOVE))
+    shell("put", "stock", "1")
+    assert shell("transaction", str(file)) == (0, "then\nstock\t0\norder\tok\ncart\tnot_found\n", "")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
+    assert shell("transaction", "-") == (1, "else\nstock\t0\norder\tbook\n", "")
+    code, out, _ = shell("transaction", str(file), "-o", "json")
+    assert (code, json.loads(out)) == (
+        1,
+        {
+            "outcome": "else",
+            "answers": [
+                {"key": "stock", "outcome": "ok", "value": "0"},
+                {"key": "order", "outcome": "ok", "value": "book"},
+            ],
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "reason"),
+    [
+        ("{", 65, "line 1 column 2"),
+        ("[]", 65, "an object is needed"),
+        ('{"when": []}', 65, "unknown field 'when'"),
+        ('{"then": {}}', 65, "then: a list is needed"),
+        ('{"then": ["put"]}', 65, "then[0]: an object is needed"),
+        ('{"then": [{}]}', 65, "then[0]: one of put, get, delete, increment is needed"),
+        ('{"then": [{"put": "k"}]}', 65, "then[0]: value: a text is needed"),
+        ('{"then": [{"put": 1, "value": "v"}]}', 65, "then[0]: put: a text is needed"),
+        ('{"then": [{"get": "k", "value": "v"}]}', 65, "then[0]: unknown field 'value'"),
+        ('{"then": [{"get": "k", "delete": "k"}]}', 65, "then[0]: one of"),
+        ('{"else": [{"increment": "k", "by": 1.5}]}', 65, "else[0]: by: an integer is needed"),
+        ('{"compare": [{"key": "k"}]}', 65, "compare[0]: one of equals,"),
+        ('{"compare": [{"exists": true}]}', 65, "compare[0]: key: a text is needed"),
+        ('{"compare": [{"key": "k", "exists": 1}]}', 65, "compare[0]: exists: true or false is needed"),
+        ('{"compare": [{"key": "k", "less": true}]}', 65, "compare[0]: less: an integer is needed"),
+        ("[" * 100_000, 65, "too deep"),
+        ('{"then": [{"increment": "text"}]}', 1, "nothing was done: an increment found no 64-bit integer"),
+        ('{"then": [{"increment": "n", "by": 9223372036854775808}]}', 1, "cannot be encoded"),
+        (
+            '{"compare": [{"key": "n", "less": 9223372036854775808}]}',
+            1,
+            "compares[0]: the value is no 64-bit",
+        ),
+        ('{"then": [{"put": "", "value": "v"}]}', 1, "then_do[0]: no key, or an empty one"),
+        ('{"then": [{"get": "\\ud800"}]}', 1, "cannot be encoded"),
+    ],
+)
+def test_a_transaction_that_makes_no_sense_is_told_in_one_line(
+    shell: Any, tmp_path: Path, text: str, code: int, reason: str
+) -> None:
+    file = tmp_path / "wrong.json"
+    file.write_text(text)
+    shell("put", "text", "abc")
+    done = shell("transaction", str(file))
+    assert done[:2] == (code, "")
+    assert reason in done[2] and done[2].count("\n") == 1
+    assert code == 1 or str(file) in done[2]
+
+
+def test_a_file_that_is_not_there_is_told(shell: Any) -> None:
+    assert shell("transaction", "none.json") == (2, "", "client.py: none.json: No such file or directory\n")
+
+
+def test_nodes_of_a_version_without_transactions_say_so_and_nothing_is_in_doubt(
+    shell: Any, fakes: FakeCluster, tmp_path: Path
+) -> None:
+    file = tmp_path / "move.json"
+    file.write_text(json.dumps(MOVE))
+    for node in fakes.nodes:
+        node.unknown = frozenset({b"transaction"})
+    code, out, errors = shell("transaction", str(file), "--timeout", "0.3")
+    assert (code, out) == (1, "") and errors.count("\n") == 1
+    assert "not done" in errors and "its version does not know transaction" in errors
+    fakes.nodes[1].unknown = frozenset()
+    assert shell("transaction", str(file))[0] == 1  # one of them has been upgraded
+
+
+def test_a_range_is_scanned_forward_and_backward_and_counted(shell: Any, fakes: FakeCluster) -> None:
+    with Client(fakes.cluster) as client:
+        client.execute([Command(Verb.PUT, f"{name}{i}", str(i)) for name in "ab" for i in range(5)])
+    assert shell("scan", "a", "--start", "a1", "--end", "a4") == (0, "a1\t1\na2\t2\na3\t3\n", "")
+    assert shell("scan", "a", "--reverse", "--limit", "2", "--keys-only") == (0, "a4\na3\n", "")
+    assert shell("scan", "a", "--end", "a1", "-o", "json") == (0, '{"key": "a0", "value": "0"}\n', "")
+    assert shell("scan", "a", "--end", "a1", "--keys-only", "-o", "json") == (0, '{"key": "a0"}\n', "")
+    assert shell("scan", "--count") == (0, "10\n", "")
+    assert shell("scan", "b", "--count", "--start", "b3", "-o", "json") == (0, '{"count": 2}\n', "")
+    assert shell("scan", "--count", "--keys-only")[0] == 2
+
+
+def test_pages_say_whether_they_are_of_one_state(fakes: FakeCluster) -> None:
+    with Client(fakes.cluster) as client:
+        for number in range(3):
+            client.execute([Command(Verb.PUT, f"{number}{i:03}", "v") for i in range(800)])
+        scan = client.scan(reverse=True)
+        items = list(scan)
+        assert len(items) == client.count() == 2400 and items == sorted(items, reverse=True)
+        assert scan.of_one_state and len(scan.positions) == 3
+        assert client.count("1", start="1400", end="1500") == 100
+        changing, seen = client.scan(end="2"), []
+        for item in changing:
+            seen.append(item)
+            if len(seen) == 5:
+                client.put("0000", "changed")
+        assert len(seen) == 1600 and not changing.of_one_state
+
+
+def test_older_nodes_still_scan_and_say_what_they_lack(shell: Any, fakes: FakeCluster) -> None:
+    shell("put", "k", "v")
+    for node in fakes.nodes:
+        node.unknown = frozenset({b"scan_range"})
+    assert shell("scan", "k", "--limit", "3") == (0, "k\tv\n", "")
+    code, out, errors = shell("scan", "k", "--reverse", "--timeout", "0.3")
+    assert (code, out) == (1, "") and "its version does not know scan_range" in errors
 
 
 def test_negative_answers_exit_with_1(shell: Any) -> None:

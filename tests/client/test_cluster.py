@@ -11,7 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paxoskv.config import AcceptorFailures, Cluster, ClusterError, Member, Ssh, Tls, load
+from paxoskv.config import (
+    AcceptorFailures,
+    Cluster,
+    ClusterError,
+    Faults,
+    Member,
+    Ssh,
+    Tls,
+    load,
+    load_faults,
+)
 from tests.harness.processes import CLIENT, SCRIPTS, SERVER, finish
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a slow machine is no bug
@@ -72,6 +82,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         "secret": "shared",
         "insecure": True,
         "trace": True,
+        "faults": "faults.json",
         "data": "elsewhere",
     }
     cluster = read(tmp_path, content)
@@ -88,7 +99,34 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
     assert (cluster.tls, cluster.data) == (Tls(*files, {"reports": "reader"}), "elsewhere")
     assert cluster.tls is not None and cluster.tls.of("node-3").key == str(tmp_path / "node-3.key")
     assert (cluster.secret, cluster.insecure) == (str(tmp_path / "shared"), True)
-    assert cluster.trace
+    assert cluster.trace and cluster.faults == str(tmp_path / "faults.json")
+
+
+def test_a_file_of_faults_tells_which_links_are_cut_and_which_acceptors_fail(tmp_path: Path) -> None:
+    file = tmp_path / "faults.json"
+    assert load_faults(file) == Faults(), "there need not be one"
+    file.write_text('{"cut": [[1, 3], [2, 1]], "acceptors": {"2": 0.5}}')
+    faults = load_faults(file)
+    assert [faults.cut_off(node) for node in (1, 2, 3, 4)] == [{2, 3}, {1}, {1}, set()]
+    assert faults.acceptors == {"2": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[", "line 1, column 2: Expecting value"),
+        ('{"cut": [[1]]}', "cut: a list is not a list of pairs of nodes"),
+        ('{"cut": [[1, 0]]}', "cut: 0 is not a node id (1 to 255)"),
+        ('{"acceptors": {"2": 2}}', "acceptors.2: 2 is not a probability (0 to 1)"),
+        ('{"links": []}', "links: a list is in no known field (known: cut, acceptors)"),
+    ],
+)
+def test_a_wrong_file_of_faults_is_refused_in_one_line(tmp_path: Path, content: str, reason: str) -> None:
+    file = tmp_path / "faults.json"
+    file.write_text(content)
+    with pytest.raises(ClusterError) as refusal:
+        load_faults(file)
+    assert str(refusal.value) == f"{file}: {reason}"
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 255])

@@ -16,7 +16,7 @@ from paxoskv.state.store import Store, encode_batch
 from paxoskv.wire.codec import Compacted, Expired, Forgotten, NotDone, Status
 from paxoskv.wire.methods import METHODS, header, unknown_method
 from paxoskv.wire.structs import Command, Membership, Outcome, Page, Position, Verb, Watched
-from paxoskv.wire.validation import invalid
+from paxoskv.wire.validation import FORMAT, invalid
 
 # What a node may be told to do with one call; besides, an exception to raise, or a function that says what.
 CLOSE = "hang up, and do nothing"
@@ -38,6 +38,7 @@ class FakeNode:
         self.calls: list[str] = []
         self.claims = number  # who it says it is
         self.old = False  # of a version that cannot say
+        self.unknown: frozenset[bytes] = frozenset()  # methods that its version does not know
         self.accepted = 0  # connections, since the beginning
         self._stopped = False
         self._cluster = cluster
@@ -94,6 +95,9 @@ class FakeNode:
             connection.sendall(self.greet(sequence))
             return
         self.calls.append(method.name)
+        if name in self.unknown:
+            connection.sendall(unknown_method(name, sequence))
+            return
         todo = self.script.popleft() if self.script else self.always
         if callable(todo):
             todo = todo()
@@ -121,6 +125,7 @@ class FakeCluster:
 
     def __init__(self, directory: Path, size: int = 3) -> None:
         self.store = Store(str(directory / "store.json"))
+        self.store.format = FORMAT
         self._lock = threading.Lock()
         self.nodes = [FakeNode(self, number + 1) for number in range(size)]
 
@@ -160,6 +165,8 @@ class FakeCluster:
                     return self._apply(Command(Verb.COMPARE_AND_SET, key, value, expected, request=request))
                 case b"increment", (key, delta, request):
                     return self._apply(Command(Verb.INCREMENT, key, delta=delta, request=request))
+                case b"transaction", (transaction, request):
+                    return self._apply(Command(Verb.TRANSACTION, request=request, transaction=transaction))
                 case b"execute", (commands,):
                     return self._apply_all(commands)
                 case b"scan", (prefix, start_after, limit, _):
@@ -171,6 +178,11 @@ class FakeCluster:
                         prefix, at(after) if after else changes.end, limit or 2, 1 << 19
                     )
                     return Watched(found, place(upto))
+                case b"scan_range", (wanted, _):
+                    counted = self.store.count(wanted) if wanted.counted else None
+                    items, more = self.store.page(wanted, wanted.limit or 1000, 1 << 19)
+                    where = self.store.position
+                    return Page(items, more, where[0], Position(*where), counted)
                 case b"status", (digest,):
                     return self._status(node, bool(digest))
         raise AssertionError(f"{name!r} is no method for clients")

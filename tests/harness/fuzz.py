@@ -17,8 +17,10 @@ from paxoskv.wire.codec import Malformed
 from paxoskv.wire.methods import CALL, METHODS, ONEWAY, header
 from paxoskv.wire.structs import (
     Accept,
+    Action,
     Barrier,
     Command,
+    Compare,
     Entry,
     Fact,
     Fetch,
@@ -30,10 +32,13 @@ from paxoskv.wire.structs import (
     Outcome,
     Position,
     Prepare,
+    Range,
     Rejoin,
+    Relation,
     RequestId,
     Result,
     Session,
+    Transaction,
     Verb,
 )
 
@@ -50,11 +55,23 @@ CLIENT_CALLS: dict[bytes, tuple[Any, ...]] = {
     b"delete": ("malformed/key", REQUEST),
     b"compare_and_set": ("malformed/key", "old", "new", REQUEST),
     b"increment": ("malformed/number", 5, REQUEST),
+    b"transaction": (
+        Transaction(
+            [Compare("malformed/key", Relation.EQUALS, "old"), Compare("malformed/none", Relation.ABSENT)],
+            [Action(Verb.PUT, "malformed/key", "new"), Action(Verb.INCREMENT, "malformed/number", None, 1)],
+            [Action(Verb.GET, "malformed/key")],
+        ),
+        REQUEST,
+    ),
     b"execute": (
         [
             Command(Verb.PUT, "malformed/key", "value", None, None, REQUEST),
             Command(Verb.GET, "malformed/key"),
         ],
+    ),
+    b"scan_range": (
+        Range("malformed/", "malformed/a", "malformed/z", "malformed/b", True, 10, True, False),
+        0,
     ),
     b"scan": ("malformed/", "malformed/a", 10, 0),
     b"status": (False,),

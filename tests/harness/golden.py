@@ -22,7 +22,7 @@ from zlib import crc32
 
 from paxoskv.protocol.outbox import Message
 from paxoskv.wire.codec import encode
-from paxoskv.wire.structs import Frame, Record
+from paxoskv.wire.structs import Frame, Record, Result
 from tests.harness.simulator import PROFILES, Machine, Simulation
 
 FILE: Final = Path(__file__).with_name("golden.txt")
@@ -37,6 +37,8 @@ def canonical(value: Any) -> bytes:
     """The bytes that stand for an answer to a client: its values, without the texts of exceptions."""
     if isinstance(value, BaseException):
         return type(value).__name__.encode()
+    if isinstance(value, Result) and value.transacted is None:
+        value = value[:4]  # as it was before there were transactions
     if isinstance(value, tuple | list):
         return b"(" + b",".join(canonical(item) for item in value) + b")"
     return repr(value).encode()

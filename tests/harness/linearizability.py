@@ -3,6 +3,7 @@
 A history is what clients saw: operations, each with the times of its call and its return. It is linearizable
 if every operation can be given one instant between the two, so that the answers are those of one store that
 does the operations in that order. Linearizability is local, so each key is judged alone.
+Keys that transactions join are judged together, by a plainer search (Joint).
 
     check(load("history.jsonl"))    -> None, or the Violation, whose str() is a timeline
 
@@ -32,6 +33,11 @@ Format of a history, one JSON object on each line:
     cas        expected (or null),   done; actual: what the key   ok, mismatch
                value                 held if it was not done
     incr       delta                 the sum, decimal, or null    ok, not_a_number
+    transaction compare, then, else  a list, one for each action  ok (then), mismatch (else), not_a_number
+
+The key of a transaction is "". A comparison is [key, relation, value or null]; the relations are equals,
+differs, exists, absent, less, greater. An action is [operation, key, value or null], with put, get, delete,
+or incr, whose value is the delta in decimal; its answer is that of the operation.
 
 `failed`: certainly not done. `unknown`: done at some time after the call, or never; its answer and return are
 ignored.
@@ -52,6 +58,7 @@ MAX_NUMBER: Final = (1 << 63) - 1
 NEVER: Final = float("inf")  # the return of an operation that has not returned
 
 DEFAULT_LIMIT: Final = 3_000_000  # configurations of one key: about 1 GB of memory
+JOINT_LIMIT: Final = 300_000  # configurations of keys that transactions join: about 500 MB
 EXPLAIN_LIMIT: Final = 200_000  # configurations of one attempt at making a counterexample smaller
 EXPLAIN_ATTEMPTS: Final = 400
 MAX_ROWS: Final = 40  # operations in a timeline
@@ -63,6 +70,7 @@ OUTCOMES: Final = {
     "delete": ("ok", "not_found"),
     "cas": ("ok", "mismatch"),
     "incr": ("ok", "not_a_number"),
+    "transaction": ("ok", "mismatch", "not_a_number"),
 }
 ARGUMENTS: Final = {
     "put": {"value"},
@@ -70,7 +78,10 @@ ARGUMENTS: Final = {
     "delete": set(),
     "cas": {"expected", "value"},
     "incr": {"delta"},
+    "transaction": {"compare", "then", "else"},
 }
+RELATIONS: Final = ("equals", "differs", "exists", "absent", "less", "greater")
+ACTIONS: Final = ("put", "get", "delete", "incr")
 FIELDS: Final = {"client", "operation", "key", "arguments", "answer", "call_ns", "return_ns", "outcome"}
 
 State = str | None  # what a key holds; None: it does not exist
@@ -84,12 +95,28 @@ class Undecided(Exception):
     """The search grew beyond its limit: the history may be linearizable or not."""
 
 
+class Changes(NamedTuple):
+    """What a transaction compares: (key, relation, value); and its actions: (operation, key, value)."""
+
+    compare: tuple[tuple[str, str, str | None], ...]
+    then: tuple[tuple[str, str, str | None], ...]
+    otherwise: tuple[tuple[str, str, str | None], ...]
+
+    def keys(self) -> set[str]:
+        """All keys that it looks at or changes."""
+        return {key for key, _, _ in self.compare} | {key for _, key, _ in self.then + self.otherwise}
+
+    def writes(self) -> bool:
+        """Whether it may change anything."""
+        return any(kind != "get" for kind, _, _ in self.then + self.otherwise)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """What one client saw of one operation. Times are in ns, of one clock for the whole history."""
 
     client: int
-    kind: str  # put, get, delete, cas, incr
+    kind: str  # put, get, delete, cas, incr, transaction
     key: str
     value: str | None = None  # put, cas: what to set
     expected: str | None = None  # cas: what the key must hold; None: it must not exist
@@ -98,6 +125,8 @@ class Operation:
     answer: str | None = None  # get: the value; cas with mismatch: what the key held; incr: the sum
     call: int
     return_: int | None = None  # None: never returned
+    changes: Changes | None = None  # transaction
+    answers: tuple[Any, ...] = ()  # transaction: those of its actions
 
 
 # -------------------------------------------------------------------------------------------------- the files
@@ -125,7 +154,10 @@ def dump(operations: Iterable[Operation], path: str | Path) -> None:
 
 def to_json(operation: Operation) -> str:
     """One line of a history, without its end."""
-    arguments = {name: getattr(operation, name) for name in sorted(ARGUMENTS[operation.kind])}
+    if operation.changes is not None:
+        arguments = dict(zip(("compare", "then", "else"), operation.changes, strict=True))
+    else:
+        arguments = {name: getattr(operation, name) for name in sorted(ARGUMENTS[operation.kind])}
     return json.dumps(
         {
             "client": operation.client,
@@ -143,6 +175,8 @@ def to_json(operation: Operation) -> str:
 def _answer(operation: Operation) -> Any:
     if operation.outcome in ("failed", "unknown"):
         return None
+    if operation.kind == "transaction":
+        return list(operation.answers)
     if operation.kind == "delete":
         return operation.outcome == "ok"
     if operation.kind == "cas":
@@ -161,6 +195,8 @@ def parse(line: str | bytes) -> Operation:
     _expect_names("arguments", arguments, ARGUMENTS[kind])
     if not isinstance(outcome, str):
         raise ValueError(f"outcome: {_shown(outcome)} is not a string")
+    if kind == "transaction":
+        return _parsed_transaction(fields)
     operation = Operation(
         client=_integer("client", fields["client"]),
         kind=kind,
@@ -178,6 +214,33 @@ def parse(line: str | bytes) -> Operation:
     return operation
 
 
+def _parsed_transaction(fields: dict[str, Any]) -> Operation:
+    parts = [
+        tuple(_triple(f"arguments.{name}", item, names, place) for item in fields["arguments"][name])
+        for name, names, place in (("compare", RELATIONS, 1), ("then", ACTIONS, 0), ("else", ACTIONS, 0))
+    ]
+    operation = Operation(
+        client=_integer("client", fields["client"]),
+        kind="transaction",
+        key=_string("key", fields["key"]),
+        outcome=fields["outcome"],
+        call=_integer("call_ns", fields["call_ns"]),
+        return_=None if fields["return_ns"] is None else _integer("return_ns", fields["return_ns"]),
+        changes=Changes(*parts),
+        answers=tuple(fields["answer"] or ()),
+    )
+    if (fault := defect(operation)) is not None:
+        raise ValueError(fault)
+    return operation
+
+
+def _triple(where: str, item: Any, names: tuple[str, ...], place: int) -> tuple[str, str, str | None]:
+    """A comparison or an action; at this place stands what it is, one of the names."""
+    if not isinstance(item, list) or len(item) != 3 or item[place] not in names:
+        raise ValueError(f"{where}: {_shown(item)} is none")
+    return _string(where, item[0]), _string(where, item[1]), _optional_string(where, item[2])
+
+
 def defect(operation: Operation) -> str | None:
     """Why this cannot be what a client saw, whatever the store did; None if it can."""
     kind, outcome, answer = operation.kind, operation.outcome, operation.answer
@@ -187,6 +250,8 @@ def defect(operation: Operation) -> str | None:
         return f"return_ns: {operation.return_} is before call_ns: {operation.call}"
     if not MIN_NUMBER <= operation.delta <= MAX_NUMBER:
         return f"arguments.delta: {operation.delta} does not fit 64 bits"
+    if (kind == "transaction") != (operation.changes is not None):
+        return "arguments: only a transaction has changes"
     if kind in ("put", "cas") and operation.value is None:
         return f"arguments.value: a {kind} has one"
     if outcome in ("failed", "unknown"):
@@ -195,6 +260,10 @@ def defect(operation: Operation) -> str | None:
         return f"outcome: a {kind} has {', '.join(OUTCOMES[kind])}, failed or unknown, not {_shown(outcome)}"
     if operation.return_ is None:
         return f"return_ns: null, although the outcome is {outcome}"
+    if operation.changes is not None:
+        wanted = {"ok": operation.changes.then, "mismatch": operation.changes.otherwise}.get(outcome, ())
+        right = len(operation.answers) == len(wanted) and operation.key == ""
+        return None if right else f"answer: it has {len(wanted)} actions, and the key is empty"
     answers = outcome == "ok" and kind in ("get", "incr")
     if outcome != "mismatch" and (answer is not None) != answers:  # a mismatch may have met a missing key
         return f"answer: {_shown(answer)} does not go with {outcome}"
@@ -706,7 +775,176 @@ class Search:
         return self.census.stops_sums(after) and number(self.state) is not None
 
 
+# --------------------------------------------------------------------------------------- several keys at once
+
+
+States = tuple[State, ...]  # of the keys, in their order
+
+
+class Taken(NamedTuple):
+    """A configuration: all of the first `low` operations are taken, those after them by `mask`, and so on."""
+
+    states: States
+    low: int = 0
+    mask: int = 0
+    unknown: int = 0  # a mask of those of unknown outcome
+
+
+class Joint:
+    """Looks for an order of operations on several keys, some of which are transactions.
+
+    It is the same search without what keeps Search small: only what can change nothing is taken at once.
+    """
+
+    def __init__(self, operations: Iterable[Operation], limit: int = DEFAULT_LIMIT) -> None:
+        self.limit = min(limit, JOINT_LIMIT)
+        ordered = sorted((o for o in operations if _matters(o)), key=lambda operation: operation.call)
+        self.known = [o for o in ordered if o.outcome != "unknown"]
+        self.unknown = [o for o in ordered if o.outcome == "unknown"]
+        keys = {key for o in ordered for key in keys_of(o)}
+        self.places = {key: place for place, key in enumerate(sorted(keys))}
+        self.steps = {id(o): step_of(o) for o in ordered if o.changes is None}
+        self.returns = [NEVER if o.return_ is None else o.return_ for o in self.known]
+        self.idle = [
+            not o.changes.writes() if o.changes is not None else self.steps[id(o)].is_idle for o in self.known
+        ]
+
+    def succeeds(self) -> bool:
+        """Whether there is an order. Undecided beyond the limit."""
+        seen: set[Taken] = set()
+        stack = [iter([Taken((None,) * len(self.places))])]
+        while stack:
+            taken = next(stack[-1], None)
+            if taken is None:
+                stack.pop()
+                continue
+            taken, open_, horizon = self._absorb(taken)
+            if taken.low == len(self.known):
+                return True
+            if taken not in seen:
+                seen.add(taken)
+                if len(seen) > self.limit:
+                    raise Undecided(f"more than {self.limit:,} configurations")
+                stack.append(self._choices(taken, open_, horizon))
+        return False
+
+    def _open(self, taken: Taken) -> tuple[list[int], float]:
+        """Those that may come next: none untaken returned before their call. And when the first returns."""
+        found, horizon, mask = [], NEVER, taken.mask
+        for index in range(taken.low, len(self.known)):
+            if self.known[index].call > horizon:
+                break
+            if not mask & 1:
+                found.append(index)
+                horizon = min(horizon, self.returns[index])
+            mask >>= 1
+        return found, horizon
+
+    def _absorb(self, taken: Taken) -> tuple[Taken, list[int], float]:
+        while True:
+            open_, horizon = self._open(taken)
+            fits = (i for i in open_ if self.idle[i] and self._after(self.known[i], taken.states) is not None)
+            index = next(fits, None)
+            if index is None:
+                return taken, open_, horizon
+            taken = self._take(taken, index, taken.states)
+
+    def _take(self, taken: Taken, index: int, states: States) -> Taken:
+        low, mask = taken.low, taken.mask | 1 << (index - taken.low)
+        while mask & 1:
+            low, mask = low + 1, mask >> 1
+        return taken._replace(states=states, low=low, mask=mask)
+
+    def _choices(self, taken: Taken, open_: list[int], horizon: float) -> Iterator[Taken]:
+        for index in sorted(open_, key=self.returns.__getitem__):
+            states = self._after(self.known[index], taken.states)
+            if states is not None:
+                yield self._take(taken, index, states)
+        for index, operation in enumerate(self.unknown):
+            if operation.call <= horizon and not taken.unknown >> index & 1:
+                states = self._after(operation, taken.states)
+                if states is not None and states != taken.states:
+                    yield taken._replace(states=states, unknown=taken.unknown | 1 << index)
+
+    def _after(self, operation: Operation, states: States) -> States | None:
+        """The states after the operation; None if it cannot have met these."""
+        if operation.changes is not None:
+            return self._transacted(operation, operation.changes, states)
+        place = self.places[operation.key]
+        after = result(self.steps[id(operation)], states[place])
+        return None if after is REFUSED else (*states[:place], after, *states[place + 1 :])
+
+    def _transacted(self, operation: Operation, changes: Changes, states: States) -> States | None:
+        held = all(_compares(states[self.places[key]], *test) for key, *test in changes.compare)
+        after, answers = list(states), []
+        for kind, key, value in changes.then if held else changes.otherwise:
+            place = self.places[key]
+            present: Any = after[place]
+            if kind == "incr":
+                after[place] = present = sum_with(present, int(value or "0"))
+                if present is None:
+                    return states if operation.outcome in ("not_a_number", "unknown") else None
+            elif kind == "delete":
+                after[place], present = None, present is not None
+            elif kind == "put":
+                after[place], present = value, None
+            answers.append(present)
+        outcome = "ok" if held else "mismatch"
+        if operation.outcome != "unknown" and (operation.outcome, operation.answers) != (
+            outcome,
+            (*answers,),
+        ):
+            return None
+        return (*after,)
+
+
+def _compares(state: State, relation: str, value: str | None) -> bool:
+    """Whether a comparison holds."""
+    if relation in ("less", "greater"):
+        found, bound = (None if text is None else number(text) for text in (state, value))
+        return (
+            found is not None
+            and bound is not None
+            and (found < bound if relation == "less" else found > bound)
+        )
+    if relation in ("exists", "absent"):
+        return (state is None) == (relation == "absent")
+    return (state == value) == (relation == "equals")
+
+
+def keys_of(operation: Operation) -> set[str]:
+    """The keys that an operation is about."""
+    return {operation.key} if operation.changes is None else operation.changes.keys()
+
+
+def _joined(operations: Iterable[Operation]) -> Iterator[tuple[list[str], list[Operation]]]:
+    """Each set of keys that transactions join, or that one key is alone, and the operations on them."""
+    group: dict[str, list[str]] = {}  # by key: those that it is joined with; they share one list
+    history: dict[int, list[Operation]] = defaultdict(list)  # by the id of that list
+    listed = list(operations)
+    for operation in listed:
+        keys = sorted(keys_of(operation))
+        for key in keys:
+            first, other = group.setdefault(keys[0], [keys[0]]), group.setdefault(key, [key])
+            if other is not first:
+                first += other
+                group.update(dict.fromkeys(other, first))
+    for operation in listed:
+        keys = sorted(keys_of(operation))
+        if keys:
+            history[id(group[keys[0]])].append(operation)
+    for keys in {id(joined): joined for joined in group.values()}.values():
+        yield keys, history[id(keys)]
+
+
+def _search(operations: Sequence[Operation], limit: int) -> Search | Joint:
+    """The search for an order of operations on one key, or on several that transactions join."""
+    return (Joint if any(o.changes is not None for o in operations) else Search)(operations, limit)
+
+
 def _matters(operation: Operation) -> bool:
+    if operation.changes is not None and not operation.changes.writes() and operation.outcome == "unknown":
+        return False
     return operation.outcome != "failed" and not (operation.outcome == "unknown" and operation.kind == "get")
 
 
@@ -734,19 +972,18 @@ def check(operations: Iterable[Operation], limit: int = DEFAULT_LIMIT) -> Violat
     ValueError if an operation contradicts itself. Undecided if a key needs more than `limit` configurations
     and no other key is in the wrong.
     """
-    keys: dict[str, list[Operation]] = defaultdict(list)
-    for operation in operations:
-        keys[operation.key].append(operation)
     undecided: Undecided | None = None
-    for key, history in keys.items():
+    for keys, history in _joined(operations):
+        key = ", ".join(sorted(keys))
         try:
-            fine = Search(history, limit).succeeds()
+            fine = _search(history, limit).succeeds()
         except Undecided as error:
             undecided = Undecided(f"key {_shown(key)}: {error}")
             continue
         if not fine:
             prefix = _shortest_failing_prefix([operation for operation in history if _matters(operation)])
-            return Violation(key, tuple(prefix), tuple(_smaller(prefix)))
+            joined = any(operation.changes is not None for operation in prefix)
+            return Violation(key, tuple(prefix), tuple(prefix if joined else _smaller(prefix)))
     if undecided is not None:
         raise undecided
     return None
@@ -755,7 +992,7 @@ def check(operations: Iterable[Operation], limit: int = DEFAULT_LIMIT) -> Violat
 def _fails(operations: Sequence[Operation]) -> bool:
     """Whether these certainly have no order."""
     try:
-        return not Search(operations, EXPLAIN_LIMIT).succeeds()
+        return not _search(operations, EXPLAIN_LIMIT).succeeds()
     except Undecided:
         return False
 
@@ -783,7 +1020,7 @@ def _cut(ordered: list[Operation], end: int) -> list[Operation]:
 
 def _forgotten(operation: Operation) -> Operation:
     """The operation, had nobody heard of its end."""
-    return replace(operation, outcome="unknown", answer=None, return_=None)
+    return replace(operation, outcome="unknown", answer=None, return_=None, answers=())
 
 
 def _smaller(operations: list[Operation]) -> list[Operation]:
@@ -896,6 +1133,8 @@ def _label(operation: Operation) -> str:
         arguments = f" {_shown(operation.expected)} to {_shown(operation.value)}"
     elif operation.kind == "incr":
         arguments = f" {operation.delta:+d}"
+    elif operation.changes is not None:
+        arguments = " " + ", ".join(sorted(operation.changes.keys())) + f" -> {list(operation.answers)}"
     return operation.kind + arguments + _ending(operation)
 
 

@@ -25,8 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -1146,6 +1148,83 @@ MUTANTS = [
             "        if first_incomplete != kept_from:",
         ),
     ),
+    # -- transactions, and the formats of commands
+    met(
+        "a transaction's comparisons are made after its first action",
+        "transactions 1",
+        (
+            "state.commands",
+            "    held = all(_holds(content, compare) for compare in transaction.compares or ())\n"
+            "    actions = (transaction.then_do if held else transaction.else_do) or ()\n",
+            "    first = (transaction.then_do or [None])[0]\n"
+            "    if first is not None and first.verb == Verb.PUT:\n"
+            "        content.put(first.key, first.value)\n"
+            "    held = all(_holds(content, compare) for compare in transaction.compares or ())\n"
+            "    actions = (transaction.then_do if held else transaction.else_do) or ()\n",
+        ),
+    ),
+    met(
+        "a transaction whose comparisons do not hold does nothing",
+        "transactions 1",
+        (
+            "state.commands",
+            "transaction.then_do if held else transaction.else_do",
+            "transaction.then_do if held else ()",
+        ),
+    ),
+    met(
+        "one comparison that holds is enough",
+        "transactions 1",
+        ("state.commands", "held = all(_holds", "held = not transaction.compares or any(_holds"),
+    ),
+    told(
+        "an action that fails leaves those before it done",
+        "test_transactions.test_a_transaction_of_which_one_action_fails_changes_nothing",
+        (
+            "state.commands",
+            "    draft = Content({",
+            "    draft = content or Content({",
+        ),
+    ),
+    told(
+        "the result of a transaction is not in the checkpoint",
+        "test_transactions.test_a_repeated_transaction_is_done_once_and_answered_alike_even_after_a_restart",
+        ("state.store", "    if transacted is not None:\n        dumped", "    if False:\n        dumped"),
+    ),
+    met(
+        "a repeated transaction is done again",
+        "transactions 1",
+        (
+            "state.store",
+            "        if result is None:\n            result = session",
+            "        if result is None or command.verb == Verb.TRANSACTION:\n            result = session",
+        ),
+    ),
+    told(
+        "a transaction is applied before all nodes know it",
+        "test_transactions.test_before_the_upgrade_old_and_new_nodes_do_the_same_whatever_a_client_sends",
+        (
+            "state.store",
+            "command.verb == Verb.UPGRADE else self.format < 1",
+            "command.verb == Verb.UPGRADE else False",
+        ),
+    ),
+    told(
+        "a transaction is proposed before all nodes have said that they know it",
+        "test_formats.test_nothing_new_is_proposed_before_all_peers_have_said_that_they_know_it",
+        ("node.formats", "            if known is None:\n", "            if False:\n"),
+        ("node.formats", "            if known < FORMAT:\n", "            if (known or 1) < FORMAT:\n"),
+    ),
+    told(
+        "an older version takes part after the upgrade",
+        "test_formats.test_after_the_upgrade_an_older_version_takes_no_part",
+        ("node.formats", "        if known < used:\n", "        if False:\n"),
+    ),
+    told(
+        "the format is not in the checkpoint",
+        "test_transactions.test_the_format_never_falls_and_lasts",
+        ("state.store", "        self.format = format_\n", ""),
+    ),
     # -- watches
     met(
         "watch: a change is left out between two pages",
@@ -1218,7 +1297,7 @@ MUTANTS = [
     met(
         "compare-and-set does not compare",
         "default 1",
-        ("state.store", "                if present != command.expected:\n", "                if False:\n"),
+        ("state.commands", "            if present != command.expected:\n", "            if False:\n"),
     ),
     told(
         "a command of a batch does not see those before it",
@@ -1490,7 +1569,7 @@ def hear(story: str) -> str | None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also what pytest.fail() raises, which is no Exception
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {str(error) or traceback.extract_tb(error.__traceback__)[-1].line}"
     return None
 
 
@@ -1552,15 +1631,20 @@ def attempt(
     return None
 
 
-def attempt_here(task: str) -> None:
-    """Run in the child; `task` is JSON: the directory of the changed modules, and attempt()'s arguments."""
-    directory, changed, *arguments = json.loads(task)
+def use(directory: str, changed: list[str]) -> None:
+    """Find the changed modules in this directory, instead of the real ones; none is imported yet."""
     sys.path.insert(0, str(ROOT))
     for package in {f"paxoskv.{module}".rpartition(".")[0] for module in changed}:
         importlib.import_module(package).__path__.insert(0, str(Path(directory, *package.split("."))))
     for module in changed:
         origin = importlib.import_module(f"paxoskv.{module}").__file__
         assert origin and Path(origin).is_relative_to(directory), f"{origin} is not the changed {module}"
+
+
+def attempt_here(task: str) -> None:
+    """Run in the child; `task` is JSON: the directory of the changed modules, and attempt()'s arguments."""
+    directory, changed, *arguments = json.loads(task)
+    use(directory, changed)
     output, sys.stdout = sys.stdout, sys.stderr
     print(json.dumps(attempt(*arguments) if arguments else explored(changed)), file=output)
 
@@ -1600,14 +1684,21 @@ def worlds_of(mutant: Mutant) -> list[Any]:
     return worlds(module for module, _, _ in mutant.changes)
 
 
-def in_a_process(mutant: Mutant, *arguments: Any) -> Catch | None:
+@contextmanager
+def written(mutant: Mutant) -> Iterator[tuple[str, list[str]]]:
+    """A directory with the changed modules, and their names: what use() takes."""
     sources = source_of(mutant)
     with tempfile.TemporaryDirectory() as directory:
         for module, source in sources.items():
             path = Path(directory) / path_of(module).relative_to(ROOT)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(source)
-        task = [directory, list(sources), *arguments]
+        yield directory, list(sources)
+
+
+def in_a_process(mutant: Mutant, *arguments: Any) -> Catch | None:
+    with written(mutant) as changed:
+        task = [*changed, *arguments]
         child = subprocess.run(
             [sys.executable, __file__, "--attempt", json.dumps(task)],
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True,

@@ -50,10 +50,12 @@ from paxoskv.wire.codec import (
 from paxoskv.wire.structs import (
     Accept,
     Accepted,
+    Action,
     Barrier,
     Batch,
     Chunk,
     Command,
+    Compare,
     Entry,
     Fact,
     Fetch,
@@ -70,15 +72,18 @@ from paxoskv.wire.structs import (
     Record,
     Rejoin,
     Rejoined,
+    Relation,
     RequestId,
     Result,
     Session,
+    Transaction,
     Verb,
     Verdict,
     Vote,
 )
+from paxoskv.wire.validation import FORMAT
 from tests.harness.disk import Content, Crash, Disk, kept, lost, some
-from tests.harness.linearizability import Operation, Undecided, check
+from tests.harness.linearizability import Changes, Operation, Undecided, check
 from tests.harness.watchers import KEPT, Order, Watchers
 
 CHUNK_BYTES = 300  # so that a transfer of a checkpoint has many pieces
@@ -98,6 +103,7 @@ ANSWER_TO = {
 
 NUMBERS = ("n0", "n1", "n2")  # keys that hold numbers
 TEXTS = ("a", "b", "c")  # keys that hold anything
+JOINED = ("j0", "j1", "j2")  # keys of transactions: judged together, so the others have keys of their own
 
 
 class Violation(AssertionError):
@@ -158,6 +164,7 @@ class Profile:
     in_flight: int = 4  # operations of one client
     keys: int = 3  # of each kind: those of numbers, those of anything
     reads: float = 0.25  # of operations are linearizable reads without the log
+    transactions: float = 0.0  # of operations are transactions, or others on their keys
     think: float = 0.02  # mean pause between an answer and the next operation
     request_timeout: float = 1.0  # the server gives up
     client_timeout: float = 0.6  # the client tries another node
@@ -297,6 +304,23 @@ PROFILES: dict[str, Profile] = {
         Profile(name="one", nodes=1, seconds=4),
         Profile(name="three", nodes=3),
         Profile(name="seven", nodes=7, seconds=2),
+        Profile(name="transactions", transactions=0.5, checkpoints=1, crashes=8, in_flight=2),
+        Profile(
+            name="transactions-lossy",
+            transactions=0.6,
+            in_flight=2,
+            loss=0.2,
+            duplicates=0.2,
+            late_duplicates=0.05,
+            checkpoints=2,
+            keep=200,
+            wipes=0.2,
+            revoke_after=0.05,
+            fifo=0.0,
+            crashes=12,
+            fault_rate=8,
+            outage=0.2,
+        ),
         Profile(name="everybody-votes", everybody_votes=True, checkpoints=1, wipes=0.2, crashes=8),
     ]
 }
@@ -1330,6 +1354,10 @@ NAMES = {
     Verb.COMPARE_AND_SET: "cas",
     Verb.INCREMENT: "incr",
 }
+RELATIONS = {
+    Relation.EQUALS: "equals", Relation.DIFFERS: "differs", Relation.EXISTS: "exists",
+    Relation.ABSENT: "absent", Relation.LESS: "less", Relation.GREATER: "greater",
+}  # fmt: skip
 OUTCOMES = {
     Outcome.OK: "ok", Outcome.NOT_FOUND: "not_found", Outcome.MISMATCH: "mismatch",
     Outcome.NOT_A_NUMBER: "not_a_number",
@@ -1352,7 +1380,10 @@ class Client:
         self.positions: dict[tuple[int, int], tuple[int, int]] = {}
 
     def start(self) -> None:
-        self._begin("open", [Command(Verb.OPEN_SESSION)])
+        if self.simulation.profile.transactions and not self.simulation.upgraded:
+            self._begin("upgrade", [Command(Verb.UPGRADE, delta=FORMAT)])
+        else:
+            self._begin("open", [Command(Verb.OPEN_SESSION)])
 
     def go_on(self) -> None:
         """Begin the next operation."""
@@ -1360,7 +1391,9 @@ class Client:
         if not simulation.faulty or len(self.pending) >= profile.in_flight:
             return
         random = self.random
-        if random.random() < profile.reads:
+        if profile.transactions and random.random() < profile.transactions:
+            self._begin(*self._joined())
+        elif random.random() < profile.reads:
             self._begin("read", [Command(Verb.GET, random.choice(self.numbers + self.texts))])
         elif (chance := random.random()) < 0.07:
             self._begin("local", [Command(Verb.GET, random.choice(self.numbers + self.texts))])
@@ -1392,6 +1425,39 @@ class Client:
             Command(Verb.DELETE, key),
             Command(Verb.GET, key),
         ])  # fmt: skip
+
+    def _joined(self) -> tuple[str, list[Command]]:
+        """A transaction, mostly, or a read or write of a key that others have transactions on."""
+        random = self.random
+        self.simulation.values += 1
+        unique = str(self.simulation.values)
+        chance = random.random()
+        if chance < 0.2:
+            return "read", [Command(Verb.GET, random.choice(JOINED))]
+        if chance < 0.3:
+            return "session", [Command(Verb.PUT, random.choice(JOINED), unique)]
+        compares = []
+        for key in random.sample(JOINED, random.randint(0, 2)):
+            seen = self.simulation.seen.get(key)
+            relation = random.choice([Relation.EQUALS, Relation.DIFFERS]) if seen else Relation.ABSENT
+            relation = random.choice([relation, relation, Relation.EXISTS, Relation.LESS])
+            value = {Relation.LESS: unique}.get(relation, seen) if relation != Relation.EXISTS else None
+            compares.append(Compare(key, relation, value))
+        lists = []
+        for _ in range(2):
+            keys = random.sample(JOINED, random.randint(1, 3))
+            lists.append([
+                random.choice([
+                    Action(Verb.PUT, key, unique),
+                    Action(Verb.PUT, key, unique),
+                    Action(Verb.INCREMENT, key, None, 1),
+                    Action(Verb.DELETE, key),
+                    Action(Verb.GET, key),
+                ])
+                for key in keys
+            ])  # fmt: skip
+        command = Command(Verb.TRANSACTION, transaction=Transaction(compares, *lists))
+        return ("session" if random.random() < 0.8 else "command"), [command]
 
     def _begin(self, kind: str, commands: list[Command]) -> None:
         simulation = self.simulation
@@ -1435,10 +1501,7 @@ class Client:
             session = self.session
             key = (session.timestamp, session.owner, session.index, pending.sequence)
             self.simulation.oracle.submitted[key] += 1
-            replica.submit(
-                token,
-                [Command(command.verb, command.key, command.value, command.expected, command.delta, request)],
-            )
+            replica.submit(token, [command._replace(request=request)])
         else:
             replica.submit(token, pending.commands, pending.kind == "batch")
 
@@ -1449,7 +1512,7 @@ class Client:
 
     def _again(self, pending: Pending) -> None:
         """Repeat what may be repeated, until patience ends."""
-        repeatable = pending.kind in ("session", "read", "local", "open")
+        repeatable = pending.kind in ("session", "read", "local", "open", "upgrade")
         ends = pending.attempt >= 12 if self.simulation.faulty else pending.attempt >= 400
         if self.random.random() < 0.02 and pending.kind != "open":
             ends = True
@@ -1479,6 +1542,10 @@ class Client:
         simulation = self.simulation
         pending.done = True
         del self.pending[pending.number]
+        if pending.kind == "upgrade":
+            simulation.upgraded = simulation.upgraded or value is not None
+            self.start()
+            return
         if pending.kind == "open":
             if value is None:
                 self.start()
@@ -1507,6 +1574,9 @@ class Client:
             if applied != value:
                 simulation.fail(f"{pending.commands[0]} was answered with {value}, not {applied}")
         for command, result in zip(pending.commands, results, strict=True):
+            if command.verb == Verb.TRANSACTION:
+                self._record_transaction(pending, command.transaction, result)
+                continue
             answer = None
             if result is None:
                 outcome = "unknown" if pending.maybe else "failed"
@@ -1522,6 +1592,39 @@ class Client:
                     call=pending.call, return_=None if outcome == "unknown" else simulation.nanoseconds(),
                 )
             )  # fmt: skip
+
+    def _record_transaction(self, pending: Pending, done: Transaction, result: Result | None) -> None:
+        simulation = self.simulation
+        changes = Changes(
+            tuple((key, RELATIONS[relation], value) for key, relation, value in done.compares),
+            *(
+                tuple(
+                    (NAMES[verb], key, value if delta is None else str(delta))
+                    for verb, key, value, delta in part
+                )
+                for part in (done.then_do, done.else_do)
+            ),
+        )
+        if result is None:
+            outcome, answers = "unknown" if pending.maybe else "failed", ()
+        else:
+            outcome = OUTCOMES[result.outcome]
+            actions = {"ok": done.then_do, "mismatch": done.else_do}.get(outcome, [])
+            given = result.transacted.answers if result.transacted else []
+            answers = tuple(
+                answer.outcome == Outcome.OK if action.verb == Verb.DELETE else answer.value
+                for action, answer in zip(actions, given, strict=True)
+            )
+            for action, answer in zip(actions, given, strict=True):
+                if action.verb == Verb.GET:
+                    simulation.seen[action.key] = answer.value
+        simulation.history.append(
+            Operation(
+                client=self.number, kind="transaction", key="", outcome=outcome, call=pending.call,
+                return_=None if outcome == "unknown" else simulation.nanoseconds(), changes=changes,
+                answers=answers,
+            )
+        )  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------- simulation
@@ -1561,6 +1664,7 @@ class Simulation:
         self.faults: Counter[str] = Counter()
         self.seen: dict[str, str | None] = {}  # by key: a value that was read, for compare-and-set to expect
         self.history: list[Operation] = []
+        self.upgraded = False  # whether the store understands transactions
         self.oracle = Oracle(self.nodes, profile.proposing, seed, self.fail)
         self.network = Network(self)
         self.machines = {node: self.machine(self, node) for node in self.nodes}

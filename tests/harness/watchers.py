@@ -14,6 +14,7 @@ from paxoskv.state.store import Store
 from paxoskv.wire.codec import Compacted
 from paxoskv.wire.structs import Command, Outcome, Result, Verb
 
+WRITES: Final = (Verb.PUT, Verb.COMPARE_AND_SET, Verb.INCREMENT, Verb.DELETE)
 PREFIXES: Final = ("", "n", "a", "n1")
 KEPT: Final = 40  # changes that a simulated node keeps: few, so that watchers meet what was dropped
 LOOKS: Final = 0.2  # of applied entries have a watcher look at the node
@@ -24,6 +25,7 @@ class Order:
 
     def __init__(self) -> None:
         self.changes: list[tuple[At, str, str | None]] = []
+        self.existing: set[str] = set()  # keys
         self.done: set[tuple[int, ...]] = set()  # commands of sessions that were applied
 
     def applied(self, entry: tuple[int, int], commands: Sequence[Command], results: Sequence[Result]) -> None:
@@ -37,10 +39,23 @@ class Order:
                 if name in self.done:
                     continue
                 self.done.add(name)
-            writes = command.verb in (Verb.PUT, Verb.COMPARE_AND_SET, Verb.INCREMENT, Verb.DELETE)
-            if writes and result.outcome == Outcome.OK:
-                value = result.value if command.verb == Verb.INCREMENT else command.value
-                self.changes.append(((*entry, number), command.key, value))
+            after: dict[str, str | None] = {}
+            if result.transacted is not None:
+                wanted, held = command.transaction, result.outcome == Outcome.OK
+                done = wanted.then_do if held else wanted.else_do
+                for action, answer in zip(done, result.transacted.answers, strict=True):
+                    if action.verb != Verb.GET:
+                        after[action.key] = answer.value if action.verb == Verb.INCREMENT else action.value
+            elif command.verb in WRITES and result.outcome == Outcome.OK:
+                after[command.key] = result.value if command.verb == Verb.INCREMENT else command.value
+            for key, value in after.items():
+                if value is not None:
+                    self.existing.add(key)
+                elif key in self.existing:
+                    self.existing.remove(key)
+                else:
+                    continue
+                self.changes.append(((*entry, number), key, value))
                 number += 1
 
     def between(self, prefix: str, after: At, upto: At) -> list[tuple[At, str, str | None]]:

@@ -18,7 +18,7 @@ from paxoskv.node.service import Service
 from paxoskv.state.store import Digested, Store, encode_batch
 from paxoskv.wire.codec import Unknown
 from paxoskv.wire.methods import METHODS, header
-from paxoskv.wire.structs import Command, Outcome, Result, Verb
+from paxoskv.wire.structs import Action, Command, Outcome, Range, Result, Transaction, Verb
 from paxoskv.wire.validation import MAX_VALUE_BYTES
 from tests.harness.processes import DEADLINE_S, PROJECT, RealCluster
 
@@ -168,7 +168,7 @@ def test_in_a_crowd_each_connection_adds_one_call_at_a_time() -> None:
     nothing: Any = SimpleNamespace(refuses_commands=lambda: None, status=None)
     replica: Any = SimpleNamespace(store=None, crowded=False, submit=lambda *_: None)
     service = Service(
-        replica, nothing, nothing, nothing, LongWork(nothing), nothing, nothing, lambda *_: None
+        replica, nothing, nothing, nothing, LongWork(nothing), nothing, nothing, nothing, lambda *_: None
     )
     asking: list[Any] = [Call() for _ in range(3)]
     service.methods["admin"][b"put"](asking[0], ("k", "v", None))
@@ -229,8 +229,10 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "delete": ("none", None),
     "compare_and_set": ("many", "none", "value", None),
     "increment": ("many", 1, None),
+    "transaction": (Transaction([], [Action(Verb.INCREMENT, "many", None, 1)]), None),
     "execute": ([Command(Verb.GET, "key 7")] * 10,),
     "scan": ("key", None, None, None),
+    "scan_range": (Range("key", reverse=True), None),
     "watch": ("key", None, None, 0),
     "membership": (),
     "checkpoint": (),

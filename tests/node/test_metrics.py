@@ -92,6 +92,7 @@ def test_what_was_counted_is_what_prometheus_reads() -> None:
     for seconds in (0.00001, 0.0001, 0.02, 100.0):
         counts.answered("put", "ok", seconds)
     counts.answered("get", "not_found", 0.5)
+    counts.answered("status", "ok", 9.0)  # no operation
     counts.frame(counts.received, None, "put", 100)
     counts.frame(counts.received, 3, "accept", 50)
     counts.frame(counts.sent, 3, "accept", 7)
@@ -121,6 +122,7 @@ def test_what_was_counted_is_what_prometheus_reads() -> None:
     assert counts.totals() == {
         "frames_received": 2, "bytes_received": 150, "frames_sent": 2, "bytes_sent": 15,
         "prepares": 0, "accepts": 2, "refused": 0, "messages": 2, "message_bytes": 15,
+        "answers": 5, "answers_us": 100_520_110,
     }  # fmt: skip
 
 

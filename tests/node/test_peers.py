@@ -10,10 +10,12 @@ import pytest
 from paxoskv.node import eventlog
 from paxoskv.node.calls import Call
 from paxoskv.node.eventlog import EXIT_STALE
+from paxoskv.node.formats import Formats
 from paxoskv.node.identity import Trust
 from paxoskv.node.metrics import Counts
 from paxoskv.node.peers import BOTH_ALIVE, HELLO_WAIT, MAX_COMPLAINTS, RECENT, Complaints, Peers
 from paxoskv.protocol.node import Node
+from paxoskv.state.store import Store
 from paxoskv.wire.codec import Malformed, NotDone, Refused
 from paxoskv.wire.connection import Flusher
 from paxoskv.wire.methods import METHODS, header
@@ -64,9 +66,11 @@ class Bench:
         self.counts = Counts()
         members = {node: SimpleNamespace(host="127.0.0.1", port=node) for node in (2, 3)}
         loop: Any = SimpleNamespace(time=lambda: self.now)
+        self.store = Store("never-written.json")
         self.condemned: list[str] = []
         trust = Trust("ours", 1)
-        parts: Any = (US, self.core, members, Flusher(), self.counts, trust, loop, self.condemned.append)
+        parts: Any = (US, self.core, members, Flusher(), self.counts, trust, loop, self.condemned.append,
+            Formats(self.store, members))  # fmt: skip
         self.part = Peers(*parts)
         self.part.introduced = True
 

@@ -21,11 +21,12 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocol, TBinaryProtocolAcce
 from thrift.transport.TSocket import TSocket
 from thrift.transport.TTransport import TFramedTransport, TTransportException
 
+from paxoskv.client import transactions as t
 from paxoskv.client.operations import ClientError, WrongCluster
 from paxoskv.client.sync import Client
 from paxoskv.config import load
 from paxoskv.kvstore import KeyValue
-from paxoskv.kvstore.ttypes import Command, RequestId, Session
+from paxoskv.kvstore.ttypes import Action, Command, Compare, RequestId, Session, Transaction
 from paxoskv.wire.codec import Expired, Forgotten, NotDone, Refused
 from paxoskv.wire.methods import METHODS, header
 from paxoskv.wire.structs import (
@@ -34,6 +35,7 @@ from paxoskv.wire.structs import (
     Identity,
     Outcome,
     ReadMode,
+    Relation,
     Verb,
 )
 from tests.harness.certificates import Authority
@@ -306,6 +308,9 @@ def use_the_library(client: Client) -> None:
     assert client.compare_and_set("a", None, "x") == (True, "x")
     assert client.compare_and_set("a", "y", "z") == (False, "x")
     assert client.increment("n", 5) == 5 and client.increment("n", -7) == -2
+    done = client.transaction([t.equals("a", "x"), t.less("n", 0)], [t.put("a", "x"), t.get("n")])
+    assert done.held and [answer.value for answer in done.answers] == [None, "-2"]
+    assert not client.transaction([t.exists("none")], [], [t.delete("none")]).held
     results = client.execute([Command(Verb.GET, "a"), Command(Verb.PUT, "a", "w"), Command(Verb.GET, "a")])
     assert [result.value for result in results] == ["x", None, "w"]
     assert [(item.key, item.value) for item in client.scan()] == [("a", "w"), ("n", "-2")]
@@ -376,6 +381,13 @@ def test_a_plain_generated_thrift_client_can_do_everything(cluster: RealCluster,
             Outcome.OK,
             Outcome.NOT_FOUND,
         ]
+        changes = Transaction([Compare(key, Relation.EQUALS, "batched")], [Action(Verb.DELETE, key)], [])
+        done = client.transaction(changes, None)
+        assert done.outcome == Outcome.OK and done.transacted.answers[0].outcome == Outcome.OK
+        assert client.transaction(changes, None).outcome == Outcome.MISMATCH
+        assert client.execute([Command(Verb.TRANSACTION, transaction=changes)])[0].outcome == Outcome.MISMATCH
+        with pytest.raises(NotDone, match="only nodes say UPGRADE"):
+            client.execute([Command(Verb.UPGRADE, delta=1)])
         assert client.execute([]) == []
         session = client.open_session()
         assert session.owner == 2 and session.timestamp > 0

@@ -19,6 +19,7 @@ WITHOUT = """
 import fcntl, importlib.util, os, sys
 for name in ("sched_getaffinity", "sched_setaffinity", "fdatasync", "posix_fadvise"):
     delattr(os, name)
+os.process_cpu_count = os.cpu_count  # so it is on macOS
 fcntl.F_FULLFSYNC = 51  # which Linux refuses, as some file systems of macOS do
 sys.modules["uvloop"] = None  # not even its import works
 found = importlib.util.find_spec

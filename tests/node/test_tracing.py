@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from paxoskv import Client
 from paxoskv.client import cli
 from paxoskv.page.instance import about, joined, written
@@ -85,3 +87,14 @@ def test_nodes_whose_cluster_says_so_record_from_their_start(tmp_path: Path) -> 
         assert shown.returncode == 0
         kinds = {json.loads(line)["kind"] for line in shown.stdout.splitlines()}
         assert {"state", "stands", "promised", "leads", "asked", "chosen", "answered"} <= kinds
+
+
+@pytest.mark.parametrize("way", ["classic", "leader"])
+def test_a_value_is_explained_in_the_other_ways_to_propose(way: str, tmp_path: Path) -> None:
+    with RealCluster(tmp_path, nodes=3, trace=True, proposing=way) as cluster, cluster.client() as known:
+        known.put("color", "green")
+        words = client(cluster, "explain", "color").stdout
+        for said in ("asks node", "proposes it.", "CHOSEN: put color=green.", "answers its client: OK."):
+            assert said in words, words
+        assert "stands for log 1 with ballot" in words and "have promised" in words
+        assert ("gives ballot" in words) == (way == "classic"), words

@@ -1,19 +1,13 @@
-"""The page in a browser: it steps, jumps, lights causes, and shows what the nodes really hold.
-
-Chromium runs without a screen, without the network, and in a directory of its own.
-"""
+"""The page in a browser: it steps, jumps, lights causes, and shows what the nodes really hold."""
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -22,16 +16,12 @@ from paxoskv.page.draw import TEMPLATE, Drawing
 from paxoskv.page.instance import about, standing
 from paxoskv.trace.events import commands, dotted
 from scripts import trace
+from tests.harness.browser import chromium
 from tests.harness.recorded import RecordedCluster, RecordedSimulation
 from tests.harness.simulator import PROFILES
 from tests.harness.stories import STORIES
 
 DEADLINE_S = 60
-QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1280,900",
-)  # fmt: skip
 
 
 class Page:
@@ -68,19 +58,8 @@ class Page:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    browser, driver_program = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver_program is None:
-        pytest.skip("Chromium is not installed (Debian: apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(driver_program))
-    yield driver
-    complaints = driver.get_log("browser")
-    driver.quit()
-    assert not complaints
+    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
 
 
 def drawn(name: str) -> tuple[RecordedCluster, Drawing]:
@@ -192,6 +171,25 @@ def test_a_page_of_ten_thousand_events_is_small_enough_and_draws_only_what_is_se
     assert page.run("return events.length") == 10_000
     page.run("go(Math.floor(steps.length / 2))")
     assert page.run("return document.querySelectorAll('.row').length") < 100
+    took = page.run(
+        "return Array.from({length: 60}, (_, i) => { const began = performance.now(); move(i < 40 ? 1 : -1);"
+        " document.body.offsetHeight; return performance.now() - began; })"
+    )
+    assert sorted(took)[30] < 50  # milliseconds: the median, for others may have the processor meanwhile
+    assert page.run("return document.querySelectorAll('.row').length") < 100
+
+
+def test_what_stays_in_sight_is_not_drawn_again_and_what_leaves_it_is_gone(
+    driver: Any, tmp_path: Path
+) -> None:
+    page = shown(driver, tmp_path, drawn("classic-duel")[1])
+    page.run("window.kept = [...document.querySelectorAll('.row, .message')]; move(1)")
+    assert page.run("return kept.length && kept.every(one => one.isConnected)")
+    assert page.run("return document.querySelectorAll('.row.now').length") == 1
+    page.press(Keys.END)
+    WebDriverWait(driver, DEADLINE_S).until(lambda _: page.run("return !kept[0].isConnected"))
+    rows = "[...document.querySelectorAll('.row')].map(row => row.offsetTop)"
+    assert page.run(f"const at = {rows}; return at.length === new Set(at).size && at.length < 100")
 
 
 def test_a_part_of_a_run_says_what_is_cut_off_and_shows_how_all_stood(driver: Any, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The compiled modules (scripts/setup.sh --fast) do what their text says, and only as long as it says so."""
 
+import fcntl
 import importlib
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from paxoskv import compiled
+from tools import compile as compile_it
 
 ROOT = Path(__file__).resolve().parents[2]
 built = pytest.mark.skipif(
@@ -38,6 +40,74 @@ def test_compiled_modules_belong_to_one_text(tmp_path: Path, monkeypatch: pytest
         text = tmp_path / name
         text.write_text(text.read_text() + "\n")
         assert not compiled.use(), f"{name} has changed"
+
+
+class Machine:
+    """A copy of the sources, whose setup.sh compiles as soon as it is let."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        for name in compiled.SOURCES:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+        monkeypatch.setattr(compiled, "PROJECT", root)
+        monkeypatch.setattr(compile_it, "PROJECT", root)
+        monkeypatch.setattr(sys, "prefix", str(root / ".venv"))
+        monkeypatch.delenv("PAXOSKV_INTERPRETED", raising=False)
+        (root / "scripts").mkdir()
+        self.gate = root / "gate"
+        os.mkfifo(self.gate)
+        self.setup('mkdir -p "$1"', compiled.directory())
+
+    def setup(self, does: str, target: Path) -> None:
+        script = self.root / "scripts" / "setup.sh"
+        script.write_text(f'#!/bin/sh\nset -- {target} "$@"\necho "asked for $2"\ncat {self.gate}\n{does}\n')
+        script.chmod(0o755)
+
+    def let(self) -> None:
+        """Let setup.sh go on, and wait for its end, which gives the lock back."""
+        self.gate.write_text("go on")
+        with (self.root / "build" / "compiling").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+def test_the_first_start_compiles_in_the_background_for_the_next_one(machine: Machine) -> None:
+    assert compile_it.soon().startswith("interpreted; from now on they are compiled in the background")
+    assert "they are being compiled" in compile_it.soon(), "once is enough"
+    machine.let()
+    assert compile_it.soon() == "compiled"
+    log = (machine.root / "build" / "compile.log").read_text().splitlines()
+    assert log[1] == "asked for --fast"
+    text = machine.root / compiled.SOURCES[0]
+    text.write_text(text.read_text() + "\n")
+    assert "have changed since they were compiled" in compile_it.soon(), "who edits decides for himself"
+
+
+def test_what_cannot_be_compiled_is_not_tried_again_and_again(machine: Machine) -> None:
+    machine.setup("exit 1", compiled.directory())
+    assert "in the background" in compile_it.soon()
+    machine.let()
+    assert f"compiling has failed: {machine.root / 'build' / 'compile.log'} says why" in compile_it.soon()
+
+
+def test_who_cannot_or_will_not_compile_runs_the_text(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(machine.root))
+        assert compile_it.soon().startswith("interpreted: the C compiler ")
+    with monkeypatch.context() as patch:
+        patch.setenv("PAXOSKV_INTERPRETED", "1")
+        assert compile_it.soon() == "interpreted, as PAXOSKV_INTERPRETED asks for"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "prefix", "/usr")
+        assert compile_it.soon().startswith("interpreted: this Python is not that of .venv")
+    assert not (machine.root / "build" / "compile.log").exists()
 
 
 def both(code: str) -> list[list[str]]:

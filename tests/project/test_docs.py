@@ -31,6 +31,7 @@ ELSEWHERE = {
     "scripts/test.sh": ".ci/run::scripts/test.sh",
     ".venv/bin/pip wheel": "tests/scripts/test_launch.py::def wheels",
     "scripts/trace.py": "tests/scripts/test_trace.py::test_a_scenario_is_told_in_words_and_drawn",
+    "scripts/dashboard.py": "tests/scripts/test_dashboard.py::test_a_put_in_the_command_box",
     "scripts/explore.py": "tests/simulation/test_explore.py::test_the_command_says_what_it_found",
     "scripts/launch.sh up --restart --wheels": "tests/scripts/test_launch.py::test_five_hosts_are_set_up",
 }
@@ -50,6 +51,8 @@ PACKED = (
     "deploy",
     "tools",
     "docs",
+    "labs",
+    "tests",
 )
 
 
@@ -78,21 +81,27 @@ def script(block: str) -> str:
     return "\n".join(lines)
 
 
+def copied(directory: Path) -> Path:
+    """A copy of the project, with our packages."""
+    project = directory / "project"
+    project.mkdir(parents=True)
+    for pattern in PACKED:
+        for path in PROJECT.glob(pattern):
+            target = project / path.name
+            if path.is_dir():
+                shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(path, target)
+    (project / ".venv").symlink_to(sys.prefix)
+    return project
+
+
 class Documented:
     """A copy of the project, on the sixth machine, in which a document's commands are run."""
 
     def __init__(self, hosts: Network, directory: Path) -> None:
         self.hosts = hosts
-        self.project = directory / "project"
-        self.project.mkdir(parents=True)
-        for pattern in PACKED:
-            for path in PROJECT.glob(pattern):
-                target = self.project / path.name
-                if path.is_dir():
-                    shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__"))
-                else:
-                    shutil.copy2(path, target)
-        (self.project / ".venv").symlink_to(sys.prefix)
+        self.project = copied(directory)
         shims = directory / "bin"  # `ssh` with the keys of these machines, not with those of the user
         shims.mkdir()
         shim = shims / "ssh"
@@ -157,7 +166,11 @@ def test_the_commands_of_the_operations_guide_work_on_five_hosts(hosts: Network,
 
 
 def test_every_command_is_run_here_or_by_the_test_that_is_named() -> None:
-    run_here = {README, PROJECT / "docs" / "operations.md"}
+    run_here = {
+        README,
+        PROJECT / "docs" / "operations.md",
+        PROJECT / "docs" / "tutorial.md",
+    }  # see test_tutorial.py
     for document in DOCUMENTS:
         if document not in run_here:
             left = [command for block in blocks(document, "sh") for command in commands(block)]
@@ -171,7 +184,7 @@ def test_every_command_is_run_here_or_by_the_test_that_is_named() -> None:
 
 def test_no_command_hides_in_a_block_of_another_kind() -> None:
     for document in DOCUMENTS:
-        assert {name for name, _ in FENCE.findall(document.read_text())} <= {"sh", "python", "json"}
+        assert {name for name, _ in FENCE.findall(document.read_text())} <= {"sh", "python", "json", "text"}
         text = FENCE.sub("", document.read_text())
         hidden = re.findall(r"^ {4}(?:\.venv/|scripts/|bench/|tools/|python3? |\$ ).*", text, re.MULTILINE)
         assert not hidden, f"{document.name}: {hidden}"

@@ -100,6 +100,13 @@ def test_what_is_written_is_told_and_a_long_run_says_that_its_beginning_is_missi
     assert header["before"] == len(events) - 30 > 0
 
 
+def test_the_picture_in_the_documents_is_what_the_command_draws(tmp_path: Path) -> None:
+    """Draw it again: scripts/trace.py put --svg docs/charts/put.svg."""
+    drawn = tmp_path / "put.svg"
+    assert trace.main(["put", "--svg", str(drawn)]) == 0
+    assert drawn.read_text() == (SCRIPT.parent.parent / "docs" / "charts" / "put.svg").read_text()
+
+
 def test_the_program_starts_as_it_is() -> None:
     done = subprocess.run([sys.executable, SCRIPT, "--list"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "put: " in done.stdout

@@ -203,7 +203,7 @@ SESSION = Session(1, 1, 0)
 NONSENSE = [
     Command(),
     Command(0, "k", "v"),
-    Command(7, "k", "v"),
+    Command(9, "k", "v"),
     Command(-1, "k", "v"),
     Command(Verb.PUT, None, "v"),
     Command(Verb.PUT, "", "v"),
@@ -287,12 +287,13 @@ requests = st.builds(
 texts = st.none() | st.text(max_size=20)
 commands = st.builds(
     Command,
-    st.integers(-1, 8),
+    st.integers(-1, Verb.OPEN_SESSION) | st.just(9),  # test_transactions.py has the others
     texts,
     texts,
     texts,
     st.none() | st.integers(I64_MIN, I64_MAX),
     st.none() | requests,
+    st.none(),
 )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from paxoskv.page.words import TEXTS, message, nodes, values
 from paxoskv.protocol.node import OWN_LOGS, WAYS
 from paxoskv.trace.events import OUTCOMES, VERDICTS, VOTES, WORDS, Trace, commands
 from paxoskv.trace.held import HeldEntries, proposer
+from paxoskv.trace.recorder import Recorder
 from paxoskv.wire.codec import decode
 from paxoskv.wire.structs import Batch, Frame, Outcome, Verb, Verdict, Vote
+from tests.harness import recorded
 from tests.harness.recorded import RecordedCluster, RecordedSimulation
 from tests.harness.simulator import PROFILES, Simulation
 from tests.harness.stories import STORIES
@@ -270,6 +272,24 @@ def test_what_is_explained_of_a_key_is_what_the_simulator_has_seen(name: str, wa
             assert {e["ballot"] for e in of_kind(kept, "stands")} >= {
                 e["ballot"] for e in of_kind(kept, "chosen")
             }
+
+
+@in_all_ways
+def test_what_live_nodes_record_explains_a_key_too(
+    name: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They leave out gossip; all else is as in the simulator."""
+    monkeypatch.setattr(recorded, "Recorder", partial(Recorder, brief=True))
+    cluster = STORIES[name].play(way)
+    events, full = events_of(cluster.trace), told(name, way)[1]
+    for event in [*events, *full]:
+        event.setdefault("cause", 0)
+    for key, (log, slot) in last_of(cluster).items():
+        assert written(events, key) == (log, slot)
+        kept, whole = about(events, log, slot), about(full, log, slot)
+        for kind in ("asked", "proposed", "stands", "leads", "accepted", "chosen", "applied", "answered"):
+            brief = [event | {"id": 0, "cause": 0, "because": []} for event in of_kind(kept, kind)]
+            assert brief == [event | {"id": 0, "cause": 0, "because": []} for event in of_kind(whole, kind)]
 
 
 @in_all_ways

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IDL = (ROOT / "kvstore.thrift").read_text()
 KINDS = {name: kind for name, kind in vars(structs).items() if hasattr(kind, "_fields")}
 SIZES = {TType.I32: 31, TType.I64: 63}
-FROM_CLIENTS = ("Session", "RequestId", "Command")
+FROM_CLIENTS = ("Session", "RequestId", "Compare", "Action", "Transaction", "Command", "Range")
 
 
 def declared(details: Any, kind: int) -> Any:
@@ -61,7 +61,7 @@ def test_every_struct_but_the_status_has_a_named_tuple() -> None:
 
 def test_the_enumerations_are_those_of_the_interface() -> None:
     names = re.findall(r"^enum (\w+)", IDL, re.MULTILINE)
-    assert len(names) == 5
+    assert len(names) == 6
     for name in names:
         ours = {key: value for key, value in vars(getattr(structs, name)).items() if key.isupper()}
         assert ours == getattr(ttypes, name)._NAMES_TO_VALUES

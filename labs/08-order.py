@@ -1,0 +1,17 @@
+"""Lab 8: which commands may be applied now. The text is 08-order.md."""
+
+from paxoskv.multipaxos import Diverged
+
+
+def apply(self) -> list[tuple[int, int, bytes]]:
+    """The commands whose turn has come: (timestamp, owner, payload) each."""
+    commands: list[tuple[int, int, bytes]] = []
+    while (head := self.next()) is not None:
+        timestamp, owner = head
+        of = self.logs[owner]
+        payload = of.acceptor.entries[of.executed - of.acceptor.base].payload
+        of.executed += 1
+        self.position = head
+        self.passed(owner)
+        commands.append((timestamp, owner, payload))
+    return commands
