@@ -52,9 +52,10 @@ PARTS = {  # in which worlds a change of only this part of the protocol could sh
 }
 CLASSIC = [
     nodes("a put", 2_000, "classic"),
-    nodes("a put, time passes", 5_000, "classic", tick=1),
-    nodes("two puts", 5_000, "classic", put=2),
-    nodes("a put, a crash", 5_000, "classic", crash=1),
+    nodes("a put, time passes", 10_000, "classic", tick=1),
+    nodes("two puts", 10_000, "classic", put=2),
+    nodes("a put, a crash", 10_000, "classic", crash=1),
+    nodes("a put, a lost disk", 10_000, "classic", wipe=1),
     nodes("a put, a read", 13_500, "classic", read=1),
 ]
 LEADER = [
@@ -67,6 +68,8 @@ LEADER = [
     nodes("a put, a read, a crash", 5_000, "leader", read=1, crash=1),
     nodes("two puts, a crash", 5_000, "leader", put=2, crash=1),
 ]
+
+EVERY_WAY = {"multipaxos", "protocol.logs", "protocol.node", "protocol.way"}  # have much to do in classic
 
 
 def worlds(modules: Iterable[str]) -> list[Bounds]:
@@ -82,4 +85,5 @@ def worlds(modules: Iterable[str]) -> list[Bounds]:
         return LEADER + CLASSIC
     if len(changed) == 1 and (found := PARTS.get(*changed)):
         return found
-    return (ONE_LOG if "multipaxos" in changed else []) + OWN_LOGS
+    one = ONE_LOG if "multipaxos" in changed else []
+    return one + OWN_LOGS + (CLASSIC[1:-1] if changed & EVERY_WAY else [])
