@@ -6,8 +6,9 @@
     scripts/explore.py --check-trace run.jsonl           was a recorded run one that the rules allow?
 
 Messages come in any order, late or never, in one-log also twice; what else may happen has a budget: how
-often a candidate stands, sends again or crashes, how often a node takes a command or a read, notices that
-time has passed, or crashes. A breach is printed with the fewest steps that lead to it.
+often a candidate stands, appends one more entry, sends again or crashes, how often a node takes a command or
+a read, notices that time has passed, crashes, loses its disk, or makes a checkpoint. A breach is printed with
+the fewest steps that lead to it.
 
 Exit status: 0 every state was visited, or the recorded run is allowed; 1 a breach; 4 the time or the number
 of states was used up; 2 usage.
@@ -36,7 +37,7 @@ from tests.harness.explore.world import World
 
 BUDGETS = {
     "one-log": {"stand": 2, "append": 0, "resend": 0, "crash": 0},
-    "nodes": {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0},
+    "nodes": {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0, "checkpoint": 0},
 }
 
 

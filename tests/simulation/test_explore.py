@@ -11,6 +11,7 @@ import pytest
 
 from tests.harness.explore.nodes import Nodes
 from tests.harness.explore.one_log import OneLog
+from tests.harness.explore.replay import replay
 from tests.harness.explore.search import explore
 from tests.harness.explore.world import World
 from tests.harness.mutants import ROOT, everything, explore_it
@@ -139,6 +140,10 @@ def test_a_breach_is_told_as_the_shortest_schedule() -> None:
     assert len(verdict.schedule) == verdict.depth
     assert verdict.schedule[0].endswith(": stand")
     assert any(step.endswith(": crash") for step in verdict.schedule)
+    again = Forgetful(stand=2, crash=2)
+    assert replay(again, verdict.events) == verdict.breach, "the same, without the engine"
+    assert replay(again, verdict.events[:-1]) is None
+    assert replay(OneLog(stand=2, crash=2), verdict.events[:1]) is None
 
 
 def test_the_command_says_what_it_found() -> None:

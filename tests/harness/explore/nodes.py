@@ -12,13 +12,14 @@ handed in any more once a later one is known.
 import pickle
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
+from paxoskv.multipaxos import Covered, Cut
 from paxoskv.protocol.leader import Leader
 from paxoskv.protocol.node import OWN_LOGS, Node
 from paxoskv.protocol.own_logs import OwnLogs
 from paxoskv.protocol.persistence import Persisted
-from paxoskv.wire.structs import Accept, Accepted, Prepare, Promise, Verdict, Vote
+from paxoskv.wire.structs import Accept, Accepted, FetchCheckpoint, Prepare, Promise, Verdict, Vote
 from tests.harness.explore.freeze import Freezer
 from tests.harness.explore.observer import held
 from tests.harness.explore.world import Breach, Step
@@ -31,7 +32,8 @@ LEFT_OUT = frozenset(
         ("Acceptor", "journal"), ("Proposer", "bytes"), ("Proposer", "prepares"), ("Proposer", "wanted"),
         ("Learned", "fact"), ("Node", "claims"),
         ("Node", "round_trips"), ("Node", "divergence"), ("Node", "compaction"),
-        ("Node", "witness"), ("Node", "faults"), ("Contacts", "heard"), ("Contacts", "newest"),
+        ("Node", "witness"), ("Node", "faults"),
+        ("Compaction", "measured"), ("Compaction", "compact_at"), ("Contacts", "heard"), ("Contacts", "newest"),
 
         ("OwnLogs", "losses"), ("Still", "jitter"), *[
             (way, name)
@@ -72,6 +74,18 @@ class Chance:
         pass
 
 
+class Handed(NamedTuple):
+    """A checkpoint: where it stands, and how many commands are in it."""
+
+    position: tuple[int, int]
+    logs: tuple[tuple[int, Covered], ...]
+    clock: int
+    count: int
+
+    def cut(self) -> Cut:
+        return Cut(self.position, dict(self.logs), self.clock)
+
+
 class Machine:
     """A node, its disk, and what a test does with it."""
 
@@ -82,7 +96,10 @@ class Machine:
             me, nodes, Chance(0), proposing=proposing
         )  # has replayed what is durable, and never starts
         self.pending: list[tuple[list[Any], list[Any]]] = []  # records, and what waits for them
-        self.applied = 0  # in this life
+        self.applied = 0  # commands that this life knows of
+        self.base = 0  # those that a restart begins with: a checkpoint has them
+        self.saved: Handed | None = None  # the newest checkpoint of its own
+        self.foreign: Handed | None = None  # the last one that it has taken from another
         self.life = 0
         self.proposed = 0
         self.asked = 0
@@ -155,9 +172,10 @@ class Nodes:
         self.ids = list(range(1, nodes + 1))
         self.quorum = nodes // 2 + 1
         self.names = [f"node {node}" for node in self.ids]
-        self.budgets = {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0} | budgets
+        self.budgets = {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0, "checkpoint": 0} | budgets
         self.nothing_seen: Hashable = ((), (), frozenset(), ())
-        self.freeze = Freezer(LEFT_OUT)
+        compacts = {("Node", "compaction")} if self.budgets["checkpoint"] else set()
+        self.freeze = Freezer(LEFT_OUT - compacts)
 
     def events(self, process: int) -> list[str]:
         return ["sync", *[name for name, budget in self.budgets.items() if budget]]
@@ -196,6 +214,7 @@ class Nodes:
         elif event in ("crash", "wipe"):
             if event == "wipe":
                 state.disk = Node(state.me, self.ids, Chance(0), incarnation=0, proposing=self.proposing)
+                state.base, state.saved = 0, None
             self.crash(state)
             known = {}
         elif node is None:
@@ -205,6 +224,10 @@ class Nodes:
             node.gossip.gossiped_at = dict.fromkeys(node.gossip.gossiped_at, EARLIER)
             node.tick(NOW)
             self.turn(state)
+        elif event == "checkpoint":
+            if state.pending or not node.drained or node.rejoining:
+                return None
+            self.checkpoint(state)
         elif event == "put":
             if not (node.ready and node.has_room):
                 return None
@@ -222,8 +245,14 @@ class Nodes:
             peer, (incarnation, message) = self.ids[sender or 0], event
             if incarnation < node.noted(peer)[0]:
                 return Step([])
-            node.step(peer, message, NOW)
-            self.turn(state)
+            if isinstance(message, FetchCheckpoint):
+                if state.saved:
+                    self.sends.append((sender or 0, (node.incarnations.incarnation, state.saved)))
+            elif isinstance(message, Handed):
+                self.install(state, message)
+            else:
+                node.step(peer, message, NOW)
+                self.turn(state)
         assert state.node is not None
         for log, acceptor in state.node.acceptors.items():
             if acceptor.chosen > max(known.get(log, 0), acceptor.base):
@@ -235,8 +264,10 @@ class Nodes:
 
     def crash(self, state: Machine) -> None:
         state.life += 1
-        state.pending, state.applied = [], 0
+        state.pending, state.applied = [], state.base
         state.node = node = pickle.loads(pickle.dumps(state.disk))
+        if self.budgets["checkpoint"]:
+            node.compaction.keep_bytes = 0  # what a checkpoint covers is given up by the next tick
         for part in (node.way, node.incarnations, node.revocation, node.catch_up):
             part.random = Chance(state.life)
         if isinstance(node.way, OwnLogs):
@@ -247,6 +278,37 @@ class Nodes:
         node.tick(NOW)
         self.turn(state)
 
+    def checkpoint(self, state: Machine) -> None:
+        """What Replica.roll() and the process that makes checkpoints do; all of it is durable at once.
+
+        A frame notes what is applied, the next one begins a segment, and a process replays what is before it.
+        """
+        node = state.node
+        assert node is not None
+        for record in node.notes():
+            state.disk.replay(record)
+        made = pickle.loads(pickle.dumps(state.disk))
+        made.start(NOW)
+        count = state.base + len(made.drain(NOW).apply)
+        cut = made.cut()
+        born = 0 if state.disk.rejoining else state.disk.incarnations.incarnation
+        disk = Node(state.me, self.ids, Chance(0), incarnation=born, proposing=self.proposing)
+        disk.install(cut)
+        disk.checkpointed(cut)
+        for record in node.state():
+            disk.replay(record)
+        state.disk, state.base = disk, count
+        state.saved = Handed(cut.position, tuple(sorted(cut.logs.items())), cut.clock, count)
+        node.checkpointed(cut)
+
+    def install(self, state: Machine, handed: Handed) -> None:
+        """Another node's checkpoint is on the disk: see Replica._install()."""
+        assert state.node is not None
+        state.foreign = handed
+        if state.node.install(handed.cut(), NOW, 1):
+            state.applied = handed.count
+        self.turn(state)
+
     def turn(self, state: Machine) -> None:
         """The loop of paxoskv/node/replica.py, without batches."""
         node, again, leaked, fresh = state.node, True, False, not state.pending
@@ -254,6 +316,9 @@ class Nodes:
         while again:
             ready = node.drain(NOW)
             again = self.dispatch(state, ready.send)
+            if ready.catch_up is not None and self.budgets["checkpoint"]:
+                fetch = (node.incarnations.incarnation, FetchCheckpoint(0, 0))
+                self.sends.append((self.ids.index(ready.catch_up), fetch))
             leaked = leaked or any(to != node.me for to, _, _ in ready.send)
             if ready.journal:
                 state.pending.append((ready.journal + node.notes(), ready.send_after))
@@ -275,6 +340,11 @@ class Nodes:
         pending, state.pending = state.pending, []
         for records, _ in pending:
             for record in records:
+                if record.installed is not None:
+                    assert state.foreign is not None
+                    if state.disk.install(state.foreign.cut()):
+                        state.base = state.foreign.count
+                    continue
                 state.disk.replay(record)
                 if record.held is not None:
                     of = record.held
@@ -349,7 +419,7 @@ class Nodes:
         node.catch_up.fetching = {
             log: (change(at), whom) for log, (at, whom) in node.catch_up.fetching.items()
         }
-        node.catch_up.fetch_at = 0.0
+        node.catch_up.fetch_at = node.compaction.compact_at = 0.0
         node.gossip.news_at = dict.fromkeys(node.gossip.news_at, NOW)
         node.gossip.gossiped_at = dict.fromkeys(node.gossip.gossiped_at, NOW)
         for proposer in node.proposers.values():
@@ -386,6 +456,7 @@ class Nodes:
         same = node.gossip.seen is node.learner.logs[node.own.log].fact, node.persistence.turn - turn
         return (
             self.freeze(node), same, durable, pending, state.applied, state.life, state.proposed, state.asked,
+            state.base, state.saved, state.foreign if state.pending else None,
         )  # fmt: skip
 
     def horizon(self, process: int, state: Any, left: dict[str, int]) -> Hashable:
