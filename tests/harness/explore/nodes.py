@@ -33,7 +33,8 @@ LEFT_OUT = frozenset(
         ("Learned", "fact"), ("Node", "claims"),
         ("Node", "round_trips"), ("Node", "divergence"), ("Node", "compaction"),
         ("Node", "witness"), ("Node", "faults"),
-        ("Compaction", "measured"), ("Compaction", "compact_at"), ("Contacts", "heard"), ("Contacts", "newest"),
+        ("Compaction", "measured"), ("Compaction", "compact_at"),
+        ("Contacts", "heard"), ("Contacts", "newest"),
 
         ("OwnLogs", "losses"), ("Still", "jitter"), *[
             (way, name)
