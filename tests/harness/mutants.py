@@ -908,13 +908,13 @@ MUTANTS = [
         "test_more_scenarios.test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too",
         (
             "protocol.logs",
-            "        last = command = 0\n",
-            "        before = self.own_fact()\n        last = command = 0\n",
+            "        self._hear_entries(sender, message)\n",
+            "        told = self.own_fact()\n        self._hear_entries(sender, message)\n",
         ),
         (
             "protocol.logs",
             "acceptor.promised, vote, length, own)",
-            "acceptor.promised, vote, length, before)",
+            "acceptor.promised, vote, length, told)",
         ),
     ),
     met(
