@@ -106,6 +106,20 @@ def test_three_whole_nodes_apply_one_order_and_read_nothing_stale(budgets: dict[
     assert verdict.states > 50
 
 
+def test_checkpoints_are_made_and_what_is_in_them_is_given_up() -> None:
+    for world in (Nodes(checkpoint=1), Nodes(proposing="leader", checkpoint=1)):
+        verdict = explore(world, workers=2, seconds=600)
+        assert verdict.exhausted and verdict.breach is None
+        assert verdict.states > 100
+
+
+@pytest.mark.slow
+def test_a_crash_after_a_checkpoint_loses_nothing() -> None:
+    verdict = explore(Nodes(proposing="leader", checkpoint=1, crash=1), workers=2, seconds=600)
+    assert verdict.exhausted and verdict.breach is None
+    assert verdict.states > 70_000
+
+
 @pytest.mark.parametrize("proposing", ["classic", "leader"])
 def test_so_they_do_with_one_log(proposing: str) -> None:
     verdict = explore(Nodes(proposing=proposing), workers=2, seconds=600)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tests.harness.explore.world import Breach, World, frozen
+from tests.harness.explore.world import Breach, World, frozen, told
 
 
 def replay(world: World, events: Iterable[tuple[int, str | tuple[int, Any]]]) -> str | None:
@@ -14,8 +14,8 @@ def replay(world: World, events: Iterable[tuple[int, str | tuple[int, Any]]]) ->
     """
     try:
         states = world.begin()
-    except Breach as breach:
-        return str(breach)
+    except Exception as error:
+        return told(error)
     history, left = world.nothing_seen, dict(world.budgets)
     network: list[Any] = []
     for process, what in events:
@@ -31,11 +31,9 @@ def replay(world: World, events: Iterable[tuple[int, str | tuple[int, Any]]]) ->
                 network.remove(message)
         try:
             step = world.step(process, states[process], event, sender)
-            assert step is not None, f"{what} cannot happen now"
-            history = world.observe(history, step.facts)
-        except Breach as breach:
-            return str(breach)
+            history = world.observe(history, step.facts if step else ())
         except Exception as error:
-            return f"{world.names[process]}: {type(error).__name__}: {error}"
+            return told(error) if isinstance(error, Breach) else f"{world.names[process]}: {told(error)}"
+        assert step is not None, f"{what} cannot happen now"
         network += [(process, to, frozen(message)) for to, message in step.sends]
     return None

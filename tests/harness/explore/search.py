@@ -18,7 +18,7 @@ import numpy as np
 from tests.harness.explore.engine import Explorer
 from tests.harness.explore.forgetting import Checker
 from tests.harness.explore.tables import Array, Table
-from tests.harness.explore.world import Breach, World
+from tests.harness.explore.world import World, told
 
 CHUNK = 16384  # states that are stepped at once: what is made of them fits a processor's cache
 
@@ -230,8 +230,8 @@ def explore(
     explorer = Explorer(world, **options | ({"forget": False} if check else {}))
     try:
         explorer.begin()
-    except Breach as breach:
-        return Verdict(False, 0, 0, 0, 0.0, 0.0, breach=str(breach))
+    except Exception as error:  # a breach, or the core raises something, which it must not
+        return Verdict(False, 0, 0, 0, 0.0, 0.0, breach=told(error))
     between = {pair: fork.Pipe() for pair in combinations(range(workers), 2)}
     ends, processes = [], []
     for me in range(workers):

@@ -8,6 +8,11 @@ class Breach(Exception):
     """Something happened that must not: the text says what."""
 
 
+def told(error: Exception) -> str:
+    """What is wrong, in words: a breach, or whatever else was raised."""
+    return str(error) if isinstance(error, Breach) else f"{type(error).__name__}: {error}"
+
+
 class Step(NamedTuple):
     """What an event did: messages as (receiver, message), and facts for the observer."""
 
