@@ -63,9 +63,9 @@ class Numbering:
     def news(self) -> Any:
         """What was numbered here since the last time."""
         kinds = []
-        for kind, told in zip(self.explorer.kinds, self.told, strict=True):
-            kinds.append((kind.states[told[0] :], kind.messages[told[1] :], kind.pairs[told[2] :]))
-            told[:] = len(kind.states), len(kind.messages), len(kind.pairs)
+        for kind, known in zip(self.explorer.kinds, self.told, strict=True):
+            kinds.append((kind.states[known[0] :], kind.messages[known[1] :], kind.pairs[known[2] :]))
+            known[:] = len(kind.states), len(kind.messages), len(kind.pairs)
         histories = self.explorer.histories[self.told_histories :]
         self.told_histories = len(self.explorer.histories)
         return kinds, histories
