@@ -31,6 +31,8 @@ enum Verb {
     TRANSACTION = 7,
     /** From here on all nodes do what format `delta` knows. Nodes send it, once all have said that they know it. */
     UPGRADE = 8,
+    /** The node whose id is `key` is at the address `value` from here on: HOST:PORT. */
+    REPLACE_NODE = 9,
 }
 
 /** What became of a command that was applied. */
@@ -69,6 +71,8 @@ enum Relation {
     LESS = 5,
     /** It holds a 64-bit decimal integer above this one. */
     GREATER = 6,
+    /** It has a time to live, which the command at this position has set: nobody has written the key since. */
+    LEASED = 7,
 }
 
 /** How a read is ordered among the writes. */
@@ -117,6 +121,8 @@ struct Compare {
     2: Relation relation
     /** EQUALS, DIFFERS: the value. LESS, GREATER: the number, in decimal. */
     3: optional string value
+    /** LEASED: the position. */
+    4: optional Position position
 } (python.immutable = "")
 
 /** One action of a transaction. */
@@ -129,6 +135,9 @@ struct Action {
     3: optional string value
     /** INCREMENT: how much to add. */
     4: optional i64 delta
+    /** PUT: the key's time to live, in milliseconds, up to ten years; absent: it stays. The nodes remove it, never
+     * earlier. Whatever writes the key again ends this. */
+    5: optional i64 ttl_ms
 } (python.immutable = "")
 
 /** What a TRANSACTION does; of each list at most 128. */
@@ -355,6 +364,14 @@ struct Status {
     23: optional double certificate_s
 } (python.immutable = "")
 
+/** A node that was replaced. */
+struct Moved {
+    /** Its id. */
+    1: i32 node
+    /** Where it is now: HOST:PORT. */
+    2: string address
+} (python.immutable = "")
+
 /** Which node this is, and of which cluster. */
 struct Membership {
     /** The cluster's name. */
@@ -363,6 +380,8 @@ struct Membership {
     2: string digest
     /** The node's id; 0 for the standalone server. */
     3: i32 node
+    /** Nodes that are no longer where the cluster's file says; absent: all are. */
+    4: optional list<Moved> moved
 } (python.immutable = "")
 
 // ------------------------------------------------------------------------------------------------------------ errors
@@ -463,6 +482,13 @@ service KeyValue {
      */
     Watched watch(1: string prefix, 2: Place after, 3: i32 limit, 4: i32 wait_ms)
         throws (1: NotDone not_done, 2: Compacted compacted)
+
+    /**
+     * The node with this id is at another address (HOST:PORT) from now on; its process there starts with its data, or
+     * with --rejoin. Refused as long as not all nodes are known to understand it.
+     */
+    Result replace_node(1: i32 node, 2: string address, 3: RequestId request)
+        throws (1: NotDone not_done, 2: Unknown unknown, 3: Expired expired, 4: Forgotten forgotten)
 
     /** Make a checkpoint now, and answer with its number when it is durable. */
     i64 checkpoint() throws (1: NotDone not_done)
@@ -774,6 +800,8 @@ struct Identity {
     10: optional string proposing
     /** Which commands it knows: those of a version (1: TRANSACTION), and all before; absent: none of these. */
     11: optional i32 format
+    /** Where it listens: HOST:PORT. */
+    12: optional string address
 } (python.immutable = "")
 
 /** What nodes say to one another. Answers may overtake one another. */

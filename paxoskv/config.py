@@ -5,6 +5,7 @@
       "nodes": [                               an odd number of them, 1 to 255; their order means nothing
         {"id": 1,                              1 to 255
          "host": "127.0.0.1", "port": 7001,    where the node listens, and where the others find it
+         "first_address": "10.0.0.3:7001",     where it was when the cluster began, if it was replaced since
          "metrics_port": 9001,                 where it serves /metrics, /healthz and /readyz; absent: nowhere
          "ssh_host": "n1",                     if ssh finds the host by another name than the nodes do
          "ssh_user": "paxos", "ssh_port": 22,  these four replace, for this node, what "ssh" says for all
@@ -80,6 +81,7 @@ class Member:
     directory: str | None = None
     python: str | None = None
     metrics_port: int | None = None
+    first_address: str | None = None  # HOST:PORT, if that is another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +147,14 @@ class Cluster:
     def digest(self) -> str:
         """Return the SHA-256, in hexadecimal, of what all nodes must agree on, and what never changes.
 
-        That is the name, each node's id, host and port, and how they propose, if not as clusters always did.
+        That is the name, each node's id, host and port when the cluster began, and how they propose, if not
+        as clusters always did.
         """
-        membership: list[Any] = [self.name, [[node.id, node.host, node.port] for node in self.nodes]]
+        first = [
+            [node.id, *(parse_address(node.first_address) if node.first_address else (node.host, node.port))]
+            for node in self.nodes
+        ]
+        membership: list[Any] = [self.name, first]
         if self.named_way:
             membership.append(self.named_way)
         return hashlib.sha256(json.dumps(membership).encode()).hexdigest()
@@ -314,6 +321,7 @@ def _member(value: Any, where: str) -> Member:
     required = {"id": _whole(1, MAX_ID, "a node id"), "host": _host, "port": _port}
     optional: dict[str, Check] = {
         "metrics_port": _port,
+        "first_address": _address,
         "ssh_host": _host,
         "ssh_user": _name,
         "ssh_port": _port,
@@ -440,6 +448,32 @@ def _host(value: Any, where: str) -> str:
     if address.is_unspecified:
         _refuse(where, value, "is no address at which the other nodes find this one")
     return str(address)
+
+
+def _address(value: Any, where: str) -> str:
+    """Check HOST:PORT; return one spelling of it."""
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        return address_text(*parse_address(value))
+    except ValueError:
+        _refuse(where, value, "is not HOST:PORT")
+
+
+def address_text(host: str, port: int) -> str:
+    """Return HOST:PORT; an IPv6 address is in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT, the host in one spelling; raise ValueError for other text."""
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is not HOST:PORT")
+    try:
+        return _host(host.removeprefix("[").removesuffix("]"), ""), int(port)
+    except ClusterError as error:
+        raise ValueError(f"{text!r} is not HOST:PORT: {error}") from None
 
 
 def _field(where: str, name: str) -> str:

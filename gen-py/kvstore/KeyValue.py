@@ -157,6 +157,19 @@ class Iface(object):
         """
         pass
 
+    def replace_node(self, node, address, request):
+        """
+        The node with this id is at another address (HOST:PORT) from now on; its process there starts with its data, or
+        with --rejoin. Refused as long as not all nodes are known to understand it.
+
+        Parameters:
+         - node
+         - address
+         - request
+
+        """
+        pass
+
     def checkpoint(self):
         """
         Make a checkpoint now, and answer with its number when it is durable.
@@ -710,6 +723,53 @@ class Client(Iface):
             raise result.compacted
         raise TApplicationException(TApplicationException.MISSING_RESULT, "watch failed: unknown result")
 
+    def replace_node(self, node, address, request):
+        """
+        The node with this id is at another address (HOST:PORT) from now on; its process there starts with its data, or
+        with --rejoin. Refused as long as not all nodes are known to understand it.
+
+        Parameters:
+         - node
+         - address
+         - request
+
+        """
+        self.send_replace_node(node, address, request)
+        return self.recv_replace_node()
+
+    def send_replace_node(self, node, address, request):
+        self._oprot.writeMessageBegin('replace_node', TMessageType.CALL, self._seqid)
+        args = replace_node_args()
+        args.node = node
+        args.address = address
+        args.request = request
+        args.write(self._oprot)
+        self._oprot.writeMessageEnd()
+        self._oprot.trans.flush()
+
+    def recv_replace_node(self):
+        iprot = self._iprot
+        (fname, mtype, rseqid) = iprot.readMessageBegin()
+        if mtype == TMessageType.EXCEPTION:
+            x = TApplicationException()
+            x.read(iprot)
+            iprot.readMessageEnd()
+            raise x
+        result = replace_node_result()
+        result.read(iprot)
+        iprot.readMessageEnd()
+        if result.success is not None:
+            return result.success
+        if result.not_done is not None:
+            raise result.not_done
+        if result.unknown is not None:
+            raise result.unknown
+        if result.expired is not None:
+            raise result.expired
+        if result.forgotten is not None:
+            raise result.forgotten
+        raise TApplicationException(TApplicationException.MISSING_RESULT, "replace_node failed: unknown result")
+
     def checkpoint(self):
         """
         Make a checkpoint now, and answer with its number when it is durable.
@@ -870,6 +930,7 @@ class Processor(Iface, TProcessor):
         self._processMap["scan"] = Processor.process_scan
         self._processMap["scan_range"] = Processor.process_scan_range
         self._processMap["watch"] = Processor.process_watch
+        self._processMap["replace_node"] = Processor.process_replace_node
         self._processMap["checkpoint"] = Processor.process_checkpoint
         self._processMap["read_checkpoint"] = Processor.process_read_checkpoint
         self._processMap["trace"] = Processor.process_trace
@@ -1264,6 +1325,41 @@ class Processor(Iface, TProcessor):
             msg_type = TMessageType.EXCEPTION
             result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
         oprot.writeMessageBegin("watch", msg_type, seqid)
+        result.write(oprot)
+        oprot.writeMessageEnd()
+        oprot.trans.flush()
+
+    def process_replace_node(self, seqid, iprot, oprot):
+        args = replace_node_args()
+        args.read(iprot)
+        iprot.readMessageEnd()
+        result = replace_node_result()
+        try:
+            result.success = self._handler.replace_node(args.node, args.address, args.request)
+            msg_type = TMessageType.REPLY
+        except TTransport.TTransportException:
+            raise
+        except NotDone as not_done:
+            msg_type = TMessageType.REPLY
+            result.not_done = not_done
+        except Unknown as unknown:
+            msg_type = TMessageType.REPLY
+            result.unknown = unknown
+        except Expired as expired:
+            msg_type = TMessageType.REPLY
+            result.expired = expired
+        except Forgotten as forgotten:
+            msg_type = TMessageType.REPLY
+            result.forgotten = forgotten
+        except TApplicationException as ex:
+            logging.exception('TApplication exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = ex
+        except Exception:
+            logging.exception('Unexpected exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
+        oprot.writeMessageBegin("replace_node", msg_type, seqid)
         result.write(oprot)
         oprot.writeMessageEnd()
         oprot.trans.flush()
@@ -2751,10 +2847,10 @@ class execute_args(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     self.commands = []
-                    (_etype159, _size156) = iprot.readListBegin()
-                    for _i160 in range(_size156):
-                        _elem161 = Command.read(iprot)
-                        self.commands.append(_elem161)
+                    (_etype166, _size163) = iprot.readListBegin()
+                    for _i167 in range(_size163):
+                        _elem168 = Command.read(iprot)
+                        self.commands.append(_elem168)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2771,8 +2867,8 @@ class execute_args(object):
         if self.commands is not None:
             oprot.writeFieldBegin('commands', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.commands))
-            for iter162 in self.commands:
-                iter162.write(oprot)
+            for iter169 in self.commands:
+                iter169.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -2838,10 +2934,10 @@ class execute_result(object):
             if fid == 0:
                 if ftype == TType.LIST:
                     self.success = []
-                    (_etype166, _size163) = iprot.readListBegin()
-                    for _i167 in range(_size163):
-                        _elem168 = Result.read(iprot)
-                        self.success.append(_elem168)
+                    (_etype173, _size170) = iprot.readListBegin()
+                    for _i174 in range(_size170):
+                        _elem175 = Result.read(iprot)
+                        self.success.append(_elem175)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2868,8 +2964,8 @@ class execute_result(object):
         if self.success is not None:
             oprot.writeFieldBegin('success', TType.LIST, 0)
             oprot.writeListBegin(TType.STRUCT, len(self.success))
-            for iter169 in self.success:
-                iter169.write(oprot)
+            for iter176 in self.success:
+                iter176.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.not_done is not None:
@@ -3722,6 +3818,229 @@ watch_result.thrift_spec = (
     (0, TType.STRUCT, 'success', [Watched, None], None, ),  # 0
     (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
     (2, TType.STRUCT, 'compacted', [Compacted, None], None, ),  # 2
+)
+
+
+class replace_node_args(object):
+    """
+    Attributes:
+     - node
+     - address
+     - request
+
+    """
+
+    __slots__ = (
+        'node',
+        'address',
+        'request',
+    )
+
+
+    def __init__(self, node=None, address=None, request=None,):
+        self.node = node
+        self.address = address
+        self.request = request
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I32:
+                    self.node = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    self.address = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.STRUCT:
+                    self.request = RequestId.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('replace_node_args')
+        if self.node is not None:
+            oprot.writeFieldBegin('node', TType.I32, 1)
+            oprot.writeI32(self.node)
+            oprot.writeFieldEnd()
+        if self.address is not None:
+            oprot.writeFieldBegin('address', TType.STRING, 2)
+            oprot.writeString(self.address.encode('utf-8') if sys.version_info[0] == 2 else self.address)
+            oprot.writeFieldEnd()
+        if self.request is not None:
+            oprot.writeFieldBegin('request', TType.STRUCT, 3)
+            self.request.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(replace_node_args)
+replace_node_args.thrift_spec = (
+    None,  # 0
+    (1, TType.I32, 'node', None, None, ),  # 1
+    (2, TType.STRING, 'address', 'UTF8', None, ),  # 2
+    (3, TType.STRUCT, 'request', [RequestId, None], None, ),  # 3
+)
+
+
+class replace_node_result(object):
+    """
+    Attributes:
+     - success
+     - not_done
+     - unknown
+     - expired
+     - forgotten
+
+    """
+
+    __slots__ = (
+        'success',
+        'not_done',
+        'unknown',
+        'expired',
+        'forgotten',
+    )
+
+
+    def __init__(self, success=None, not_done=None, unknown=None, expired=None, forgotten=None,):
+        self.success = success
+        self.not_done = not_done
+        self.unknown = unknown
+        self.expired = expired
+        self.forgotten = forgotten
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 0:
+                if ftype == TType.STRUCT:
+                    self.success = Result.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 1:
+                if ftype == TType.STRUCT:
+                    self.not_done = NotDone.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRUCT:
+                    self.unknown = Unknown.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.STRUCT:
+                    self.expired = Expired.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.STRUCT:
+                    self.forgotten = Forgotten.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('replace_node_result')
+        if self.success is not None:
+            oprot.writeFieldBegin('success', TType.STRUCT, 0)
+            self.success.write(oprot)
+            oprot.writeFieldEnd()
+        if self.not_done is not None:
+            oprot.writeFieldBegin('not_done', TType.STRUCT, 1)
+            self.not_done.write(oprot)
+            oprot.writeFieldEnd()
+        if self.unknown is not None:
+            oprot.writeFieldBegin('unknown', TType.STRUCT, 2)
+            self.unknown.write(oprot)
+            oprot.writeFieldEnd()
+        if self.expired is not None:
+            oprot.writeFieldBegin('expired', TType.STRUCT, 3)
+            self.expired.write(oprot)
+            oprot.writeFieldEnd()
+        if self.forgotten is not None:
+            oprot.writeFieldBegin('forgotten', TType.STRUCT, 4)
+            self.forgotten.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(replace_node_result)
+replace_node_result.thrift_spec = (
+    (0, TType.STRUCT, 'success', [Result, None], None, ),  # 0
+    (1, TType.STRUCT, 'not_done', [NotDone, None], None, ),  # 1
+    (2, TType.STRUCT, 'unknown', [Unknown, None], None, ),  # 2
+    (3, TType.STRUCT, 'expired', [Expired, None], None, ),  # 3
+    (4, TType.STRUCT, 'forgotten', [Forgotten, None], None, ),  # 4
 )
 
 

@@ -29,6 +29,7 @@ class Verb(object):
     OPEN_SESSION = 6
     TRANSACTION = 7
     UPGRADE = 8
+    REPLACE_NODE = 9
 
     _VALUES_TO_NAMES = {
         1: "PUT",
@@ -39,6 +40,7 @@ class Verb(object):
         6: "OPEN_SESSION",
         7: "TRANSACTION",
         8: "UPGRADE",
+        9: "REPLACE_NODE",
     }
 
     _NAMES_TO_VALUES = {
@@ -50,6 +52,7 @@ class Verb(object):
         "OPEN_SESSION": 6,
         "TRANSACTION": 7,
         "UPGRADE": 8,
+        "REPLACE_NODE": 9,
     }
 
 
@@ -101,6 +104,7 @@ class Relation(object):
     ABSENT = 4
     LESS = 5
     GREATER = 6
+    LEASED = 7
 
     _VALUES_TO_NAMES = {
         1: "EQUALS",
@@ -109,6 +113,7 @@ class Relation(object):
         4: "ABSENT",
         5: "LESS",
         6: "GREATER",
+        7: "LEASED",
     }
 
     _NAMES_TO_VALUES = {
@@ -118,6 +123,7 @@ class Relation(object):
         "ABSENT": 4,
         "LESS": 5,
         "GREATER": 6,
+        "LEASED": 7,
     }
 
 
@@ -520,6 +526,7 @@ class Compare(object):
      - key: The key.
      - relation: What must be so.
      - value: EQUALS, DIFFERS: the value. LESS, GREATER: the number, in decimal.
+     - position: LEASED: the position.
 
     """
 
@@ -527,13 +534,15 @@ class Compare(object):
         'key',
         'relation',
         'value',
+        'position',
     )
 
 
-    def __init__(self, key=None, relation=None, value=None,):
+    def __init__(self, key=None, relation=None, value=None, position=None,):
         super(Compare, self).__setattr__('key', key)
         super(Compare, self).__setattr__('relation', relation)
         super(Compare, self).__setattr__('value', value)
+        super(Compare, self).__setattr__('position', position)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -542,7 +551,7 @@ class Compare(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.key, self.relation, self.value, ))
+        return hash(self.__class__) ^ hash((self.key, self.relation, self.value, self.position, ))
 
     @classmethod
     def read(cls, iprot):
@@ -552,6 +561,7 @@ class Compare(object):
         key = None
         relation = None
         value = None
+        position = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -571,6 +581,11 @@ class Compare(object):
                     value = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
                 else:
                     iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.STRUCT:
+                    position = Position.read(iprot)
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -579,6 +594,7 @@ class Compare(object):
             key=key,
             relation=relation,
             value=value,
+            position=position,
         )
 
     def write(self, oprot):
@@ -597,6 +613,10 @@ class Compare(object):
         if self.value is not None:
             oprot.writeFieldBegin('value', TType.STRING, 3)
             oprot.writeString(self.value.encode('utf-8') if sys.version_info[0] == 2 else self.value)
+            oprot.writeFieldEnd()
+        if self.position is not None:
+            oprot.writeFieldBegin('position', TType.STRUCT, 4)
+            self.position.write(oprot)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -632,6 +652,8 @@ class Action(object):
      - key: The key.
      - value: PUT: the value to set.
      - delta: INCREMENT: how much to add.
+     - ttl_ms: PUT: the key's time to live, in milliseconds, up to ten years; absent: it stays. The nodes remove it, never
+    earlier. Whatever writes the key again ends this.
 
     """
 
@@ -640,14 +662,16 @@ class Action(object):
         'key',
         'value',
         'delta',
+        'ttl_ms',
     )
 
 
-    def __init__(self, verb=None, key=None, value=None, delta=None,):
+    def __init__(self, verb=None, key=None, value=None, delta=None, ttl_ms=None,):
         super(Action, self).__setattr__('verb', verb)
         super(Action, self).__setattr__('key', key)
         super(Action, self).__setattr__('value', value)
         super(Action, self).__setattr__('delta', delta)
+        super(Action, self).__setattr__('ttl_ms', ttl_ms)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -656,7 +680,7 @@ class Action(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.verb, self.key, self.value, self.delta, ))
+        return hash(self.__class__) ^ hash((self.verb, self.key, self.value, self.delta, self.ttl_ms, ))
 
     @classmethod
     def read(cls, iprot):
@@ -667,6 +691,7 @@ class Action(object):
         key = None
         value = None
         delta = None
+        ttl_ms = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -691,6 +716,11 @@ class Action(object):
                     delta = iprot.readI64()
                 else:
                     iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.I64:
+                    ttl_ms = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -700,6 +730,7 @@ class Action(object):
             key=key,
             value=value,
             delta=delta,
+            ttl_ms=ttl_ms,
         )
 
     def write(self, oprot):
@@ -722,6 +753,10 @@ class Action(object):
         if self.delta is not None:
             oprot.writeFieldBegin('delta', TType.I64, 4)
             oprot.writeI64(self.delta)
+            oprot.writeFieldEnd()
+        if self.ttl_ms is not None:
+            oprot.writeFieldBegin('ttl_ms', TType.I64, 5)
+            oprot.writeI64(self.ttl_ms)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -3013,28 +3048,25 @@ class Status(object):
         return not (self == other)
 
 
-class Membership(object):
+class Moved(object):
     """
-    Which node this is, and of which cluster.
+    A node that was replaced.
 
     Attributes:
-     - cluster: The cluster's name.
-     - digest: Digest of the membership, as in Identity; empty for the standalone server.
-     - node: The node's id; 0 for the standalone server.
+     - node: Its id.
+     - address: Where it is now: HOST:PORT.
 
     """
 
     __slots__ = (
-        'cluster',
-        'digest',
         'node',
+        'address',
     )
 
 
-    def __init__(self, cluster=None, digest=None, node=None,):
-        super(Membership, self).__setattr__('cluster', cluster)
-        super(Membership, self).__setattr__('digest', digest)
-        super(Membership, self).__setattr__('node', node)
+    def __init__(self, node=None, address=None,):
+        super(Moved, self).__setattr__('node', node)
+        super(Moved, self).__setattr__('address', address)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -3043,7 +3075,110 @@ class Membership(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, ))
+        return hash(self.__class__) ^ hash((self.node, self.address, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        node = None
+        address = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I32:
+                    node = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    address = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            node=node,
+            address=address,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Moved')
+        if self.node is not None:
+            oprot.writeFieldBegin('node', TType.I32, 1)
+            oprot.writeI32(self.node)
+            oprot.writeFieldEnd()
+        if self.address is not None:
+            oprot.writeFieldBegin('address', TType.STRING, 2)
+            oprot.writeString(self.address.encode('utf-8') if sys.version_info[0] == 2 else self.address)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Membership(object):
+    """
+    Which node this is, and of which cluster.
+
+    Attributes:
+     - cluster: The cluster's name.
+     - digest: Digest of the membership, as in Identity; empty for the standalone server.
+     - node: The node's id; 0 for the standalone server.
+     - moved: Nodes that are no longer where the cluster's file says; absent: all are.
+
+    """
+
+    __slots__ = (
+        'cluster',
+        'digest',
+        'node',
+        'moved',
+    )
+
+
+    def __init__(self, cluster=None, digest=None, node=None, moved=None,):
+        super(Membership, self).__setattr__('cluster', cluster)
+        super(Membership, self).__setattr__('digest', digest)
+        super(Membership, self).__setattr__('node', node)
+        super(Membership, self).__setattr__('moved', moved)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.moved, ))
 
     @classmethod
     def read(cls, iprot):
@@ -3053,6 +3188,7 @@ class Membership(object):
         cluster = None
         digest = None
         node = None
+        moved = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -3072,6 +3208,16 @@ class Membership(object):
                     node = iprot.readI32()
                 else:
                     iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.LIST:
+                    moved = []
+                    (_etype75, _size72) = iprot.readListBegin()
+                    for _i76 in range(_size72):
+                        _elem77 = Moved.read(iprot)
+                        moved.append(_elem77)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -3080,6 +3226,7 @@ class Membership(object):
             cluster=cluster,
             digest=digest,
             node=node,
+            moved=moved,
         )
 
     def write(self, oprot):
@@ -3098,6 +3245,13 @@ class Membership(object):
         if self.node is not None:
             oprot.writeFieldBegin('node', TType.I32, 3)
             oprot.writeI32(self.node)
+            oprot.writeFieldEnd()
+        if self.moved is not None:
+            oprot.writeFieldBegin('moved', TType.LIST, 4)
+            oprot.writeListBegin(TType.STRUCT, len(self.moved))
+            for iter78 in self.moved:
+                iter78.write(oprot)
+            oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -3919,10 +4073,10 @@ class Batch(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     commands = []
-                    (_etype75, _size72) = iprot.readListBegin()
-                    for _i76 in range(_size72):
-                        _elem77 = Command.read(iprot)
-                        commands.append(_elem77)
+                    (_etype82, _size79) = iprot.readListBegin()
+                    for _i83 in range(_size79):
+                        _elem84 = Command.read(iprot)
+                        commands.append(_elem84)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3948,8 +4102,8 @@ class Batch(object):
         if self.commands is not None:
             oprot.writeFieldBegin('commands', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.commands))
-            for iter78 in self.commands:
-                iter78.write(oprot)
+            for iter85 in self.commands:
+                iter85.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.origin is not None:
@@ -4329,10 +4483,10 @@ class Promise(object):
             elif fid == 7:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype82, _size79) = iprot.readListBegin()
-                    for _i83 in range(_size79):
-                        _elem84 = Entry.read(iprot)
-                        entries.append(_elem84)
+                    (_etype89, _size86) = iprot.readListBegin()
+                    for _i90 in range(_size86):
+                        _elem91 = Entry.read(iprot)
+                        entries.append(_elem91)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4388,8 +4542,8 @@ class Promise(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 7)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter85 in self.entries:
-                iter85.write(oprot)
+            for iter92 in self.entries:
+                iter92.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -4499,10 +4653,10 @@ class Accept(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype89, _size86) = iprot.readListBegin()
-                    for _i90 in range(_size86):
-                        _elem91 = Entry.read(iprot)
-                        entries.append(_elem91)
+                    (_etype96, _size93) = iprot.readListBegin()
+                    for _i97 in range(_size93):
+                        _elem98 = Entry.read(iprot)
+                        entries.append(_elem98)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4519,10 +4673,10 @@ class Accept(object):
             elif fid == 7:
                 if ftype == TType.LIST:
                     lazy = []
-                    (_etype95, _size92) = iprot.readListBegin()
-                    for _i96 in range(_size92):
-                        _elem97 = iprot.readI32()
-                        lazy.append(_elem97)
+                    (_etype102, _size99) = iprot.readListBegin()
+                    for _i103 in range(_size99):
+                        _elem104 = iprot.readI32()
+                        lazy.append(_elem104)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4560,8 +4714,8 @@ class Accept(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter98 in self.entries:
-                iter98.write(oprot)
+            for iter105 in self.entries:
+                iter105.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.sync is not None:
@@ -4575,8 +4729,8 @@ class Accept(object):
         if self.lazy is not None:
             oprot.writeFieldBegin('lazy', TType.LIST, 7)
             oprot.writeListBegin(TType.I32, len(self.lazy))
-            for iter99 in self.lazy:
-                oprot.writeI32(iter99)
+            for iter106 in self.lazy:
+                oprot.writeI32(iter106)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -4817,20 +4971,20 @@ class Learn(object):
             elif fid == 2:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype103, _size100) = iprot.readListBegin()
-                    for _i104 in range(_size100):
-                        _elem105 = Fact.read(iprot)
-                        facts.append(_elem105)
+                    (_etype110, _size107) = iprot.readListBegin()
+                    for _i111 in range(_size107):
+                        _elem112 = Fact.read(iprot)
+                        facts.append(_elem112)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 3:
                 if ftype == TType.LIST:
                     held = []
-                    (_etype109, _size106) = iprot.readListBegin()
-                    for _i110 in range(_size106):
-                        _elem111 = iprot.readI64()
-                        held.append(_elem111)
+                    (_etype116, _size113) = iprot.readListBegin()
+                    for _i117 in range(_size113):
+                        _elem118 = iprot.readI64()
+                        held.append(_elem118)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -4868,15 +5022,15 @@ class Learn(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 2)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter112 in self.facts:
-                iter112.write(oprot)
+            for iter119 in self.facts:
+                iter119.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.held is not None:
             oprot.writeFieldBegin('held', TType.LIST, 3)
             oprot.writeListBegin(TType.I64, len(self.held))
-            for iter113 in self.held:
-                oprot.writeI64(iter113)
+            for iter120 in self.held:
+                oprot.writeI64(iter120)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.applied is not None:
@@ -5074,10 +5228,10 @@ class Fetched(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype117, _size114) = iprot.readListBegin()
-                    for _i118 in range(_size114):
-                        _elem119 = Entry.read(iprot)
-                        entries.append(_elem119)
+                    (_etype124, _size121) = iprot.readListBegin()
+                    for _i125 in range(_size121):
+                        _elem126 = Entry.read(iprot)
+                        entries.append(_elem126)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -5119,8 +5273,8 @@ class Fetched(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter120 in self.entries:
-                iter120.write(oprot)
+            for iter127 in self.entries:
+                iter127.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.evidence is not None:
@@ -5460,10 +5614,10 @@ class Rejoined(object):
             elif fid == 8:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype124, _size121) = iprot.readListBegin()
-                    for _i125 in range(_size121):
-                        _elem126 = Entry.read(iprot)
-                        entries.append(_elem126)
+                    (_etype131, _size128) = iprot.readListBegin()
+                    for _i132 in range(_size128):
+                        _elem133 = Entry.read(iprot)
+                        entries.append(_elem133)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -5530,8 +5684,8 @@ class Rejoined(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 8)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter127 in self.entries:
-                iter127.write(oprot)
+            for iter134 in self.entries:
+                iter134.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -5730,10 +5884,10 @@ class Reading(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype131, _size128) = iprot.readListBegin()
-                    for _i132 in range(_size128):
-                        _elem133 = Fact.read(iprot)
-                        facts.append(_elem133)
+                    (_etype138, _size135) = iprot.readListBegin()
+                    for _i139 in range(_size135):
+                        _elem140 = Fact.read(iprot)
+                        facts.append(_elem140)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -5775,8 +5929,8 @@ class Reading(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter134 in self.facts:
-                iter134.write(oprot)
+            for iter141 in self.facts:
+                iter141.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.promised is not None:
@@ -6217,6 +6371,7 @@ class Identity(object):
      - proof: Where the nodes share a secret: proves that its sender knows it; made of both sides' ids and nonces.
      - proposing: How its cluster proposes, as cluster.json says; absent: "own-logs".
      - format: Which commands it knows: those of a version (1: TRANSACTION), and all before; absent: none of these.
+     - address: Where it listens: HOST:PORT.
 
     """
 
@@ -6232,10 +6387,11 @@ class Identity(object):
         'proof',
         'proposing',
         'format',
+        'address',
     )
 
 
-    def __init__(self, cluster=None, digest=None, node=None, incarnation=None, life=None, recovered=None, reserved=None, nonce=None, proof=None, proposing=None, format=None,):
+    def __init__(self, cluster=None, digest=None, node=None, incarnation=None, life=None, recovered=None, reserved=None, nonce=None, proof=None, proposing=None, format=None, address=None,):
         super(Identity, self).__setattr__('cluster', cluster)
         super(Identity, self).__setattr__('digest', digest)
         super(Identity, self).__setattr__('node', node)
@@ -6247,6 +6403,7 @@ class Identity(object):
         super(Identity, self).__setattr__('proof', proof)
         super(Identity, self).__setattr__('proposing', proposing)
         super(Identity, self).__setattr__('format', format)
+        super(Identity, self).__setattr__('address', address)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -6255,7 +6412,7 @@ class Identity(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, self.life, self.recovered, self.reserved, self.nonce, self.proof, self.proposing, self.format, ))
+        return hash(self.__class__) ^ hash((self.cluster, self.digest, self.node, self.incarnation, self.life, self.recovered, self.reserved, self.nonce, self.proof, self.proposing, self.format, self.address, ))
 
     @classmethod
     def read(cls, iprot):
@@ -6273,6 +6430,7 @@ class Identity(object):
         proof = None
         proposing = None
         format = None
+        address = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -6305,10 +6463,10 @@ class Identity(object):
             elif fid == 6:
                 if ftype == TType.LIST:
                     recovered = []
-                    (_etype138, _size135) = iprot.readListBegin()
-                    for _i139 in range(_size135):
-                        _elem140 = Recovered.read(iprot)
-                        recovered.append(_elem140)
+                    (_etype145, _size142) = iprot.readListBegin()
+                    for _i146 in range(_size142):
+                        _elem147 = Recovered.read(iprot)
+                        recovered.append(_elem147)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -6337,6 +6495,11 @@ class Identity(object):
                     format = iprot.readI32()
                 else:
                     iprot.skip(ftype)
+            elif fid == 12:
+                if ftype == TType.STRING:
+                    address = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -6353,6 +6516,7 @@ class Identity(object):
             proof=proof,
             proposing=proposing,
             format=format,
+            address=address,
         )
 
     def write(self, oprot):
@@ -6383,8 +6547,8 @@ class Identity(object):
         if self.recovered is not None:
             oprot.writeFieldBegin('recovered', TType.LIST, 6)
             oprot.writeListBegin(TType.STRUCT, len(self.recovered))
-            for iter141 in self.recovered:
-                iter141.write(oprot)
+            for iter148 in self.recovered:
+                iter148.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.reserved is not None:
@@ -6406,6 +6570,10 @@ class Identity(object):
         if self.format is not None:
             oprot.writeFieldBegin('format', TType.I32, 11)
             oprot.writeI32(self.format)
+            oprot.writeFieldEnd()
+        if self.address is not None:
+            oprot.writeFieldBegin('address', TType.STRING, 12)
+            oprot.writeString(self.address.encode('utf-8') if sys.version_info[0] == 2 else self.address)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -6595,10 +6763,10 @@ class Held(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype145, _size142) = iprot.readListBegin()
-                    for _i146 in range(_size142):
-                        _elem147 = Entry.read(iprot)
-                        entries.append(_elem147)
+                    (_etype152, _size149) = iprot.readListBegin()
+                    for _i153 in range(_size149):
+                        _elem154 = Entry.read(iprot)
+                        entries.append(_elem154)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -6633,8 +6801,8 @@ class Held(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter148 in self.entries:
-                iter148.write(oprot)
+            for iter155 in self.entries:
+                iter155.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -7146,10 +7314,10 @@ class Frame(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     records = []
-                    (_etype152, _size149) = iprot.readListBegin()
-                    for _i153 in range(_size149):
-                        _elem154 = Record.read(iprot)
-                        records.append(_elem154)
+                    (_etype159, _size156) = iprot.readListBegin()
+                    for _i160 in range(_size156):
+                        _elem161 = Record.read(iprot)
+                        records.append(_elem161)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -7169,8 +7337,8 @@ class Frame(object):
         if self.records is not None:
             oprot.writeFieldBegin('records', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.records))
-            for iter155 in self.records:
-                iter155.write(oprot)
+            for iter162 in self.records:
+                iter162.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -7222,6 +7390,7 @@ Compare.thrift_spec = (
     (1, TType.STRING, 'key', 'UTF8', None, ),  # 1
     (2, TType.I32, 'relation', None, None, ),  # 2
     (3, TType.STRING, 'value', 'UTF8', None, ),  # 3
+    (4, TType.STRUCT, 'position', [Position, None], None, ),  # 4
 )
 all_structs.append(Action)
 Action.thrift_spec = (
@@ -7230,6 +7399,7 @@ Action.thrift_spec = (
     (2, TType.STRING, 'key', 'UTF8', None, ),  # 2
     (3, TType.STRING, 'value', 'UTF8', None, ),  # 3
     (4, TType.I64, 'delta', None, None, ),  # 4
+    (5, TType.I64, 'ttl_ms', None, None, ),  # 5
 )
 all_structs.append(Transaction)
 Transaction.thrift_spec = (
@@ -7373,12 +7543,19 @@ Status.thrift_spec = (
     (22, TType.LIST, 'problems', (TType.STRING, 'UTF8', False), None, ),  # 22
     (23, TType.DOUBLE, 'certificate_s', None, None, ),  # 23
 )
+all_structs.append(Moved)
+Moved.thrift_spec = (
+    None,  # 0
+    (1, TType.I32, 'node', None, None, ),  # 1
+    (2, TType.STRING, 'address', 'UTF8', None, ),  # 2
+)
 all_structs.append(Membership)
 Membership.thrift_spec = (
     None,  # 0
     (1, TType.STRING, 'cluster', 'UTF8', None, ),  # 1
     (2, TType.STRING, 'digest', 'UTF8', None, ),  # 2
     (3, TType.I32, 'node', None, None, ),  # 3
+    (4, TType.LIST, 'moved', (TType.STRUCT, [Moved, None], False), None, ),  # 4
 )
 all_structs.append(NotDone)
 NotDone.thrift_spec = (
@@ -7584,6 +7761,7 @@ Identity.thrift_spec = (
     (9, TType.STRING, 'proof', 'BINARY', None, ),  # 9
     (10, TType.STRING, 'proposing', 'UTF8', None, ),  # 10
     (11, TType.I32, 'format', None, None, ),  # 11
+    (12, TType.STRING, 'address', 'UTF8', None, ),  # 12
 )
 all_structs.append(LogBallot)
 LogBallot.thrift_spec = (

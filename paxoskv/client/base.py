@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from paxoskv.client.operations import Calls, Greeting, NoNodeReachable, Stranger, Unfit, WrongCluster
-from paxoskv.config import Cluster
+from paxoskv.config import Cluster, parse_address
 from paxoskv.wire.codec import Compacted, Expired, Forgotten, NotDone, Unknown
 from paxoskv.wire.connection import tls_contexts
 from paxoskv.wire.structs import Membership
@@ -58,11 +58,12 @@ class BaseClient:
         the next node. `first` is the index, modulo the number of nodes, of the node to begin with.
         ValueError: no address. OSError: the certificates of the cluster cannot be used.
         """
-        self.nodes: Sequence[Address] = addresses_of(cluster)
+        self.nodes = addresses_of(cluster)
         self.members = [] if isinstance(cluster, str) else [
             Membership(cluster.name, cluster.digest, member.id) for member in cluster.nodes
         ]  # fmt: skip
         self.calls = Calls([str(node) for node in self.nodes], timeout, attempt_timeout, first)
+        self.calls.learn = self.learn if self.members else None
         self._timeout = timeout
         tls = None if isinstance(cluster, str) else cluster.tls
         own = tls and tls.of("client")
@@ -75,7 +76,20 @@ class BaseClient:
 
     def greeting(self, node: int) -> Greeting | None:
         """Return the first call to the node with this index; None if any node will do."""
-        return Greeting(self.members[node]) if self.members else None
+        return Greeting(self.members[node], self.learn) if self.members else None
+
+    def learn(self, membership: Membership) -> None:
+        """A node has said where the others are now: that comes before what the cluster's file says."""
+        for moved in membership.moved or ():
+            for index, node in enumerate(self.nodes):
+                if node.id == moved.node and node[1:] != parse_address(moved.address):
+                    self.nodes[index] = Address(node.id, *parse_address(moved.address))
+                    self.calls.renamed(index, str(self.nodes[index]))
+                    self._moved(index)
+
+    def _moved(self, node: int) -> None:
+        """Leave the connection to this node, which has another address, in the way of each kind of client."""
+        raise NotImplementedError
 
     def _index(self, node: int | None) -> int | None:
         """Return the index of the node with this id; raise ValueError if there is none."""

@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 
 async def ask_all(client: AsyncClient, nodes: Sequence[Address], digest: bool) -> list[View]:
-    """Ask all of these nodes at the same time."""
+    """Ask all of these nodes at the same time; those that turn out to be elsewhere, once more there."""
 
     async def ask(node: Address) -> View:
         try:
@@ -50,7 +50,12 @@ async def ask_all(client: AsyncClient, nodes: Sequence[Address], digest: bool) -
         except ClientError as error:
             return View(node, None, error)
 
-    return list(await asyncio.gather(*(ask(node) for node in nodes)))
+    views = list(await asyncio.gather(*(ask(node) for node in nodes)))
+    now = {node.id: node for node in client.nodes}
+    for index, view in enumerate(views):
+        if view.error and now[view.node.id] != view.node:
+            views[index] = await ask(now[view.node.id])
+    return views
 
 
 def rows(views: Sequence[View]) -> list[Row]:

@@ -30,6 +30,7 @@ attempts, by these rules:
   applied before that moment or never, and it holds up no other command.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Generator, Sequence
 from secrets import token_hex
@@ -189,6 +190,7 @@ class Greeting(NamedTuple):
     """The first call on a connection: the node says who it is; `expected` is what the cluster's file says."""
 
     expected: Membership
+    learn: Callable[[Membership], None]
 
     def frame(self, sequence: int) -> bytes:
         """Encode the call as a frame."""
@@ -204,13 +206,14 @@ class Greeting(NamedTuple):
             raise NotSent(f"the node failed: {error.message}") from None
         except Malformed as error:
             raise NotSent(f"an answer that makes no sense: {error}") from None
-        name, digest, node = self.expected
+        name, digest, node, _ = self.expected
         if found.cluster != name:
             raise Stranger(f"it is a node of cluster {found.cluster!r}, not of {name!r}")
         if found.digest != digest:
             raise Stranger(f"its file of cluster {name!r} has other nodes or addresses than this one")
         if found.node != node:
             raise Stranger(f"it is node {found.node}")
+        self.learn(found)
 
 
 class Pause(NamedTuple):
@@ -344,7 +347,7 @@ class _Numbers:
 _OPEN_SESSION, _STATUS, _MEMBERSHIP = METHODS[b"open_session"], METHODS[b"status"], METHODS[b"membership"]
 _PUT, _GET, _DELETE = METHODS[b"put"], METHODS[b"get"], METHODS[b"delete"]
 _COMPARE_AND_SET, _INCREMENT = METHODS[b"compare_and_set"], METHODS[b"increment"]
-_TRANSACTION = METHODS[b"transaction"]
+_TRANSACTION, _REPLACE_NODE = METHODS[b"transaction"], METHODS[b"replace_node"]
 _EXECUTE, _SCAN, _SCAN_RANGE = METHODS[b"execute"], METHODS[b"scan"], METHODS[b"scan_range"]
 _CHECKPOINT, _READ_CHECKPOINT = METHODS[b"checkpoint"], METHODS[b"read_checkpoint"]
 _TRACE, _WATCH = METHODS[b"trace"], METHODS[b"watch"]
@@ -376,6 +379,15 @@ class Calls:
         self._clock = clock
         self._router = Router(len(names), first)
         self._numbers: _Numbers | None = None
+        self.learn: Callable[[Membership], None] | None = (
+            None  # gets what a node says of the others' addresses
+        )
+        self._lost_sight = False  # of a node: it may have been replaced
+
+    def renamed(self, node: int, name: str) -> None:
+        """The node with this index has another address, and with that another name; it is worth a try."""
+        self._names = [*self._names[:node], name, *self._names[node + 1 :]]
+        self._router.answered(node)
 
     def open_session(self) -> Operation[None]:
         """Open the session now, if there is none; otherwise the first write opens it."""
@@ -483,6 +495,10 @@ class Calls:
         """
         return self._reading("read_checkpoint", "", _READ_CHECKPOINT, (number, offset), node)
 
+    def replace_node(self, node: int, address: str) -> Operation[None]:
+        """Let the node with this id be at this address from now on; the result is None."""
+        return self._writing("replace_node", f"node {node}", _REPLACE_NODE, (node, address), _done)
+
     def trace(self, node: int | None, on: bool | None, after: int) -> Operation[Traced]:
         """Let a node record what happens, or stop (None: as it is); the result is Traced."""
         return self._reading("trace", "", _TRACE, (on, after), node)
@@ -568,7 +584,8 @@ class Calls:
             session = yield from self._repeat(opening, _OPEN_SESSION, ())
         except NotDoneError as error:
             if operation.attempts == 0:
-                error.args = (f"{operation.name} {operation.subject[:MAX_SHOWN]!r}: {error.reason}",)
+                reason = error.reason.removeprefix(f"{opening.name}: ")
+                error.args = (f"{operation.name} {operation.subject[:MAX_SHOWN]!r}: {reason}",)
             raise
         if self._numbers is None or not self._numbers.room(count):
             self._numbers = _Numbers(session)
@@ -589,14 +606,15 @@ class Calls:
                 raise operation.failure("no time left")
             node = operation.node = self._router.pick(now) if first is None or failures else first
             operation.attempts += 1
+            if self._lost_sight:
+                yield from self._look_around(node, min(patience, left))
             try:
                 answer = yield Attempt(node, method, arguments, patience if patience < left else left)
             except (Expired, Forgotten, Compacted):
                 self._router.answered(node)
                 raise
             except FAILURES as error:
-                operation.note(self._names[node], error)
-                if isinstance(error, Unfit) or (isinstance(error, NotDone) and error.permanent):
+                if self._note(operation, node, error):
                     raise operation.failure("refused", permanent=True) from None
             else:
                 operation.reached = True
@@ -606,6 +624,19 @@ class Calls:
             self._router.failed(node, self._clock())
             if failures % self._router.size == 0:
                 yield Pause(self._pause(operation, failures // self._router.size))
+
+    def _note(self, operation: AnyOperation, node: int, error: Exception) -> bool:
+        """Remember that an attempt has failed; return whether every node would refuse the operation."""
+        operation.note(self._names[node], error)
+        self._lost_sight = self._lost_sight or isinstance(error, NotSent)
+        return isinstance(error, Unfit) or (isinstance(error, NotDone) and error.permanent)
+
+    def _look_around(self, node: int, patience: float) -> Steps:
+        """Ask this node where the others are, for one could not be reached."""
+        self._lost_sight = False
+        if self.learn:
+            with contextlib.suppress(*FAILURES):
+                self.learn((yield Attempt(node, _MEMBERSHIP, (), patience)))
 
     def _pause(self, operation: AnyOperation, rounds: int) -> float:
         """Return the seconds to pause after this many rounds; fail if they reach the deadline."""
@@ -622,8 +653,7 @@ class Calls:
         try:
             return (yield Attempt(node, method, arguments, self._timeout))
         except FAILURES as error:
-            operation.note(self._names[node], error)
-            permanent = isinstance(error, Unfit) or (isinstance(error, NotDone) and error.permanent)
+            permanent = self._note(operation, node, error)
             raise operation.failure("only this node was asked", permanent) from None
 
 

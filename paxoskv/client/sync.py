@@ -18,7 +18,9 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Any, Final, Self
 
+from paxoskv.client import transactions
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, HARMLESS, MAX_ANSWER, Address, BaseClient, described
+from paxoskv.client.locks import TTL_S, Lock
 from paxoskv.client.operations import (
     FAILURES,
     Answer,
@@ -54,6 +56,9 @@ class Client(BaseClient):
 
     def _begin(self) -> None:
         self._open: list[_Socket | None] = [None] * len(self.nodes)
+
+    def _moved(self, node: int) -> None:
+        self._drop(node)
 
     def __enter__(self) -> Self:
         return self
@@ -151,9 +156,12 @@ class Client(BaseClient):
         """Open the session for writes now; otherwise the first write opens it."""
         self.run(self.calls.open_session())
 
-    def put(self, key: str, value: str) -> None:
-        """Set the key."""
-        self.run(self.calls.put(key, value))
+    def put(self, key: str, value: str, ttl: float | None = None) -> None:
+        """Set the key; `ttl`: in so many seconds the nodes remove it, unless it was written again by then."""
+        if ttl is None:
+            self.run(self.calls.put(key, value))
+        else:
+            self.run(self.calls.transaction([], [transactions.put(key, value, ttl)]))
 
     def get(self, key: str, read: ReadName = "linearizable", node: int | None = None) -> str | None:
         """Return the key's value, or None if there is none."""
@@ -187,6 +195,14 @@ class Client(BaseClient):
     def execute(self, commands: Sequence[Command]) -> list[Result]:
         """Do the commands in order, with no other command between; see Calls.execute for the limits."""
         return self.run(self.calls.execute(commands))
+
+    def lock(self, key: str, ttl: float = TTL_S, wait: float | None = None) -> Lock:
+        """Return a lock to be taken, by `with`: see paxoskv.client.locks.
+
+        Its holder has it for `ttl` seconds, and may renew that. Others wait for it: at most `wait` seconds
+        (None: without end), then there is NotDoneError.
+        """
+        return Lock(self.run, self.calls, key, ttl, wait)
 
     def scan(
         self,
@@ -250,6 +266,13 @@ class Client(BaseClient):
             last = traced.last
             if on is not None or not traced.more:
                 return traced.on, events
+
+    def replace_node(self, node: int, address: str) -> None:
+        """Let the node with this id be at this address, HOST:PORT, from now on: all nodes agree on it.
+
+        Its process there starts with its data, or with --rejoin; one at the old address is refused.
+        """
+        self.run(self.calls.replace_node(node, address))
 
     def checkpoint(self, node: int | None = None) -> int:
         """Let a node make a checkpoint; return its number when it is durable."""

@@ -37,9 +37,15 @@ class Formats:
             )
         return None
 
-    def hindrance(self) -> str | None:
-        """Say why the commands of our format may not be used; None if they may."""
+    def hindrance(self, besides: int | None = None) -> str | None:
+        """Say why the commands of our format may not be used; None if they may.
+
+        `besides`: a peer that is to be replaced. It may be gone for ever; and if it comes back with an older
+        version, it is refused.
+        """
         for peer, known in self.heard.items():
+            if peer == besides:
+                continue
             if known is None:
                 return f"node {peer} has not said yet whether its version knows this"
             if known < FORMAT:

@@ -21,6 +21,7 @@ from random import Random
 from typing import Final
 
 from paxoskv import config as configuration
+from paxoskv.node.addresses import Addresses
 from paxoskv.node.calls import Answers
 from paxoskv.node.checkpointing import Checkpointing
 from paxoskv.node.connections import Connections, most_connections
@@ -79,18 +80,22 @@ def put_together(
     checkpoint_mb: float,
     trust: Trust,
     trace: bool = False,
+    address: str | None = None,
     switches: Callable[[Peers], Switches] | None = None,
 ) -> Server:
     """A node's parts, after its recovery; each is given those that it needs. `members`: the peers.
 
+    `address`: where the node listens, as it tells the peers.
     `switches`: what makes the switches of faults on purpose, where there are any.
     """
     loop = asyncio.get_running_loop()
     turns, flusher, counts = Turns(loop), Flusher(), Counts()
     writer = Writer(journal, loop, counts.fsync)
     answer = Answers(counts).answer
-    formats = Formats(store, members)
-    peers = Peers(identity, core, members, flusher, counts, trust, loop, partial(condemn, directory), formats)
+    formats, addresses = Formats(store, members), Addresses(store, address, members)
+    peers = Peers(
+        identity, core, members, flusher, counts, trust, loop, partial(condemn, directory), formats, addresses
+    )
     files = Checkpoints(directory, journal, turns.later)
     nodes = sorted([identity.node, *members]) if identity.node else []
     maker = CheckpointProcess(files, nodes, PROCESSORS, journal.lock)
@@ -98,16 +103,14 @@ def put_together(
     count = len(members) + 1
     limit = int(checkpoint_mb * (1 + identity.node % count / (2 * count)) * (1 << 20))
     checkpointing = Checkpointing(core, writer, maker, turns, answer, counts.checkpoint, limit)
-    replica = Replica(
-        core, store, time.monotonic, peers.send, checkpointing.write, answer, files, checkpointing.wanted
-    )
+    wanted = checkpointing.wanted
+    replica = Replica(core, store, time.monotonic, peers.send, checkpointing.write, answer, files, wanted)
     connections = Connections(counts, most_connections())
     health = Health(identity.node, count, core, journal)
     long_work = LongWork(turns)
     watches = Watches(store, long_work, answer, loop.time)
-    status = StatusReport(
-        identity, replica, journal, peers, connections, checkpointing, health, watches, counts, loop
-    )
+    status = StatusReport(identity, replica, journal, peers, connections, checkpointing, health, watches,
+                          counts, loop)  # fmt: skip
     tracing = Tracing(replica, directory)
     tracing.switch(trace)
     service = Service(replica, checkpointing, health, status, long_work, watches, tracing, formats, answer)
@@ -189,7 +192,7 @@ async def serve_node(options: argparse.Namespace) -> None:
     server = put_together(
         journal.identity, core, store, journal, directory, peers,
         settings.request_timeout_s, settings.checkpoint_mb, trust, settings.trace,
-        switched(settings, options.id, core),
+        configuration.address_text(member.host, member.port), switched(settings, options.id, core),
     )  # fmt: skip
     await server.run(member.host, member.port, origin, member.metrics_port)
 

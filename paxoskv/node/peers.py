@@ -10,6 +10,7 @@ from typing import Any, Final
 from thrift.Thrift import TApplicationException
 
 from paxoskv.config import WAYS, Member
+from paxoskv.node.addresses import Addresses
 from paxoskv.node.calls import Call
 from paxoskv.node.eventlog import EXIT_STALE, end, log
 from paxoskv.node.formats import Formats
@@ -116,12 +117,13 @@ class Peers:
         loop: asyncio.AbstractEventLoop,
         condemn: Callable[[str], None],
         formats: Formats,
+        addresses: Addresses,
     ) -> None:
         """`members`: the peers. `trust`: what whoever calls itself one must prove.
 
         `condemn`: let no later start use our data, for it is a stale copy.
         """
-        self.identity = identity._replace(format=FORMAT)
+        self.identity = identity._replace(format=FORMAT, address=addresses.own)
         self.core = core
         self.members = members
         self.flusher = flusher
@@ -130,6 +132,7 @@ class Peers:
         self.loop = loop
         self.condemn = condemn
         self.formats = formats
+        self.addresses = addresses
         self.logs = frozenset(status.log for status in core.report().logs)
         self.links: dict[int, Link] = {}
         self.greeted: set[int] = set()  # peers that our link may be used to
@@ -146,9 +149,9 @@ class Peers:
 
     def start(self, deliver: Deliver) -> None:
         """Begin to connect. What arrives on our links goes to deliver(), which gives it to answer()."""
-        for peer, member in self.members.items():
+        for peer in self.members:
             self.links[peer] = Link(
-                member.host, member.port, self.flusher, MAX_NODE_FRAME,
+                *self.addresses.of(peer), self.flusher, MAX_NODE_FRAME,
                 on_up=self._up, on_message=deliver, on_down=self._down,
                 tls=self.trust.connect_tls(), user=peer,
             )  # fmt: skip
@@ -180,6 +183,11 @@ class Peers:
 
     def sweep(self, now: float) -> None:
         """About once a second: connect again to peers that dawdle; complain of what stays wrong."""
+        for peer in self.addresses.look():
+            log("replaced", peer=peer, address=self.addresses.store.addresses[peer])
+            self.links[peer].go_to(*self.addresses.of(peer))
+            for connection in [other for other, (node, _) in self.processes.items() if node == peer]:
+                connection.close()  # whoever is at the agreed address comes back
         for link in self.links.values():
             link.stale(now)
             if link.fault is not None:
@@ -329,7 +337,7 @@ class Peers:
             return f"node: {identity.node} is no peer of node {ours.node}"
         if identity.node in self.cut_off:
             return f"faults: the link of nodes {ours.node} and {identity.node} is cut on purpose"
-        return None
+        return self.addresses.refusal(identity)
 
     def _listen_to(self, identity: Identity, connection: Connection) -> str | None:
         """A process has said who it is, on this connection: why it must not be listened to, or None.

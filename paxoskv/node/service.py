@@ -7,6 +7,7 @@ in pieces, and of each connection only one at a time; what was sent behind it wa
 from collections.abc import Callable
 from typing import Any, Final
 
+from paxoskv.config import address_text, parse_address
 from paxoskv.node.calls import Call
 from paxoskv.node.checkpointing import Checkpointing
 from paxoskv.node.formats import Formats
@@ -88,6 +89,7 @@ class Service:
             b"checkpoint": self._checkpoint,
             b"read_checkpoint": self._read_checkpoint,
             b"trace": self._trace,
+            b"replace_node": self._replace_node,
         }
         self.methods = {"reader": reader, "writer": writer, "admin": admin, None: anybody}
 
@@ -117,6 +119,23 @@ class Service:
         command = Command(Verb.TRANSACTION, None, None, None, None, request, transaction)
         self._submit_newer(token, [command], False)
 
+    def _replace_node(self, token: Any, arguments: tuple[Any, ...]) -> None:
+        node, address, request = arguments
+        addresses = self.status.peers.addresses
+        try:
+            text = address_text(*parse_address(address or ""))
+        except ValueError as error:
+            self.answer(token, NotDone(f"address: {error}", True))
+            return
+        if node not in addresses.members:
+            self.answer(token, NotDone(f"node {node} is not another node of this cluster", False))
+        elif (reason := addresses.taken(node, text)) is not None:
+            self.answer(token, NotDone(reason, True))
+        else:
+            self._submit_newer(
+                token, [Command(Verb.REPLACE_NODE, str(node), text, None, None, request)], False, node
+            )
+
     def _execute(self, token: Any, arguments: tuple[Any, ...]) -> None:
         commands = arguments[0]
         if commands is None or len(commands) > MAX_BATCH:
@@ -128,10 +147,14 @@ class Service:
         else:
             self._submit(token, commands, batch=True)
 
-    def _submit_newer(self, token: Any, commands: list[Command], batch: bool) -> None:
+    def _submit_newer(
+        self, token: Any, commands: list[Command], batch: bool, besides: int | None = None
+    ) -> None:
         """Submit commands that older versions do not know, behind an UPGRADE if there was none."""
-        hindrance = self.formats.hindrance() if self.store.format < FORMAT else None
-        if any(command.verb == Verb.UPGRADE for command in commands):
+        hindrance = self.formats.hindrance(besides) if self.store.format < FORMAT else None
+        if batch and any(command.verb == Verb.REPLACE_NODE for command in commands):
+            self.answer(token, NotDone("only replace_node says REPLACE_NODE", True))
+        elif any(command.verb == Verb.UPGRADE for command in commands):
             self.answer(token, NotDone("only nodes say UPGRADE", True))
         elif hindrance is not None:
             self.answer(token, NotDone(hindrance, False))
@@ -273,7 +296,9 @@ class Service:
 
     def _membership(self, token: Any, arguments: tuple[Any, ...]) -> None:
         ours = self.status.identity
-        self.answer(token, Membership(ours.cluster, ours.digest, ours.node))
+        self.answer(
+            token, Membership(ours.cluster, ours.digest, ours.node, self.status.peers.addresses.moved())
+        )
 
     def _status(self, token: Call, arguments: tuple[Any, ...]) -> None:
         if arguments[0]:

@@ -46,7 +46,7 @@ from pickledb import PickleDB
 
 from paxoskv.state.changes import Changes
 from paxoskv.state.commands import NOT_FOUND, OK, execute, transact
-from paxoskv.state.content import Content, Digest, Pieces
+from paxoskv.state.content import Content, Digest, Lease, Pieces
 from paxoskv.wire.codec import Malformed, decode, encode
 from paxoskv.wire.structs import (
     Answer,
@@ -115,6 +115,7 @@ class Store:
         self.database = PickleDB(location)
         self.position: tuple[int, int] = (0, 0)  # (timestamp, owner) of the last applied entry
         self.format = 0  # of which all nodes are known to understand the commands
+        self.addresses: dict[int, str] = {}  # of nodes that were replaced; another dict for each change
         self.hash = 0  # CRC-32 over all that was applied so far: the entries and their outcomes
         self.changes = Changes()  # the last ones, for watches
         self._content = Content(self.database.db, self.changes)
@@ -200,20 +201,33 @@ class Store:
         return Digested(position, rolling, keys, digest.sha.hexdigest())
 
     def state_digest(self) -> str:
-        """Return the SHA-256, in hexadecimal, of the content and of the sessions in their order."""
-        return hashlib.sha256(f"{self.digest()} {json.dumps(self._dump_sessions())}".encode()).hexdigest()
+        """Return the SHA-256, in hexadecimal, of the content, the sessions in their order, and the leases."""
+        rest = [self._dump_sessions(), *self.leases.items()]
+        return hashlib.sha256(f"{self.digest()} {json.dumps(rest)}".encode()).hexdigest()
+
+    @property
+    def leases(self) -> dict[str, Lease]:
+        """The times to live, of the keys that have one; those set last are the last."""
+        return self._content.leases
 
     def save_state(self) -> dict[str, Any]:
         """Copy the whole state into a dict fit for JSON, meant to be the `db` of a PickleDB that is saved.
 
         The keys are as they are; position, hash and sessions are under RESERVED_KEY.
         """
+        leases = [[key, lease.ttl_ms, *lease.position] for key, lease in self.leases.items()]
         return {
             **self._content.values,
             RESERVED_KEY: {
                 "position": list(self.position),
                 "hash": self.hash,
+                **({"leases": leases} if leases else {}),
                 **({"format": self.format} if self.format else {}),
+                **(
+                    {"addresses": {str(n): text for n, text in self.addresses.items()}}
+                    if self.addresses
+                    else {}
+                ),
                 "sessions": self._dump_sessions(),
             },
         }
@@ -229,15 +243,22 @@ class Store:
             bookkeeping = content.pop(RESERVED_KEY)
             timestamp, owner = bookkeeping["position"]
             rolling = int(bookkeeping["hash"])
+            leases = {
+                key: Lease(ttl_ms, (timestamp, owner))
+                for key, ttl_ms, timestamp, owner in bookkeeping.get("leases", ())
+            }
             format_ = int(bookkeeping.get("format", 0))
+            addresses = {int(node): str(text) for node, text in bookkeeping.get("addresses", {}).items()}
             sessions = OrderedDict(_load_session(*session) for session in bookkeeping["sessions"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Malformed(f"state: no bookkeeping: {type(error).__name__}: {error}") from error
         self.position = (timestamp, owner)
         self.hash = rolling
         self.format = format_
+        self.addresses = addresses
         self.database.db = content
         self._content = Content(content, self.changes)
+        self._content.leases = leases
         self.changes.forget(timestamp, owner)
         self._sessions = sessions
 
@@ -277,6 +298,9 @@ class Store:
             return self._open_session(index)
         if verb == Verb.TRANSACTION:
             return transact(self._content, command.transaction, self.position)
+        if verb == Verb.REPLACE_NODE:
+            self.addresses = {**self.addresses, int(command.key): command.value}
+            return OK
         self.format = max(self.format, command.delta)
         return OK
 

@@ -41,6 +41,7 @@ WORDS: Final = {
     Verb.PUT: "put", Verb.GET: "get", Verb.DELETE: "delete", Verb.COMPARE_AND_SET: "cas",
     Verb.INCREMENT: "increment", Verb.OPEN_SESSION: "open session",
     Verb.TRANSACTION: "transaction", Verb.UPGRADE: "upgrade",
+    Verb.REPLACE_NODE: "replace node",
 }  # fmt: skip
 VERDICTS: Final = {
     Verdict.PROMISED: "promised", Verdict.NACK: "nack", Verdict.BEHIND: "behind", Verdict.COVERED: "covered",

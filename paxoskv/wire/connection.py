@@ -361,6 +361,13 @@ class Link:
         """Do as Connection.stale; the link then connects again."""
         return self.connection is not None and self.connection.stale(now)
 
+    def go_to(self, host: str, port: int) -> None:
+        """Connect to this address from now on, and leave any other."""
+        if (host, port) != (self.host, self.port):
+            self.host, self.port = host, port
+            if self.connection:
+                self.connection.close()
+
     def close(self) -> None:
         """Close the connection for good."""
         if self._task:

@@ -21,6 +21,7 @@ class Verb:
     OPEN_SESSION: Final = 6
     TRANSACTION: Final = 7
     UPGRADE: Final = 8
+    REPLACE_NODE: Final = 9
 
 
 class Outcome:
@@ -41,6 +42,7 @@ class Relation:
     ABSENT: Final = 4
     LESS: Final = 5
     GREATER: Final = 6
+    LEASED: Final = 7
 
 
 class ReadMode:
@@ -75,10 +77,16 @@ class RequestId(NamedTuple):
     first_incomplete: Any = None
 
 
+class Position(NamedTuple):
+    timestamp: int
+    owner: int
+
+
 class Compare(NamedTuple):
     key: Any = None
     relation: Any = None
     value: Any = None
+    position: Any = None
 
 
 class Action(NamedTuple):
@@ -86,6 +94,7 @@ class Action(NamedTuple):
     key: Any = None
     value: Any = None
     delta: Any = None
+    ttl_ms: Any = None
 
 
 class Transaction(NamedTuple):
@@ -102,11 +111,6 @@ class Command(NamedTuple):
     delta: Any = None
     request: Any = None
     transaction: Any = None
-
-
-class Position(NamedTuple):
-    timestamp: int
-    owner: int
 
 
 class Answer(NamedTuple):
@@ -183,10 +187,16 @@ class Chunk(NamedTuple):
     data: bytes
 
 
+class Moved(NamedTuple):
+    node: int
+    address: str
+
+
 class Membership(NamedTuple):
     cluster: str
     digest: str
     node: int
+    moved: list[Moved] | None = None
 
 
 class LogStatus(NamedTuple):
@@ -351,6 +361,7 @@ class Identity(NamedTuple):
     proof: bytes | None = None
     proposing: str | None = None
     format: int | None = None
+    address: str | None = None
 
 
 class LogBallot(NamedTuple):

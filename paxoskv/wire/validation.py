@@ -14,16 +14,19 @@ MAX_NODE_FRAME: Final = 8 << 20  # bytes
 # Results that the store remembers of a session: more commands under way than any client needs, and a bound.
 MAX_RESULTS: Final = 1024
 MAX_ACTIONS: Final = 128  # in each list of a transaction: what etcd takes, too
+MAX_TTL_MS: Final = 10 * 366 * 86_400_000  # ten years: whoever needs more needs none
 # Bytes that a transaction may read. Its result is kept for a repeat, as all are: no other is as large.
 MAX_TRANSACTED: Final = 1 << 20
+MAX_ADDRESS: Final = 300  # bytes of HOST:PORT
 # The commands that this version knows, as Identity.format says it.
 FORMAT: Final = 1
 
-_VERBS: Final = frozenset(range(Verb.PUT, Verb.UPGRADE + 1))
+_VERBS: Final = frozenset(range(Verb.PUT, Verb.REPLACE_NODE + 1))
 _WITHOUT_KEY: Final = frozenset({Verb.OPEN_SESSION, Verb.TRANSACTION, Verb.UPGRADE})
 _ACTIONS: Final = frozenset({Verb.PUT, Verb.GET, Verb.DELETE, Verb.INCREMENT})
-_RELATIONS: Final = frozenset(range(Relation.EQUALS, Relation.GREATER + 1))
+_RELATIONS: Final = frozenset(range(Relation.EQUALS, Relation.LEASED + 1))
 _ALONE: Final = frozenset({Relation.EXISTS, Relation.ABSENT})  # relations without a value
+_ID: Final = re.compile(r"[1-9][0-9]{0,2}")
 _NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as str(int) writes it; more digits never fit 64 bits
 
 
@@ -62,6 +65,8 @@ def _invalid_operands(command: Command) -> str | None:
         return _invalid_value(command.value)
     if verb == Verb.TRANSACTION:
         return "no transaction" if command.transaction is None else _invalid_parts(command.transaction)
+    if verb == Verb.REPLACE_NODE:
+        return _invalid_address(command.key, command.value)
     return "no delta" if verb in (Verb.INCREMENT, Verb.UPGRADE) and command.delta is None else None
 
 
@@ -75,6 +80,13 @@ def _invalid_value(value: str | None) -> str | None:
     if value is None:
         return "no value"
     return f"the value is longer than {MAX_VALUE_BYTES} bytes" if _longer(value, MAX_VALUE_BYTES) else None
+
+
+def _invalid_address(node: str, address: str | None) -> str | None:
+    """Check the shape alone: the node that proposes it knows what else there is to check."""
+    if not _ID.fullmatch(node):
+        return "the key is no id of a node"
+    return None if address and not _longer(address, MAX_ADDRESS) else "no address, or too long a one"
 
 
 def _invalid_parts(transaction: Transaction) -> str | None:
@@ -96,6 +108,8 @@ def _invalid_compare(compare: Compare) -> str | None:
         return "no relation, or an unknown one"
     if compare.relation in _ALONE:
         return None
+    if compare.relation == Relation.LEASED:
+        return "no position" if compare.position is None else None
     if compare.relation in (Relation.LESS, Relation.GREATER) and number_in(compare.value or "") is None:
         return "the value is no 64-bit decimal integer"
     return _invalid_value(compare.value)
@@ -105,6 +119,8 @@ def _invalid_action(action: Action) -> str | None:
     if action.verb not in _ACTIONS:
         return "no verb, or none that a transaction may have"
     if action.verb == Verb.PUT:
+        if action.ttl_ms is not None and not 0 < action.ttl_ms <= MAX_TTL_MS:
+            return f"the time to live is not 1 to {MAX_TTL_MS} ms"
         return _invalid_value(action.value)
     return "no delta" if action.verb == Verb.INCREMENT and action.delta is None else None
 

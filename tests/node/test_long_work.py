@@ -235,6 +235,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "scan_range": (Range("key", reverse=True), None),
     "watch": ("key", None, None, 0),
     "membership": (),
+    "replace_node": (9, "127.0.0.1:1", None),
     "checkpoint": (),
     "read_checkpoint": (0, 0),
     "trace": (None, 0),

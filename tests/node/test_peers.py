@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from paxoskv.node import eventlog
+from paxoskv.node.addresses import Addresses
 from paxoskv.node.calls import Call
 from paxoskv.node.eventlog import EXIT_STALE
 from paxoskv.node.formats import Formats
@@ -70,7 +71,7 @@ class Bench:
         self.condemned: list[str] = []
         trust = Trust("ours", 1)
         parts: Any = (US, self.core, members, Flusher(), self.counts, trust, loop, self.condemned.append,
-            Formats(self.store, members))  # fmt: skip
+            Formats(self.store, members), Addresses(self.store, "127.0.0.1:1", members))  # fmt: skip
         self.part = Peers(*parts)
         self.part.introduced = True
 

@@ -30,9 +30,14 @@ ELSEWHERE = {
     "scripts/demo.sh": "tests/scripts/test_scripts.py::test_the_demonstration_does_150_operations_fails_none",
     "scripts/test.sh": ".ci/run::scripts/test.sh",
     ".venv/bin/pip wheel": "tests/scripts/test_launch.py::def wheels",
+    ".venv/bin/python client.py export": "tests/scripts/test_moving.py::def test_a_store_is_in_etcd",
+    "python3 to_etcd.py": "tests/scripts/test_moving.py::def test_a_store_is_in_etcd",
     "scripts/trace.py": "tests/scripts/test_trace.py::test_a_scenario_is_told_in_words_and_drawn",
     "scripts/dashboard.py": "tests/scripts/test_dashboard.py::test_a_put_in_the_command_box",
     "scripts/explore.py": "tests/simulation/test_explore.py::test_the_command_says_what_it_found",
+    ".venv/bin/python client.py watch": "tests/client/test_client.py::test_single_commands_print",
+    ".venv/bin/python client.py replace": "tests/node/test_replaced.py::test_a_node_is_replaced_under_load",
+    ".venv/bin/python server.py --id 3 --cluster shop-2.json": "tests/node/test_replaced.py::def replacement",
     "scripts/launch.sh up --restart --wheels": "tests/scripts/test_launch.py::test_five_hosts_are_set_up",
 }
 ENDLESS = ("--watch", "--follow")  # such commands go on until they are interrupted

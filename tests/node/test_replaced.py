@@ -1,0 +1,250 @@
+"""A node that is at another address: all agree on it, and whoever holds an old file learns it."""
+
+import json
+import socket
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+from paxoskv.client.operations import NotDoneError
+from paxoskv.client.sync import Client
+from paxoskv.config import ClusterError, Member, load, parse_address
+from paxoskv.node.addresses import Addresses
+from paxoskv.state.store import RESERVED_KEY, Store, encode_batch
+from paxoskv.wire.structs import Command, Identity, Moved, Outcome, Verb
+from paxoskv.wire.validation import FORMAT, invalid
+from tests.harness.linearizability import check
+from tests.harness.processes import (
+    CLIENT,
+    Load,
+    Process,
+    RealCluster,
+    contended,
+    eventually,
+    final_reads,
+    finish,
+)
+
+UPGRADE = Command(Verb.UPGRADE, delta=FORMAT)
+
+
+def replace(node: int, address: str) -> Command:
+    return Command(Verb.REPLACE_NODE, str(node), address)
+
+
+# -------------------------------------------------------------------------------------------------- the parts
+
+
+def test_an_address_is_a_part_of_the_state_and_survives_a_checkpoint() -> None:
+    store, other = Store("never-written.json"), Store("never-written.json")
+    store.apply(1, 1, encode_batch([UPGRADE, replace(3, "h:7"), Command(Verb.PUT, "k", "v")]))
+    store.apply(2, 1, encode_batch([replace(3, "[::1]:8"), replace(2, "i:9")]))
+    assert store.addresses == {3: "[::1]:8", 2: "i:9"}
+    other.load_state(orjson.loads(orjson.dumps(store.save_state())))
+    assert other.addresses == store.addresses and other.state_digest() == store.state_digest()
+
+
+def test_a_state_without_addresses_is_written_as_before() -> None:
+    store = Store("never-written.json")
+    assert "addresses" not in store.save_state()[RESERVED_KEY]
+    store.load_state({RESERVED_KEY: {"position": [1, 1], "hash": 0, "sessions": []}})
+    assert store.addresses == {}
+
+
+def test_before_all_nodes_know_the_command_it_does_nothing() -> None:
+    store = Store("never-written.json")
+    (result,) = store.apply(1, 1, encode_batch([replace(3, "h:7")]))
+    assert result.outcome == Outcome.INVALID and not store.addresses
+
+
+@pytest.mark.parametrize(
+    ("node", "address"),
+    [("0", "h:7"), ("x", "h:7"), ("1234", "h:7"), ("3", ""), ("3", "h" * 400), ("3", None)],
+)
+def test_what_has_not_the_shape_of_an_id_and_an_address_is_invalid(node: str, address: str | None) -> None:
+    assert invalid(Command(Verb.REPLACE_NODE, node, address)) is not None
+
+
+class Nodes:
+    """What node 1 knows of nodes 2 and 3."""
+
+    def __init__(self) -> None:
+        self.store = Store("never-written.json")
+        members = {2: Member(2, "a", 7), 3: Member(3, "b", 7)}
+        self.part = Addresses(self.store, "c:7", members)
+
+    def replaced(self, node: int, address: str) -> None:
+        position = self.store.position[0] + 1
+        self.store.apply(position, 1, encode_batch([UPGRADE, replace(node, address)]))
+
+
+def hello(node: int, address: str | None) -> Identity:
+    return Identity("ours", "", node, 1, 1, address=address)
+
+
+def test_a_process_is_refused_where_it_is_not_agreed_to_be() -> None:
+    nodes = Nodes()
+    assert nodes.part.refusal(hello(3, "b:7")) is None
+    assert nodes.part.refusal(hello(3, "d:8")) is None, "a process may come before the command"
+    nodes.replaced(3, "d:8")
+    assert "node 3 was replaced: it is at d:8" in str(nodes.part.refusal(hello(3, "b:7")))
+    assert nodes.part.refusal(hello(3, "d:8")) is None
+    assert nodes.part.refusal(hello(2, "a:7")) is None
+    assert nodes.part.refusal(hello(3, None)) is None, "older versions do not say where they are"
+
+
+def test_links_follow_and_each_change_is_noticed_once() -> None:
+    nodes = Nodes()
+    assert nodes.part.of(3) == ("b", 7) and nodes.part.look() == [] and nodes.part.moved() is None
+    nodes.replaced(3, "d:8")
+    assert nodes.part.look() == [3] and nodes.part.look() == [] and nodes.part.of(3) == ("d", 8)
+    nodes.replaced(1, "e:9")
+    assert nodes.part.look() == [], "our own address is not a peer's"
+    nodes.replaced(3, "f:9")
+    assert nodes.part.look() == [3] and nodes.part.moved() == [Moved(1, "e:9"), Moved(3, "f:9")]
+
+
+def test_two_nodes_are_not_at_one_address() -> None:
+    nodes = Nodes()
+    assert "address of node 2" in str(nodes.part.taken(3, "a:7"))
+    assert "this node" in str(nodes.part.taken(3, "c:7"))
+    assert nodes.part.taken(3, "d:8") is None and nodes.part.taken(3, "b:7") is None
+    nodes.replaced(2, "e:9")
+    assert "address of node 2" in str(nodes.part.taken(3, "e:9"))
+    assert "was the address of node 2" in str(nodes.part.taken(3, "a:7"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "h", "h:", ":7", "h:0", "h:65536", "h:x", "-h:7", "h:\uff17", "0.0.0.0:7"]
+)
+def test_what_is_no_address_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match="is not HOST:PORT"):
+        parse_address(text)
+
+
+def test_a_file_with_the_first_addresses_is_one_of_the_same_cluster(tmp_path: Path) -> None:
+    old = [{"id": node, "host": "10.0.0.1", "port": 7000 + node} for node in (1, 2, 3)]
+    new = [*old[:2], {"id": 3, "host": "10.0.0.9", "port": 7, "first_address": "10.0.0.1:7003"}]
+    files = []
+    for number, nodes in enumerate((old, new, [*old[:2], {**old[2], "port": 7}])):
+        files.append(tmp_path / f"{number}.json")
+        files[-1].write_text(json.dumps({"name": "c", "nodes": nodes}))
+    digests = [load(file).digest for file in files]
+    assert digests[0] == digests[1] != digests[2]
+    files[0].write_text(json.dumps({"name": "c", "nodes": [{**old[0], "first_address": "h"}]}))
+    with pytest.raises(ClusterError, match=r"nodes\[0\].first_address.*is not HOST:PORT"):
+        load(files[0])
+
+
+# --------------------------------------------------------------------------------------------- real processes
+
+
+def free() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def replacement(cluster: RealCluster, node: int, file: Path) -> Process:
+    """The process of a node on another host: it has the new file, and no data."""
+    arguments = ["--id", str(node), "--cluster", file, "--data", file.parent / f"host of {file.stem}"]
+    process = Process(f"node {node} elsewhere", arguments, file.with_suffix(".log"))
+    cluster.all.append(process)
+    return process
+
+
+def told_to(cluster: RealCluster, node: int, directory: Path) -> tuple[Path, str]:
+    """Run `client.py replace` with the first file; return the file that it prints, and the address."""
+    address = f"127.0.0.1:{free()}"
+    done = finish([sys.executable, CLIENT, "replace", str(node), address, "--cluster", cluster.file])
+    assert done.returncode == 0, done.stderr
+    file = directory / f"replaced-{node}.json"
+    file.write_text(done.stdout)
+    return file, address
+
+
+def serves(cluster: RealCluster, node: int, incarnation: int) -> bool:
+    """Whether a client with the first file finds the node, and it takes commands."""
+    with cluster.client(timeout=5) as client:
+        client.get("any")
+        try:
+            status = client.status(node)
+        except NotDoneError:
+            return False
+        return status.ready and status.incarnation >= incarnation
+
+
+@pytest.mark.slow
+def test_a_node_is_replaced_under_load_and_no_operation_fails(tmp_path: Path) -> None:
+    csv = contended(tmp_path / "load.csv", 6000, 60, seed=3)
+    with RealCluster(tmp_path) as cluster:
+        with Load(["--cluster", cluster.file], csv, "--in-flight", "4") as work:
+            eventually(lambda: cluster.applied() > 200, "some operations are done")
+            cluster.kill(3)
+            file, address = told_to(cluster, 3, tmp_path)
+            new = replacement(cluster, 3, file)
+            new.start("--rejoin")
+            eventually(lambda: serves(cluster, 3, 2), f"node 3 serves elsewhere:\n{new.log(20)}")
+            assert work.running, "it was replaced under load"
+            work.expect_success()
+        cluster.nodes[3].start()  # the old one comes back
+        eventually(lambda: f"node 3 was replaced: it is at {address}" in cluster.nodes[3].log(), "it is told")
+        old = Client(f"127.0.0.1:{cluster.settings.member(3).port}", timeout=3)
+        with old, pytest.raises(NotDoneError):
+            old.put("from", "a node that was replaced")
+        cluster.nodes[3].end()
+
+        for node in (1, 2, 4, 5):  # all forget what they have in memory
+            with cluster.client() as client:
+                client.checkpoint(node)
+            cluster.kill(node)
+            cluster.restart(node)
+        eventually(lambda: serves(cluster, 3, 2), "all have kept the address")
+        cluster.kill(5)
+        second, _ = told_to(cluster, 5, tmp_path)
+        assert load(second).member(3) == load(file).member(3), "the file tells of both"
+        replacement(cluster, 5, second).start("--rejoin")
+        eventually(lambda: serves(cluster, 5, 2), "a second one is replaced")
+        status = finish([sys.executable, CLIENT, "status", "--cluster", cluster.file])
+        assert status.returncode == 0 and address in status.stdout, status.stdout
+
+        history = work.operations()
+        with Client(load(second)) as client:
+            store = {item.key: item.value for item in client.scan()}
+            assert {client.status(node).hash for node in (1, 3, 5)} == {client.status(2).hash}
+        violation = check([*history, *final_reads(store, history)])
+        assert violation is None, str(violation)
+
+
+@pytest.mark.slow
+def test_a_node_that_moves_with_its_data_needs_no_rejoin(tmp_path: Path) -> None:
+    with RealCluster(tmp_path, nodes=3) as cluster, cluster.client() as client:
+        client.put("key", "value")
+        assert cluster.nodes[2].stop() == 0
+        file, _ = told_to(cluster, 2, tmp_path)
+        process = replacement(cluster, 2, file)
+        process.arguments[-1] = str(cluster.data)  # the disk came along
+        process.start()
+        eventually(lambda: serves(cluster, 2, 1), "it goes on elsewhere")
+        for _ in cluster.ids:
+            assert client.get("key") == "value"
+        assert client.status(2).incarnation == 1, "the client that was there before has learned it, too"
+        assert client.get("key", "local", 2) == "value"
+
+
+@pytest.mark.slow
+def test_what_cannot_be_replaced_is_refused_with_the_reason(tmp_path: Path) -> None:
+    with RealCluster(tmp_path, nodes=3) as cluster, cluster.client(timeout=3) as client:
+        taken = cluster.settings.member(2)
+        for address, told in (("nowhere", "not HOST:PORT"), (f"127.0.0.1:{taken.port}", "address of node 2")):
+            with pytest.raises(NotDoneError, match=told):
+                client.replace_node(3, address)
+        with pytest.raises(NotDoneError, match="node 9 is not another node"):
+            client.replace_node(9, "127.0.0.1:9")
+        with pytest.raises(NotDoneError, match="only replace_node says"):
+            client.execute([replace(3, "127.0.0.1:9")])
+        done = finish([sys.executable, CLIENT, "replace", "9", "h:7", "--cluster", cluster.file])
+        assert done.returncode == 2 and done.stderr == "client.py: replace: there is no node 9\n"
+        assert client.status(1).ready
