@@ -22,7 +22,7 @@ from paxoskv.wire.structs import Watched
 from paxoskv.wire.validation import MAX_CLIENT_FRAME
 
 MAX_WATCHES: Final = 10_000  # calls that wait, as many as there may be connections
-AT_ONCE: Final = 16  # watches that are answered in a piece: about half a millisecond
+AT_ONCE: Final = 8  # watches that are answered in a piece: with more, whoever writes waits for them
 
 
 class Watch:
