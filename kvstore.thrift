@@ -71,6 +71,8 @@ enum Relation {
     LESS = 5,
     /** It holds a 64-bit decimal integer above this one. */
     GREATER = 6,
+    /** It has a time to live, which the command at this position has set: nobody has written the key since. */
+    LEASED = 7,
 }
 
 /** How a read is ordered among the writes. */
@@ -119,6 +121,8 @@ struct Compare {
     2: Relation relation
     /** EQUALS, DIFFERS: the value. LESS, GREATER: the number, in decimal. */
     3: optional string value
+    /** LEASED: the position. */
+    4: optional Position position
 } (python.immutable = "")
 
 /** One action of a transaction. */
@@ -131,6 +135,9 @@ struct Action {
     3: optional string value
     /** INCREMENT: how much to add. */
     4: optional i64 delta
+    /** PUT: the key's time to live, in milliseconds, up to ten years; absent: it stays. The nodes remove it, never
+     * earlier. Whatever writes the key again ends this. */
+    5: optional i64 ttl_ms
 } (python.immutable = "")
 
 /** What a TRANSACTION does; of each list at most 128. */

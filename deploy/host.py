@@ -122,7 +122,7 @@ def end(task: Task, node: int, number: int = signal.SIGTERM) -> Report:
                     os.kill(pid, signal.SIGKILL)
             return {"did": f"did not stop within {STOP_S:g} s and was killed"}
         time.sleep(POLL_S)
-    return {"did": "stopped"}
+    return {"did": "killed" if number == signal.SIGKILL else "stopped"}
 
 
 # ---------------------------------------------------------------------------------------------------- look

@@ -132,7 +132,9 @@ class Local:
         try:
             for node in task["nodes"]:
                 children[node["id"]] = host.begin(task, node, sys.executable)
-            self.expect(host.await_ready(task, sys.executable, children))
+            waits = f"waits up to {host.READY_S:g} s until they hear of a majority, and take commands"
+            with program.patience(waits):
+                self.expect(host.await_ready(task, sys.executable, children))
         except BaseException as error:
             if fresh or not isinstance(error, Failure):
                 self.end(signal.SIGTERM, idle)
@@ -204,13 +206,13 @@ class Local:
         with ThreadPoolExecutor(max(len(nodes), 1)) as pool:
             ends = list(pool.map(lambda node: host.end(self.task([]), node, number), nodes))
         for node, report in zip(nodes, ends, strict=True):
-            if "killed" in report["did"]:
-                print(f"node {node} {report['did']}")
+            print(f"node {node} {report['did']}")
 
     def stop(self) -> None:
         if not any(map(self.pids, self.ids)):
             print(f"no node runs whose data is in {self.data}")
-        self.end(signal.SIGTERM, self.ids)
+        else:
+            self.end(signal.SIGTERM, self.ids)
 
     def restart(self) -> None:
         self.end(signal.SIGTERM, self.ids)
@@ -241,6 +243,7 @@ class Local:
             self.end(number, self.ids)
         else:
             os.kill(pids[0], number)
+            print(f"node {self.ids[0]} {'stands still' if number == signal.SIGSTOP else 'goes on'}")
 
 
 SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "resume": signal.SIGCONT}

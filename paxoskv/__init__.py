@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from paxoskv.client import transactions
     from paxoskv.client.aio import AsyncClient
+    from paxoskv.client.locks import LockLost
     from paxoskv.client.operations import (
         ClientError,
         CompactedError,
@@ -35,12 +36,40 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "AsyncClient", "Change", "Client", "ClientError", "Cluster", "ClusterError", "Command", "CompactedError",
-    "Item", "NoNodeReachable", "NotANumber", "NotDoneError", "Outcome", "Place", "Result", "Status",
-    "UnknownOutcome", "Verb", "WrongCluster", "load", "transactions",
+    "AsyncClient",
+    "Change",
+    "Client",
+    "ClientError",
+    "Cluster",
+    "ClusterError",
+    "Command",
+    "CompactedError",
+    "Item",
+    "LockLost",
+    "NoNodeReachable",
+    "NotANumber",
+    "NotDoneError",
+    "Outcome",
+    "Place",
+    "Result",
+    "Status",
+    "UnknownOutcome",
+    "Verb",
+    "WrongCluster",
+    "load",
+    "transactions",
 ]  # fmt: skip
 
-_HOMES = ("config", "wire.structs", "wire.codec", "client.operations", "client.sync", "client.aio", "client")
+_HOMES = (
+    "config",
+    "wire.structs",
+    "wire.codec",
+    "client.operations",
+    "client.sync",
+    "client.aio",
+    "client.locks",
+    "client",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,9 @@ import atexit
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -22,6 +24,7 @@ PROJECT: Final = Path(__file__).resolve().parent.parent
 # What a program imports at once if it imports nodes or clients: see requirements.txt.
 PACKAGES: Final = ("thrift", "pickledb", "orjson", "rich", "sortedcontainers")
 USAGE, DISK = 2, 74  # exit codes: see docs/operations.md
+PATIENCE_S: Final = 2.0  # seconds after which somebody at a terminal wants to know what is waited for
 
 
 def begin(*packages: str) -> None:
@@ -43,6 +46,20 @@ def begin(*packages: str) -> None:
 def name() -> str:
     """What the user called."""
     return os.path.basename(sys.argv[0])
+
+
+@contextmanager
+def patience(text: str) -> Iterator[None]:
+    """Tell whoever sits at a terminal what is waited for, if the block takes longer than PATIENCE_S."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+    waiting = threading.Timer(PATIENCE_S, print, [f"{name()}: {text}"], {"file": sys.stderr})
+    waiting.start()
+    try:
+        yield
+    finally:
+        waiting.cancel()
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -153,7 +153,7 @@ class Machine:
         remark(f"starting {len(self.settings.nodes)} nodes")
         self.started = True
         try:
-            await self.control("start")
+            remark(await self.control("start"))
         except Wrong as error:
             raise Halt(error, NEGATIVE) from None
 

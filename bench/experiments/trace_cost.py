@@ -5,7 +5,7 @@
 
 Starts five nodes of its own, and clients that load them. Then spans without and with `trace on` take turns.
 Prints the medians, and the lowest and highest. PAXOSKV_INTERPRETED=1 in the environment: without compiled
-modules. Exit codes: 0; 2 usage. It leaves nothing behind.
+modules. Exit codes: 0; 1 a node ended; 2 usage. It leaves nothing behind.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nodes import Load, Nodes, end_by_signal, wait_for
-from page_cost import pairs, spent, told
+from page_cost import pairs, positive, spent, told
 
 from paxoskv import Client
 
@@ -54,9 +54,9 @@ def measure(nodes: Nodes, options: argparse.Namespace) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5, help="of spans, without and with (default: 5)")
+    parser.add_argument("--pairs", type=positive, default=5, help="of spans, without and with (default: 5)")
     parser.add_argument("--seconds", type=float, default=5.0, help="that a span lasts (default: 5)")
-    parser.add_argument("--clients", type=int, default=2, help="of the load (default: 2)")
+    parser.add_argument("--clients", type=positive, default=2, help="of the load (default: 2)")
     options = parser.parse_args()
     end_by_signal()
     with tempfile.TemporaryDirectory() as directory:
@@ -67,8 +67,9 @@ def main() -> int:
             for node in nodes.ids:
                 nodes.wait(node)
             measure(nodes, options)
-        except KeyboardInterrupt:
-            return 130
+        except (RuntimeError, KeyboardInterrupt) as error:
+            print(f"trace_cost.py: {str(error) or 'interrupted'}", file=sys.stderr)
+            return 130 if isinstance(error, KeyboardInterrupt) else 1
         finally:
             nodes.end()
     return 0

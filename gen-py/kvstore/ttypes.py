@@ -104,6 +104,7 @@ class Relation(object):
     ABSENT = 4
     LESS = 5
     GREATER = 6
+    LEASED = 7
 
     _VALUES_TO_NAMES = {
         1: "EQUALS",
@@ -112,6 +113,7 @@ class Relation(object):
         4: "ABSENT",
         5: "LESS",
         6: "GREATER",
+        7: "LEASED",
     }
 
     _NAMES_TO_VALUES = {
@@ -121,6 +123,7 @@ class Relation(object):
         "ABSENT": 4,
         "LESS": 5,
         "GREATER": 6,
+        "LEASED": 7,
     }
 
 
@@ -523,6 +526,7 @@ class Compare(object):
      - key: The key.
      - relation: What must be so.
      - value: EQUALS, DIFFERS: the value. LESS, GREATER: the number, in decimal.
+     - position: LEASED: the position.
 
     """
 
@@ -530,13 +534,15 @@ class Compare(object):
         'key',
         'relation',
         'value',
+        'position',
     )
 
 
-    def __init__(self, key=None, relation=None, value=None,):
+    def __init__(self, key=None, relation=None, value=None, position=None,):
         super(Compare, self).__setattr__('key', key)
         super(Compare, self).__setattr__('relation', relation)
         super(Compare, self).__setattr__('value', value)
+        super(Compare, self).__setattr__('position', position)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -545,7 +551,7 @@ class Compare(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.key, self.relation, self.value, ))
+        return hash(self.__class__) ^ hash((self.key, self.relation, self.value, self.position, ))
 
     @classmethod
     def read(cls, iprot):
@@ -555,6 +561,7 @@ class Compare(object):
         key = None
         relation = None
         value = None
+        position = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -574,6 +581,11 @@ class Compare(object):
                     value = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
                 else:
                     iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.STRUCT:
+                    position = Position.read(iprot)
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -582,6 +594,7 @@ class Compare(object):
             key=key,
             relation=relation,
             value=value,
+            position=position,
         )
 
     def write(self, oprot):
@@ -600,6 +613,10 @@ class Compare(object):
         if self.value is not None:
             oprot.writeFieldBegin('value', TType.STRING, 3)
             oprot.writeString(self.value.encode('utf-8') if sys.version_info[0] == 2 else self.value)
+            oprot.writeFieldEnd()
+        if self.position is not None:
+            oprot.writeFieldBegin('position', TType.STRUCT, 4)
+            self.position.write(oprot)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -635,6 +652,8 @@ class Action(object):
      - key: The key.
      - value: PUT: the value to set.
      - delta: INCREMENT: how much to add.
+     - ttl_ms: PUT: the key's time to live, in milliseconds, up to ten years; absent: it stays. The nodes remove it, never
+    earlier. Whatever writes the key again ends this.
 
     """
 
@@ -643,14 +662,16 @@ class Action(object):
         'key',
         'value',
         'delta',
+        'ttl_ms',
     )
 
 
-    def __init__(self, verb=None, key=None, value=None, delta=None,):
+    def __init__(self, verb=None, key=None, value=None, delta=None, ttl_ms=None,):
         super(Action, self).__setattr__('verb', verb)
         super(Action, self).__setattr__('key', key)
         super(Action, self).__setattr__('value', value)
         super(Action, self).__setattr__('delta', delta)
+        super(Action, self).__setattr__('ttl_ms', ttl_ms)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -659,7 +680,7 @@ class Action(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.verb, self.key, self.value, self.delta, ))
+        return hash(self.__class__) ^ hash((self.verb, self.key, self.value, self.delta, self.ttl_ms, ))
 
     @classmethod
     def read(cls, iprot):
@@ -670,6 +691,7 @@ class Action(object):
         key = None
         value = None
         delta = None
+        ttl_ms = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -694,6 +716,11 @@ class Action(object):
                     delta = iprot.readI64()
                 else:
                     iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.I64:
+                    ttl_ms = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -703,6 +730,7 @@ class Action(object):
             key=key,
             value=value,
             delta=delta,
+            ttl_ms=ttl_ms,
         )
 
     def write(self, oprot):
@@ -725,6 +753,10 @@ class Action(object):
         if self.delta is not None:
             oprot.writeFieldBegin('delta', TType.I64, 4)
             oprot.writeI64(self.delta)
+            oprot.writeFieldEnd()
+        if self.ttl_ms is not None:
+            oprot.writeFieldBegin('ttl_ms', TType.I64, 5)
+            oprot.writeI64(self.ttl_ms)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -7358,6 +7390,7 @@ Compare.thrift_spec = (
     (1, TType.STRING, 'key', 'UTF8', None, ),  # 1
     (2, TType.I32, 'relation', None, None, ),  # 2
     (3, TType.STRING, 'value', 'UTF8', None, ),  # 3
+    (4, TType.STRUCT, 'position', [Position, None], None, ),  # 4
 )
 all_structs.append(Action)
 Action.thrift_spec = (
@@ -7366,6 +7399,7 @@ Action.thrift_spec = (
     (2, TType.STRING, 'key', 'UTF8', None, ),  # 2
     (3, TType.STRING, 'value', 'UTF8', None, ),  # 3
     (4, TType.I64, 'delta', None, None, ),  # 4
+    (5, TType.I64, 'ttl_ms', None, None, ),  # 5
 )
 all_structs.append(Transaction)
 Transaction.thrift_spec = (

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, Final, NamedTuple, Self
 
+from paxoskv.client import transactions
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, MAX_ANSWER, BaseClient, described
+from paxoskv.client.locks import TTL_S, AsyncLock
 from paxoskv.client.operations import (
     FAILURES,
     Answer,
@@ -108,9 +110,12 @@ class AsyncClient(BaseClient):
         """Do as Client.open_session."""
         await self.run(self.calls.open_session())
 
-    async def put(self, key: str, value: str) -> None:
+    async def put(self, key: str, value: str, ttl: float | None = None) -> None:
         """Do as Client.put."""
-        await self.run(self.calls.put(key, value))
+        if ttl is None:
+            await self.run(self.calls.put(key, value))
+        else:
+            await self.run(self.calls.transaction([], [transactions.put(key, value, ttl)]))
 
     async def get(self, key: str, read: ReadName = "linearizable", node: int | None = None) -> str | None:
         """Do as Client.get."""
@@ -137,6 +142,10 @@ class AsyncClient(BaseClient):
     async def execute(self, commands: Sequence[Command]) -> list[Result]:
         """Do as Client.execute."""
         return await self.run(self.calls.execute(commands))
+
+    def lock(self, key: str, ttl: float = TTL_S, wait: float | None = None) -> AsyncLock:
+        """Do as Client.lock, for `async with`."""
+        return AsyncLock(self.run, self.calls, key, ttl, wait)
 
     def scan(
         self,

@@ -210,6 +210,8 @@ def _add_operations(add: Add) -> None:
     put = add("put", "set a key")
     put.add_argument("key", type=_text)
     put.add_argument("value", type=_text)
+    put.add_argument("--ttl", metavar="S", type=_seconds,
+                     help="remove it in so many seconds, unless it is written again by then")  # fmt: skip
     get = add("get", "print the value of a key")
     get.add_argument("key", type=_text)
     _add_read(get)
@@ -225,8 +227,8 @@ def _add_operations(add: Add) -> None:
     incr.add_argument("delta", nargs="?", type=_between(-(2**63), 2**63 - 1), default=1, help="default: 1")
     more = (
         '\nIn JSON: {"compare": [...], "then": [...], "else": [...]}. A comparison is a key with equals,'
-        "\ndiffers, exists (true or false), less or greater. An action is put with value, get, delete, or"
-        '\nincrement with by. Exit code 1: a comparison did not hold, and "else" was done.'
+        "\ndiffers, exists (true or false), less or greater. An action is put with value (and ttl), get,"
+        '\ndelete, or increment with by. Exit code 1: a comparison did not hold, and "else" was done.'
     )
     whole = add("transaction", "do actions on several keys at once, if comparisons hold", more)
     whole.add_argument("file", metavar="FILE|-", help="the file; - reads from stdin")
@@ -241,6 +243,23 @@ def _add_operations(add: Add) -> None:
     what.add_argument("--count", action="store_true", help="only how many there are")
     _add_read(scan)
     _add_raw(scan)
+    _add_transfers(add)
+
+
+def _add_transfers(add: Add) -> None:
+    more = (
+        '\nEach line is {"key": ..., "value": ...}. If the file is there, the export goes on after its last'
+        "\nwhole line. Keys that are written meanwhile may be in it or not; times to live are not."
+    )
+    out = add("export", "write all keys and values into a file, as JSON lines", more)
+    out.add_argument("file", metavar="FILE|-", help="the file; - writes to stdout")
+    out.add_argument("--prefix", type=_text, default="", help="only keys that begin with this")
+    _add_read(out)
+    more = "\nIf it ends early, it says how many lines to skip next time. To set a key twice does no harm."
+    into = add("import", "set the keys of a file that an export has written", more)
+    into.add_argument("file", metavar="FILE|-", help="the file; - reads from stdin")
+    into.add_argument("--skip", metavar="N", type=_between(0, 2**62), default=0,
+                      help="leave out so many lines at the beginning")  # fmt: skip
 
 
 def _place(word: str) -> Place:

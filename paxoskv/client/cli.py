@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from paxoskv.client import explain, health, replaced, report, rows, transactions, workload
+from paxoskv import program
+from paxoskv.client import explain, health, replaced, report, rows, transactions, transfer, workload
 from paxoskv.client.arguments import OPEN_LOOP_IN_FLIGHT, parse
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, addresses_of
 from paxoskv.client.operations import ClientError, NoNodeReachable, UnknownOutcome, WrongCluster
@@ -29,6 +30,7 @@ from paxoskv.client.output import (
     remark,
     say,
 )
+from paxoskv.client.scanning import Scan
 from paxoskv.client.sync import Client
 from paxoskv.client.watching import place_text
 from paxoskv.config import Cluster, ClusterError, load
@@ -56,7 +58,7 @@ class DataError(Exception):
 
 
 def _put(client: Client, arguments: argparse.Namespace, output: Output) -> int:
-    client.put(arguments.key, arguments.value)
+    client.put(arguments.key, arguments.value, arguments.ttl)
     output.answer("ok", {"outcome": "ok"})
     return DONE
 
@@ -156,6 +158,50 @@ def _watch(client: Client, arguments: argparse.Namespace, output: Output) -> int
         value = {"place": shown[0], "key": change.key, "value": change.value}
         if not output.answer("\t".join(shown), value) or not output.flush():
             break  # nobody reads it
+    return DONE
+
+
+def _export(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    def scan(after: str) -> Scan:
+        return client.scan(arguments.prefix, after, None, arguments.read, arguments.node)
+
+    path, last = arguments.file, None
+    if path == "-":
+        items = scan("")
+        for item in items:
+            if not output.write(transfer.line_of(item)):
+                break  # nobody reads it
+    else:
+        try:
+            with Path(path).open("a+b") as file:
+                last = transfer.last_key(file)
+                items = scan(last or "")
+                count = transfer.export(items, file)
+        except OSError as error:
+            output.complain(f"{path}: {error.strerror}")
+            return OUTPUT
+        except ValueError as error:
+            raise DataError(f"{path}: it is no export: its last line: {error}") from None
+        whole = last is None and items.of_one_state
+        output.answer(f"{count:,} keys", {"keys": count, "of_one_state": whole})
+    if last is not None or not items.of_one_state:
+        say("export: the lines are not all of one state: keys may have been written meanwhile")
+    return DONE
+
+
+def _import(client: Client, arguments: argparse.Namespace, output: Output) -> int:
+    path = "stdin" if arguments.file == "-" else arguments.file
+    try:
+        with sys.stdin.buffer if arguments.file == "-" else Path(path).open("rb") as file:
+            count = transfer.import_(client, file, arguments.skip)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except transfer.Stopped as stopped:
+        say(f"import: {stopped.lines:,} lines of {path} are done: go on with --skip {stopped.lines}")
+        if isinstance(stopped.cause, transfer.WrongLine):
+            raise DataError(f"{path}:{stopped}") from None
+        raise stopped.cause from None
+    output.answer(f"{count:,} keys", {"keys": count})
     return DONE
 
 
@@ -429,11 +475,12 @@ def _write(path: Path, file: Any, write: Callable[[Any], object], output: Output
     return True
 
 
-_COMMANDS: Final = {
+_OF_KEYS: Final = {
     "put": _put, "get": _get, "delete": _delete, "cas": _cas, "incr": _incr, "transaction": _transaction,
-    "scan": _scan, "dump": _dump, "watch": _watch, "checkpoint": _checkpoint,
-    "trace": _trace, "explain": _explain,
-    "replace": _replace,
+}  # fmt: skip
+_COMMANDS: Final = {
+    "scan": _scan, "dump": _dump, "export": _export, "import": _import, "watch": _watch,
+    "checkpoint": _checkpoint, "trace": _trace, "explain": _explain, "replace": _replace,
 }  # fmt: skip
 
 _WHOLE: Final = {"run": _run, "status": _status, "health": _health}  # these make clients of their own
@@ -458,7 +505,10 @@ def _run_command(arguments: argparse.Namespace, output: Output) -> int:
             return _WHOLE[arguments.command](arguments, output)
         if arguments.command == "dump" and arguments.node is None and not arguments.single:
             raise UsageError("dump: --node is needed: stores are compared node by node")
-        return _one(_COMMANDS[arguments.command], arguments, output)
+        if arguments.command not in _OF_KEYS:
+            return _one(_COMMANDS[arguments.command], arguments, output)
+        with program.patience(f"no answer yet; gives up after {arguments.timeout:g} s in all (--timeout)"):
+            return _one(_OF_KEYS[arguments.command], arguments, output)
     except WrongCluster as error:
         return output.error("wrong_cluster", f"{arguments.cluster}: {error}", USAGE)
     except NoNodeReachable as error:

@@ -584,7 +584,8 @@ class Calls:
             session = yield from self._repeat(opening, _OPEN_SESSION, ())
         except NotDoneError as error:
             if operation.attempts == 0:
-                error.args = (f"{operation.name} {operation.subject[:MAX_SHOWN]!r}: {error.reason}",)
+                reason = error.reason.removeprefix(f"{opening.name}: ")
+                error.args = (f"{operation.name} {operation.subject[:MAX_SHOWN]!r}: {reason}",)
             raise
         if self._numbers is None or not self._numbers.room(count):
             self._numbers = _Numbers(session)

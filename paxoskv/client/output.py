@@ -24,7 +24,7 @@ exit codes:
   2    usage, or a cluster's file that cannot be used, or is that of another cluster
   3    nothing done, and no node can be reached
   4    the outcome of some operation is unknown: it may have been done (this beats 1)
-  65   run: rows of the file are no operations (--keep-going: 0)
+  65   the file is not what it should be: rows are no operations (run --keep-going: 0), or lines no keys
   74   all done, but the answers or results cannot be written
   130  interrupted
 """

@@ -18,7 +18,9 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Any, Final, Self
 
+from paxoskv.client import transactions
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, HARMLESS, MAX_ANSWER, Address, BaseClient, described
+from paxoskv.client.locks import TTL_S, Lock
 from paxoskv.client.operations import (
     FAILURES,
     Answer,
@@ -154,9 +156,12 @@ class Client(BaseClient):
         """Open the session for writes now; otherwise the first write opens it."""
         self.run(self.calls.open_session())
 
-    def put(self, key: str, value: str) -> None:
-        """Set the key."""
-        self.run(self.calls.put(key, value))
+    def put(self, key: str, value: str, ttl: float | None = None) -> None:
+        """Set the key; `ttl`: in so many seconds the nodes remove it, unless it was written again by then."""
+        if ttl is None:
+            self.run(self.calls.put(key, value))
+        else:
+            self.run(self.calls.transaction([], [transactions.put(key, value, ttl)]))
 
     def get(self, key: str, read: ReadName = "linearizable", node: int | None = None) -> str | None:
         """Return the key's value, or None if there is none."""
@@ -190,6 +195,14 @@ class Client(BaseClient):
     def execute(self, commands: Sequence[Command]) -> list[Result]:
         """Do the commands in order, with no other command between; see Calls.execute for the limits."""
         return self.run(self.calls.execute(commands))
+
+    def lock(self, key: str, ttl: float = TTL_S, wait: float | None = None) -> Lock:
+        """Return a lock to be taken, by `with`: see paxoskv.client.locks.
+
+        Its holder has it for `ttl` seconds, and may renew that. Others wait for it: at most `wait` seconds
+        (None: without end), then there is NotDoneError.
+        """
+        return Lock(self.run, self.calls, key, ttl, wait)
 
     def scan(
         self,

@@ -19,12 +19,14 @@ The same in JSON, as the command line takes it:
 """
 
 import json
+import math
 from typing import Any, Final, NamedTuple
 
 from paxoskv.wire.structs import Action, Answer, Compare, Position, Relation, Transaction, Verb
+from paxoskv.wire.validation import MAX_TTL_MS
 
 __all__ = [
-    "absent", "delete", "differs", "equals", "exists", "get", "greater", "increment", "less", "put",
+    "absent", "delete", "differs", "equals", "exists", "get", "greater", "increment", "leased", "less", "put",
 ]  # fmt: skip
 
 
@@ -66,9 +68,14 @@ def greater(key: str, number: int) -> Compare:
     return Compare(key, Relation.GREATER, str(number))
 
 
-def put(key: str, value: str) -> Action:
-    """Set the key."""
-    return Action(Verb.PUT, key, value)
+def leased(key: str, position: Position) -> Compare:
+    """The key has the time to live that the transaction at this position has set: nobody wrote it since."""
+    return Compare(key, Relation.LEASED, None, position)
+
+
+def put(key: str, value: str, ttl: float | None = None) -> Action:
+    """Set the key; `ttl`: in so many seconds the nodes remove it, unless it was written again by then."""
+    return Action(Verb.PUT, key, value, None, None if ttl is None else math.ceil(ttl * 1000))
 
 
 def get(key: str) -> Action:
@@ -98,7 +105,7 @@ _RELATIONS: Final[dict[str, tuple[type, Any]]] = {
 }
 # Likewise; the field's value is the key, and a second field may hold more: its name, its type, its default.
 _ACTIONS: Final[dict[str, tuple[Any, str | None, type | None, int | None]]] = {
-    "put": (put, "value", str, None),
+    "put": (put, "value", str, None),  # and perhaps a time to live
     "get": (get, None, None, None),
     "delete": (delete, None, None, None),
     "increment": (increment, "by", int, 1),
@@ -132,14 +139,19 @@ def _compare(where: str, item: Any) -> Compare:
 
 
 def _action(where: str, item: Any) -> Action:
-    _check_names(where, item, {*_ACTIONS, "value", "by"})
+    _check_names(where, item, {*_ACTIONS, "value", "ttl", "by"})
     name = _only(where, item, _ACTIONS)
     make, more, kind, default = _ACTIONS[name]
-    _check_names(where, item, {name, more})
+    _check_names(where, item, {name, more, "ttl"} if name == "put" else {name, more})
     key = _typed(where, item, name, str)
     values = [key]
     if kind is not None and more is not None and (more in item or default is None):
         values.append(_typed(where, item, more, kind))
+    if "ttl" in item:
+        ttl = item["ttl"]
+        if type(ttl) not in (int, float) or not 0 < ttl <= MAX_TTL_MS / 1000:
+            raise ValueError(f"{where}ttl: a number of seconds is needed, above 0 and up to ten years")
+        values.append(ttl)
     action: Action = make(*values)
     return action
 

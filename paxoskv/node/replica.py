@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from paxoskv.multipaxos import Applied, Cut
+from paxoskv.node.expiry import Expiry
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store
@@ -53,6 +54,8 @@ ASK_AGAIN: Final = 0.05  # seconds: a checkpoint's piece that has not come is as
 ASK_AT_MOST: Final = 1.0  # seconds: the longest such pause
 CHUNK_PAUSE: Final = 0.01  # seconds between two pieces: who shares our processor works meanwhile
 GIVE_UP: Final = 5.0  # seconds without any piece: then another node may have a checkpoint
+
+NOBODY: Final = object()  # whose commands are our own: no answer is due
 
 Key = tuple[int, int, int, int]  # which command of which session
 
@@ -272,8 +275,8 @@ class Replica:
         self.writing = False
         self.noted = False  # whether a frame was written since then: what is applied is in the journal
         self.rolling = False  # whether the next frame is to begin a segment
-        self.checkpoints = checkpoints
         self.wanted = wanted or self.roll
+        self.expiry = Expiry(store, core.me)
         self.download = Download(checkpoints, self._send) if checkpoints else None
         self.installed = 0  # checkpoints of others, in this life
         self.recorder: Recorder | None = None  # who is told what happens; mostly nobody
@@ -379,6 +382,10 @@ class Replica:
         self.core.tick(now)
         if self.download:
             self.download.tick(now)
+        if self.core.ready and not self.crowded:
+            over = self.expiry.tick(now)
+            if over:
+                self.submit(NOBODY, over, batch=True)
 
     def turn(self) -> None:
         """Carry out what the core wants, until it wants nothing more."""
@@ -534,17 +541,18 @@ class Replica:
         self.rolling = True
 
     def _transfer(self, sender: int, message: Message, call: Any) -> None:
-        if not self.checkpoints or not self.download:
+        if not self.download:
             return
+        checkpoints = self.download.checkpoints
         if message.__class__ is FetchCheckpoint:
-            chunk = self.checkpoints.chunk(message.number, message.offset)
+            chunk = checkpoints.chunk(message.number, message.offset)
             if not message.number and (not chunk.number or self.core.overtook(sender)):
                 chunk = Chunk(0, 0, 0, message.offset, b"")  # none that would help
                 self.wanted()
             self._send(sender, chunk, call)
         elif self.download.on_chunk(sender, message, self.clock()):
             stop = self.download.stop
-            self.checkpoints.finish(self.download.check, self._install, lambda reason: stop())
+            checkpoints.finish(self.download.check, self._install, lambda reason: stop())
 
     def _install(self, number: int, cut: Cut, state: dict[str, Any]) -> None:
         """A checkpoint of another node is durable here, as this number: merge it.
@@ -571,7 +579,8 @@ class Replica:
         if self.open.pop(request, 0) is None:
             if self.recorder is not None:
                 self.recorder.answered(request.token, value)
-            self.answer(request.token, value)
+            if request.token is not NOBODY:
+                self.answer(request.token, value)
         if request.key is not None:
             for repeat in self.joined.pop(request.key, ()):
                 self._finish(repeat, value)

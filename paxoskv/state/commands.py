@@ -1,9 +1,10 @@
 """What the commands do to the keys and values: those of one key, and transactions of many."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from paxoskv.state.changes import Changes
-from paxoskv.state.content import Content
+from paxoskv.state.content import Content, Lease
 from paxoskv.wire.structs import (
     Answer,
     Command,
@@ -72,15 +73,24 @@ def transact(content: Content, transaction: Transaction, position: tuple[int, in
             room -= len(result.value.encode())
             if room < 0:
                 return TOO_LARGE
+        if action.ttl_ms is not None:
+            draft.lease(action.key, Lease(action.ttl_ms, position))
         answers.append(Answer(result.outcome, result.value))
-    for key in dict.fromkeys(action.key for action in actions if action.verb != Verb.GET):
+    _take_over(content, draft, dict.fromkeys(action.key for action in actions if action.verb != Verb.GET))
+    outcome = Outcome.OK if held else Outcome.MISMATCH
+    return Result(outcome, None, None, None, Transacted(Position(*position), answers))
+
+
+def _take_over(content: Content, draft: Content, keys: Iterable[str]) -> None:
+    """Let these keys be as they are in the draft."""
+    for key in keys:
         value = draft.values.get(key)
         if value is None:
             content.remove(key)
         else:
             content.put(key, value)
-    outcome = Outcome.OK if held else Outcome.MISMATCH
-    return Result(outcome, None, None, None, Transacted(Position(*position), answers))
+            if key in draft.leases:
+                content.lease(key, draft.leases[key])
 
 
 def _holds(content: Content, compare: Compare) -> bool:
@@ -93,6 +103,9 @@ def _holds(content: Content, compare: Compare) -> bool:
         return present != compare.value
     if relation == Relation.EXISTS or relation == Relation.ABSENT:
         return (present is None) == (relation == Relation.ABSENT)
+    if relation == Relation.LEASED:
+        lease = content.leases.get(compare.key)
+        return lease is not None and lease.position == compare.position
     found, bound = number_in(present or ""), number_in(compare.value)
     if found is None or bound is None:
         return False

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Generator
 from heapq import merge
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sortedcontainers import SortedDict, SortedList
 
@@ -22,12 +22,20 @@ PIECE_BYTES: Final = 256 << 10  # of keys and values, with which a piece ends ea
 Pieces = Generator[None, None, None]
 
 
+class Lease(NamedTuple):
+    """A key's time to live."""
+
+    ttl_ms: int
+    position: tuple[int, int]  # of the command that has set it
+
+
 class Content:
     """The keys and values. Whoever changes `values` does so by put() and remove()."""
 
     def __init__(self, values: dict[str, str], changes: Changes) -> None:
         self.values = values
         self.changes = changes  # which are told of each change
+        self.leases: dict[str, Lease] = {}  # of keys with a time to live; those set last are the last
         self.order: Any = None  # a SortedList of all keys, by code point
         self.unordered: list[str] = []  # keys that have yet to be put into it
         self.digests: list[Digest] = []  # that are being made
@@ -42,6 +50,12 @@ class Content:
                 self.order.add(key)
         self.values[key] = value
         self.changes.add(key, value)
+        if self.leases:
+            self.leases.pop(key, None)
+
+    def lease(self, key: str, lease: Lease) -> None:
+        """Give a key, which has just been put, a time to live."""
+        self.leases[key] = lease
 
     def remove(self, key: str) -> bool:
         """Remove the key; False if it is not there."""
@@ -53,6 +67,8 @@ class Content:
                 digest.keep(key, value)
             self.order.discard(key)
         self.changes.add(key, None)
+        if self.leases:
+            self.leases.pop(key, None)
         return True
 
     def sort(self) -> Pieces:

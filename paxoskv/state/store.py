@@ -46,7 +46,7 @@ from pickledb import PickleDB
 
 from paxoskv.state.changes import Changes
 from paxoskv.state.commands import NOT_FOUND, OK, execute, transact
-from paxoskv.state.content import Content, Digest, Pieces
+from paxoskv.state.content import Content, Digest, Lease, Pieces
 from paxoskv.wire.codec import Malformed, decode, encode
 from paxoskv.wire.structs import (
     Answer,
@@ -201,19 +201,27 @@ class Store:
         return Digested(position, rolling, keys, digest.sha.hexdigest())
 
     def state_digest(self) -> str:
-        """Return the SHA-256, in hexadecimal, of the content and of the sessions in their order."""
-        return hashlib.sha256(f"{self.digest()} {json.dumps(self._dump_sessions())}".encode()).hexdigest()
+        """Return the SHA-256, in hexadecimal, of the content, the sessions in their order, and the leases."""
+        rest = [self._dump_sessions(), *self.leases.items()]
+        return hashlib.sha256(f"{self.digest()} {json.dumps(rest)}".encode()).hexdigest()
+
+    @property
+    def leases(self) -> dict[str, Lease]:
+        """The times to live, of the keys that have one; those set last are the last."""
+        return self._content.leases
 
     def save_state(self) -> dict[str, Any]:
         """Copy the whole state into a dict fit for JSON, meant to be the `db` of a PickleDB that is saved.
 
         The keys are as they are; position, hash and sessions are under RESERVED_KEY.
         """
+        leases = [[key, lease.ttl_ms, *lease.position] for key, lease in self.leases.items()]
         return {
             **self._content.values,
             RESERVED_KEY: {
                 "position": list(self.position),
                 "hash": self.hash,
+                **({"leases": leases} if leases else {}),
                 **({"format": self.format} if self.format else {}),
                 **(
                     {"addresses": {str(n): text for n, text in self.addresses.items()}}
@@ -235,6 +243,10 @@ class Store:
             bookkeeping = content.pop(RESERVED_KEY)
             timestamp, owner = bookkeeping["position"]
             rolling = int(bookkeeping["hash"])
+            leases = {
+                key: Lease(ttl_ms, (timestamp, owner))
+                for key, ttl_ms, timestamp, owner in bookkeeping.get("leases", ())
+            }
             format_ = int(bookkeeping.get("format", 0))
             addresses = {int(node): str(text) for node, text in bookkeeping.get("addresses", {}).items()}
             sessions = OrderedDict(_load_session(*session) for session in bookkeeping["sessions"])
@@ -246,6 +258,7 @@ class Store:
         self.addresses = addresses
         self.database.db = content
         self._content = Content(content, self.changes)
+        self._content.leases = leases
         self.changes.forget(timestamp, owner)
         self._sessions = sessions
 

@@ -107,6 +107,7 @@ class Trace:
     def __init__(self, clock: Callable[[], float], kept: int = KEPT) -> None:
         self.clock = clock
         self.ring: deque[Raw] = deque(maxlen=kept)
+        self.small: Any = None  # the last message that was: one goes to many
         self.last = 0
 
     @property
@@ -137,8 +138,12 @@ class Trace:
         What it says is put into words when somebody asks, if the message is small.
         """
         self.last += 1
-        raw = (self.last, self.clock(), node, kind, cause, message, peer, because)
-        self.ring.append(raw if is_small(message) else tuple(event_of(raw)))
+        raw: Raw = (self.last, self.clock(), node, kind, cause, message, peer, because)
+        if message is not self.small and not is_small(message):
+            raw = tuple(event_of(raw))
+        else:
+            self.small = message
+        self.ring.append(raw)
         return self.last
 
     def after(self, last: int) -> Iterator[Event]:

@@ -14,18 +14,21 @@ from paxoskv.protocol.outbox import Message, Ready
 from paxoskv.trace.events import Trace, dotted, kept, outcome, spoken
 from paxoskv.wire.structs import (
     Accepted,
+    Barrier,
     Command,
     Entry,
     Forward,
     Held,
     Learn,
     Promise,
+    Reading,
     Record,
     Verdict,
     Vote,
 )
 
 STATE_EVERY: Final = 1000  # events of a node: a ring whose beginning is lost still shows how its logs stand
+TALK: Final = frozenset({Learn, Barrier, Reading})  # there is so much of it that only what matters is told
 PROPOSALS: Final = 2000  # that are not applied yet are kept, at most; none of them stays for ever
 
 
@@ -39,7 +42,7 @@ class Counted(NamedTuple):
 
 # What may have made a turn: an event (0: none yet), its log, and if it is gossip, the sender and that.
 # A plain tuple, for one is made for each message.
-Trigger = tuple[int, int | None, tuple[int, Learn] | None]
+Trigger = tuple[int, int | None, tuple[int, Message] | None]
 
 
 class Recorder:
@@ -50,7 +53,10 @@ class Recorder:
     """
 
     def __init__(self, trace: Trace, core: Core, brief: bool = False) -> None:
-        """`brief`: leave out gossip that nothing comes of, which would fill a ring in minutes."""
+        """`brief`: leave out gossip and the questions of reads, unless something comes of them.
+
+        They would fill a ring in minutes.
+        """
         self.trace = trace
         self.brief = brief
         self.core = core
@@ -62,7 +68,6 @@ class Recorder:
         self.triggers: list[Trigger] = []  # of this turn
         self.leads: dict[int, int] = {}  # by log: the ballot at which we lead it
         self.led: dict[int, int] = {}  # by log: our last such ballot
-        self.chosen: list[int] = []  # how much of each log
         self.over = True  # whether the turn has been drained: what comes begins another one
         self.votes: dict[int, dict[int, list[Counted]]] = {}  # by log and node: those that say more and more
         self.promises: dict[int, dict[int, Counted]] = {}
@@ -99,7 +104,7 @@ class Recorder:
         self._begin(event, self.home)
 
     def delivered(self, sender: int, message: Message) -> None:
-        if self.brief and message.__class__ is Learn:
+        if self.brief and message.__class__ in TALK:
             self._begin(0, None, (sender, message))
             return
         event = self._arrival(sender, message)
@@ -119,7 +124,7 @@ class Recorder:
         """Time has passed: an event only if something comes of it."""
         self._begin(0, None)
 
-    def _begin(self, event: int, log: int | None, gossip: tuple[int, Learn] | None = None) -> None:
+    def _begin(self, event: int, log: int | None, gossip: tuple[int, Message] | None = None) -> None:
         """Something may make a turn; event 0: it becomes one when something comes of it."""
         if self.over:
             self.triggers.clear()
@@ -128,11 +133,10 @@ class Recorder:
 
     def _count(self, node: int, log: int, ballot: int, length: int, event: int) -> None:
         """A promise (length -1) or a vote that counts now."""
-        counted = Counted(ballot, length, event)
         if length < 0:
-            self.promises.setdefault(log, {})[node] = counted
+            self.promises.setdefault(log, {})[node] = Counted(ballot, length, event)
         elif self.leads.get(log) == ballot:
-            self.votes.setdefault(log, {}).setdefault(node, []).append(counted)
+            self.votes.setdefault(log, {}).setdefault(node, []).append(Counted(ballot, length, event))
 
     def _cause(self, log: int | None) -> int:
         """What has made an event of this log, in this turn: the last that is about it, or else the last."""
@@ -171,20 +175,29 @@ class Recorder:
         """What the records of the turn say, then what the node has come to know."""
         self.over = True
         for record in ready.journal:
-            self._ballots(record)
-        chosen = [acceptor.chosen for acceptor in self.acceptors.values()]
-        leads = self._leading()
-        if chosen != self.chosen or leads != self.leads:
-            self._compare(ready, leads)
-            self.chosen = chosen
+            if record.held is None:
+                self._ballots(record)
+        if self._has_changed():
+            self._compare(ready)
         else:  # the common case
             self._take(ready)
         if self.trace.last - self.stated > STATE_EVERY:
             self.state()
 
-    def _compare(self, ready: Ready, leads: dict[int, int]) -> None:
+    def _has_changed(self) -> bool:
+        """Whether more is chosen than we knew, or we lead another log, or at another ballot."""
+        known, leads = self.known, self.leads
+        for log, acceptor in self.acceptors.items():
+            if acceptor.chosen != known[log]:
+                return True
+        for log, proposer in self.proposers.items():
+            if (proposer.ballot if proposer.leading else 0) != leads.get(log, 0):
+                return True
+        return False
+
+    def _compare(self, ready: Ready) -> None:
         """What has changed of the logs, in the order in which it can have come to be."""
-        before, self.leads = self.leads, leads
+        before, self.leads = self.leads, self._leading()
         for log, ballot in self.leads.items():
             if before.get(log) != ballot:
                 self._leads(log, ballot)
@@ -247,11 +260,13 @@ class Recorder:
 
     def _reasons(self, log: int, held: Iterable[Entry], cause: int = 0) -> list[int]:
         """The events in which these entries were accepted or proposed here before, if they were."""
-        events = set()
-        for entry in held:
-            events.add(self.slots.get((log, entry.timestamp), (0, 0))[1])
-            events.add(self.proposals.get(entry.payload, 0))
-        return sorted(events - {0, cause})
+        events = []
+        for timestamp, payload in held:
+            if before := self.slots.get((log, timestamp)):
+                events.append(before[1])
+            if payload in self.proposals and self.proposals[payload] != cause:
+                events.append(self.proposals[payload])
+        return sorted(set(events)) if events else events
 
     def _chosen(self, acceptor: Acceptor) -> None:
         """More of a log is known to be chosen.
@@ -279,7 +294,7 @@ class Recorder:
     # ------------------------------------------------------------------------------------- carrying it out
 
     def sent(self, to: int, message: Message) -> None:
-        if self.brief and message.__class__ is Learn:
+        if self.brief and message.__class__ in TALK:
             return
         kind = message.__class__
         log = self.home if kind is Forward else getattr(message, "log", None)

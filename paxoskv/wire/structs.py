@@ -42,6 +42,7 @@ class Relation:
     ABSENT: Final = 4
     LESS: Final = 5
     GREATER: Final = 6
+    LEASED: Final = 7
 
 
 class ReadMode:
@@ -76,10 +77,16 @@ class RequestId(NamedTuple):
     first_incomplete: Any = None
 
 
+class Position(NamedTuple):
+    timestamp: int
+    owner: int
+
+
 class Compare(NamedTuple):
     key: Any = None
     relation: Any = None
     value: Any = None
+    position: Any = None
 
 
 class Action(NamedTuple):
@@ -87,6 +94,7 @@ class Action(NamedTuple):
     key: Any = None
     value: Any = None
     delta: Any = None
+    ttl_ms: Any = None
 
 
 class Transaction(NamedTuple):
@@ -103,11 +111,6 @@ class Command(NamedTuple):
     delta: Any = None
     request: Any = None
     transaction: Any = None
-
-
-class Position(NamedTuple):
-    timestamp: int
-    owner: int
 
 
 class Answer(NamedTuple):

@@ -14,6 +14,7 @@ MAX_NODE_FRAME: Final = 8 << 20  # bytes
 # Results that the store remembers of a session: more commands under way than any client needs, and a bound.
 MAX_RESULTS: Final = 1024
 MAX_ACTIONS: Final = 128  # in each list of a transaction: what etcd takes, too
+MAX_TTL_MS: Final = 10 * 366 * 86_400_000  # ten years: whoever needs more needs none
 # Bytes that a transaction may read. Its result is kept for a repeat, as all are: no other is as large.
 MAX_TRANSACTED: Final = 1 << 20
 MAX_ADDRESS: Final = 300  # bytes of HOST:PORT
@@ -23,7 +24,7 @@ FORMAT: Final = 1
 _VERBS: Final = frozenset(range(Verb.PUT, Verb.REPLACE_NODE + 1))
 _WITHOUT_KEY: Final = frozenset({Verb.OPEN_SESSION, Verb.TRANSACTION, Verb.UPGRADE})
 _ACTIONS: Final = frozenset({Verb.PUT, Verb.GET, Verb.DELETE, Verb.INCREMENT})
-_RELATIONS: Final = frozenset(range(Relation.EQUALS, Relation.GREATER + 1))
+_RELATIONS: Final = frozenset(range(Relation.EQUALS, Relation.LEASED + 1))
 _ALONE: Final = frozenset({Relation.EXISTS, Relation.ABSENT})  # relations without a value
 _ID: Final = re.compile(r"[1-9][0-9]{0,2}")
 _NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as str(int) writes it; more digits never fit 64 bits
@@ -107,6 +108,8 @@ def _invalid_compare(compare: Compare) -> str | None:
         return "no relation, or an unknown one"
     if compare.relation in _ALONE:
         return None
+    if compare.relation == Relation.LEASED:
+        return "no position" if compare.position is None else None
     if compare.relation in (Relation.LESS, Relation.GREATER) and number_in(compare.value or "") is None:
         return "the value is no 64-bit decimal integer"
     return _invalid_value(compare.value)
@@ -116,6 +119,8 @@ def _invalid_action(action: Action) -> str | None:
     if action.verb not in _ACTIONS:
         return "no verb, or none that a transaction may have"
     if action.verb == Verb.PUT:
+        if action.ttl_ms is not None and not 0 < action.ttl_ms <= MAX_TTL_MS:
+            return f"the time to live is not 1 to {MAX_TTL_MS} ms"
         return _invalid_value(action.value)
     return "no delta" if action.verb == Verb.INCREMENT and action.delta is None else None
 

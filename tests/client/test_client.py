@@ -886,6 +886,13 @@ def test_a_transaction_is_read_from_a_file_or_stdin(
         ('{"compare": [{"exists": true}]}', 65, "compare[0]: key: a text is needed"),
         ('{"compare": [{"key": "k", "exists": 1}]}', 65, "compare[0]: exists: true or false is needed"),
         ('{"compare": [{"key": "k", "less": true}]}', 65, "compare[0]: less: an integer is needed"),
+        (
+            '{"then": [{"put": "k", "value": "v", "ttl": 0}]}',
+            65,
+            "then[0]: ttl: a number of seconds is needed",
+        ),
+        ('{"then": [{"put": "k", "value": "v", "ttl": true}]}', 65, "then[0]: ttl: a number of seconds"),
+        ('{"then": [{"get": "k", "ttl": 1}]}', 65, "then[0]: unknown field 'ttl'"),
         ("[" * 100_000, 65, "too deep"),
         ('{"then": [{"increment": "text"}]}', 1, "nothing was done: an increment found no 64-bit integer"),
         ('{"then": [{"increment": "n", "by": 9223372036854775808}]}', 1, "cannot be encoded"),
@@ -908,6 +915,16 @@ def test_a_transaction_that_makes_no_sense_is_told_in_one_line(
     assert done[:2] == (code, "")
     assert reason in done[2] and done[2].count("\n") == 1
     assert code == 1 or str(file) in done[2]
+
+
+def test_a_put_may_have_a_time_to_live(shell: Any, fakes: FakeCluster, tmp_path: Path) -> None:
+    assert shell("put", "k", "v", "--ttl", "1.5") == (0, "ok\n", "")
+    assert fakes.store.leases["k"].ttl_ms == 1500
+    file = tmp_path / "leased.json"
+    file.write_text('{"then": [{"put": "j", "value": "v", "ttl": 2}]}')
+    assert shell("transaction", str(file))[0] == 0 and fakes.store.leases["j"].ttl_ms == 2000
+    assert shell("put", "k", "v") == (0, "ok\n", "") and [*fakes.store.leases] == ["j"]
+    assert shell("put", "k", "v", "--ttl", "0")[0] == 2
 
 
 def test_a_file_that_is_not_there_is_told(shell: Any) -> None:

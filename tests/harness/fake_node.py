@@ -171,7 +171,7 @@ class FakeCluster:
                     return self._apply_all(commands)
                 case b"scan", (prefix, start_after, limit, _):
                     items, more = self.store.scan(prefix, start_after, limit, 1 << 19)
-                    return Page(items, more, self.store.position[0])
+                    return Page(items, more, self.store.position[0], Position(*self.store.position))
                 case b"watch", (prefix, after, limit, _):  # it does not wait
                     changes = self.store.changes
                     found, upto = changes.changes(

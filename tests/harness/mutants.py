@@ -1183,6 +1183,60 @@ MUTANTS = [
             "    draft = content or Content({",
         ),
     ),
+    # -- times to live, and locks
+    met(
+        "expiry: a newer time to live is removed with an older one's command",
+        "expiring 1",
+        ("state.commands", "lease is not None and lease.position == compare.position", "lease is not None"),
+        ("node.expiry", "lease is not None and lease.position == position", "lease is not None"),
+    ),
+    met(
+        "expiry: a key is removed before its time is over",
+        "expiring 1",
+        ("node.expiry", "now + lease.ttl_ms / 1000 + self.delay", "now + lease.ttl_ms / 8000"),
+    ),
+    met(
+        "expiry: another write leaves the time to live",
+        "expiring 1",
+        (
+            "state.content",
+            "        self.changes.add(key, value)\n        if self.leases:\n",
+            "        self.changes.add(key, value)\n        if False:\n",
+        ),
+    ),
+    met(
+        "expiry: times to live are not in the checkpoint",
+        "expiring 2",
+        ("state.store", "        self._content.leases = leases\n", ""),
+    ),
+    told(
+        "expiry: what is lost is not proposed again",
+        "test_expiry.test_what_is_still_there_is_tried_again",
+        ("node.expiry", "                heapq.heappush(self.due, (now + AGAIN, key, position))\n", ""),
+    ),
+    told(
+        "expiry: after a restart only new keys are counted down",
+        "test_expiry.test_after_a_restart_the_countdown_begins_anew_with_all_keys",
+        (
+            "node.expiry",
+            "self.counted: tuple[int, int] = (0, 0)",
+            "self.counted: tuple[int, int] = store.position",
+        ),
+    ),
+    told(
+        "lock: who has lost it gives back another one's",
+        "test_locks.test_who_waits_gets_it_when_it_is_given_back_or_its_time_is_over",
+        (
+            "client.locks",
+            "[t.leased(self.key, position)], [t.delete(self.key)]",
+            "[t.exists(self.key)], [t.delete(self.key)]",
+        ),
+    ),
+    told(
+        "lock: the holder counts its time from the answer",
+        "test_locks.test_a_holder_knows_when_its_time_may_be_over",
+        ("client.locks", "self.ttl * (1 - MARGIN)", "self.ttl"),
+    ),
     told(
         "the result of a transaction is not in the checkpoint",
         "test_transactions.test_a_repeated_transaction_is_done_once_and_answered_alike_even_after_a_restart",

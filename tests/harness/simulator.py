@@ -83,6 +83,7 @@ from paxoskv.wire.structs import (
 )
 from paxoskv.wire.validation import FORMAT
 from tests.harness.disk import Content, Crash, Disk, kept, lost, some
+from tests.harness.leases import Leases
 from tests.harness.linearizability import Changes, Operation, Undecided, check
 from tests.harness.watchers import KEPT, Order, Watchers
 
@@ -165,6 +166,7 @@ class Profile:
     keys: int = 3  # of each kind: those of numbers, those of anything
     reads: float = 0.25  # of operations are linearizable reads without the log
     transactions: float = 0.0  # of operations are transactions, or others on their keys
+    leases: float = 0.0  # of a transaction's puts have a time to live
     think: float = 0.02  # mean pause between an answer and the next operation
     request_timeout: float = 1.0  # the server gives up
     client_timeout: float = 0.6  # the client tries another node
@@ -320,6 +322,9 @@ PROFILES: dict[str, Profile] = {
             crashes=12,
             fault_rate=8,
             outage=0.2,
+        ),
+        Profile(
+            name="expiring", transactions=0.5, leases=0.7, checkpoints=1, crashes=8, in_flight=2, seconds=4
         ),
         Profile(name="everybody-votes", everybody_votes=True, checkpoints=1, wipes=0.2, crashes=8),
     ]
@@ -1456,8 +1461,15 @@ class Client:
                 ])
                 for key in keys
             ])  # fmt: skip
+        if self.simulation.profile.leases:
+            lists = [[self._leased(action) for action in actions] for actions in lists]
         command = Command(Verb.TRANSACTION, transaction=Transaction(compares, *lists))
         return ("session" if random.random() < 0.8 else "command"), [command]
+
+    def _leased(self, action: Action) -> Action:
+        if action.verb != Verb.PUT or self.random.random() >= self.simulation.profile.leases:
+            return action
+        return action._replace(ttl_ms=self.random.choice([1, 50, 300, 1000]))
 
     def _begin(self, kind: str, commands: list[Command]) -> None:
         simulation = self.simulation
@@ -1596,11 +1608,11 @@ class Client:
     def _record_transaction(self, pending: Pending, done: Transaction, result: Result | None) -> None:
         simulation = self.simulation
         changes = Changes(
-            tuple((key, RELATIONS[relation], value) for key, relation, value in done.compares),
+            tuple((compare.key, RELATIONS[compare.relation], compare.value) for compare in done.compares),
             *(
                 tuple(
                     (NAMES[verb], key, value if delta is None else str(delta))
-                    for verb, key, value, delta in part
+                    for verb, key, value, delta, _ in part
                 )
                 for part in (done.then_do, done.else_do)
             ),
@@ -1666,6 +1678,8 @@ class Simulation:
         self.history: list[Operation] = []
         self.upgraded = False  # whether the store understands transactions
         self.oracle = Oracle(self.nodes, profile.proposing, seed, self.fail)
+        if profile.leases:
+            self.oracle.order.leases = Leases(lambda: self.now, profile.clocks, self.fail, self._expired)
         self.network = Network(self)
         self.machines = {node: self.machine(self, node) for node in self.nodes}
         self.clients = [Client(self, number) for number in range(profile.clients)]
@@ -1726,6 +1740,16 @@ class Simulation:
         if not self._at_rest():
             self.fail(f"no rest within {self.profile.patience} s: {self._unrest()}")
         self._judge()
+
+    def _expired(self, key: str, since: float) -> None:
+        """A node's command has removed a key: the clients' history has to know."""
+        self.faults["expired"] += 1
+        self.history.append(
+            Operation(
+                client=-1, kind="delete", key=key, outcome="ok", call=int(since * 1e9),
+                return_=self.nanoseconds(),
+            )
+        )  # fmt: skip
 
     def _report(self) -> Report:
         oracle = self.oracle
@@ -2037,6 +2061,8 @@ class Simulation:
                 parts.append(
                     f"node {machine.node}: applied {machine.store.index} of {len(self.oracle.applied)}"
                 )
+            elif machine.store.leases:
+                parts.append(f"node {machine.node}: keys that have yet to expire: {[*machine.store.leases]}")
             elif any(
                 core.acceptors[log].chosen != len(truth.chosen) for log, truth in self.oracle.logs.items()
             ):

@@ -13,6 +13,7 @@ from paxoskv.state.changes import LAST, At
 from paxoskv.state.store import Store
 from paxoskv.wire.codec import Compacted
 from paxoskv.wire.structs import Command, Outcome, Result, Verb
+from tests.harness.leases import Leases
 
 WRITES: Final = (Verb.PUT, Verb.COMPARE_AND_SET, Verb.INCREMENT, Verb.DELETE)
 PREFIXES: Final = ("", "n", "a", "n1")
@@ -26,6 +27,7 @@ class Order:
     def __init__(self) -> None:
         self.changes: list[tuple[At, str, str | None]] = []
         self.existing: set[str] = set()  # keys
+        self.leases: Leases | None = None  # who is told of times to live
         self.done: set[tuple[int, ...]] = set()  # commands of sessions that were applied
 
     def applied(self, entry: tuple[int, int], commands: Sequence[Command], results: Sequence[Result]) -> None:
@@ -40,11 +42,15 @@ class Order:
                     continue
                 self.done.add(name)
             after: dict[str, str | None] = {}
+            ttls: dict[str, int | None] = {}
+            if self.leases is not None and result.outcome == Outcome.OK:
+                self.leases.expires(command)
             if result.transacted is not None:
                 wanted, held = command.transaction, result.outcome == Outcome.OK
                 done = wanted.then_do if held else wanted.else_do
                 for action, answer in zip(done, result.transacted.answers, strict=True):
                     if action.verb != Verb.GET:
+                        ttls[action.key] = action.ttl_ms
                         after[action.key] = answer.value if action.verb == Verb.INCREMENT else action.value
             elif command.verb in WRITES and result.outcome == Outcome.OK:
                 after[command.key] = result.value if command.verb == Verb.INCREMENT else command.value
@@ -55,6 +61,8 @@ class Order:
                     self.existing.remove(key)
                 else:
                     continue
+                if self.leases is not None:
+                    self.leases.wrote(entry, key, ttls.get(key))
                 self.changes.append(((*entry, number), key, value))
                 number += 1
 

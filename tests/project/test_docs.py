@@ -30,6 +30,8 @@ ELSEWHERE = {
     "scripts/demo.sh": "tests/scripts/test_scripts.py::test_the_demonstration_does_150_operations_fails_none",
     "scripts/test.sh": ".ci/run::scripts/test.sh",
     ".venv/bin/pip wheel": "tests/scripts/test_launch.py::def wheels",
+    ".venv/bin/python client.py export": "tests/scripts/test_moving.py::def test_a_store_is_in_etcd",
+    "python3 to_etcd.py": "tests/scripts/test_moving.py::def test_a_store_is_in_etcd",
     "scripts/trace.py": "tests/scripts/test_trace.py::test_a_scenario_is_told_in_words_and_drawn",
     "scripts/dashboard.py": "tests/scripts/test_dashboard.py::test_a_put_in_the_command_box",
     "scripts/explore.py": "tests/simulation/test_explore.py::test_the_command_says_what_it_found",

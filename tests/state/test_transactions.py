@@ -241,13 +241,13 @@ def test_lists_that_a_client_leaves_out_are_empty(kv: Applier) -> None:
 
 keys = st.sampled_from(["a", "b", "c"])
 values = st.sampled_from(["0", "1", "-5", "x", ""])
-compares = st.builds(Compare, keys, st.integers(1, 4), values) | st.builds(
-    Compare, keys, st.integers(5, 6), st.sampled_from(["0", "-5", "3"])
+compares = st.builds(Compare, keys, st.integers(1, 4), values, st.none()) | st.builds(
+    Compare, keys, st.integers(5, 6), st.sampled_from(["0", "-5", "3"]), st.none()
 )
 actions = (
-    st.builds(Action, st.just(Verb.PUT), keys, values, st.none())
-    | st.builds(Action, st.sampled_from([Verb.GET, Verb.DELETE]), keys, st.none(), st.none())
-    | st.builds(Action, st.just(Verb.INCREMENT), keys, st.none(), st.integers(-3, 3))
+    st.builds(Action, st.just(Verb.PUT), keys, values, st.none(), st.none())
+    | st.builds(Action, st.sampled_from([Verb.GET, Verb.DELETE]), keys, st.none(), st.none(), st.none())
+    | st.builds(Action, st.just(Verb.INCREMENT), keys, st.none(), st.integers(-3, 3), st.none())
 )
 some = st.lists(actions, max_size=5)
 transactions = st.builds(transaction, st.lists(compares, max_size=3), some, some)
@@ -272,9 +272,9 @@ def reference(state: dict[str, str], wanted: Transaction) -> tuple[int, dict[str
             Relation.ABSENT: key not in state,
         }[relation]
 
-    good = all(holds(*compare) for compare in wanted.compares)
+    good = all(holds(*compare[:3]) for compare in wanted.compares)
     before, state, answers = state, dict(state), []
-    for verb, key, value, delta in wanted.then_do if good else wanted.else_do:
+    for verb, key, value, delta, _ in wanted.then_do if good else wanted.else_do:
         answer = None
         if verb == Verb.PUT:
             state[key] = value
