@@ -4,8 +4,8 @@
     bench/experiments/watchers.py                   each watch has a prefix of its own
     bench/experiments/watchers.py --same            all of them have one, so that each put is told 1,000 times
 
-Each watch has a connection of its own; a process beside the nodes has all. Puts come at a fixed rate, and runs
-without and with watches alternate. Exit codes: 0; 2 usage.
+Each watch has a connection of its own; a process beside the nodes has all. Puts come at a fixed rate, and
+runs without and with watches alternate. Exit codes: 0; 2 usage.
 """
 
 import argparse
