@@ -227,13 +227,17 @@ def load_faults(path: str | PathLike[str]) -> Faults:
 
 def _private(path: Path) -> bytes:
     """Read a regular file that only its owner may write; anything else is refused, and not waited for."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(handle).st_mode
         if not stat.S_ISREG(mode):
             raise ClusterError("is no regular file")
         if mode & 0o022:
             raise ClusterError(f"others may write it (mode {mode & 0o777:o}): chmod go-w")
-        return file.read()
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
 
 
 def _parse(data: bytes) -> Cluster:
