@@ -1323,8 +1323,8 @@ MUTANTS = [
         "test_watches.test_a_watch_ahead_of_this_node_is_told_nothing_twice",
         (
             "node.watches",
-            "            watch.after = max(watch.after, seen)\n",
-            "            watch.after = seen\n",
+            "                    watch.after = max(watch.after, seen)\n",
+            "                    watch.after = seen\n",
         ),
     ),
     told(
@@ -1332,15 +1332,15 @@ MUTANTS = [
         "test_watches.test_a_quiet_watch_outlives_the_changes_of_others",
         (
             "node.watches",
-            "            for watch in self.waiting[prefix]:\n"
-            "                watch.after = max(watch.after, seen)\n",
+            "                for watch in self.waiting[prefix]:\n"
+            "                    watch.after = max(watch.after, seen)\n",
             "",
         ),
     ),
     told(
         "watch: only the first change of a turn wakes anybody",
         "test_watches.test_what_has_changed_is_told_at_once_and_what_will_when_it_does",
-        ("node.watches", "for change in changed for length", "for change in changed[:1] for length"),
+        ("node.watches", "for change in changed}", "for change in changed[:1]}"),
     ),
     told(
         "watch: who is left behind by an installed checkpoint waits on",
