@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
@@ -38,7 +39,6 @@ from labs.exercises import LABS, Lab
 from tests.harness import mutants
 
 CASE_S: Final = 40  # seconds in which a test or a run must end
-KEPT: Final = 10_000  # events that a page shows, at most
 POINTS: Final = 50  # for all tests; as many for all runs
 PAGES: Final = ROOT / "build" / "labs"
 
@@ -135,8 +135,8 @@ def try_test(case: str, _: int, pages: Path) -> tuple[str | None, str | None]:
             made.append(self)
             super().__init__(True, **dict(zip(("nodes", "seed"), arguments, strict=False)) | settings)
 
-    module.Cluster = Watched  # type: ignore[attr-defined]
-    mutants.hear(case)
+    with patch.object(module, "Cluster", Watched):
+        mutants.hear(case)
     title = name.removeprefix("test_").replace("_", " ")
     return reason, page_of(
         made[-1].trace, made[-1].ids, title, reason, pages / f"{name}.html"
@@ -145,12 +145,13 @@ def try_test(case: str, _: int, pages: Path) -> tuple[str | None, str | None]:
 
 def try_run(profile: str, seed: int, pages: Path) -> tuple[str | None, str | None]:
     """Which rule a run breaks, and its page."""
+    from scripts.trace import BEFORE, LAST
     from tests.harness.recorded import RecordedSimulation
     from tests.harness.simulator import PROFILES, Violation
 
     way, _, name = profile.rpartition("/")
     chosen = replace(PROFILES[name], patience=mutants.PATIENCE, proposing=way or "own-logs")
-    simulation = RecordedSimulation(seed, chosen, KEPT)
+    simulation = RecordedSimulation(seed, chosen, LAST + BEFORE)
     try:
         simulation.run()
         return None, None
@@ -166,11 +167,11 @@ def try_run(profile: str, seed: int, pages: Path) -> tuple[str | None, str | Non
 def page_of(trace: Any, nodes: list[int], title: str, reason: str, path: Path) -> str:
     """Write a page; its path."""
     from paxoskv.page.draw import Drawing
+    from scripts.trace import LAST, lines_of
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        Drawing(list(trace.lines(title=title, text=reason, nodes=nodes))).html(), encoding="utf-8"
-    )
+    drawing = Drawing(lines_of(trace, LAST, reason, title=title, nodes=nodes))
+    path.write_text(drawing.html(), encoding="utf-8")
     return str(path)
 
 
@@ -216,7 +217,7 @@ def grade(lab: Lab, answer: mutants.Mutant, pages: Path) -> int:
         if reason is not None:
             print(f"      {reason.splitlines()[0][:200]}")
         if page is not None:
-            print(f"      see it: {page}")
+            print(f"      see it: {os.path.relpath(page)}")
         if reason is not None and kind == "run":
             break
     total = {kind: sum(one == kind for one, _, _ in todo) for kind in passed}
@@ -226,9 +227,16 @@ def grade(lab: Lab, answer: mutants.Mutant, pages: Path) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
     parser = argparse.ArgumentParser(
-        description="Grade the answer to a lab.", epilog="Exit status: 0 all points; 1 fewer; 2 usage."
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("lab", nargs="?", type=int, choices=[lab.number for lab in LABS], metavar="N")
+    parser.add_argument(
+        "lab",
+        nargs="?",
+        type=int,
+        choices=[lab.number for lab in LABS],
+        metavar="N",
+        help="which lab, from 1 to 10 (default: list them)",
+    )
     parser.add_argument(
         "--answer", type=Path, metavar="FILE", help="your function (default: labs/NN-name.py)"
     )
@@ -252,7 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
         text = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
         print(f"{program.name()}: {text}", file=sys.stderr)
         return program.USAGE
-    print(f"Lab {lab.number}: {lab.title} ({lab.function.partition(':')[2]}, {path})")
+    print(f"Lab {lab.number}: {lab.title} ({lab.function.partition(':')[2]}, {os.path.relpath(path)})")
     points = grade(lab, answer, found.pages / f"{lab.number:02}")
     print(f"{points} of {2 * POINTS} points")
     return int(points < 2 * POINTS)

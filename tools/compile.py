@@ -26,6 +26,7 @@ program.begin()
 
 CODEC = "paxoskv/wire/kvstore_codec.py"  # made before the modules are compiled
 BUILD = """
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from mypyc.build import mypycify
@@ -40,7 +41,7 @@ class Parallel(build_ext):  # one C file for each module, several at a time
             arguments = compiler._get_cc_args(options, debug, None)
             def one(name):
                 compiler._compile(name, *build[name], arguments, post, options)
-            with ThreadPoolExecutor() as pool:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
                 list(pool.map(one, sorted(objects, key=lambda name: -size(build[name][0]))))
             return objects
         from os.path import getsize as size

@@ -18,9 +18,20 @@ from paxoskv.node.status import StatusReport
 from paxoskv.node.tracing import Tracing
 from paxoskv.node.watches import Watches
 from paxoskv.state.changes import at, place
-from paxoskv.wire.codec import NotDone
+from paxoskv.wire.codec import Compacted, NotDone
 from paxoskv.wire.connection import Connection
-from paxoskv.wire.structs import Command, Membership, Page, Position, Range, ReadMode, Result, Verb, Watched
+from paxoskv.wire.structs import (
+    Command,
+    Membership,
+    Page,
+    Place,
+    Position,
+    Range,
+    ReadMode,
+    Result,
+    Verb,
+    Watched,
+)
 from paxoskv.wire.validation import FORMAT, MAX_BATCH, MAX_CLIENT_FRAME, MAX_KEY_BYTES, invalid
 
 MAX_SCAN: Final = 1000  # items in a page, or changes
@@ -264,8 +275,27 @@ class Service:
             self.answer(token, NotDone(reason, True))
         elif (refusal := self.health.refuses_reads()) is not None:
             self.answer(token, NotDone(refusal, False))
-        else:
+        elif at(after) <= self.store.changes.end:
             self.watches.begin(token, prefix or "", at(after), limit, wait_ms / 1000)
+        else:
+            self._watch_ahead(token, prefix or "", after, limit, wait_ms / 1000)
+
+    def _watch_ahead(self, token: Call, prefix: str, after: Place, limit: int, wait_s: float) -> None:
+        """Begin a watch behind a place that this node has not reached: if others have, it does so first."""
+
+        def fresh(value: Any) -> None:
+            end = self.store.changes.end
+            if isinstance(value, Exception):
+                self.answer(token, value)
+            elif at(after) > end:
+                reason = (
+                    f"nobody has come to {after.timestamp}.{after.owner} so far: it is none of this cluster"
+                )
+                self.answer(token, Compacted(reason, place(end)))
+            else:
+                self.watches.begin(token, prefix, at(after), limit, wait_s)
+
+        self.replica.read(fresh, lambda: None)
 
     def _read(
         self,
