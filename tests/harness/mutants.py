@@ -1644,7 +1644,7 @@ MUTANTS = [
     told(
         "requests leave before the peer has said who it is",
         "test_peers.test_a_link_carries_requests_only_after_the_peer_has_said_who_it_is",
-        ("node.peers", "        elif peer in self.greeted:", "        elif peer in self.links:"),
+        ("node.peers", "        elif peer in self.greeted and", "        elif peer in self.links and"),
     ),
     told(
         "a second process with the id of one that is alive is listened to",
