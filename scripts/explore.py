@@ -3,15 +3,19 @@
 
     scripts/explore.py one-log --stand 2 --crash 1       acceptors and candidates of one log
     scripts/explore.py nodes --put 1 --tick 1            three whole nodes
+    scripts/explore.py --check-trace run.jsonl           was a recorded run one that the rules allow?
 
 Messages come in any order, late or never, in one-log also twice; what else may happen has a budget: how
-often a candidate stands, sends again or crashes, how often a node takes a command or a read, notices that
-time has passed, or crashes. A breach is printed with the fewest steps that lead to it.
+often a candidate stands, appends one more entry, sends again or crashes, how often a node takes a command or
+a read, notices that time has passed, crashes, loses its disk, or makes a checkpoint. A breach is printed with
+the fewest steps that lead to it.
 
-Exit status: 0 every state was visited; 1 a breach; 4 the time or the number of states was used up; 2 usage.
+Exit status: 0 every state was visited, or the recorded run is allowed; 1 a breach; 4 the time or the number
+of states was used up; 2 usage.
 """
 
 import argparse
+import math
 import os
 import resource
 import sys
@@ -22,16 +26,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paxoskv import program
 
-program.begin(*program.PACKAGES)
+program.begin(*program.PACKAGES, "numpy")
 
 from paxoskv.config import WAYS
-from tests.harness.explore.engine import World, explore
 from tests.harness.explore.nodes import Nodes
 from tests.harness.explore.one_log import OneLog
+from tests.harness.explore.recorded_run import Damaged, RecordedRun, Refused, read
+from tests.harness.explore.search import explore
+from tests.harness.explore.world import World
 
 BUDGETS = {
-    "one-log": {"stand": 2, "resend": 0, "crash": 0},
-    "nodes": {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0},
+    "one-log": {"stand": 2, "append": 0, "resend": 0, "crash": 0},
+    "nodes": {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0, "checkpoint": 0},
 }
 
 
@@ -40,7 +46,13 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         description=what, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    layers = found.add_subparsers(dest="layer", required=True, metavar="LAYER")
+    found.add_argument(
+        "--check-trace",
+        type=Path,
+        metavar="FILE",
+        help="check what `client.py trace show` or `scripts/trace.py --json` has written",
+    )
+    layers = found.add_subparsers(dest="layer", metavar="LAYER")
     for layer, budgets in BUDGETS.items():
         sub = layers.add_parser(layer, help=f"budgets: {', '.join(budgets)}")
         for name, budget in budgets.items():
@@ -57,14 +69,40 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--proposers", type=int, default=2, metavar="N", help="(default: 2)")
             sub.add_argument("--no-symmetry", action="store_true", help="tell acceptors apart")
             sub.add_argument("--no-forget", action="store_true", help="keep messages that can change nothing")
-            sub.add_argument("--check", action="store_true", help="check that they cannot; slow")
+            sub.add_argument("--check", action="store_true", help="check that they cannot; keeps them, slow")
         else:
             sub.add_argument("--proposing", choices=WAYS, default=WAYS[0], help="(default: %(default)s)")
     return found
 
 
+def check_trace(path: Path) -> int:
+    """Say whether the recorded run is allowed; returns the exit status."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            run = RecordedRun(read(lines))
+        checked = run.check()
+    except (OSError, UnicodeError, Damaged) as error:
+        print(f"{path}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+        return 2
+    except Refused as refused:
+        print(f"NOT ALLOWED: {refused}")
+        return 1
+    print(
+        f"{sum(checked.values()):,} events are allowed: "
+        + ", ".join(f"{n:,} {k}" for k, n in checked.items())
+    )
+    if not run.complete:
+        print("the recording has gaps: whether all that is said to be chosen has a quorum was not checked")
+    return 0
+
+
 def main() -> int:
-    options = parser().parse_args()
+    found = parser()
+    options = found.parse_args()
+    if options.check_trace:
+        return check_trace(options.check_trace)
+    if not options.layer:
+        found.error("say a LAYER, or --check-trace FILE")
     budgets = {name: getattr(options, name) for name in BUDGETS[options.layer]}
     world: World
     flags = {}
@@ -75,11 +113,13 @@ def main() -> int:
         world = Nodes(proposing=options.proposing, **budgets)
     verdict = explore(world, options.seconds, options.states, options.workers, **flags)
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
-    speed = verdict.states / verdict.seconds
+    ways = math.factorial(world.alike) if flags.get("symmetry") else 1
+    speed, core = verdict.states / verdict.seconds, verdict.states / verdict.processor_seconds
+    missed = ways * verdict.states**2 / 2**65
     print(
         f"{verdict.states:,} states, {verdict.transitions:,} steps, {verdict.depth} deep, "
-        f"{verdict.seconds:.1f} s ({speed:,.0f} states/s), at most {memory} MiB in a process; "
-        f"probability that a state was missed: below {verdict.states**2 / 2**65:.0e}"
+        f"{verdict.seconds:.1f} s ({speed:,.0f} states/s; {core:,.0f} in a second of one core), "
+        f"at most {memory} MiB in a process; probability that a state was missed: below {missed:.0e}"
     )
     if verdict.breach:
         print(

@@ -112,7 +112,7 @@ def put_together(
     status = StatusReport(identity, replica, journal, peers, connections, checkpointing, health, watches,
                           counts, loop)  # fmt: skip
     tracing = Tracing(replica, directory)
-    tracing.switch(trace)
+    tracing.switch(trace, restarted=True)
     service = Service(replica, checkpointing, health, status, long_work, watches, tracing, formats, answer)
     inbox = Inbox(service, peers, replica, turns, counts)
     return Server(

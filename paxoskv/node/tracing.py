@@ -29,10 +29,12 @@ class Tracing:
         self.trace = Trace(time.time)
         self.held: list[Event] = []  # what was read of the journal last
 
-    def switch(self, on: bool) -> None:
-        """Begin anew, or stop; what was recorded before is gone."""
+    def switch(self, on: bool, restarted: bool = False) -> None:
+        """Begin anew, or stop; what was recorded before is gone. `restarted`: the process begins here."""
         if on and self.replica.recorder is None:
             self.trace = Trace(time.time)
+            if restarted:
+                self.trace.add(self.replica.core.me, "restart")
             self.replica.recorder = Recorder(self.trace, self.replica.core, brief=True)
         elif not on:
             self.replica.recorder = None

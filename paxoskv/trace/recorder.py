@@ -134,7 +134,8 @@ class Recorder:
     def _count(self, node: int, log: int, ballot: int, length: int, event: int) -> None:
         """A promise (length -1) or a vote that counts now."""
         if length < 0:
-            self.promises.setdefault(log, {})[node] = Counted(ballot, length, event)
+            promises, counted = self.promises.setdefault(log, {}), Counted(ballot, length, event)
+            promises[node] = max(counted, promises.get(node, counted))  # an older ballot's may come late
         elif self.leads.get(log) == ballot:
             self.votes.setdefault(log, {}).setdefault(node, []).append(Counted(ballot, length, event))
 
@@ -235,6 +236,8 @@ class Recorder:
             self.own.append((log, ballot, -1))
         elif record.rejoined is not None:
             self.trace.add(self.me, "rejoined", self._cause(None))
+        elif record.installed is not None:  # a checkpoint has brought more than was accepted here
+            self.state()
 
     def _leads(self, log: int, ballot: int) -> None:
         """A quorum has promised: which promises those are."""

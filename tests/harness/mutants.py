@@ -4,7 +4,7 @@
     tests/harness/mutants.py                         every mutant: a table of what caught it
     tests/harness/mutants.py NAME ... --jobs 2       those whose names contain one of these texts
     tests/harness/mutants.py --write docs/mutants.md the table as a page, too
-    tests/harness/mutants.py --explore               which of them the worlds of explore.py show, too
+    tests/harness/mutants.py --explore               which of them show where every schedule is tried
 
 A mutant is a small change to the source of one or two modules. It runs in a process of its own, which finds
 the changed copies in place of the modules; nothing else is replaced. Caught means that the story named with
@@ -35,6 +35,9 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0  # of one core, to find a seed
+WORLD_SECONDS = 60.0  # to explore one small world
+COLUMNS = 5  # of the table
+NOT_TRIED, NOT_SHOWN, OUTSIDE = "not tried yet", "not in these bounds", "no protocol"
 PATIENCE = 40.0  # simulated seconds in which a mutant must come to rest; without a bug, half of them suffice
 
 Change = tuple[str, str, str]  # module, text, replacement
@@ -905,13 +908,13 @@ MUTANTS = [
         "test_more_scenarios.test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too",
         (
             "protocol.logs",
-            "        last = command = 0\n",
-            "        before = self.own_fact()\n        last = command = 0\n",
+            "        self._hear_entries(sender, message)\n",
+            "        told = self.own_fact()\n        self._hear_entries(sender, message)\n",
         ),
         (
             "protocol.logs",
             "acceptor.promised, vote, length, own)",
-            "acceptor.promised, vote, length, before)",
+            "acceptor.promised, vote, length, told)",
         ),
     ),
     met(
@@ -1688,28 +1691,25 @@ def simulate(profile: str, seed: int) -> str | None:
     return None
 
 
-def explored() -> Catch | None:
-    """Try to catch the mutant by exploring small worlds; the "seed" is the number of states that it took."""
-    from tests.harness.explore.engine import World, explore
-    from tests.harness.explore.nodes import Nodes
-    from tests.harness.explore.one_log import OneLog
+def explored(modules: list[str]) -> Catch | None:
+    """Try to catch the mutant by exploring small worlds; the "seed" is the number of states that it took.
 
-    worlds: dict[str, World] = {
-        "one log": OneLog(),
-        "one log, a crash, sent again": OneLog(crash=1, resend=1),
-        "one log, three stand": OneLog(proposers=3, stand=3),
-        "nodes, a put": Nodes(),
-        "nodes, a put and a read": Nodes(read=1),
-        "nodes, a put, a timer": Nodes(tick=1),
-        "nodes, a put, a crash": Nodes(crash=1),
-        "nodes, two puts": Nodes(put=2),
-        "nodes, a put, two timers": Nodes(tick=2),
-    }
+    The schedule that leads to the breach is run once more by itself, and must lead to the same.
+    """
+    from tests.harness.explore.replay import replay
+    from tests.harness.explore.search import explore
+    from tests.harness.explore.worlds import worlds
+
     began = time.process_time()
-    for bounds, world in worlds.items():
-        verdict = explore(world, seconds=SECONDS / 4)
+    for name, make, most in worlds(modules):
+        try:
+            verdict = explore(make(), seconds=WORLD_SECONDS, most=most)
+        except RuntimeError:  # a bug may make nodes out of nothing, which cannot be renamed
+            verdict = explore(make(), seconds=WORLD_SECONDS, most=most, symmetry=False)
         if verdict.breach:
-            return Catch(bounds, verdict.states, time.process_time() - began, verdict.breach)
+            again = replay(make(), verdict.events)
+            assert again == verdict.breach, f"{verdict.breach}, but run once more: {again}"
+            return Catch(name, verdict.states, time.process_time() - began, verdict.breach)
     return None
 
 
@@ -1751,7 +1751,7 @@ def attempt_here(task: str) -> None:
     directory, changed, *arguments = json.loads(task)
     use(directory, changed)
     output, sys.stdout = sys.stdout, sys.stderr
-    print(json.dumps(attempt(*arguments) if arguments else explored()), file=output)
+    print(json.dumps(attempt(*arguments) if arguments else explored(changed)), file=output)
 
 
 def path_of(module: str) -> Path:
@@ -1780,8 +1780,13 @@ def catch(mutant: Mutant, search: bool = True) -> Catch | None:
 
 def explore_it(mutant: Mutant) -> Catch | None:
     """Likewise, in small worlds; only the protocol is in them."""
-    inside = all(module == CORE or module.startswith("protocol.") for module, _, _ in mutant.changes)
-    return in_a_process(mutant) if inside else None
+    return in_a_process(mutant) if worlds_of(mutant) else None
+
+
+def worlds_of(mutant: Mutant) -> list[Any]:
+    from tests.harness.explore.worlds import worlds  # needs numpy
+
+    return worlds(module for module, _, _ in mutant.changes)
 
 
 @contextmanager
@@ -1840,7 +1845,8 @@ def results(mutants: list[Mutant], jobs: int, tell: Callable[[Mutant, Catch | No
                 by, seed, seconds, _ = found
             kind = "story" if mutant.story else "simulator, profile"
             by = by.partition(".test_")[2].replace("_", " ") if mutant.story and found else by
-            yield f"| {mutant.name} | {kind}: {by} | {'' if seed is None else seed} | {seconds:.1f} |"
+            seen = "" if seed is None else seed
+            yield f"| {mutant.name} | {kind}: {by} | {seen} | {seconds:.1f} | {NOT_TRIED} |"
 
 
 PAGE = """# Mutants: deliberate bugs, and what catches them
@@ -1849,10 +1855,15 @@ Made by `tests/harness/mutants.py --write docs/mutants.md`; that file has the ch
 a *story* (a test that scripts what gets lost, delayed or crashes) or by the *simulator*, with the profile and
 the seed shown. Seconds are those of one core, the start of the process not included.
 
+The last column says in which small world the bug shows when every schedule is tried, and after how many
+states (`tests/harness/mutants.py --explore --write docs/mutants.md`; tests/harness/explore/worlds.py has the
+bounds). Each such schedule, run once more by itself, breaks the same promise. Bugs that cost only time cannot
+show there.
+
 {count} mutants, {survivors} survivors.
 
-| mutant | caught by | seed | seconds |
-|---|---|---|---|
+| mutant | caught by | seed | seconds | every schedule |
+|---|---|---|---|---|
 {rows}
 
 ## What surviving mutants have taught
@@ -1885,18 +1896,39 @@ def tell(mutant: Mutant, found: Catch | None) -> None:
     print(f"         {found.reason[:140]}", flush=True)
 
 
-def explore_all(mutants: list[Mutant], jobs: int) -> int:
-    """Say which of them the small worlds show, and after how many states; returns the exit status."""
+def explore_all(mutants: list[Mutant], jobs: int, page: Path | None) -> int:
+    """Say which of them the small worlds show, and after how many states; returns the exit status.
+
+    page: the table; each result is written into its last column at once.
+    """
     count = 0
     with ThreadPoolExecutor(jobs) as pool:
         for mutant, found in zip(mutants, pool.map(explore_it, mutants), strict=True):
             count += found is not None
-            what = (
-                f"{found.by}, {found.seed:,} states: {found.reason[:100]}" if found else "not in these worlds"
-            )
-            print(f"{mutant.name}  <- {what}", flush=True)
+            what = f"{found.by}: {found.seed:,} states" if found else NOT_SHOWN
+            if not worlds_of(mutant):
+                what = OUTSIDE
+            print(f"{mutant.name}  <- {what}{f': {found.reason[:100]}' if found else ''}", flush=True)
+            if page:
+                page.write_text(with_column(page.read_text(), {mutant.name: what}))
     print(f"{count} of {len(mutants)} mutants found")
     return 0
+
+
+def with_column(page: str, explored: dict[str, str]) -> str:
+    """The page with what these mutants' last column says."""
+    lines = page.split("\n")
+    for number, line in enumerate(lines):
+        cells = line.split(" | ")
+        if len(cells) == COLUMNS and (what := explored.get(cells[0].removeprefix("| "))):
+            lines[number] = " | ".join([*cells[:-1], f"{what} |"])
+    return "\n".join(lines)
+
+
+def columns(page: str) -> dict[str, str]:
+    """What the last column says of each mutant."""
+    rows = [line.removesuffix(" |").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    return {row[0].removeprefix("| "): row[-1] for row in rows if len(row) == COLUMNS}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -1916,12 +1948,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not mutants:
         parser.error("no mutant has such a name")
     if found.explore:
-        return explore_all(mutants, found.jobs)
+        return explore_all(mutants, found.jobs, found.write)
     rows = list(results(mutants, found.jobs, tell))
     survivors = sum("**nothing**" in row for row in rows)
     if found.write:
         found.write.parent.mkdir(exist_ok=True)
-        found.write.write_text(PAGE.format(count=len(rows), survivors=survivors, rows="\n".join(rows)))
+        explored = columns(found.write.read_text()) if found.write.exists() else {}
+        page = PAGE.format(count=len(rows), survivors=survivors, rows="\n".join(rows))
+        found.write.write_text(with_column(page, explored))
     print(f"{len(rows)} mutants, {survivors} survivors")
     return 1 if survivors else 0
 

@@ -5,12 +5,15 @@ scripts/explore.py explores larger ones; docs/testing.md has a table of them.
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from tests.harness.explore.engine import explore
 from tests.harness.explore.nodes import Nodes
 from tests.harness.explore.one_log import OneLog
+from tests.harness.explore.replay import replay
+from tests.harness.explore.search import explore
+from tests.harness.explore.world import World
 from tests.harness.mutants import ROOT, everything, explore_it
 
 MUTANTS = {mutant.name: mutant for mutant in everything()}
@@ -41,9 +44,59 @@ def test_with_and_without_messages_that_have_no_future_the_same_is_seen() -> Non
         assert with_it.seen == without.seen, "an observer sees other histories"
 
 
-def test_messages_without_a_future_change_nothing_wherever_they_are_forgotten() -> None:
-    verdict = explore(OneLog(stand=2, crash=1), check=True, symmetry=False, seconds=600)
+@pytest.mark.parametrize(
+    "budgets",
+    [{"stand": 1, "crash": 1, "resend": 1}, {"acceptors": 2, "stand": 2}],
+    ids=lambda b: " ".join(b),
+)
+def test_messages_without_a_future_change_nothing_wherever_they_would_be_forgotten(
+    budgets: dict[str, int],
+) -> None:
+    verdict = explore(OneLog(**budgets), check=True, seconds=600)
     assert verdict.exhausted and verdict.breach is None
+
+
+def test_it_is_noticed_if_a_message_that_is_forgotten_could_have_changed_something() -> None:
+    class Rash(OneLog):
+        """Whatever is below a promise is forgotten, though it bears news of what is chosen."""
+
+        def dead(self, sender, source, receiver, target, message):  # type: ignore[no-untyped-def]
+            promised = target if sender >= self.alike else source
+            return message.ballot < promised
+
+    with pytest.raises(RuntimeError, match="a worker has ended"):
+        explore(Rash(stand=2, acceptors=2), check=True, seconds=600)
+
+
+def test_one_worker_and_two_visit_the_same_states() -> None:
+    for world in (lambda: OneLog(acceptors=2), lambda: Nodes(put=1, read=1)):
+        one, two = (explore(world(), workers=workers, symmetry=False) for workers in (1, 2))
+        assert one.exhausted and two.exhausted
+        assert one[1:4] == two[1:4], "states, steps, depth"
+        assert one.seen == two.seen
+
+
+LARGE = [  # worlds that are exhausted on every run of the tests, with about how many states they have
+    (lambda: OneLog(stand=3), 2_400_000),
+    (lambda: OneLog(stand=2, crash=3, resend=2), 390_000),
+    (lambda: Nodes(proposing="classic", put=1, tick=1), 280_000),
+    (lambda: Nodes(proposing="classic", put=1, wipe=1), 170_000),
+    (lambda: Nodes(proposing="leader", put=1, tick=1), 400_000),
+    (lambda: Nodes(put=1, tick=1), 12_000),
+    (lambda: Nodes(put=1, wipe=1), 6_000),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "states"), LARGE)
+def test_larger_worlds_are_exhausted(world: Callable[[], World], states: int) -> None:
+    verdict = explore(world(), workers=2, seconds=600)
+    assert verdict.exhausted and verdict.breach is None
+    assert verdict.states >= states
+
+
+def test_three_million_states_are_visited_on_every_run_of_the_tests() -> None:
+    assert sum(states for _, states in LARGE) >= 3_000_000
 
 
 @pytest.mark.parametrize("budgets", [{"put": 1}, {"put": 1, "read": 1}], ids=lambda b: " ".join(b))
@@ -51,6 +104,20 @@ def test_three_whole_nodes_apply_one_order_and_read_nothing_stale(budgets: dict[
     verdict = explore(Nodes(**budgets), workers=2, seconds=600)
     assert verdict.exhausted and verdict.breach is None
     assert verdict.states > 50
+
+
+def test_checkpoints_are_made_and_what_is_in_them_is_given_up() -> None:
+    for world in (Nodes(checkpoint=1), Nodes(proposing="leader", checkpoint=1)):
+        verdict = explore(world, workers=2, seconds=600)
+        assert verdict.exhausted and verdict.breach is None
+        assert verdict.states > 100
+
+
+@pytest.mark.slow
+def test_a_crash_after_a_checkpoint_loses_nothing() -> None:
+    verdict = explore(Nodes(proposing="leader", checkpoint=1, crash=1), workers=2, seconds=600)
+    assert verdict.exhausted and verdict.breach is None
+    assert verdict.states > 70_000
 
 
 @pytest.mark.parametrize("proposing", ["classic", "leader"])
@@ -87,6 +154,10 @@ def test_a_breach_is_told_as_the_shortest_schedule() -> None:
     assert len(verdict.schedule) == verdict.depth
     assert verdict.schedule[0].endswith(": stand")
     assert any(step.endswith(": crash") for step in verdict.schedule)
+    again = Forgetful(stand=2, crash=2)
+    assert replay(again, verdict.events) == verdict.breach, "the same, without the engine"
+    assert replay(again, verdict.events[:-1]) is None
+    assert replay(OneLog(stand=2, crash=2), verdict.events[:1]) is None
 
 
 def test_the_command_says_what_it_found() -> None:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Any
 
-ATOMS = (int, str, bytes, float, bool, type(None))
+ATOMS = frozenset({int, str, bytes, float, bool, type(None)})
 
 
 class Freezer:
@@ -23,26 +23,27 @@ class Freezer:
         return self.walk(root)
 
     def walk(self, thing: Any) -> Hashable:
-        if isinstance(thing, ATOMS):
+        kind = thing.__class__
+        if kind in ATOMS or isinstance(thing, int):
             return thing
         if isinstance(thing, tuple):
-            return (type(thing).__name__, *map(self.walk, thing))
+            return (kind.__name__, *[x if x.__class__ in ATOMS else self.walk(x) for x in thing])
         if callable(thing):
             return None  # a bound method of what is walked anyway
         before = self.met.setdefault(id(thing), len(self.met))
         if before != len(self.met) - 1:
             return "met", before
-        if isinstance(thing, (list, deque)):
-            return tuple(map(self.walk, thing))
+        if kind is list or kind is deque:
+            return tuple([x if x.__class__ in ATOMS else self.walk(x) for x in thing])
         if isinstance(thing, dict):
-            return tuple((key, self.walk(thing[key])) for key in sorted(thing))
-        if isinstance(thing, (set, frozenset)):
+            return tuple([(key, self.walk(thing[key])) for key in sorted(thing)])
+        if kind is set or kind is frozenset:
             return tuple(sorted(thing))
-        kind = type(thing)
         names = self.fields.get(kind)
         if names is None:
-            found = vars(thing) if hasattr(thing, "__dict__") else kind.__slots__  # type: ignore[attr-defined]
+            found = vars(thing) if hasattr(thing, "__dict__") else kind.__slots__
             names = self.fields[kind] = [
                 name for name in sorted(found) if (kind.__name__, name) not in self.left_out
             ]
-        return (kind.__name__, *[self.walk(getattr(thing, name)) for name in names])
+        values = [getattr(thing, name) for name in names]
+        return (kind.__name__, *[x if x.__class__ in ATOMS else self.walk(x) for x in values])

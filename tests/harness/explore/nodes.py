@@ -12,15 +12,17 @@ handed in any more once a later one is known.
 import pickle
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
+from paxoskv.multipaxos import Covered, Cut
 from paxoskv.protocol.leader import Leader
 from paxoskv.protocol.node import OWN_LOGS, Node
 from paxoskv.protocol.own_logs import OwnLogs
 from paxoskv.protocol.persistence import Persisted
-from tests.harness.explore.engine import Breach, Step
+from paxoskv.wire.structs import Accept, Accepted, FetchCheckpoint, Prepare, Promise, Verdict, Vote
 from tests.harness.explore.freeze import Freezer
 from tests.harness.explore.observer import held
+from tests.harness.explore.world import Breach, Step
 
 NOW, EARLIER, LATER = 1000.0, 1.0, 2000.0  # and 0.0: never
 
@@ -30,7 +32,9 @@ LEFT_OUT = frozenset(
         ("Acceptor", "journal"), ("Proposer", "bytes"), ("Proposer", "prepares"), ("Proposer", "wanted"),
         ("Learned", "fact"), ("Node", "claims"),
         ("Node", "round_trips"), ("Node", "divergence"), ("Node", "compaction"),
-        ("Node", "witness"), ("Node", "faults"), ("Contacts", "heard"), ("Contacts", "newest"),
+        ("Node", "witness"), ("Node", "faults"),
+        ("Compaction", "measured"), ("Compaction", "compact_at"),
+        ("Contacts", "heard"), ("Contacts", "newest"),
 
         ("OwnLogs", "losses"), ("Still", "jitter"), *[
             (way, name)
@@ -71,6 +75,18 @@ class Chance:
         pass
 
 
+class Handed(NamedTuple):
+    """A checkpoint: where it stands, and how many commands are in it."""
+
+    position: tuple[int, int]
+    logs: tuple[tuple[int, Covered], ...]
+    clock: int
+    count: int
+
+    def cut(self) -> Cut:
+        return Cut(self.position, dict(self.logs), self.clock)
+
+
 class Machine:
     """A node, its disk, and what a test does with it."""
 
@@ -81,10 +97,69 @@ class Machine:
             me, nodes, Chance(0), proposing=proposing
         )  # has replayed what is durable, and never starts
         self.pending: list[tuple[list[Any], list[Any]]] = []  # records, and what waits for them
-        self.applied = 0  # in this life
+        self.applied = 0  # commands that this life knows of
+        self.base = 0  # those that a restart begins with: a checkpoint has them
+        self.saved: Handed | None = None  # the newest checkpoint of its own
+        self.foreign: Handed | None = None  # the last one that it has taken from another
         self.life = 0
         self.proposed = 0
         self.asked = 0
+
+
+class Log:
+    """What the observer knows of one log."""
+
+    def __init__(self, chosen: tuple[Any, ...], ballots: dict[int, Any], frontier: int) -> None:
+        self.chosen = chosen
+        self.ballots = ballots  # by number: (entries, how many of them each voter holds)
+        self.frontier = frontier  # the highest that anybody was told
+
+    def packed(self) -> tuple[Any, ...]:
+        return self.chosen, tuple(sorted(self.ballots.items())), self.frontier
+
+    def hold(self, quorum: int, voter: int, log: int, ballot: int, start: int, entries: Any) -> None:
+        before = len(self.chosen)
+        ballots = {number: (entry, dict(votes)) for number, (entry, votes) in self.ballots.items()}
+        self.chosen = held(quorum, self.chosen, ballots, voter, ballot, start, entries)
+        self.ballots = {n: (e, tuple(sorted(votes.items()))) for n, (e, votes) in ballots.items()}
+        for entry in self.chosen[before:]:
+            if entry.payload and entry.timestamp <= self.frontier:
+                raise Breach(f"log {log}: {entry} is chosen below the frontier {self.frontier}")
+
+    def claim(
+        self,
+        quorum: int,
+        log: int,
+        chosen: int,
+        evidence: int,
+        frontier: int,
+        reserved: int = -1,
+        ballot: int = 0,
+    ) -> None:
+        """Somebody is told that so many are chosen, and that no other command lies below the frontier.
+
+        Its owner tells what it has reserved, and its ballot: it may have made the frontier from its clock.
+        """
+        if chosen > len(self.chosen):
+            raise Breach(f"log {log}: {chosen} entries are said to be chosen, and {self.chosen} are")
+        if chosen and not self.established(quorum, evidence):
+            raise Breach(
+                f"log {log}: {chosen} are said to be counted at {evidence}, which is not established"
+            )
+        for entry in self.chosen[chosen:]:
+            if entry.payload and entry.timestamp <= frontier:
+                raise Breach(f"log {log}: the frontier is said to be {frontier}, and {entry} comes later")
+        if reserved >= 0 and frontier > max(
+            [self.frontier, *[entry.timestamp for entry in self.chosen[-1:]]]
+        ):
+            if frontier > reserved:
+                raise Breach(f"log {log}: the frontier is {frontier}, and {reserved} is reserved (R3)")
+            if not self.established(quorum, ballot):
+                raise Breach(f"log {log}: a frontier is made at {ballot}, which is not established (R4)")
+        self.frontier = max(self.frontier, frontier)
+
+    def established(self, quorum: int, ballot: int) -> bool:
+        return ballot in self.ballots and len(self.ballots[ballot][1]) >= quorum
 
 
 class Nodes:
@@ -98,9 +173,10 @@ class Nodes:
         self.ids = list(range(1, nodes + 1))
         self.quorum = nodes // 2 + 1
         self.names = [f"node {node}" for node in self.ids]
-        self.budgets = {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0} | budgets
+        self.budgets = {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0, "checkpoint": 0} | budgets
         self.nothing_seen: Hashable = ((), (), frozenset(), ())
-        self.freeze = Freezer(LEFT_OUT)
+        compacts = {("Node", "compaction")} if self.budgets["checkpoint"] else set()
+        self.freeze = Freezer(LEFT_OUT - compacts)
 
     def events(self, process: int) -> list[str]:
         return ["sync", *[name for name, budget in self.budgets.items() if budget]]
@@ -139,6 +215,7 @@ class Nodes:
         elif event in ("crash", "wipe"):
             if event == "wipe":
                 state.disk = Node(state.me, self.ids, Chance(0), incarnation=0, proposing=self.proposing)
+                state.base, state.saved = 0, None
             self.crash(state)
             known = {}
         elif node is None:
@@ -148,6 +225,10 @@ class Nodes:
             node.gossip.gossiped_at = dict.fromkeys(node.gossip.gossiped_at, EARLIER)
             node.tick(NOW)
             self.turn(state)
+        elif event == "checkpoint":
+            if state.pending or not node.drained or node.rejoining:
+                return None
+            self.checkpoint(state)
         elif event == "put":
             if not (node.ready and node.has_room):
                 return None
@@ -165,8 +246,14 @@ class Nodes:
             peer, (incarnation, message) = self.ids[sender or 0], event
             if incarnation < node.noted(peer)[0]:
                 return Step([])
-            node.step(peer, message, NOW)
-            self.turn(state)
+            if isinstance(message, FetchCheckpoint):
+                if state.saved:
+                    self.sends.append((sender or 0, (node.incarnations.incarnation, state.saved)))
+            elif isinstance(message, Handed):
+                self.install(state, message)
+            else:
+                node.step(peer, message, NOW)
+                self.turn(state)
         assert state.node is not None
         for log, acceptor in state.node.acceptors.items():
             if acceptor.chosen > max(known.get(log, 0), acceptor.base):
@@ -178,8 +265,10 @@ class Nodes:
 
     def crash(self, state: Machine) -> None:
         state.life += 1
-        state.pending, state.applied = [], 0
+        state.pending, state.applied = [], state.base
         state.node = node = pickle.loads(pickle.dumps(state.disk))
+        if self.budgets["checkpoint"]:
+            node.compaction.keep_bytes = 0  # what a checkpoint covers is given up by the next tick
         for part in (node.way, node.incarnations, node.revocation, node.catch_up):
             part.random = Chance(state.life)
         if isinstance(node.way, OwnLogs):
@@ -190,20 +279,54 @@ class Nodes:
         node.tick(NOW)
         self.turn(state)
 
+    def checkpoint(self, state: Machine) -> None:
+        """What Replica.roll() and the process that makes checkpoints do; all of it is durable at once.
+
+        A frame notes what is applied, the next one begins a segment, and a process replays what is before it.
+        """
+        node = state.node
+        assert node is not None
+        for record in node.notes():
+            state.disk.replay(record)
+        made = pickle.loads(pickle.dumps(state.disk))
+        made.start(NOW)
+        count = state.base + len(made.drain(NOW).apply)
+        cut = made.cut()
+        born = 0 if state.disk.rejoining else state.disk.incarnations.incarnation
+        disk = Node(state.me, self.ids, Chance(0), incarnation=born, proposing=self.proposing)
+        disk.install(cut)
+        disk.checkpointed(cut)
+        for record in node.state():
+            disk.replay(record)
+        state.disk, state.base = disk, count
+        state.saved = Handed(cut.position, tuple(sorted(cut.logs.items())), cut.clock, count)
+        node.checkpointed(cut)
+
+    def install(self, state: Machine, handed: Handed) -> None:
+        """Another node's checkpoint is on the disk: see Replica._install()."""
+        assert state.node is not None
+        state.foreign = handed
+        if state.node.install(handed.cut(), NOW, 1):
+            state.applied = handed.count
+        self.turn(state)
+
     def turn(self, state: Machine) -> None:
         """The loop of paxoskv/node/replica.py, without batches."""
         node, again, leaked, fresh = state.node, True, False, not state.pending
         assert node is not None
         while again:
             ready = node.drain(NOW)
-            again = self.dispatch(node, ready.send)
+            again = self.dispatch(state, ready.send)
+            if ready.catch_up is not None and self.budgets["checkpoint"]:
+                fetch = (node.incarnations.incarnation, FetchCheckpoint(0, 0))
+                self.sends.append((self.ids.index(ready.catch_up), fetch))
             leaked = leaked or any(to != node.me for to, _, _ in ready.send)
             if ready.journal:
                 state.pending.append((ready.journal + node.notes(), ready.send_after))
             elif ready.send_after and state.pending:
                 state.pending[-1][1].extend(ready.send_after)
             else:
-                again |= self.dispatch(node, ready.send_after)
+                again |= self.dispatch(state, ready.send_after)
             for applied in ready.apply:
                 item = (applied.timestamp, applied.owner, applied.payload)
                 self.facts.append(("applied", node.me, state.applied, item))
@@ -218,24 +341,56 @@ class Nodes:
         pending, state.pending = state.pending, []
         for records, _ in pending:
             for record in records:
+                if record.installed is not None:
+                    assert state.foreign is not None
+                    if state.disk.install(state.foreign.cut()):
+                        state.base = state.foreign.count
+                    continue
                 state.disk.replay(record)
                 if record.held is not None:
                     of = record.held
                     self.facts.append(("held", state.me, of.log, of.ballot, of.start, tuple(of.entries)))
         assert state.node is not None
         for _, after in pending:
-            self.dispatch(state.node, after)
+            self.dispatch(state, after)
         self.turn(state)
 
-    def dispatch(self, node: Node, messages: list[Any]) -> bool:
-        own = False
+    def dispatch(self, state: Machine, messages: list[Any]) -> bool:
+        node, own = state.node, False
+        assert node is not None
         for to, message, _ in messages:
             if to == node.me:
                 node.step(node.me, message, NOW)
                 own = True
             else:
+                self.leaves(state, message)
                 self.sends.append((self.ids.index(to), (node.incarnations.incarnation, message)))
         return own
+
+    def leaves(self, state: Machine, message: Any) -> None:
+        """What the others will count on is on the disk; what is said of a log is for the observer."""
+        ballot = getattr(message, "ballot", 0)
+        assert state.node is not None
+        if isinstance(message, (Prepare, Accept)):
+            candidate = state.disk.proposers.get(message.log)
+            if candidate is None or candidate.highest < ballot:
+                raise Breach(f"node {state.me} stands with a ballot that is not durable: {message}")
+        elif isinstance(message, Promise) and message.verdict == Verdict.PROMISED:
+            if state.disk.acceptors[message.log].promised < ballot:
+                raise Breach(f"node {state.me} promises before it is durable: {message}")
+        elif isinstance(message, Accepted) and message.vote == Vote.ACCEPTED:
+            acceptor = state.disk.acceptors[message.log]
+            if (acceptor.accepted, acceptor.length) < (ballot, message.length):
+                raise Breach(f"node {state.me} votes before it is durable: {message}")
+            seen = max(
+                [e.timestamp for e in state.node.acceptors[message.log].entries if e.payload], default=0
+            )
+            if self.proposing == OWN_LOGS and state.node.clock.time < seen:
+                raise Breach(f"node {state.me} answers at {state.node.clock.time}, below {seen} (R6)")
+        facts = [message.fact] if hasattr(message, "fact") else getattr(message, "facts", None) or []
+        for fact in facts:
+            own = (state.disk.clock.reserved, state.node.own.ballot) if fact.log == state.me else ()
+            self.facts.append(("claims", *fact, *own))
 
     def times(self, node: Node, change: Callable[[float], float]) -> None:
         """Change every time that a node remembers; how long ago somebody was heard of is not looked at."""
@@ -265,7 +420,7 @@ class Nodes:
         node.catch_up.fetching = {
             log: (change(at), whom) for log, (at, whom) in node.catch_up.fetching.items()
         }
-        node.catch_up.fetch_at = 0.0
+        node.catch_up.fetch_at = node.compaction.compact_at = 0.0
         node.gossip.news_at = dict.fromkeys(node.gossip.news_at, NOW)
         node.gossip.gossiped_at = dict.fromkeys(node.gossip.gossiped_at, NOW)
         for proposer in node.proposers.values():
@@ -302,11 +457,13 @@ class Nodes:
         same = node.gossip.seen is node.learner.logs[node.own.log].fact, node.persistence.turn - turn
         return (
             self.freeze(node), same, durable, pending, state.applied, state.life, state.proposed, state.asked,
+            state.base, state.saved, state.foreign if state.pending else None,
         )  # fmt: skip
 
-    def dead(
-        self, sender: int, source: Any, receiver: int, target: Any, message: Any, left: dict[str, int]
-    ) -> bool:
+    def horizon(self, process: int, state: Any, left: dict[str, int]) -> Hashable:
+        return None
+
+    def dead(self, sender: int, source: Any, receiver: int, target: Any, message: Any) -> bool:
         return False
 
     def renamed(self, process: int, state: Any, to: dict[int, int]) -> Any:
@@ -320,32 +477,29 @@ class Nodes:
     def observe(self, history: Any, facts: tuple[Any, ...]) -> Hashable:
         """The history: (of each log what is chosen and by whom, what is applied, acknowledged, asked)."""
         logs, applied, acknowledged, open_ = history
-        table = {log: (chosen, dict(ballots)) for log, chosen, ballots in logs}
+        table = {log: Log(chosen, dict(ballots), frontier) for log, chosen, ballots, frontier in logs}
         asked = dict(open_)
         for kind, *what in facts:
             if kind == "held":
-                voter, log, ballot, start, entries = what
-                chosen, packed = table.get(log, ((), {}))
-                ballots = {number: (entry, dict(votes)) for number, (entry, votes) in packed.items()}
-                chosen = held(self.quorum, chosen, ballots, voter, ballot, start, entries)
-                table[log] = chosen, {n: (e, tuple(sorted(v.items()))) for n, (e, v) in ballots.items()}
+                table.setdefault(what[1], Log((), {}, 0)).hold(self.quorum, *what)
             elif kind == "chosen":
                 log, start, entries = what
-                if table.get(log, ((), {}))[0][start : start + len(entries)] != entries:
+                chosen = table[log].chosen if log in table else ()
+                if chosen[start : start + len(entries)] != entries:
                     raise Breach(f"log {log}: {entries} from {start} are taken for chosen, and are not")
+            elif kind == "claims":
+                table.setdefault(what[0], Log((), {}, 0)).claim(self.quorum, *what)
             elif kind == "applied":
                 applied = self.apply(applied, *what)
             elif kind == "acknowledged":
-                if not any(e.payload == what[0] for chosen, _ in table.values() for e in chosen):
+                if not any(e.payload == what[0] for log in table.values() for e in log.chosen):
                     raise Breach(f"{what[0]} is acknowledged, and not chosen")
                 acknowledged |= {what[0]}
             elif kind == "asked":
                 asked[what[0]] = acknowledged
             elif missing := asked.pop(what[0]) - {item[-1] for item in applied[: what[1]]}:
                 raise Breach(f"the read {what[0]} misses {missing}, acknowledged before it began")
-        packed = tuple(
-            (log, chosen, tuple(sorted(ballots.items()))) for log, (chosen, ballots) in sorted(table.items())
-        )
+        packed = tuple((log, *table[log].packed()) for log in sorted(table))
         return packed, applied, acknowledged, tuple(sorted(asked.items()))
 
     def apply(self, applied: Any, node: int, index: int, item: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.harness.explore.engine import Breach
+from tests.harness.explore.world import Breach
 
 Log = tuple[Any, ...]
 Ballots = dict[int, tuple[Log, dict[int, int]]]  # by ballot: its log, and how much of it each voter holds

@@ -9,12 +9,12 @@ it.)
 
 import pickle
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 from paxoskv.multipaxos import Acceptor, Proposer
 from paxoskv.wire.structs import Accept, Accepted, Entry, Fact, Prepare, Promise, Record, Verdict, Vote
-from tests.harness.explore.engine import Breach, Step, frozen
 from tests.harness.explore.observer import held
+from tests.harness.explore.world import Breach, Step, frozen
 
 NOW, EARLIER = 1000.0, 1.0  # the only times there are, beside 0.0: never
 JOURNAL: list[Record] = []
@@ -40,6 +40,15 @@ class Candidate:
         self.evidence = 0
 
 
+class Ballots(NamedTuple):
+    """What decides whether a message from or to a candidate is dead."""
+
+    durable: int  # the highest that it has stood with
+    active: int  # that which it leads or prepares; 0: none
+    preparing: bool
+    retired: bool  # it does nothing and will do nothing
+
+
 class OneLog:
     """The world of one log."""
 
@@ -52,7 +61,7 @@ class OneLog:
         self.names = [f"acceptor {n + 1}" for n in self.voters] + [
             f"candidate {n + 1}" for n in range(proposers)
         ]
-        self.budgets = {"stand": 2, "resend": 0, "crash": 0} | budgets
+        self.budgets = {"stand": 2, "append": 0, "resend": 0, "crash": 0} | budgets
         self.nothing_seen: Hashable = ((), ())
 
     def begin(self) -> list[Any]:
@@ -60,7 +69,7 @@ class OneLog:
         return [Voter() for _ in self.voters] + candidates
 
     def events(self, process: int) -> list[str]:
-        return ["crash"] if process < self.alike else ["stand", "resend", "crash"]
+        return ["crash"] if process < self.alike else ["stand", "append", "resend", "crash"]
 
     # ---------------------------------------------------------------------------------------------- steps
 
@@ -83,6 +92,8 @@ class OneLog:
         answer: Promise | Accepted
         if isinstance(message, Prepare):
             answer = acceptor.on_prepare(message, Fact(0, acceptor.chosen, acceptor.evidence, 0))
+            if answer.verdict == Verdict.PROMISED and message.ballot < acceptor.promised:
+                raise Breach(f"{message.ballot} is promised after {acceptor.promised}")
         else:
             vote = acceptor.on_accept(message)
             before = acceptor.chosen
@@ -112,12 +123,19 @@ class OneLog:
                 return None
             record = proposer.prepare(0, 0, 0)
             assert record.candidate
+            if record.candidate.ballot <= state.durable:
+                raise Breach(
+                    f"candidate {process} stands with {record.candidate.ballot} after {state.durable}"
+                )
             state.durable = record.candidate.ballot
             prepare = proposer.message(NOW)
             return Step([(voter, prepare) for voter in self.voters])
+        if event in ("append", "resend") and not proposer.leading:
+            return None
+        if event == "append":
+            proposer.append(Entry(proposer.end + 1, b"%d.%d" % (process, proposer.end)))
+            return Step(self.accepts(state))
         if event == "resend":
-            if not proposer.leading:
-                return None
             for courier in proposer.couriers.values():
                 courier.at = courier.at and EARLIER
             return Step(self.accepts(state))
@@ -185,26 +203,29 @@ class OneLog:
             state.durable, state.chosen, state.evidence,
         )  # fmt: skip
 
-    def dead(
-        self, sender: int, source: Any, receiver: int, target: Any, message: Any, left: dict[str, int]
-    ) -> bool:
+    def horizon(self, process: int, state: Any, left: dict[str, int]) -> Hashable:
+        """Of an acceptor its durable promise; of a candidate its ballots, and whether it will act again."""
+        if process < self.alike:
+            return state.durable.promised
+        proposer = state.proposer
+        active = proposer.leading or proposer.preparing
+        retired = not (active or left["stand"])
+        return Ballots(state.durable, proposer.ballot if active else 0, proposer.preparing, retired)
+
+    def dead(self, sender: int, source: Any, receiver: int, target: Any, message: Any) -> bool:
         """A ballot never comes again; one who leads hears of promises in any answer, however old."""
-        candidate = source if sender >= self.alike else target
-        proposer = candidate.proposer
+        candidate: Ballots
+        candidate, promised = (source, target) if sender >= self.alike else (target, source)
         if message.ballot > candidate.durable:
             return False  # it was not sent yet
-        retired = not (proposer.leading or proposer.preparing or left["stand"])
+        counts = candidate.active == message.ballot
         if isinstance(message, Prepare):
-            waits = proposer.preparing and proposer.ballot == message.ballot
-            return not waits and message.ballot <= target.durable.promised
+            return not (counts and candidate.preparing) and message.ballot <= promised
         if isinstance(message, Accept):
-            return retired and message.ballot < target.durable.promised
+            return candidate.retired and message.ballot < promised
         if isinstance(message, Promise):
-            return not (proposer.preparing and proposer.ballot == message.ballot)
-        if retired:
-            return True
-        counts = (proposer.leading or proposer.preparing) and proposer.ballot == message.ballot
-        return not counts and message.promised <= candidate.durable
+            return not (counts and candidate.preparing)
+        return candidate.retired or (not counts and message.promised <= candidate.durable)
 
     def renamed(self, process: int, state: Candidate, to: dict[int, int]) -> Candidate:
         proposer = state.proposer
