@@ -161,32 +161,45 @@ class Service:
     def _submit_newer(
         self, token: Any, commands: list[Command], batch: bool, besides: int | None = None
     ) -> None:
-        """Submit commands that older versions do not know, behind an UPGRADE if there was none."""
-        hindrance = self.formats.hindrance(besides) if self.store.format < FORMAT else None
+        """Submit commands that older versions do not know, after an UPGRADE if there was none."""
+        refusal = self._refusal(commands, batch)
         if batch and any(command.verb == Verb.REPLACE_NODE for command in commands):
-            self.answer(token, NotDone("only replace_node says REPLACE_NODE", True))
+            refusal = NotDone("only replace_node says REPLACE_NODE", True)
         elif any(command.verb == Verb.UPGRADE for command in commands):
-            self.answer(token, NotDone("only nodes say UPGRADE", True))
-        elif hindrance is not None:
+            refusal = NotDone("only nodes say UPGRADE", True)
+        if refusal is not None:
+            self.answer(token, refusal)
+        elif self.store.format >= FORMAT:
+            self._submit(token, commands, batch)
+        elif (hindrance := self.formats.hindrance(besides)) is not None:
             self.answer(token, NotDone(hindrance, False))
         else:
-            if self.store.format < FORMAT:
-                self.replica.submit(lambda value: None, [Command(Verb.UPGRADE, delta=FORMAT)])
-            self._submit(token, commands, batch)
+
+            def upgraded(value: Any) -> None:
+                if isinstance(value, Exception) or self.store.format < FORMAT:
+                    self.answer(token, NotDone("the nodes did not agree in time that all know this", False))
+                else:
+                    self._submit(token, commands, batch)
+
+            self.replica.submit(upgraded, [Command(Verb.UPGRADE, delta=FORMAT)])
 
     def _submit(self, token: Any, commands: list[Command], batch: bool = False) -> None:
+        refusal = self._refusal(commands, batch)
+        if refusal is not None:
+            self.answer(token, refusal)
+        else:
+            self.replica.submit(token, commands, batch)
+            self._hold_if_crowded(token)
+
+    def _refusal(self, commands: list[Command], batch: bool) -> NotDone | None:
+        """Why the commands are not submitted; None if they may be."""
         for index, command in enumerate(commands):
             reason = invalid(command)
             if reason is not None:
                 where = f"commands[{index}]: " if batch else ""
-                self.answer(token, NotDone(where + reason, True))
-                return
+                return NotDone(where + reason, True)
         refusal = self.health.refuses_commands()
-        if refusal is not None:
-            self.answer(token, NotDone(refusal, False))
-        else:
-            self.replica.submit(token, commands, batch)
-            self._hold_if_crowded(token)
+        return None if refusal is None else NotDone(refusal, False)
 
     # -------------------------------------------------------------------------------------------------- reads
 
