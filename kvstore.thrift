@@ -53,7 +53,8 @@ enum Outcome {
     /** Not applied: the command makes no sense (unknown verb, a missing field, a key or value over the limit), or not
      * all nodes are known to understand it. */
     INVALID = 6,
-    /** TRANSACTION: what it would read is longer than 1,048,576 bytes; nothing changed. */
+    /** TRANSACTION: it would read more than 1,048,576 characters, or more than those before it in its entry have left of
+     * 8,388,608; nothing changed. */
     TOO_LARGE = 7,
 }
 

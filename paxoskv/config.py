@@ -47,7 +47,9 @@ import dataclasses
 import hashlib
 import ipaddress
 import json
+import os
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -213,7 +215,7 @@ def load(path: str | PathLike[str]) -> Cluster:
 def load_faults(path: str | PathLike[str]) -> Faults:
     """Read the file of faults: no fault if there is none; raise ClusterError if it contains an error."""
     try:
-        value = _json(Path(path).read_bytes())
+        value = _json(_private(Path(path)))
         return Faults(**_object(value, "", {}, {"cut": _links, "acceptors": _probabilities}))
     except FileNotFoundError:
         return Faults()
@@ -221,6 +223,21 @@ def load_faults(path: str | PathLike[str]) -> Faults:
         raise ClusterError(f"{path}: {error.strerror}") from error
     except ClusterError as error:
         raise ClusterError(f"{path}: {error}") from error
+
+
+def _private(path: Path) -> bytes:
+    """Read a regular file that only its owner may write; anything else is refused, and not waited for."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            raise ClusterError("is no regular file")
+        if mode & 0o022:
+            raise ClusterError(f"others may write it (mode {mode & 0o777:o}): chmod go-w")
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
 
 
 def _parse(data: bytes) -> Cluster:

@@ -4,7 +4,7 @@ operations decides what to try and what to repeat; sync and aio carry that out o
 command line: arguments says what may be typed, output prints, rows reads files of operations, workload runs
 them, report makes tables of a run, health looks at the nodes.
 
-May import: config, page, wire.
+May import: config, page, program, wire.
 """
 
 import importlib

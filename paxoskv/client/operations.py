@@ -731,7 +731,7 @@ def _committed(operation: AnyOperation, result: Result) -> Committed:
             "transaction: nothing was done: an increment found no 64-bit integer, or the sum is none"
         )
     if result.outcome == Outcome.TOO_LARGE:
-        raise operation.failure(f"it would read more than {MAX_TRANSACTED:,} bytes", permanent=True)
+        raise operation.failure(f"it, or all beside it, would read more than {MAX_TRANSACTED:,} characters")
     committed: Committed = _refuse(operation, result)
     return committed
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from paxoskv.kvstore import ttypes
 from paxoskv.node.metrics import Counts
+from paxoskv.state.commands import read_by
 from paxoskv.wire.codec import NotDone, Unknown
 from paxoskv.wire.connection import Connection
 from paxoskv.wire.methods import Method
@@ -40,7 +41,7 @@ class Answers:
             return
         method, sequence = token.method, token.sequence
         if value.__class__ is list:
-            size = sum(len(result.value) for result in value if result.value)
+            size = sum(_length(result) for result in value)
             if size > MAX_ANSWER:  # not even encoded: it may be thousands of times as large
                 value = Unknown(f"done, but the answer has {size} bytes or more")
         if isinstance(value, Exception):
@@ -57,6 +58,11 @@ class Answers:
         counts = self.counts
         counts.answered(method.name, outcome, time.perf_counter() - token.arrived)
         counts.frame(counts.sent, token.connection.user, method.name, len(frame))
+
+
+def _length(result: Result) -> int:
+    """Return how many characters a result holds."""
+    return len(result.value or "") + read_by(result)
 
 
 def _failed(error: Exception) -> str:

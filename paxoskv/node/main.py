@@ -50,7 +50,7 @@ from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import Checkpoints
 from paxoskv.storage.checkpoint_process import CheckpointProcess
-from paxoskv.storage.data_dir import condemn, discard_replacement
+from paxoskv.storage.data_dir import condemn, discard_replacement, mark_format
 from paxoskv.storage.files import Damaged, Full, JournalError, Unreadable
 from paxoskv.storage.journal import Journal
 from paxoskv.wire.connection import Flusher, new_event_loop
@@ -90,9 +90,9 @@ def put_together(
     """
     loop = asyncio.get_running_loop()
     turns, flusher, counts = Turns(loop), Flusher(), Counts()
-    writer = Writer(journal, loop, counts.fsync)
-    answer = Answers(counts).answer
-    formats, addresses = Formats(store, members), Addresses(store, address, members)
+    writer, answer = Writer(journal, loop, counts.fsync), Answers(counts).answer
+    formats = Formats(store, members, partial(mark_format, directory, identity))
+    addresses = Addresses(store, address, members)
     peers = Peers(
         identity, core, members, flusher, counts, trust, loop, partial(condemn, directory), formats, addresses
     )

@@ -177,7 +177,10 @@ class Peers:
             link.close()
 
     def tick(self) -> None:
-        """Tell the core which peers refuse connections."""
+        """Tell the core which peers refuse connections; hang up on those that are too old by now."""
+        for connection, (peer, _) in [*self.processes.items()] if self.formats.old else ():
+            if peer in self.formats.old:
+                connection.close()
         for peer, link in self.links.items():
             self.core.link(peer, link.refused)
 
@@ -233,7 +236,7 @@ class Peers:
 
     def send(self, peer: int, message: Message, call: Call | None) -> None:
         """Send a peer the answer to its call, or a request. What cannot leave is lost, and sent again."""
-        if call is not None:
+        if call is not None and peer not in self.formats.old:
             method = call.method
             frame = method.reply(call.sequence, message)
             call.connection.send(frame)
@@ -242,7 +245,7 @@ class Peers:
                 self.counts.refused("accept")
             elif kind is Promise and message.verdict == Verdict.NACK:
                 self.counts.refused("prepare")
-        elif peer in self.greeted:
+        elif peer in self.greeted and peer not in self.formats.old:
             method = REQUESTS[message.__class__]
             if self.encoded[0] is not message:
                 self.sequence = self.sequence + 1 & 0x7FFFFFFF
@@ -315,10 +318,16 @@ class Peers:
 
     def lost(self, connection: Connection, error: Exception | None) -> None:
         """A connection that somebody made to us is gone."""
-        self.processes.pop(connection, None)
+        self._forget(connection)
         self.trust.lost(connection)
         if isinstance(error, TlsUnexpected):
             self.handshake(_host(connection), error)
+
+    def _forget(self, connection: Connection) -> None:
+        """A connection is gone. With the last one of a peer, what it has said of its version is forgotten."""
+        peer, _ = self.processes.pop(connection, (0, None))
+        if all(other != peer for other, _ in self.processes.values()):
+            self.formats.forget(peer)
 
     # ------------------------------------------------------------------------------------- who is listened to
 
@@ -422,7 +431,7 @@ class Peers:
 
     def _down(self, link: Link, error: Exception | None) -> None:
         for connection in [other for other in self.processes if other.user is link]:
-            del self.processes[connection]
+            self._forget(connection)
         self.trust.lost(link)
         if link.user in self.greeted and not self.closed:
             log("peer-lost", "warning", peer=link.user, reason=error or "it hung up")

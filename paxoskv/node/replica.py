@@ -603,4 +603,8 @@ def refusal(result: Result) -> Result | Expired | Forgotten:
 def _size(command: Command) -> int:
     """Encoded bytes of a command, about (four for each character: never too few)."""
     texts = (command.key, command.value, command.expected)
-    return 64 + 4 * sum(len(text) for text in texts if text is not None)
+    size = 64 + 4 * sum(len(text) for text in texts if text is not None)
+    if command.transaction is not None:
+        for part in (part for parts in command.transaction for part in parts or ()):
+            size += 64 + 4 * (len(part.key) + len(part.value or ""))
+    return size

@@ -18,9 +18,20 @@ from paxoskv.node.status import StatusReport
 from paxoskv.node.tracing import Tracing
 from paxoskv.node.watches import Watches
 from paxoskv.state.changes import at, place
-from paxoskv.wire.codec import NotDone
+from paxoskv.wire.codec import Compacted, NotDone
 from paxoskv.wire.connection import Connection
-from paxoskv.wire.structs import Command, Membership, Page, Position, Range, ReadMode, Result, Verb, Watched
+from paxoskv.wire.structs import (
+    Command,
+    Membership,
+    Page,
+    Place,
+    Position,
+    Range,
+    ReadMode,
+    Result,
+    Verb,
+    Watched,
+)
 from paxoskv.wire.validation import FORMAT, MAX_BATCH, MAX_CLIENT_FRAME, MAX_KEY_BYTES, invalid
 
 MAX_SCAN: Final = 1000  # items in a page, or changes
@@ -150,32 +161,45 @@ class Service:
     def _submit_newer(
         self, token: Any, commands: list[Command], batch: bool, besides: int | None = None
     ) -> None:
-        """Submit commands that older versions do not know, behind an UPGRADE if there was none."""
-        hindrance = self.formats.hindrance(besides) if self.store.format < FORMAT else None
+        """Submit commands that older versions do not know, after an UPGRADE if there was none."""
+        refusal = self._refusal(commands, batch)
         if batch and any(command.verb == Verb.REPLACE_NODE for command in commands):
-            self.answer(token, NotDone("only replace_node says REPLACE_NODE", True))
+            refusal = NotDone("only replace_node says REPLACE_NODE", True)
         elif any(command.verb == Verb.UPGRADE for command in commands):
-            self.answer(token, NotDone("only nodes say UPGRADE", True))
-        elif hindrance is not None:
+            refusal = NotDone("only nodes say UPGRADE", True)
+        if refusal is not None:
+            self.answer(token, refusal)
+        elif self.store.format >= FORMAT:
+            self._submit(token, commands, batch)
+        elif (hindrance := self.formats.hindrance(besides)) is not None:
             self.answer(token, NotDone(hindrance, False))
         else:
-            if self.store.format < FORMAT:
-                self.replica.submit(lambda value: None, [Command(Verb.UPGRADE, delta=FORMAT)])
-            self._submit(token, commands, batch)
+
+            def upgraded(value: Any) -> None:
+                if isinstance(value, Exception) or self.store.format < FORMAT:
+                    self.answer(token, NotDone("the nodes did not agree in time that all know this", False))
+                else:
+                    self._submit(token, commands, batch)
+
+            self.replica.submit(upgraded, [Command(Verb.UPGRADE, delta=FORMAT)])
 
     def _submit(self, token: Any, commands: list[Command], batch: bool = False) -> None:
+        refusal = self._refusal(commands, batch)
+        if refusal is not None:
+            self.answer(token, refusal)
+        else:
+            self.replica.submit(token, commands, batch)
+            self._hold_if_crowded(token)
+
+    def _refusal(self, commands: list[Command], batch: bool) -> NotDone | None:
+        """Why the commands are not submitted; None if they may be."""
         for index, command in enumerate(commands):
             reason = invalid(command)
             if reason is not None:
                 where = f"commands[{index}]: " if batch else ""
-                self.answer(token, NotDone(where + reason, True))
-                return
+                return NotDone(where + reason, True)
         refusal = self.health.refuses_commands()
-        if refusal is not None:
-            self.answer(token, NotDone(refusal, False))
-        else:
-            self.replica.submit(token, commands, batch)
-            self._hold_if_crowded(token)
+        return None if refusal is None else NotDone(refusal, False)
 
     # -------------------------------------------------------------------------------------------------- reads
 
@@ -251,8 +275,27 @@ class Service:
             self.answer(token, NotDone(reason, True))
         elif (refusal := self.health.refuses_reads()) is not None:
             self.answer(token, NotDone(refusal, False))
-        else:
+        elif at(after) <= self.store.changes.end:
             self.watches.begin(token, prefix or "", at(after), limit, wait_ms / 1000)
+        else:
+            self._watch_ahead(token, prefix or "", after, limit, wait_ms / 1000)
+
+    def _watch_ahead(self, token: Call, prefix: str, after: Place, limit: int, wait_s: float) -> None:
+        """Begin a watch behind a place that this node has not reached: if others have, it does so first."""
+
+        def fresh(value: Any) -> None:
+            end = self.store.changes.end
+            if isinstance(value, Exception):
+                self.answer(token, value)
+            elif at(after) > end:
+                reason = (
+                    f"nobody has come to {after.timestamp}.{after.owner} so far: it is none of this cluster"
+                )
+                self.answer(token, Compacted(reason, place(end)))
+            else:
+                self.watches.begin(token, prefix, at(after), limit, wait_s)
+
+        self.replica.read(fresh, lambda: None)
 
     def _read(
         self,

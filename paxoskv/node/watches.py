@@ -18,11 +18,19 @@ from paxoskv.node.long_work import LongWork, Work
 from paxoskv.state.changes import At, place
 from paxoskv.state.store import Store
 from paxoskv.wire.codec import Compacted, NotDone
+from paxoskv.wire.connection import Connection
 from paxoskv.wire.structs import Watched
-from paxoskv.wire.validation import MAX_CLIENT_FRAME
 
 MAX_WATCHES: Final = 10_000  # calls that wait, as many as there may be connections
-AT_ONCE: Final = 16  # watches that are answered in a piece: about half a millisecond
+MAX_OF_ONE: Final = 1000  # of one connection
+# Beginnings of keys that look() compares with prefixes; if there are more, all watches look for themselves.
+BEGINNINGS: Final = 10_000
+# What a piece may cost: changes that are looked at; so many characters that are told count as one of them.
+# One watch is served in any case: it looks at state.changes.SCAN of them, and is told PAGE, of PAGE_BYTES.
+PIECE: Final = 8192
+CHARACTERS: Final = 32
+PAGE, PAGE_BYTES = 256, 256 << 10
+AT_ONCE: Final = 8  # watches that are answered in a piece: with more, whoever writes waits for them
 
 
 class Watch:
@@ -57,14 +65,16 @@ class Watches:
         self.due: deque[Watch] = deque()  # those for which there may be something, or whose time is over
         self.working = False
         self.count = 0  # of all
+        self.of: Counter[Connection] = Counter()  # by connection
         self.seen = self.changes.end  # look() has looked at all changes up to there
 
     def begin(self, call: Call, prefix: str, after: At, limit: int, wait_s: float) -> None:
         """Answer the call with at most `limit` changes after this place, within about so many seconds."""
-        if self.count >= MAX_WATCHES:
+        if self.count >= MAX_WATCHES or self.of[call.connection] >= MAX_OF_ONE:
             self.answer(call, NotDone("busy: too many watches wait", False))
             return
         self.count += 1
+        self.of[call.connection] += 1
         self.due.append(Watch(call, prefix, after, limit, self.clock() + wait_s))
         self._work_on()
 
@@ -77,15 +87,15 @@ class Watches:
             changed = self.changes.after(seen)
         except Compacted:  # another node's checkpoint was installed, or there were more than are kept
             changed = None
-        if changed is None or len(changed) == self.changes.scan:
-            prefixes = [*self.waiting]
+        if changed is None or len(changed) >= min(self.changes.scan, BEGINNINGS // max(len(self.lengths), 1)):
+            self._all_due(seen)
         else:
-            heads = {change[3][:length] for change in changed for length in self.lengths}
-            prefixes = [prefix for prefix in heads if prefix in self.waiting]
-        for prefix in prefixes:
-            for watch in self.waiting[prefix]:
-                watch.after = max(watch.after, seen)
-            self._due(prefix, [*self.waiting[prefix]])
+            keys = {change[3] for change in changed}
+            heads = {key[:length] for key in keys for length in self.lengths if length <= len(key)}
+            for prefix in heads & self.waiting.keys():
+                for watch in self.waiting[prefix]:
+                    watch.after = max(watch.after, seen)
+                self._due(prefix, [*self.waiting[prefix]])
         self._work_on()
 
     def sweep(self, refusal: str | None) -> None:
@@ -106,10 +116,18 @@ class Watches:
 
     def refuse(self, reason: str) -> None:
         """Answer all watches that they must go on at another node."""
-        for prefix, watches in [*self.waiting.items()]:
-            self._due(prefix, [*watches])
+        self._all_due(self.seen)
         while self.due:
             self._end(self.due.popleft(), NotDone(reason, False))
+
+    def _all_due(self, seen: At) -> None:
+        """Let all that wait look for themselves, in pieces, from this place on."""
+        watches = [watch for watches in self.waiting.values() for watch in watches]
+        for watch in watches:
+            watch.after = max(watch.after, seen)
+        self.due.extend(watches)
+        self.waiting.clear()
+        self.lengths.clear()
 
     def _due(self, prefix: str, watches: list[Watch]) -> None:
         waiting = self.waiting[prefix]
@@ -129,20 +147,30 @@ class Watches:
 
     def _work(self) -> Work:
         while self.due:
+            room = PIECE
             for _ in range(min(AT_ONCE, len(self.due))):
-                self._serve(self.due.popleft())
+                room -= self._serve(self.due.popleft())
+                if room <= 0:
+                    break
             yield
         self.working = False
 
-    def _serve(self, watch: Watch) -> None:
-        """Answer a watch if there is something for it, or it has no time left; else let it wait."""
-        changes = self.changes
+    def _serve(self, watch: Watch) -> int:
+        """Answer a watch if there is something for it, or it has no time left; else let it wait.
+
+        Returns what that has cost.
+        """
+        changes, before = self.changes, self.changes.looked
+        if not watch.call.connection.open:
+            self._end(watch)
+            return 0
         try:
-            found, watch.after = changes.changes(watch.prefix, watch.after, watch.limit, MAX_CLIENT_FRAME)
+            limit = min(watch.limit, PAGE)
+            found, watch.after = changes.changes(watch.prefix, watch.after, limit, PAGE_BYTES)
         except Compacted as compacted:
             self._end(watch, compacted)
-            return
-        if found or not watch.call.connection.open:
+            return 0
+        if found:
             self._end(watch, Watched(found, place(watch.after)))
         elif watch.after < changes.end:
             self.due.append(watch)
@@ -153,7 +181,14 @@ class Watches:
                 self.waiting[watch.prefix] = {}
                 self.lengths[len(watch.prefix)] += 1
             self.waiting[watch.prefix][watch] = None
+        told = sum(len(change.key) + len(change.value or "") for change in found)
+        return changes.looked - before + told // CHARACTERS
 
-    def _end(self, watch: Watch, value: Any) -> None:
+    def _end(self, watch: Watch, value: Any = None) -> None:
+        """Forget a watch; a value is its answer."""
         self.count -= 1
-        self.answer(watch.call, value)
+        self.of[watch.call.connection] -= 1
+        if not self.of[watch.call.connection]:
+            del self.of[watch.call.connection]
+        if value is not None:
+            self.answer(watch.call, value)

@@ -43,6 +43,7 @@ class Changes:
         self.most = most
         self.most_characters = characters
         self.scan = SCAN
+        self.looked = 0  # changes that changes() has looked at, in all: what it costs
         self.kept: deque[Kept] = deque()
         self.characters = 0  # in all that is kept
         self.floor: At = (0, 0, LAST)  # all changes after it are kept
@@ -98,6 +99,7 @@ class Changes:
         """
         found: list[Change] = []
         looked = self.after(where)
+        self.looked += len(looked)
         for timestamp, owner, number, key, value in looked:
             if not key.startswith(prefix):
                 continue

@@ -54,8 +54,10 @@ def execute(content: Content, command: Command) -> Result:
     raise AssertionError(f"invalid() let verb {verb} pass")
 
 
-def transact(content: Content, transaction: Transaction, position: tuple[int, int]) -> Result:
-    """Do a valid transaction at this position: all of it, or nothing.
+def transact(
+    content: Content, transaction: Transaction, position: tuple[int, int], room: int = MAX_TRANSACTED
+) -> Result:
+    """Do a valid transaction at this position: all of it, or nothing. It may read so many characters.
 
     The actions are done on a draft, which holds their keys alone. It is taken over when all have succeeded.
     """
@@ -64,13 +66,12 @@ def transact(content: Content, transaction: Transaction, position: tuple[int, in
     keys = [action.key for action in actions]
     draft = Content({key: content.values[key] for key in keys if key in content.values}, Changes())
     answers: list[Answer] = []
-    room = MAX_TRANSACTED
     for action in actions:
         result = execute(draft, Command(action.verb, action.key, action.value, None, action.delta))
         if result.outcome == Outcome.NOT_A_NUMBER:
             return result
         if result.value is not None:
-            room -= len(result.value.encode())
+            room -= len(result.value)
             if room < 0:
                 return TOO_LARGE
         if action.ttl_ms is not None:
@@ -79,6 +80,12 @@ def transact(content: Content, transaction: Transaction, position: tuple[int, in
     _take_over(content, draft, dict.fromkeys(action.key for action in actions if action.verb != Verb.GET))
     outcome = Outcome.OK if held else Outcome.MISMATCH
     return Result(outcome, None, None, None, Transacted(Position(*position), answers))
+
+
+def read_by(result: Result) -> int:
+    """Return how many characters a transaction has read."""
+    answers = result.transacted.answers if result.transacted is not None else ()
+    return sum(len(answer.value) for answer in answers if answer.value is not None)
 
 
 def _take_over(content: Content, draft: Content, keys: Iterable[str]) -> None:

@@ -38,14 +38,14 @@ import json
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from pickledb import PickleDB
 
 from paxoskv.state.changes import Changes
-from paxoskv.state.commands import NOT_FOUND, OK, execute, transact
+from paxoskv.state.commands import NOT_FOUND, OK, execute, read_by, transact
 from paxoskv.state.content import Content, Digest, Lease, Pieces
 from paxoskv.wire.codec import Malformed, decode, encode
 from paxoskv.wire.structs import (
@@ -62,7 +62,7 @@ from paxoskv.wire.structs import (
     Transacted,
     Verb,
 )
-from paxoskv.wire.validation import FORMAT, MAX_RESULTS, invalid
+from paxoskv.wire.validation import FORMAT, MAX_ENTRY_TRANSACTED, MAX_RESULTS, MAX_TRANSACTED, invalid
 
 RESERVED_KEY: Final = ""  # invalid() refuses it as a user's key
 MAX_SESSIONS: Final = 65_536
@@ -115,12 +115,14 @@ class Store:
         self.database = PickleDB(location)
         self.position: tuple[int, int] = (0, 0)  # (timestamp, owner) of the last applied entry
         self.format = 0  # of which all nodes are known to understand the commands
+        self.risen: Callable[[], None] = lambda: None  # is called when the format has
         self.addresses: dict[int, str] = {}  # of nodes that were replaced; another dict for each change
         self.hash = 0  # CRC-32 over all that was applied so far: the entries and their outcomes
         self.changes = Changes()  # the last ones, for watches
         self._content = Content(self.database.db, self.changes)
         # The least recently used session comes first.
         self._sessions: OrderedDict[tuple[int, int, int], _Session] = OrderedDict()
+        self._room = 0  # characters that the transactions of this entry may still read
         self._named: Session | None = None  # the session of the command before, within one entry
         self._session = _Session(1, {})  # what is remembered of it
 
@@ -136,6 +138,7 @@ class Store:
         self.position = position
         self.changes.begin(timestamp, owner)
         self._named = None
+        self._room = MAX_ENTRY_TRANSACTED
         results = [self._apply(command, index) for index, command in enumerate(commands)]
         place = zlib.crc32(_PLACE.pack(self.hash, timestamp, owner))
         self.hash = zlib.crc32(bytes([result.outcome for result in results]), zlib.crc32(payload, place))
@@ -254,13 +257,15 @@ class Store:
             raise Malformed(f"state: no bookkeeping: {type(error).__name__}: {error}") from error
         self.position = (timestamp, owner)
         self.hash = rolling
-        self.format = format_
+        rises, self.format = format_ > self.format, format_
         self.addresses = addresses
         self.database.db = content
         self._content = Content(content, self.changes)
         self._content.leases = leases
         self.changes.forget(timestamp, owner)
         self._sessions = sessions
+        if rises:
+            self.risen()
 
     def _apply(self, command: Command, index: int) -> Result:
         """Apply one command, at this index of the entry at self.position."""
@@ -297,11 +302,17 @@ class Store:
         if verb == Verb.OPEN_SESSION:
             return self._open_session(index)
         if verb == Verb.TRANSACTION:
-            return transact(self._content, command.transaction, self.position)
+            result = transact(
+                self._content, command.transaction, self.position, min(self._room, MAX_TRANSACTED)
+            )
+            self._room -= read_by(result)
+            return result
         if verb == Verb.REPLACE_NODE:
             self.addresses = {**self.addresses, int(command.key): command.value}
             return OK
-        self.format = max(self.format, command.delta)
+        if command.delta > self.format:
+            self.format = command.delta
+            self.risen()
         return OK
 
     def _open_session(self, index: int) -> Result:

@@ -25,12 +25,15 @@ from typing import Any, Final, NamedTuple
 from paxoskv.storage.files import Damaged, Files, JournalError, Unreadable, make_file
 from paxoskv.storage.mark import SYNCED, mark_bytes
 from paxoskv.storage.segments import FIRST, make_segment, segment_path
+from paxoskv.wire import validation
 from paxoskv.wire.codec import encode
 from paxoskv.wire.structs import Identity
 
 SEGMENT_BYTES: Final = 16 << 20  # a new segment is rare, and made in well under a second
 MANIFEST: Final = "manifest.json"
 STALE: Final = "stale"
+# A field of identity.json that older versions refuse: the journal has commands of this format.
+NEWER: Final = "needs_newer_software"
 FORMAT: Final = 1  # of identity.json and manifest.json
 
 
@@ -46,9 +49,17 @@ def identity_json(identity: Identity) -> str:
         "node": identity.node,
         "incarnation": identity.incarnation,
         **({"proposing": identity.proposing} if identity.proposing else {}),
+        **({NEWER: identity.format} if identity.format else {}),
         "crc32": zlib.crc32(encode(identity)),
     }
     return json.dumps(content, indent=2) + "\n"
+
+
+def mark_format(directory: Path, identity: Identity, format_: int, files: Files | None = None) -> None:
+    """Let no version start here that does not know the commands of this format; durable when it returns."""
+    if (identity.format or 0) < format_:
+        marked = identity_json(identity._replace(format=format_)).encode()
+        make_file(files or Files(), directory / "identity.json", iter([marked]))
 
 
 def read_identity(data: bytes) -> Identity:
@@ -64,6 +75,8 @@ def read_identity(data: bytes) -> Identity:
     types = {"format": int, "cluster": str, "digest": str, "node": int, "incarnation": int, "crc32": int}
     if "proposing" in content:  # else as clusters always did
         types["proposing"] = str
+    if NEWER in content:
+        types[NEWER] = int
     if unknown := sorted(set(content) - set(types)):
         raise ValueError(f"{unknown[0]!r:.40}: unknown field")
     for name, kind in types.items():
@@ -71,7 +84,7 @@ def read_identity(data: bytes) -> Identity:
             raise ValueError(f"{name}: missing, or not of type {kind.__name__}")
     identity = Identity(
         content["cluster"], content["digest"], content["node"], content["incarnation"], 0,
-        proposing=content.get("proposing"),
+        proposing=content.get("proposing"), format=content.get(NEWER),
     )  # fmt: skip
     try:
         check = zlib.crc32(encode(identity))
@@ -79,6 +92,8 @@ def read_identity(data: bytes) -> Identity:
         raise ValueError(f"holds what no identity holds: {error}") from error
     if check != content["crc32"]:
         raise ValueError("crc32: does not match the other fields: the file was changed")
+    if (identity.format or 0) > validation.FORMAT:
+        raise ValueError(f"{NEWER}: commands of format {identity.format}, but this knows {validation.FORMAT}")
     return identity
 
 

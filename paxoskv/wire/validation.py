@@ -15,8 +15,9 @@ MAX_NODE_FRAME: Final = 8 << 20  # bytes
 MAX_RESULTS: Final = 1024
 MAX_ACTIONS: Final = 128  # in each list of a transaction: what etcd takes, too
 MAX_TTL_MS: Final = 10 * 366 * 86_400_000  # ten years: whoever needs more needs none
-# Bytes that a transaction may read. Its result is kept for a repeat, as all are: no other is as large.
+# Characters that a transaction may read, and all transactions of one entry. Results are kept for repeats.
 MAX_TRANSACTED: Final = 1 << 20
+MAX_ENTRY_TRANSACTED: Final = 8 << 20
 MAX_ADDRESS: Final = 300  # bytes of HOST:PORT
 # The commands that this version knows, as Identity.format says it.
 FORMAT: Final = 1

@@ -1186,6 +1186,45 @@ MUTANTS = [
             "    draft = content or Content({",
         ),
     ),
+    told(
+        "a transaction counts as short when entries are made",
+        "test_replica.test_no_command_is_longer_than_what_is_counted_for_it",
+        ("node.replica", "    if command.transaction is not None:\n", "    if False:\n"),
+    ),
+    told(
+        "the transactions of an entry may read without end",
+        "test_transactions.test_what_may_be_read_is_counted_in_characters_and_bounded_for_an_entry",
+        ("state.store", "            self._room -= read_by(result)\n", ""),
+    ),
+    told(
+        "what transactions have read does not count in an answer",
+        "test_long_work.test_an_answer_that_is_far_too_large_is_not_even_encoded",
+        ("node.calls", 'len(result.value or "") + read_by(result)', 'len(result.value or "")'),
+    ),
+    told(
+        "what an ended process has said of its version still counts",
+        "test_formats.test_what_an_ended_process_has_said_counts_no_more",
+        ("node.formats", "            self.heard[peer] = None\n", ""),
+    ),
+    told(
+        "a request that is refused raises the format",
+        "test_formats.test_a_request_that_makes_no_sense_causes_no_upgrade",
+        (
+            "node.service",
+            "        refusal = self._refusal(commands, batch)\n        if batch",
+            "        refusal = None\n        if batch",
+        ),
+    ),
+    told(
+        "a command goes on although its UPGRADE is lost",
+        "test_formats.test_a_command_whose_upgrade_is_lost_was_not_done_and_may_be_tried_again",
+        ("node.service", "isinstance(value, Exception) or self.store.format < FORMAT", "False"),
+    ),
+    told(
+        "the data directory does not say that it needs a newer version",
+        "test_formats.test_a_format_that_comes_with_a_checkpoint_or_the_journal_is_marked_too",
+        ("node.formats", "        self.mark(self.store.format)\n", ""),
+    ),
     # -- times to live, and locks
     met(
         "expiry: a newer time to live is removed with an older one's command",
@@ -1277,7 +1316,11 @@ MUTANTS = [
     told(
         "the format is not in the checkpoint",
         "test_transactions.test_the_format_never_falls_and_lasts",
-        ("state.store", "        self.format = format_\n", ""),
+        (
+            "state.store",
+            "        rises, self.format = format_ > self.format, format_\n",
+            "        rises = False\n",
+        ),
     ),
     # -- watches
     met(
@@ -1323,8 +1366,8 @@ MUTANTS = [
         "test_watches.test_a_watch_ahead_of_this_node_is_told_nothing_twice",
         (
             "node.watches",
-            "            watch.after = max(watch.after, seen)\n",
-            "            watch.after = seen\n",
+            "                    watch.after = max(watch.after, seen)\n",
+            "                    watch.after = seen\n",
         ),
     ),
     told(
@@ -1332,15 +1375,15 @@ MUTANTS = [
         "test_watches.test_a_quiet_watch_outlives_the_changes_of_others",
         (
             "node.watches",
-            "            for watch in self.waiting[prefix]:\n"
-            "                watch.after = max(watch.after, seen)\n",
+            "                for watch in self.waiting[prefix]:\n"
+            "                    watch.after = max(watch.after, seen)\n",
             "",
         ),
     ),
     told(
         "watch: only the first change of a turn wakes anybody",
         "test_watches.test_what_has_changed_is_told_at_once_and_what_will_when_it_does",
-        ("node.watches", "for change in changed for length", "for change in changed[:1] for length"),
+        ("node.watches", "for change in changed}", "for change in changed[:1]}"),
     ),
     told(
         "watch: who is left behind by an installed checkpoint waits on",

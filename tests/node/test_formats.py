@@ -8,7 +8,7 @@ import pytest
 from paxoskv.node.formats import Formats
 from paxoskv.node.service import Service
 from paxoskv.state.store import Store, encode_batch
-from paxoskv.wire.codec import NotDone
+from paxoskv.wire.codec import NotDone, Unknown
 from paxoskv.wire.structs import Action, Command, Identity, Outcome, Transaction, Verb
 from paxoskv.wire.validation import FORMAT
 
@@ -24,10 +24,13 @@ class Bench:
 
     def __init__(self) -> None:
         self.store = Store("never-written.json")
-        self.formats = Formats(self.store, [2, 3])
+        self.marks: list[int] = []
+        self.formats = Formats(self.store, [2, 3], self.marks.append)
         self.entries: list[list[Command]] = []
         self.answers: list[Any] = []
-        well: Any = SimpleNamespace(refuses_commands=lambda: None, status=None)
+        self.refusal: str | None = None  # of the node's health
+        self.lost = False  # whether what is submitted is lost
+        well: Any = SimpleNamespace(refuses_commands=lambda: self.refusal, status=None)
         replica: Any = SimpleNamespace(store=self.store, crowded=False, submit=self.submit)
         self.service = Service(
             replica,
@@ -43,6 +46,9 @@ class Bench:
 
     def submit(self, token: Any, commands: list[Command], batch: bool = False) -> None:
         self.entries.append(commands)
+        if self.lost:
+            token(Unknown("no quorum has answered in time"))
+            return
         results = self.store.apply(self.store.position[0] + 1, 1, encode_batch(commands))
         if callable(token):
             token(results[0])
@@ -69,9 +75,7 @@ def test_nothing_new_is_proposed_before_all_peers_have_said_that_they_know_it(be
         ):
             refusal = bench.call(method, *arguments)
             assert isinstance(refusal, NotDone) and not refusal.permanent
-            assert (
-                refusal.reason == f"node {3 if said else 2} has not said yet whether its version knows this"
-            )
+            assert refusal.reason.startswith(f"node {3 if said else 2} is not connected, and has not said")
     assert bench.entries == []
 
 
@@ -111,6 +115,59 @@ def test_a_peer_that_comes_back_with_an_older_version_before_the_upgrade_is_noti
     for node, said in ((2, FORMAT), (3, FORMAT), (3, None)):
         bench.formats.hear(hello(node, said))
     assert "node 3 has an older version" in bench.call(b"transaction", CHANGES, None).reason
+
+
+def test_what_an_ended_process_has_said_counts_no_more(bench: Bench) -> None:
+    for node in (2, 3):
+        bench.formats.hear(hello(node, FORMAT))
+    bench.formats.forget(3)
+    assert "node 3 is not connected" in bench.call(b"transaction", CHANGES, None).reason
+    bench.formats.forget(0)  # nobody's connection
+    assert bench.entries == []
+
+
+def test_whoever_is_too_old_when_the_format_rises_is_told_nothing_more(bench: Bench) -> None:
+    bench.formats.hear(hello(2, FORMAT))
+    bench.formats.hear(hello(3, None))
+    upgrade = Command(Verb.UPGRADE, delta=FORMAT)
+    bench.store.apply(1, 1, encode_batch([upgrade]))
+    assert bench.formats.old == {3} and bench.marks == [FORMAT]
+    bench.formats.forget(3)
+    assert bench.formats.old == frozenset()
+    assert bench.formats.hear(hello(3, None)) is not None
+    assert bench.formats.hear(hello(3, FORMAT)) is None and bench.formats.old == frozenset()
+    bench.store.apply(2, 1, encode_batch([upgrade]))
+    assert bench.marks == [FORMAT], "it has risen once"
+
+
+def test_a_format_that_comes_with_a_checkpoint_or_the_journal_is_marked_too(bench: Bench) -> None:
+    other = Store("other")
+    other.apply(1, 2, encode_batch([Command(Verb.UPGRADE, delta=FORMAT)]))
+    bench.store.load_state(other.save_state())
+    assert bench.marks == [FORMAT]
+    Formats(other, [2, 3], bench.marks.append)
+    assert bench.marks == [FORMAT, FORMAT]
+
+
+@pytest.mark.parametrize("command", [Command(Verb.TRANSACTION), Command(77, "k"), Command(Verb.PUT, "")])
+def test_a_request_that_makes_no_sense_causes_no_upgrade(bench: Bench, command: Command) -> None:
+    for node in (2, 3):
+        bench.formats.hear(hello(node, FORMAT))
+    new = Command(Verb.TRANSACTION, transaction=CHANGES)
+    refusal = bench.call(b"execute", [new, command])
+    assert isinstance(refusal, NotDone) and refusal.permanent and refusal.reason.startswith("commands[1]: ")
+    bench.refusal = "no majority"
+    assert bench.call(b"transaction", CHANGES, None).reason == "no majority"
+    assert bench.entries == [] and bench.store.format == 0
+
+
+def test_a_command_whose_upgrade_is_lost_was_not_done_and_may_be_tried_again(bench: Bench) -> None:
+    for node in (2, 3):
+        bench.formats.hear(hello(node, FORMAT))
+    bench.lost = True
+    refusal = bench.call(b"transaction", CHANGES, None)
+    assert isinstance(refusal, NotDone) and not refusal.permanent
+    assert [[command.verb for command in commands] for commands in bench.entries] == [[Verb.UPGRADE]]
 
 
 def test_clients_cannot_say_upgrade(bench: Bench) -> None:

@@ -18,7 +18,18 @@ from paxoskv.node.service import Service
 from paxoskv.state.store import Digested, Store, encode_batch
 from paxoskv.wire.codec import Unknown
 from paxoskv.wire.methods import METHODS, header
-from paxoskv.wire.structs import Action, Command, Outcome, Range, Result, Transaction, Verb
+from paxoskv.wire.structs import (
+    Action,
+    Answer,
+    Command,
+    Outcome,
+    Position,
+    Range,
+    Result,
+    Transacted,
+    Transaction,
+    Verb,
+)
 from paxoskv.wire.validation import MAX_VALUE_BYTES
 from tests.harness.processes import DEADLINE_S, PROJECT, RealCluster
 
@@ -195,16 +206,20 @@ def test_commands_and_reads_that_wait_are_a_crowd() -> None:
         assert replica.crowded
 
 
-def test_an_answer_that_is_far_too_large_is_not_even_encoded() -> None:
+def test_an_answer_that_is_far_too_large_is_not_even_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[bytes] = []
     connection: Any = SimpleNamespace(send=sent.append, user=None)
     call = calls.Call(connection, METHODS[b"execute"], 7)
-    result = Result(Outcome.OK, "v" * MAX_VALUE_BYTES)
-    calls.Answers(Counts()).answer(call, [result] * 10_000)  # five gigabytes
-    kind, _, sequence, offset = header(sent[0], 4)
-    assert sequence == 7
-    with pytest.raises(Unknown, match="done, but the answer has"):
-        METHODS[b"execute"].answer(kind, sent[0], offset)
+    value = "v" * MAX_VALUE_BYTES
+    done = Result(Outcome.OK, transacted=Transacted(Position(1, 1), [Answer(Outcome.OK, value)] * 2))
+    monkeypatch.setattr(METHODS[b"execute"].__class__, "reply", lambda *_: pytest.fail("it is encoded"))
+    for result in (Result(Outcome.OK, value), done):
+        sent.clear()
+        calls.Answers(Counts()).answer(call, [result] * 10_000)  # five gigabytes, or ten
+        kind, _, sequence, offset = header(sent[0], 4)
+        assert sequence == 7
+        with pytest.raises(Unknown, match="done, but the answer has"):
+            METHODS[b"execute"].answer(kind, sent[0], offset)
 
 
 # ------------------------------------------------------------------------------------------- the real thing

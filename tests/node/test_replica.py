@@ -10,16 +10,22 @@ from paxoskv.node import replica
 from paxoskv.node.replica import CHUNK_PAUSE, GATHER, QUEUE, WINDOW, Download, Replica, refusal
 from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
-from paxoskv.wire.codec import Expired, Forgotten, NotDone, Unknown
+from paxoskv.wire.codec import Expired, Forgotten, NotDone, Unknown, encode
 from paxoskv.wire.structs import (
+    Action,
+    Batch,
     Chunk,
     Command,
+    Compare,
     FetchCheckpoint,
     Outcome,
+    Position,
     Record,
+    Relation,
     RequestId,
     Result,
     Session,
+    Transaction,
     Verb,
 )
 from paxoskv.wire.validation import MAX_BATCH, MAX_CLIENT_FRAME, MAX_NODE_FRAME
@@ -498,3 +504,48 @@ def test_a_download_for_which_there_is_no_room_ends() -> None:
     assert not download.on_chunk(2, piece(3, b"def"), 0.1)
     assert download.peer is None
     assert taken.dropped == 1
+
+
+# ----------------------------------------------------------------------------------------- what fits an entry
+
+LONG = "v" * 3000
+EVERY_VERB = [
+    Command(Verb.PUT, "k", LONG),
+    Command(Verb.GET, LONG),
+    Command(Verb.DELETE, LONG),
+    Command(Verb.COMPARE_AND_SET, "k", LONG, LONG),
+    Command(Verb.INCREMENT, "k", delta=1),
+    Command(Verb.OPEN_SESSION),
+    Command(Verb.TRANSACTION, transaction=Transaction()),
+    Command(
+        Verb.TRANSACTION,
+        request=RequestId(Session(1 << 60, 1, 0), 1, 1),
+        transaction=Transaction(
+            [Compare(LONG, Relation.EQUALS, LONG), Compare("k", Relation.LEASED, None, Position(1 << 60, 1))],
+            [Action(Verb.PUT, "k", "\U0001f600" * 100, None, 1000)] * 50,
+            [Action(Verb.INCREMENT, "\u00e9" * 1000, None, 1 << 60)],
+        ),
+    ),
+    Command(Verb.UPGRADE, delta=1),
+    Command(Verb.REPLACE_NODE, "3", "host:1"),
+]
+
+
+def test_no_command_is_longer_than_what_is_counted_for_it() -> None:
+    numbers = {number for number in vars(Verb).values() if isinstance(number, int)}
+    assert {command.verb for command in EVERY_VERB} == numbers
+    for command in EVERY_VERB:
+        assert replica._size(command) >= len(encode(Batch([command]))), command
+
+
+def test_transactions_that_wait_do_not_gather_into_an_entry_that_no_frame_holds() -> None:
+    payloads: list[bytes] = []
+    core: Any = Single()
+    core.propose = lambda payload, token: payloads.append(payload)
+    part = Replica(core, Store("never-written.json"), lambda: 0.0, *[lambda *_: None] * 3)
+    part.window = 100
+    long = Transaction([], [Action(Verb.PUT, "k", "v" * 500_000)] * 2, [])
+    for _ in range(20):
+        part.submit(None, [Command(Verb.TRANSACTION, transaction=long)])
+    part.turn()
+    assert len(payloads) == 20 and max(map(len, payloads)) < MAX_NODE_FRAME / 2

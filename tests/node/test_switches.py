@@ -1,12 +1,14 @@
 """Faults on purpose, switched by a file: links that are cut, acceptors that fail."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from paxoskv.client.operations import ClientError
+from paxoskv.config import ClusterError, load_faults
 from tests.harness.processes import RealCluster, eventually
 
 
@@ -42,6 +44,24 @@ def test_a_link_is_cut_and_healed_by_the_file_and_the_cluster_goes_on(tmp_path: 
         assert not connected(cluster, 3)
         file.unlink()
         assert cluster.wait_until_stores_are_equal() == {"color": "blue"}
+
+
+def test_a_file_that_others_may_write_and_one_that_is_none_are_refused_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "faults.json"
+    switch(file, cut=[[1, 2]])
+    assert load_faults(file).cut == ((1, 2),)
+    for mode in (0o666, 0o662, 0o620):
+        file.chmod(mode)
+        with pytest.raises(ClusterError, match=r"others may write it \(mode 6"):
+            load_faults(file)
+    file.unlink()
+    os.mkfifo(file, 0o600)  # to read it would wait for a writer
+    with pytest.raises(ClusterError, match="is no regular file"):
+        load_faults(file)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(ClusterError, match="is no regular file"):
+        load_faults(file)
 
 
 def test_an_acceptor_fails_for_as_long_as_the_file_says(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from paxoskv.client.operations import CompactedError
+from paxoskv.client.sync import Client
 from paxoskv.wire.structs import Change, Place
 from tests.harness.linearizability import check
 from tests.harness.processes import Load, RealCluster, contended, final_reads
@@ -58,6 +59,24 @@ def test_watches_under_kills_tell_the_one_order_without_a_gap_or_a_repeat(tmp_pa
         violation = check([*history, *final_reads(store, history)])
         assert violation is None, str(violation)
         print(f"{len(told)} changes, {len(history)} operations, {2 * kills} kills: one order")
+
+
+def test_a_place_that_nobody_has_come_to_is_refused_and_one_that_a_node_lags_behind_is_not(
+    tmp_path: Path,
+) -> None:
+    with RealCluster(tmp_path, nodes=3) as cluster, cluster.client() as client:
+        client.put("key", "1")
+        with pytest.raises(CompactedError, match="nobody has come to"):
+            next(client.watch("key", Place(1 << 60, 1)))
+        cluster.pause(3)
+        for number in range(2, 20):
+            client.put("key", str(number))
+        place = client.watch("key").place
+        client.put("key", "last")
+        cluster.resume(3)
+        member = cluster.settings.member(3)
+        with Client(f"{member.host}:{member.port}") as late:
+            assert next(late.watch("key", place)).value == "last"
 
 
 def test_what_all_nodes_have_forgotten_is_said_with_the_oldest_place_to_go_on_from(tmp_path: Path) -> None:

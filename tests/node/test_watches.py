@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from paxoskv.node.long_work import LongWork
-from paxoskv.node.watches import AT_ONCE, MAX_WATCHES, Watches
+from paxoskv.node.watches import AT_ONCE, CHARACTERS, MAX_OF_ONE, MAX_WATCHES, PIECE, Watches
 from paxoskv.state.changes import LAST, at
 from paxoskv.state.store import Store, encode_batch
 from paxoskv.wire.codec import Compacted, NotDone
@@ -229,3 +229,60 @@ def test_there_is_a_bound() -> None:
         node.watches.begin(Call(), "a", BEGINNING, 1, WAIT_S)  # type: ignore[arg-type]
     node.watches.begin(Call(), "a", BEGINNING, 1, WAIT_S)  # type: ignore[arg-type]
     assert [type(value) for _, value in node.answers] == [NotDone]
+
+
+def test_one_connection_does_not_take_the_place_of_all() -> None:
+    node, greedy = Node(), Call()
+    for _ in range(MAX_OF_ONE + 1):
+        node.watches.begin(greedy, "a", BEGINNING, 1, WAIT_S)  # type: ignore[arg-type]
+    assert [type(value) for _, value in node.answers] == [NotDone]
+    node.rest()
+    node.put("a")
+    node.rest()
+    assert len(node.answers) == MAX_OF_ONE + 1 and not node.watches.of, "what was answered counts no more"
+    node.watch("a", after=node.store.changes.end)
+    assert node.watches.count == 1
+
+
+def test_many_lengths_of_prefixes_and_many_changes_are_not_compared_in_one_turn() -> None:
+    node = Node()
+    calls = [node.watch("q" * length) for length in range(1, 1001)]
+    node.put(*["q" * 3] * 50)  # 50,000 beginnings
+    assert len(node.watches.due) == 1000 - AT_ONCE, "all of them look for themselves, in pieces"
+    node.rest()
+    assert [len(node.told(call) or ()) for call in calls[:3]] == [10] * 3, "as many as they want"
+    assert len(node.answers) == 3 and node.watches.count == 997
+    node.put("q" * 5)
+    assert len(node.watches.waiting) == 995, "few changes are compared"
+
+
+def test_a_piece_ends_when_enough_was_looked_at() -> None:
+    node = Node()
+    node.put(*["hay"] * PIECE)
+    for _ in range(20):
+        node.watches.begin(Call(), "needle", BEGINNING, 1, WAIT_S)  # type: ignore[arg-type]
+    looked = []
+    while node.due:
+        before = node.store.changes.looked
+        node.due.pop()()
+        looked.append(node.store.changes.looked - before)
+    assert max(looked) <= PIECE and sum(looked) >= 19 * PIECE
+
+
+def test_a_piece_ends_when_enough_was_told() -> None:
+    node = Node()
+    node.store.apply(1, 1, encode_batch([Command(Verb.PUT, "a", "v" * (PIECE * CHARACTERS))]))
+    for _ in range(20):
+        node.watches.begin(Call(), "a", BEGINNING, 1, WAIT_S)  # type: ignore[arg-type]
+    assert len(node.answers) == 1
+    node.rest()
+    assert len(node.answers) == 20
+
+
+def test_nothing_is_looked_for_where_the_client_has_gone() -> None:
+    node = Node()
+    node.put("a")
+    call = Call()
+    call.open = False
+    node.watches.begin(call, "a", BEGINNING, 1, WAIT_S)  # type: ignore[arg-type]
+    assert node.store.changes.looked == 0 and node.watches.count == 0 and not node.answers

@@ -79,7 +79,7 @@ ROOMS = {
     "page": {"trace"},
     "storage": {"multipaxos", "protocol", "state", "wire"},
     "node": {"config", "kvstore", "multipaxos", "protocol", "state", "storage", "trace", "wire"},
-    "client": {"config", "page", "wire"},
+    "client": {"config", "page", "program", "wire"},
 }
 # What they import of everybody else's packages.
 FOREIGN = {

@@ -27,7 +27,15 @@ from paxoskv.wire.structs import (
     Transaction,
     Verb,
 )
-from paxoskv.wire.validation import FORMAT, MAX_ACTIONS, MAX_KEY_BYTES, MAX_VALUE_BYTES, invalid
+from paxoskv.wire.validation import (
+    FORMAT,
+    MAX_ACTIONS,
+    MAX_ENTRY_TRANSACTED,
+    MAX_KEY_BYTES,
+    MAX_TRANSACTED,
+    MAX_VALUE_BYTES,
+    invalid,
+)
 from tests.state.test_store import I64_MAX, OPEN, Applier, get, put, untimed
 
 UPGRADE = Command(Verb.UPGRADE, delta=FORMAT)
@@ -160,6 +168,17 @@ def test_a_transaction_that_reads_too_much_changes_nothing(kv: Applier) -> None:
         Outcome.TOO_LARGE
     )
     assert kv.store.digest() == before
+
+
+def test_what_may_be_read_is_counted_in_characters_and_bounded_for_an_entry(kv: Applier) -> None:
+    kv.do(put("wide", "\u00e9" * (MAX_VALUE_BYTES // 2)))
+    quarter = Action(Verb.GET, "wide")
+    assert kv.outcome(transaction([], [quarter] * 4)) == Outcome.OK
+    assert kv.outcome(transaction([], [quarter] * 5)) == Outcome.TOO_LARGE
+    most = MAX_ENTRY_TRANSACTED // MAX_TRANSACTED
+    outcomes = [result.outcome for result in kv.do(*[transaction([], [quarter] * 4)] * (most + 2))]
+    assert outcomes == [Outcome.OK] * most + [Outcome.TOO_LARGE] * 2
+    assert kv.outcome(transaction([], [quarter])) == Outcome.OK, "the next entry has its own allowance"
 
 
 def test_a_scan_that_has_begun_sees_the_keys_of_a_transaction_in_order(kv: Applier) -> None:

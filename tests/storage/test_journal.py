@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from paxoskv.storage import files as files_module
-from paxoskv.storage.data_dir import create, read_identity
+from paxoskv.storage.data_dir import create, mark_format, read_identity
 from paxoskv.storage.files import Damaged, Files, Full, JournalError, Locked, Unreadable
 from paxoskv.storage.journal import Journal
 from paxoskv.storage.mark import SYNCED, Mark, mark_bytes, read_mark
@@ -37,6 +37,7 @@ from paxoskv.storage.segments import (
     segment_header,
     segment_path,
 )
+from paxoskv.wire import validation
 from paxoskv.wire.codec import encode
 from paxoskv.wire.structs import (
     Chosen,
@@ -841,6 +842,8 @@ def test_every_changed_byte_and_every_length_of_the_identity_is_noticed_or_harml
         ({"digest": "other"}, "crc32: does not match"),
         ({"format": 2}, "format: 2 is not 1"),
         ({"extra": 1}, "'extra': unknown field"),
+        ({"needs_newer_software": 1}, "crc32: does not match"),
+        ({"needs_newer_software": "1"}, "needs_newer_software: missing, or not of type int"),
     ],
 )
 def test_an_identity_with_a_wrong_field_is_refused_with_the_field(
@@ -852,6 +855,22 @@ def test_an_identity_with_a_wrong_field_is_refused_with_the_field(
     with pytest.raises(JournalError) as error:
         Journal(tmp_path / "data")
     assert str(error.value).startswith(f"{path}: {reason}")
+
+
+def test_a_data_directory_with_newer_commands_is_refused_by_versions_that_do_not_know_them(tmp_path: Path):
+    make(tmp_path / "data", [])
+    path = tmp_path / "data" / "identity.json"
+    before = read_identity(path.read_bytes())
+    mark_format(path.parent, before, validation.FORMAT)
+    marked = path.read_bytes()
+    assert read_identity(marked) == before._replace(format=validation.FORMAT)
+    new = set(json.loads(marked)) - {"format", "cluster", "digest", "node", "incarnation", "crc32"}
+    assert new == {"needs_newer_software"}, "versions before refuse fields that they do not know"
+    mark_format(path.parent, read_identity(marked), validation.FORMAT)
+    assert path.read_bytes() == marked
+    mark_format(path.parent, before, validation.FORMAT + 1)
+    with pytest.raises(JournalError, match="commands of format 2, but this knows 1"):
+        Journal(tmp_path / "data")
 
 
 def test_an_identity_that_is_no_json_object_is_refused():
