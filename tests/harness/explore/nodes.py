@@ -19,7 +19,17 @@ from paxoskv.protocol.leader import Leader
 from paxoskv.protocol.node import OWN_LOGS, Node
 from paxoskv.protocol.own_logs import OwnLogs
 from paxoskv.protocol.persistence import Persisted
-from paxoskv.wire.structs import Accept, Accepted, FetchCheckpoint, Prepare, Promise, Verdict, Vote
+from paxoskv.wire.structs import (
+    Accept,
+    Accepted,
+    FetchCheckpoint,
+    Fetched,
+    Learn,
+    Prepare,
+    Promise,
+    Verdict,
+    Vote,
+)
 from tests.harness.explore.freeze import Freezer
 from tests.harness.explore.observer import held
 from tests.harness.explore.world import Breach, Step
@@ -421,6 +431,15 @@ class Nodes:
             )
             if self.proposing == OWN_LOGS and state.node.clock.time < seen:
                 raise Breach(f"node {state.me} answers at {state.node.clock.time}, below {seen} (R6)")
+        elif isinstance(message, Learn):
+            for acceptor, length in zip(state.disk.acceptors.values(), message.held, strict=False):
+                if length > acceptor.chosen:
+                    raise Breach(
+                        f"node {state.me} says that it holds {length}, and would know {acceptor.chosen}"
+                    )
+        elif isinstance(message, Fetched) and message.entries:
+            end = message.from_slot + len(message.entries)
+            self.facts.append(("claims", message.log, end, message.evidence, 0))
         facts = [message.fact] if hasattr(message, "fact") else getattr(message, "facts", None) or []
         for fact in facts:
             own = (state.disk.clock.reserved, state.node.own.ballot) if fact.log == state.me else ()
