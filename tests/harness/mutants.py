@@ -1390,6 +1390,31 @@ MUTANTS = [
         "test_watches.test_an_installed_checkpoint_ends_the_watches_that_it_leaves_behind",
         ("node.watches", "            changed = None\n", "            changed = []\n"),
     ),
+    told(
+        "watch: however many beginnings of keys there are, all are compared in one turn",
+        "test_watches.test_many_lengths_of_prefixes_and_many_changes_are_not_compared_in_one_turn",
+        ("node.watches", "BEGINNINGS // max(len(self.lengths), 1)", "BEGINNINGS"),
+    ),
+    told(
+        "watch: a piece looks at as much as there is",
+        "test_watches.test_a_piece_ends_when_enough_was_looked_at",
+        ("node.watches", "                if room <= 0:\n", "                if False:\n"),
+    ),
+    told(
+        "watch: a piece tells as much as there is",
+        "test_watches.test_a_piece_ends_when_enough_was_told",
+        ("node.watches", "changes.looked - before + told // CHARACTERS", "changes.looked - before"),
+    ),
+    told(
+        "watch: it is looked for what a client that has gone wanted",
+        "test_watches.test_nothing_is_looked_for_where_the_client_has_gone",
+        ("node.watches", "        if not watch.call.connection.open:\n", "        if False:\n"),
+    ),
+    told(
+        "watch: one connection may take all places",
+        "test_watches.test_one_connection_does_not_take_the_place_of_all",
+        ("node.watches", " or self.of[call.connection] >= MAX_OF_ONE:", ":"),
+    ),
     # -- nodes that are replaced
     told(
         "replace: a checkpoint forgets where nodes are",
@@ -1644,7 +1669,7 @@ MUTANTS = [
     told(
         "requests leave before the peer has said who it is",
         "test_peers.test_a_link_carries_requests_only_after_the_peer_has_said_who_it_is",
-        ("node.peers", "        elif peer in self.greeted:", "        elif peer in self.links:"),
+        ("node.peers", "        elif peer in self.greeted and", "        elif peer in self.links and"),
     ),
     told(
         "a second process with the id of one that is alive is listened to",

@@ -67,7 +67,7 @@ def test_a_place_that_nobody_has_come_to_is_refused_and_one_that_a_node_lags_beh
     with RealCluster(tmp_path, nodes=3) as cluster, cluster.client() as client:
         client.put("key", "1")
         with pytest.raises(CompactedError, match="nobody has come to"):
-            next(client.watch("key", Place(1 << 60, 1)))
+            client.run(client.calls.watch("key", Place(1 << 60, 1)))
         cluster.pause(3)
         for number in range(2, 20):
             client.put("key", str(number))

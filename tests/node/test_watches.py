@@ -275,8 +275,10 @@ def test_a_piece_ends_when_enough_was_told() -> None:
     for _ in range(20):
         node.watches.begin(Call(), "a", BEGINNING, 1, WAIT_S)  # type: ignore[arg-type]
     assert len(node.answers) == 1
-    node.rest()
-    assert len(node.answers) == 20
+    while len(node.answers) < 20:
+        before = len(node.answers)
+        node.due.pop()()
+        assert len(node.answers) == before + 1, "one such answer is enough for a piece"
 
 
 def test_nothing_is_looked_for_where_the_client_has_gone() -> None:
