@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from paxoskv.wire.methods import METHODS, header
 from paxoskv.wire.structs import Identity
+from paxoskv.wire.validation import FORMAT
 from tests.harness.processes import RealCluster
 
 
@@ -85,4 +86,5 @@ def identity(cluster: RealCluster, node: int) -> Identity:
     """Who this node says it is: another process with its id would be refused."""
     status = cluster.status(node)
     assert status is not None
-    return Identity(cluster.settings.name, cluster.settings.digest, node, 1, status.life)
+    name, digest = cluster.settings.name, cluster.settings.digest
+    return Identity(name, digest, node, 1, status.life, format=FORMAT)
