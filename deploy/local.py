@@ -127,6 +127,8 @@ class Local:
         for node in self.ids:
             if node not in idle:
                 print(f"node {node} runs already", flush=True)
+                if any(map(_stands_still, self.pids(node))):
+                    raise Failure(f"node {node} stands still: scripts/cluster.sh resume {node}")
         task = self.task(self.ids)
         children: dict[int, Any] = {}
         try:
@@ -209,7 +211,7 @@ class Local:
             print(f"node {node} {report['did']}")
 
     def stop(self) -> None:
-        if not any(map(self.pids, self.ids)):
+        if not any(map(self.pids, self.all)):
             print(f"no node runs whose data is in {self.data}")
         else:
             self.end(signal.SIGTERM, self.ids)
@@ -227,7 +229,14 @@ class Local:
             self.await_all()
             self.end(signal.SIGTERM, [node])
             self.ids = [node]
-            self.launch()
+            try:
+                self.launch()
+            except KeyboardInterrupt:
+                print(
+                    f"cluster.sh: interrupted: node {node} is down: scripts/cluster.sh start {node}",
+                    file=sys.stderr,
+                )
+                raise
             print(f"node {node} is back", flush=True)
         self.await_all()
 
@@ -244,6 +253,12 @@ class Local:
         else:
             os.kill(pids[0], number)
             print(f"node {self.ids[0]} {'stands still' if number == signal.SIGSTOP else 'goes on'}")
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether the process is stopped, as by SIGSTOP."""
+    ps = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return ps.stdout.startswith("T")
 
 
 SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "resume": signal.SIGCONT}

@@ -257,7 +257,7 @@ def _add_transfers(add: Add) -> None:
     out.add_argument("file", metavar="FILE|-", help="the file; - writes to stdout")
     out.add_argument("--prefix", type=_text, default="", help="only keys that begin with this")
     out.add_argument("--resume", action="store_true",
-                     help="go on after the last whole line of a file that is there, and leave what it has")  # fmt: skip
+                     help="go on after the last whole line of a file that is there")  # fmt: skip
     _add_read(out)
     more = "\nIf it ends early, it says how many lines to skip next time. To set a key twice does no harm."
     into = add("import", "set the keys of a file that an export has written", more)
