@@ -228,7 +228,7 @@ struct Range {
     /** They are not below this. */
     2: optional string start
     /** They are below this. */
-    3: optional string end
+    3: optional string below
     /** They come after this one, in the order of the page: the last key of the page before. */
     4: optional string after
     /** Whether the order is the descending one. */

@@ -95,7 +95,7 @@ def main() -> None:
     kinds: dict[str, Callable[[], Range]] = {
         "forward": lambda: Range("key/", after=anywhere()),
         "reverse": lambda: Range("key/", after=anywhere(), reverse=True),
-        "range": lambda: Range(start=anywhere(), end=anywhere()),
+        "range": lambda: Range(start=anywhere(), below=anywhere()),
         "keys_only": lambda: Range("key/", after=anywhere(), keys_only=True),
         "count": lambda: Range(start=anywhere(), counted=True),
     }

@@ -1677,7 +1677,7 @@ class Range(object):
     Attributes:
      - prefix: They begin with this.
      - start: They are not below this.
-     - end: They are below this.
+     - below: They are below this.
      - after: They come after this one, in the order of the page: the last key of the page before.
      - reverse: Whether the order is the descending one.
      - limit: At most so many items, up to 1,000; absent: 1,000.
@@ -1689,7 +1689,7 @@ class Range(object):
     __slots__ = (
         'prefix',
         'start',
-        'end',
+        'below',
         'after',
         'reverse',
         'limit',
@@ -1698,10 +1698,10 @@ class Range(object):
     )
 
 
-    def __init__(self, prefix=None, start=None, end=None, after=None, reverse=None, limit=None, keys_only=None, counted=None,):
+    def __init__(self, prefix=None, start=None, below=None, after=None, reverse=None, limit=None, keys_only=None, counted=None,):
         super(Range, self).__setattr__('prefix', prefix)
         super(Range, self).__setattr__('start', start)
-        super(Range, self).__setattr__('end', end)
+        super(Range, self).__setattr__('below', below)
         super(Range, self).__setattr__('after', after)
         super(Range, self).__setattr__('reverse', reverse)
         super(Range, self).__setattr__('limit', limit)
@@ -1715,7 +1715,7 @@ class Range(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.prefix, self.start, self.end, self.after, self.reverse, self.limit, self.keys_only, self.counted, ))
+        return hash(self.__class__) ^ hash((self.prefix, self.start, self.below, self.after, self.reverse, self.limit, self.keys_only, self.counted, ))
 
     @classmethod
     def read(cls, iprot):
@@ -1724,7 +1724,7 @@ class Range(object):
         iprot.readStructBegin()
         prefix = None
         start = None
-        end = None
+        below = None
         after = None
         reverse = None
         limit = None
@@ -1746,7 +1746,7 @@ class Range(object):
                     iprot.skip(ftype)
             elif fid == 3:
                 if ftype == TType.STRING:
-                    end = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                    below = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
                 else:
                     iprot.skip(ftype)
             elif fid == 4:
@@ -1781,7 +1781,7 @@ class Range(object):
         return cls(
             prefix=prefix,
             start=start,
-            end=end,
+            below=below,
             after=after,
             reverse=reverse,
             limit=limit,
@@ -1802,9 +1802,9 @@ class Range(object):
             oprot.writeFieldBegin('start', TType.STRING, 2)
             oprot.writeString(self.start.encode('utf-8') if sys.version_info[0] == 2 else self.start)
             oprot.writeFieldEnd()
-        if self.end is not None:
-            oprot.writeFieldBegin('end', TType.STRING, 3)
-            oprot.writeString(self.end.encode('utf-8') if sys.version_info[0] == 2 else self.end)
+        if self.below is not None:
+            oprot.writeFieldBegin('below', TType.STRING, 3)
+            oprot.writeString(self.below.encode('utf-8') if sys.version_info[0] == 2 else self.below)
             oprot.writeFieldEnd()
         if self.after is not None:
             oprot.writeFieldBegin('after', TType.STRING, 4)
@@ -7474,7 +7474,7 @@ Range.thrift_spec = (
     None,  # 0
     (1, TType.STRING, 'prefix', 'UTF8', None, ),  # 1
     (2, TType.STRING, 'start', 'UTF8', None, ),  # 2
-    (3, TType.STRING, 'end', 'UTF8', None, ),  # 3
+    (3, TType.STRING, 'below', 'UTF8', None, ),  # 3
     (4, TType.STRING, 'after', 'UTF8', None, ),  # 4
     (5, TType.BOOL, 'reverse', None, None, ),  # 5
     (6, TType.I32, 'limit', None, None, ),  # 6

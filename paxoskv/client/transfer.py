@@ -112,6 +112,8 @@ def batches(file: IO[bytes], skip: int) -> Iterator[tuple[int, list[Item]]]:
             items, room = [], BATCH_BYTES
         items.append(item)
         room -= size
+    if number < skip:
+        raise WrongLine(f"{number}: the file ends here: there are no {skip:,} lines to skip")
     if items:
         yield number, items
 

@@ -5,9 +5,13 @@ in the state, so that a restart and a checkpoint know it. Who a node is does not
 the rules about its disks and starts, stay what they were. So nothing of the protocol rests on addresses. They
 say whom a link calls, and which of two processes with one id is the one that is meant:
 
-    a process says in its hello where it listens    elsewhere than agreed: every node that knows it refuses
-    a command is applied that moves a node          its connections to us end, our link calls the new address
+    a process says in its hello where it listens   where the node was: refused; else our link calls there
+    a command is applied that moves a node         its connections to us end, our link calls the new address
+
+A node that is heard of is not moved, nor one without which there is no quorum: nobody could move it back.
 """
+
+import contextlib
 
 from paxoskv.config import Member, address_text, parse_address
 from paxoskv.state.store import Store
@@ -28,7 +32,10 @@ class Addresses:
         """Return host and port of a peer."""
         moved = self.store.addresses.get(peer)
         member = self.members[peer]
-        return (member.host, member.port) if moved is None else parse_address(moved.address)
+        if moved is not None:
+            with contextlib.suppress(ValueError):  # of another version, perhaps
+                return parse_address(moved.address)
+        return member.host, member.port
 
     def moved(self) -> list[Moved] | None:
         """Say which nodes have been replaced, and where they are now; None: none has."""
@@ -40,9 +47,16 @@ class Addresses:
         return [node for node in self.seen if node in self.members and seen.get(node) != self.seen[node]]
 
     def refusal(self, identity: Identity) -> str | None:
-        """Say why a process is not the node that it says it is, by where it listens; None if it may be."""
+        """Say why a process is not the node that it says it is, by where it listens; None if it may be.
+
+        It is not, where the node once was. Where it never was, as far as we know, it may be by now: we lag.
+        """
         agreed = self.store.addresses.get(identity.node)
         if agreed is None or identity.address is None or identity.address == agreed.address:
+            return None
+        member = self.members[identity.node]
+        first = member.first_address or address_text(member.host, member.port)
+        if identity.address != first and identity.address not in self.store.former[identity.node]:
             return None
         where = f"it is at {agreed.address}, and this process at {identity.address}"
         return f"node {identity.node} was replaced: {where}"

@@ -66,7 +66,7 @@ class Formats:
         version, it is refused.
         """
         for peer, known in self.heard.items():
-            if peer == besides:
+            if peer == besides and known is None:
                 continue
             if known is None:
                 return f"node {peer} is not connected, and has not said whether its version knows this"

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from thrift.Thrift import TApplicationException
 
-from paxoskv.config import WAYS, Member
+from paxoskv.config import WAYS, Member, parse_address
 from paxoskv.node.addresses import Addresses
 from paxoskv.node.calls import Call
 from paxoskv.node.eventlog import EXIT_STALE, end, log
@@ -232,6 +232,14 @@ class Peers:
         """Who we are."""
         return self.core.identify(self.identity)
 
+    def needs(self, node: int) -> str | None:
+        """Say why this peer cannot be moved now; None if it is gone, and the others are a quorum."""
+        if self.loop.time() - self.core.heard_at(node) < BOTH_ALIVE:
+            return f"node {node} is heard of: end it first"
+        if len(self.greeted - {node}) + 1 < self.core.quorum:
+            return f"without node {node} this node has no connections to a majority"
+        return None
+
     # ------------------------------------------------------------------------------------------ what is sent
 
     def send(self, peer: int, message: Message, call: Call | None) -> None:
@@ -306,6 +314,8 @@ class Peers:
             self.complaints.add("stranger", _host(connection), reason, self.loop.time())
             connection.send(call.method.fail(call.sequence, Refused(reason)))
             return
+        if identity.address is not None and identity.node in self.links:  # it knows better where it is
+            self.links[identity.node].go_to(*parse_address(identity.address))
         connection.user = identity.node
         connection.max_frame = MAX_NODE_FRAME
         connection.send(call.method.reply(call.sequence, self.who()))

@@ -133,6 +133,7 @@ class Server:
         self.health.look_at_rejoin()
         self._tick()
         sweeper = self.loop.create_task(self._sweep())
+        sweeper.add_done_callback(lambda task: None if task.cancelled() else task.result())  # a bug ends us
         gc.freeze()
         gc.set_threshold(*GARBAGE)
         gc.enable()

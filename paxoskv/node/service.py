@@ -132,7 +132,12 @@ class Service:
 
     def _replace_node(self, token: Any, arguments: tuple[Any, ...]) -> None:
         node, address, request = arguments
-        addresses = self.status.peers.addresses
+        peers = self.status.peers
+        addresses = peers.addresses
+        if peers.trust.certificates is None and not token.connection.is_local():
+            who = "without certificates only a process on a node's own machine may replace nodes"
+            self.answer(token, NotDone(who, False))
+            return
         try:
             text = address_text(*parse_address(address or ""))
         except ValueError as error:
@@ -142,6 +147,8 @@ class Service:
             self.answer(token, NotDone(f"node {node} is not another node of this cluster", False))
         elif (reason := addresses.taken(node, text)) is not None:
             self.answer(token, NotDone(reason, True))
+        elif (why := peers.needs(node)) is not None:
+            self.answer(token, NotDone(why, False))
         else:
             self._submit_newer(
                 token, [Command(Verb.REPLACE_NODE, str(node), text, None, None, request)], False, node

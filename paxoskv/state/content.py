@@ -105,7 +105,7 @@ class Content:
 
 def _bounds(wanted: Range) -> tuple[str, str | None]:
     """Return the lowest key that a range may have, and the lowest above all of them (None: there is none)."""
-    prefix, end = wanted.prefix or "", wanted.end
+    prefix, end = wanted.prefix or "", wanted.below
     above = _above(prefix)
     if end is None or (above is not None and above < end):
         end = above

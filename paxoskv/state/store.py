@@ -118,6 +118,7 @@ class Store:
         self.format = 0  # of which all nodes are known to understand the commands
         self.risen: Callable[[], None] = lambda: None  # is called when the format has
         self.addresses: dict[int, Moved] = {}  # of nodes that were replaced; another dict for each change
+        self.former: dict[int, list[str]] = {}  # where they were before, but for where cluster.json says
         self.hash = 0  # CRC-32 over all that was applied so far: the entries and their outcomes
         self.changes = Changes()  # the last ones, for watches
         self._content = Content(self.database.db, self.changes)
@@ -228,7 +229,7 @@ class Store:
                 **({"leases": leases} if leases else {}),
                 **({"format": self.format} if self.format else {}),
                 **(
-                    {"addresses": [list(moved) for moved in self.addresses.values()]}
+                    {"addresses": [[*moved, *self.former[moved.node]] for moved in self.addresses.values()]}
                     if self.addresses
                     else {}
                 ),
@@ -252,14 +253,15 @@ class Store:
                 for key, ttl_ms, timestamp, owner in bookkeeping.get("leases", ())
             }
             format_ = int(bookkeeping.get("format", 0))
-            addresses = {moved[0]: Moved(*moved) for moved in bookkeeping.get("addresses", [])}
+            addresses = {moved[0]: Moved(*moved[:3]) for moved in bookkeeping.get("addresses", [])}
+            former = {moved[0]: moved[3:] for moved in bookkeeping.get("addresses", [])}
             sessions = OrderedDict(_load_session(*session) for session in bookkeeping["sessions"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Malformed(f"state: no bookkeeping: {type(error).__name__}: {error}") from error
         self.position = (timestamp, owner)
         self.hash = rolling
         rises, self.format = format_ > self.format, format_
-        self.addresses = addresses
+        self.addresses, self.former = addresses, former
         self.database.db = content
         self._content = Content(content, self.changes)
         self._content.leases = leases
@@ -309,12 +311,20 @@ class Store:
             self._room -= read_by(result)
             return result
         if verb == Verb.REPLACE_NODE:
-            moved = Moved(int(command.key), command.value, self.position[0])
-            self.addresses = {**self.addresses, moved.node: moved}
-            return OK
+            return self._replace_node(Moved(int(command.key), command.value, self.position[0]))
         if command.delta > self.format:
             self.format = command.delta
             self.risen()
+        return OK
+
+    def _replace_node(self, moved: Moved) -> Result:
+        node, address = moved.node, moved.address
+        if any(other.address == address and other.node != node for other in self.addresses.values()):
+            return _INVALID  # two were asked for at once
+        before = self.addresses.get(node)
+        gone = [*self.former.get(node, ()), *([before.address] if before else ())]
+        self.former = {**self.former, node: [text for text in gone if text != address]}
+        self.addresses = {**self.addresses, node: moved}
         return OK
 
     def _open_session(self, index: int) -> Result:

@@ -15,6 +15,7 @@ that are no messages loses its connection; nobody else notices. The owner of the
 import asyncio
 import importlib
 import importlib.util
+import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
@@ -137,6 +138,19 @@ class Connection(asyncio.Protocol):
         self._deadline = asyncio.get_running_loop().time() + GREETING_S
         if self._on_made:
             self._on_made(self)
+
+    def is_local(self) -> bool:
+        """Whether the peer is a process of this machine."""
+        ends = (
+            [self._transport.get_extra_info(end) for end in ("peername", "sockname")]
+            if self._transport
+            else []
+        )
+        return (
+            len(ends) == 2
+            and all(ends)
+            and (ends[0][0] == ends[1][0] or ipaddress.ip_address(ends[0][0].partition("%")[0]).is_loopback)
+        )
 
     def certificate(self) -> Any:
         """Return the peer's certificate, as the ssl module describes it; None where there is no TLS."""

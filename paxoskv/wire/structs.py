@@ -147,7 +147,7 @@ class Page(NamedTuple):
 class Range(NamedTuple):
     prefix: Any = None
     start: Any = None
-    end: Any = None
+    below: Any = None
     after: Any = None
     reverse: Any = None
     limit: Any = None

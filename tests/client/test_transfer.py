@@ -84,7 +84,7 @@ def test_an_export_goes_on_after_its_last_whole_line(shell: Any, fakes: FakeClus
     whole = file.read_bytes()
     for size in (0, 5, len(whole) // 2, whole.rindex(b"\n", 0, -1) + 1, len(whole) - 1, len(whole)):
         file.write_bytes(whole[:size])
-        assert shell("export", file)[0] == 0
+        assert shell("export", file, "--resume")[0] == 0
         assert file.read_bytes() == whole
     assert shell("export", "-") == (0, whole.decode(), "")
 
@@ -93,9 +93,20 @@ def test_an_export_goes_on_after_its_last_whole_line(shell: Any, fakes: FakeClus
 def test_a_file_that_is_no_export_is_left_alone(shell: Any, tmp_path: Path, wrong: str) -> None:
     file = tmp_path / "other.txt"
     file.write_text(wrong)
-    code, out, errors = shell("export", file)
+    code, out, errors = shell("export", file, "--resume")
     assert (code, out) == (65, "") and errors.count("\n") == 1 and "it is no export" in errors
     assert file.read_text() == wrong
+
+
+def test_an_export_leaves_alone_what_is_there(shell: Any, fakes: FakeCluster, tmp_path: Path) -> None:
+    fill(fakes, {"key": "new"})
+    file = tmp_path / "all.jsonl"
+    file.write_text('{"key": "key", "value": "old"}\n')
+    code, out, errors = shell("export", file)
+    assert (code, out) == (2, "") and f"{file}: it is there already: --resume" in errors
+    assert "old" in file.read_text()
+    code, out, errors = shell("export", "/dev/null")
+    assert (code, out) == (2, "") and "/dev/null: it is no regular file" in errors
 
 
 def test_an_export_says_that_keys_were_written_meanwhile(
@@ -113,6 +124,14 @@ def test_an_export_says_that_keys_were_written_meanwhile(
     monkeypatch.setattr(transfer, "line_of", line)
     code, out, errors = shell("export", tmp_path / "all.jsonl")
     assert (code, out) == (0, "1,501 keys\n") and "not all of one state" in errors
+
+
+def test_an_import_cannot_leave_out_more_than_there_is(shell: Any, tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text('{"key": "key", "value": "v"}\n')
+    code, out, errors = shell("import", file, "--skip", "600")
+    assert (code, out) == (65, "") and "the file ends here: there are no 600 lines to skip" in errors
+    assert "go on with" not in errors
 
 
 def test_an_import_says_where_it_goes_on(shell: Any, fakes: FakeCluster, tmp_path: Path) -> None:

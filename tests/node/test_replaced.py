@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from paxoskv import transactions
 from paxoskv.client.operations import NotDoneError
 from paxoskv.client.sync import Client
 from paxoskv.config import Cluster, ClusterError, Member, address_text, load, parse_address
@@ -43,6 +44,7 @@ def test_an_address_is_a_part_of_the_state_and_survives_a_checkpoint() -> None:
     store.apply(2, 1, encode_batch([replace(3, "[::1]:8"), replace(2, "i:9")]))
     assert store.addresses == {3: Moved(3, "[::1]:8", 2), 2: Moved(2, "i:9", 2)}
     other.load_state(orjson.loads(orjson.dumps(store.save_state())))
+    assert other.former == store.former == {3: ["h:7"], 2: []}
     assert other.addresses == store.addresses and other.state_digest() == store.state_digest()
 
 
@@ -93,6 +95,25 @@ def test_a_process_is_refused_where_it_is_not_agreed_to_be() -> None:
     assert nodes.part.refusal(hello(3, "d:8")) is None
     assert nodes.part.refusal(hello(2, "a:7")) is None
     assert nodes.part.refusal(hello(3, None)) is None, "older versions do not say where they are"
+    assert nodes.part.refusal(hello(3, "e:9")) is None, "it may have moved on since: this node lags"
+    nodes.replaced(3, "e:9")
+    assert all(nodes.part.refusal(hello(3, address)) for address in ("b:7", "d:8"))
+    nodes.replaced(3, "b:7")
+    assert nodes.part.refusal(hello(3, "b:7")) is None, "it is back"
+    assert all(nodes.part.refusal(hello(3, address)) for address in ("d:8", "e:9"))
+
+
+def test_an_address_that_cannot_be_called_leaves_the_one_of_the_file() -> None:
+    nodes = Nodes()
+    nodes.replaced(3, "no address")
+    assert nodes.part.of(3) == ("b", 7)
+
+
+def test_of_two_nodes_that_are_moved_to_one_address_at_once_one_is_not() -> None:
+    store = Store("never-written.json")
+    results = store.apply(1, 1, encode_batch([UPGRADE, replace(3, "h:7"), replace(2, "h:7")]))
+    assert [result.outcome for result in results] == [Outcome.OK, Outcome.OK, Outcome.INVALID]
+    assert list(store.addresses) == [3]
 
 
 def test_links_follow_and_each_change_is_noticed_once() -> None:
@@ -257,6 +278,52 @@ def test_a_node_that_moves_with_its_data_needs_no_rejoin(tmp_path: Path) -> None
             with cluster.client(timeout=20, first=first) as other:
                 eventually(lambda other=other: other.get("key") == "value", "it answers")  # type: ignore[misc]
         eventually(lambda: serves(cluster, 2, 1), "it goes on where it was")
+
+
+@pytest.mark.slow
+def test_a_node_that_lives_is_not_moved_and_none_without_which_there_is_no_quorum(tmp_path: Path) -> None:
+    with RealCluster(tmp_path, nodes=3) as cluster, cluster.client(timeout=3) as client:
+        client.put("key", "1")
+        with pytest.raises(NotDoneError, match="node 3 is heard of: end it first"):
+            client.replace_node(3, "127.0.0.1:9")
+        cluster.kill(3)
+        with cluster.client() as patient:
+            patient.replace_node(3, f"127.0.0.1:{free()}")
+        with pytest.raises(NotDoneError, match="heard of"):
+            client.replace_node(2, "127.0.0.1:9")
+        cluster.kill(2)
+        with pytest.raises(NotDoneError, match=r"without node 2 .* no connections to a majority|no majority"):
+            client.replace_node(2, "127.0.0.1:9")
+        cluster.restart(2)
+        with cluster.client() as patient:
+            patient.put("key", "2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_node_that_was_away_while_others_moved_comes_back_with_its_old_file(
+    tmp_path: Path, known: int
+) -> None:
+    """Node 1 knows of no move, or of the first one, and only nodes that have moved are there to tell it."""
+    with RealCluster(tmp_path) as cluster:
+        with cluster.client() as client:
+            client.transaction([], [transactions.put("key", "all nodes know the new commands")])
+        processes = dict(cluster.nodes)
+        for number, node in enumerate([3] * known + [3, 5]):
+            if number == known:
+                assert cluster.nodes[1].stop() == 0
+            assert processes[node].stop() == 0
+            file, _ = told_to(cluster, node, tmp_path)
+            processes[node] = replacement(cluster, node, file)
+            processes[node].arguments[-1] = str(cluster.data)
+            processes[node].start()
+            eventually(lambda node=node: serves(cluster, node, 1), "it serves elsewhere")  # type: ignore[misc]
+        for node in (2, 4):
+            assert cluster.nodes[node].stop() == 0
+        cluster.nodes[1].start()
+        with Client(load(file), timeout=60) as client:
+            client.put("key", "by 1, 3 and 5")
+            assert client.get("key") == "by 1, 3 and 5"
 
 
 @pytest.mark.slow

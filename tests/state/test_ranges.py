@@ -28,7 +28,7 @@ def naive(keys: set[str], asked: Range) -> list[str]:
         if key
         and key.startswith(asked.prefix or "")
         and key >= (asked.start or "")
-        and (asked.end is None or key < asked.end)
+        and (asked.below is None or key < asked.below)
         and (not asked.after or (key < asked.after if asked.reverse else key > asked.after))
     ]
     return found[::-1] if asked.reverse else found
