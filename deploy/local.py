@@ -124,11 +124,14 @@ class Local:
     def launch(self, fresh: bool = False) -> None:
         """Start the nodes that do not run, and wait until all take commands."""
         idle = [node for node in self.ids if not self.pids(node)]
+        still = [node for node in self.ids if host.stands_still(self.pids(node))]
+        if still:
+            raise Failure(
+                "\n".join(f"node {node} is paused: scripts/cluster.sh resume {node}" for node in still)
+            )
         for node in self.ids:
             if node not in idle:
                 print(f"node {node} runs already", flush=True)
-                if any(map(_stands_still, self.pids(node))):
-                    raise Failure(f"node {node} stands still: scripts/cluster.sh resume {node}")
         task = self.task(self.ids)
         children: dict[int, Any] = {}
         try:
@@ -227,15 +230,14 @@ class Local:
                 raise Failure(f"node {node} does not run; start it first")
         for node in self.ids:
             self.await_all()
-            self.end(signal.SIGTERM, [node])
             self.ids = [node]
             try:
+                self.end(signal.SIGTERM, [node])
                 self.launch()
             except KeyboardInterrupt:
-                print(
-                    f"cluster.sh: interrupted: node {node} is down: scripts/cluster.sh start {node}",
-                    file=sys.stderr,
-                )
+                if not self.pids(node):
+                    how = f"scripts/cluster.sh start {node}"
+                    print(f"cluster.sh: interrupted: node {node} is down: {how}", file=sys.stderr)
                 raise
             print(f"node {node} is back", flush=True)
         self.await_all()
@@ -253,12 +255,6 @@ class Local:
         else:
             os.kill(pids[0], number)
             print(f"node {self.ids[0]} {'stands still' if number == signal.SIGSTOP else 'goes on'}")
-
-
-def _stands_still(pid: int) -> bool:
-    """Whether the process is stopped, as by SIGSTOP."""
-    ps = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return ps.stdout.startswith("T")
 
 
 SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "resume": signal.SIGCONT}
