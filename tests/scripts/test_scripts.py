@@ -157,13 +157,11 @@ def test_one_node_is_stopped_killed_started_paused_and_resumed(controlled: Contr
         controlled.succeed("stop", 3)
         assert "event=stopped" in (controlled.data / "node-3.log").read_text()
         client.put("key", "without 3")
-        assert controlled.succeed("stop", 3) == "node 3 did not run\n"
         controlled.succeed("start", 3)
 
         pid = controlled.pid(1)
         controlled.succeed("pause", 1)
         eventually(lambda: state(pid) == "T", "node 1 is paused")
-        assert "node 1 stands still" in controlled.fail(1, "start", 1)
         client.put("key", "without 1")
         controlled.succeed("resume", 1)
         eventually(lambda: state(pid) != "T", "node 1 goes on")
