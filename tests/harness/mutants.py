@@ -1419,12 +1419,27 @@ MUTANTS = [
     told(
         "replace: a checkpoint forgets where nodes are",
         "test_replaced.test_an_address_is_a_part_of_the_state_and_survives_a_checkpoint",
-        ("state.store", "        self.addresses = addresses\n", ""),
+        ("state.store", "self.addresses, self.former = addresses, former", "self.former = former"),
     ),
     told(
         "replace: whoever says it is the node is believed, wherever it is",
         "test_replaced.test_a_process_is_refused_where_it_is_not_agreed_to_be",
         ("node.addresses", "identity.address is None or identity.address == agreed.address", "True"),
+    ),
+    told(
+        "replace: a node that lags refuses whoever has moved on",
+        "test_replaced.test_a_process_is_refused_where_it_is_not_agreed_to_be",
+        ("node.addresses", "identity.address not in self.store.former[identity.node]", "False"),
+    ),
+    told(
+        "replace: what a node says that was away is believed",
+        "test_replaced.test_what_a_node_says_that_was_away_does_not_replace_what_was_agreed_since",
+        ("client.base", " or moved.since <= self._since.get(moved.node, 0)", ""),
+    ),
+    told(
+        "replace: two nodes that are moved at once come to one address",
+        "test_replaced.test_of_two_nodes_that_are_moved_to_one_address_at_once_one_is_not",
+        ("state.store", "            return _INVALID  # two were asked for at once\n", "            pass\n"),
     ),
     told(
         "replace: a link stays where the node was",
