@@ -176,3 +176,11 @@ def test_clients_cannot_say_upgrade(bench: Bench) -> None:
     refusal = bench.call(b"execute", [Command(Verb.GET, "k"), Command(Verb.UPGRADE, delta=FORMAT)])
     assert isinstance(refusal, NotDone) and refusal.permanent
     assert bench.entries == []
+
+
+def test_a_node_that_is_to_be_replaced_is_not_waited_for_unless_it_is_there_and_old() -> None:
+    formats = Formats(Store("never-written.json"), (2, 3))
+    formats.heard[2] = FORMAT
+    assert formats.hindrance() is not None and formats.hindrance(3) is None
+    formats.heard[3] = FORMAT - 1
+    assert "older version" in str(formats.hindrance(3))
