@@ -179,7 +179,7 @@ def test_clients_cannot_say_upgrade(bench: Bench) -> None:
 
 
 def test_a_node_that_is_to_be_replaced_is_not_waited_for_unless_it_is_there_and_old() -> None:
-    formats = Formats(Store("never-written.json"), (2, 3))
+    formats = Formats(Store("never-written.json"), (2, 3), lambda *_: None)
     formats.heard[2] = FORMAT
     assert formats.hindrance() is not None and formats.hindrance(3) is None
     formats.heard[3] = FORMAT - 1
