@@ -14,12 +14,22 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
-from paxoskv.multipaxos import Covered, Cut
+from paxoskv.multipaxos import Applied, Covered, Cut
 from paxoskv.protocol.leader import Leader
 from paxoskv.protocol.node import OWN_LOGS, Node
 from paxoskv.protocol.own_logs import OwnLogs
 from paxoskv.protocol.persistence import Persisted
-from paxoskv.wire.structs import Accept, Accepted, FetchCheckpoint, Prepare, Promise, Verdict, Vote
+from paxoskv.wire.structs import (
+    Accept,
+    Accepted,
+    FetchCheckpoint,
+    Fetched,
+    Learn,
+    Prepare,
+    Promise,
+    Verdict,
+    Vote,
+)
 from tests.harness.explore.freeze import Freezer
 from tests.harness.explore.observer import held
 from tests.harness.explore.world import Breach, Step
@@ -207,6 +217,7 @@ class Nodes:
         self.sends: list[tuple[int, Any]] = []
         self.facts: list[Any] = []
         node = state.node
+        noted = {} if node is None else {peer: node.noted(peer)[0] for peer in node.peers}
         known = {} if node is None else {log: a.chosen for log, a in node.acceptors.items()}
         if event == "sync":
             if not state.pending:
@@ -260,8 +271,26 @@ class Nodes:
                 start = max(known.get(log, 0), acceptor.base)
                 entries = tuple(acceptor.from_slot(start, acceptor.chosen))
                 self.facts.append(("chosen", log, start, entries))
+        self.believes(state.node, noted if state.node is node else {})
         self.times(state.node, stamp)
         return Step(self.sends, tuple(self.facts))
+
+    def believes(self, node: Node, noted: dict[int, int]) -> None:
+        """Who leads knows of no higher ballot, begins where its acceptor does, and counts no lost disk."""
+        for log, proposer in node.proposers.items():
+            if not (proposer.leading or proposer.preparing):
+                continue
+            acceptor, evidence = node.acceptors[log], node.learner.logs[log].evidence
+            if proposer.leading and max(acceptor.promised, evidence) > proposer.ballot:
+                raise Breach(
+                    f"node {node.me} leads log {log} at {proposer.ballot}, and knows of a higher ballot"
+                )
+            if proposer.start != acceptor.chosen:
+                raise Breach(f"node {node.me} leads log {log} from {proposer.start}, not {acceptor.chosen}")
+            for peer, before in noted.items():
+                counted = peer in proposer.lengths or peer in proposer.promises
+                if counted and node.noted(peer)[0] > before:
+                    raise Breach(f"node {node.me} counts what the lost disk of node {peer} has said")
 
     def crash(self, state: Machine) -> None:
         state.life += 1
@@ -276,6 +305,8 @@ class Nodes:
         elif isinstance(node.way, Leader):
             node.way.reading.round = state.life << 12
         node.start(NOW)
+        if node.clock.time < state.disk.clock.reserved:
+            raise Breach(f"node {state.me} restarts at {node.clock.time}, below its reservation (R3)")
         node.tick(NOW)
         self.turn(state)
 
@@ -298,6 +329,9 @@ class Nodes:
         disk.checkpointed(cut)
         for record in node.state():
             disk.replay(record)
+        for new, old in zip(remembered(disk), remembered(state.disk), strict=True):
+            if new < old:
+                raise Breach(f"node {state.me}'s new segment has {new}, and before it was {old}")
         state.disk, state.base = disk, count
         state.saved = Handed(cut.position, tuple(sorted(cut.logs.items())), cut.clock, count)
         node.checkpointed(cut)
@@ -328,6 +362,7 @@ class Nodes:
             else:
                 again |= self.dispatch(state, ready.send_after)
             for applied in ready.apply:
+                self.is_due(node, applied)
                 item = (applied.timestamp, applied.owner, applied.payload)
                 self.facts.append(("applied", node.me, state.applied, item))
                 state.applied += 1
@@ -367,6 +402,13 @@ class Nodes:
                 self.sends.append((self.ids.index(to), (node.incarnations.incarnation, message)))
         return own
 
+    def is_due(self, node: Node, applied: Applied) -> None:
+        """No log can bring an earlier command any more."""
+        for log, of in node.learner.logs.items():
+            if self.proposing == OWN_LOGS and of.frontier < applied.timestamp - (log > applied.owner):
+                what = f"{applied.timestamp} of log {applied.owner}"
+                raise Breach(f"node {node.me} applies {what}, and the frontier of log {log} is {of.frontier}")
+
     def leaves(self, state: Machine, message: Any) -> None:
         """What the others will count on is on the disk; what is said of a log is for the observer."""
         ballot = getattr(message, "ballot", 0)
@@ -379,6 +421,8 @@ class Nodes:
             if state.disk.acceptors[message.log].promised < ballot:
                 raise Breach(f"node {state.me} promises before it is durable: {message}")
         elif isinstance(message, Accepted) and message.vote == Vote.ACCEPTED:
+            if state.node.rejoining is not None:
+                raise Breach(f"node {state.me} votes, and has not rejoined: {message}")
             acceptor = state.disk.acceptors[message.log]
             if (acceptor.accepted, acceptor.length) < (ballot, message.length):
                 raise Breach(f"node {state.me} votes before it is durable: {message}")
@@ -387,6 +431,15 @@ class Nodes:
             )
             if self.proposing == OWN_LOGS and state.node.clock.time < seen:
                 raise Breach(f"node {state.me} answers at {state.node.clock.time}, below {seen} (R6)")
+        elif isinstance(message, Learn):
+            for acceptor, length in zip(state.disk.acceptors.values(), message.held, strict=False):
+                if length > acceptor.chosen:
+                    raise Breach(
+                        f"node {state.me} says that it holds {length}, and would know {acceptor.chosen}"
+                    )
+        elif isinstance(message, Fetched) and message.entries:
+            end = message.from_slot + len(message.entries)
+            self.facts.append(("claims", message.log, end, message.evidence, 0))
         facts = [message.fact] if hasattr(message, "fact") else getattr(message, "facts", None) or []
         for fact in facts:
             own = (state.disk.clock.reserved, state.node.own.ballot) if fact.log == state.me else ()
@@ -510,6 +563,14 @@ class Nodes:
         if any(item[-1] == other[-1] for other in applied):
             raise Breach(f"node {node} applies {item} a second time")
         return (*applied, item)
+
+
+def remembered(disk: Node) -> list[Any]:
+    """What a restart must find, whatever segments there are: none of it goes back."""
+    acceptors = [(a.promised, a.accepted, a.length) for a in disk.acceptors.values()]
+    stood = [disk.way.proposer(log).highest for log in disk.acceptors]
+    position = max(disk.learner.position, disk.persistence.replayed_position)
+    return [*acceptors, *stood, disk.clock.reserved, position]
 
 
 def stamp(at: float) -> float:

@@ -38,13 +38,16 @@ READ = nodes("a put, a read", 8_000, read=1)
 TWO = nodes("two puts", 3_000, put=2)
 CRASH = nodes("a put, a crash", 4_000, crash=1)
 TWICE = nodes("a put, time passes twice", 4_000, tick=2)
-OWN_LOGS = [PUT, LOST, TIME, CRASH, TWO, TWICE, READ]
+SAVED = nodes("a put, a checkpoint", 600, checkpoint=1)
+OWN_LOGS = [PUT, SAVED, LOST, TIME, CRASH, TWO, TWICE, READ]
 PARTS = {  # in which worlds a change of only this part of the protocol could show: else in all
     "protocol.reads": [READ, nodes("a put, a read, a crash", 4_000, read=1, crash=1)],
     "protocol.rejoin": [LOST],
     "protocol.incarnations": [LOST],
     "protocol.claims": [LOST, CRASH],
-    "protocol.persistence": [CRASH, LOST],
+    "protocol.persistence": [SAVED, TIME, CRASH, LOST],
+    "protocol.compaction": [SAVED, nodes("a put, a checkpoint, time passes", 8_000, checkpoint=1, tick=1)],
+    "protocol.catch_up": [TIME, TWICE, nodes("a put, time passes", 60_000, "classic", tick=1)],
     "protocol.revocation": [TIME, TWICE],
     "protocol.gossip": [TIME, TWICE],
     "protocol.commands": [PUT, TWO, TIME, CRASH],
