@@ -13,6 +13,7 @@ from paxoskv.client.operations import READ_MODES
 from paxoskv.client.output import DONE, EXIT_CODES, Output
 from paxoskv.client.watching import parse_place
 from paxoskv.wire.structs import Place
+from paxoskv.wire.validation import MAX_TTL_MS
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 CLUSTER_VARIABLE: Final = "PAXOSKV_CLUSTER"
@@ -63,6 +64,9 @@ def _number(
 
 _seconds = _number(float, lambda s: 0 < s <= 86400, "of seconds, above 0 and up to a day")
 _rate = _number(float, lambda rate: 0 < rate <= MAX_RATE, f"of operations per second, up to {MAX_RATE:,.0f}")
+
+
+_ttl = _number(float, lambda s: 0 < s <= MAX_TTL_MS / 1000, "of seconds, above 0 and up to ten years")
 
 
 def _between(low: int, high: int) -> Callable[[str], int]:
@@ -210,7 +214,7 @@ def _add_operations(add: Add) -> None:
     put = add("put", "set a key")
     put.add_argument("key", type=_text)
     put.add_argument("value", type=_text)
-    put.add_argument("--ttl", metavar="S", type=_seconds,
+    put.add_argument("--ttl", metavar="S", type=_ttl,
                      help="remove it in so many seconds, unless it is written again by then")  # fmt: skip
     get = add("get", "print the value of a key")
     get.add_argument("key", type=_text)
@@ -248,11 +252,13 @@ def _add_operations(add: Add) -> None:
 
 def _add_transfers(add: Add) -> None:
     more = (
-        '\nEach line is {"key": ..., "value": ...}. If the file is there, the export goes on after its last'
-        "\nwhole line. Keys that are written meanwhile may be in it or not; times to live are not."
+        '\nEach line is {"key": ..., "value": ...}. Keys that are written meanwhile may be in it or not;'
+        "\ntimes to live are not."
     )
     out = add("export", "write all keys and values into a file, as JSON lines", more)
     out.add_argument("file", metavar="FILE|-", help="the file; - writes to stdout")
+    out.add_argument("--resume", action="store_true",
+                     help="go on after the last whole line of a file that is there")  # fmt: skip
     out.add_argument("--prefix", type=_text, default="", help="only keys that begin with this")
     _add_read(out)
     more = "\nIf it ends early, it says how many lines to skip next time. To set a key twice does no harm."

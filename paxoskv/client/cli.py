@@ -173,7 +173,7 @@ def _export(client: Client, arguments: argparse.Namespace, output: Output) -> in
                 break  # nobody reads it
     else:
         try:
-            with Path(path).open("a+b") as file:
+            with _to_export(Path(path), arguments.resume) as file:
                 last = transfer.last_key(file)
                 items = scan(last or "")
                 count = transfer.export(items, file)
@@ -187,6 +187,17 @@ def _export(client: Client, arguments: argparse.Namespace, output: Output) -> in
     if last is not None or not items.of_one_state:
         say("export: the lines are not all of one state: keys may have been written meanwhile")
     return DONE
+
+
+def _to_export(path: Path, resume: bool) -> Any:
+    """Open the file of an export, which is there only if it is to go on."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: it is no regular file")
+    try:
+        return path.open("a+b" if resume else "x+b")
+    except FileExistsError:
+        reason = "it is there already: --resume goes on after its last whole line"
+        raise UsageError(f"{path}: {reason}") from None
 
 
 def _import(client: Client, arguments: argparse.Namespace, output: Output) -> int:

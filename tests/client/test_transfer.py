@@ -84,7 +84,7 @@ def test_an_export_goes_on_after_its_last_whole_line(shell: Any, fakes: FakeClus
     whole = file.read_bytes()
     for size in (0, 5, len(whole) // 2, whole.rindex(b"\n", 0, -1) + 1, len(whole) - 1, len(whole)):
         file.write_bytes(whole[:size])
-        assert shell("export", file)[0] == 0
+        assert shell("export", file, "--resume")[0] == 0
         assert file.read_bytes() == whole
     assert shell("export", "-") == (0, whole.decode(), "")
 
@@ -93,9 +93,32 @@ def test_an_export_goes_on_after_its_last_whole_line(shell: Any, fakes: FakeClus
 def test_a_file_that_is_no_export_is_left_alone(shell: Any, tmp_path: Path, wrong: str) -> None:
     file = tmp_path / "other.txt"
     file.write_text(wrong)
-    code, out, errors = shell("export", file)
+    code, out, errors = shell("export", file, "--resume")
     assert (code, out) == (65, "") and errors.count("\n") == 1 and "it is no export" in errors
     assert file.read_text() == wrong
+
+
+def test_a_file_that_is_there_is_not_taken_for_an_export_unless_that_is_said(
+    shell: Any, fakes: FakeCluster, tmp_path: Path
+) -> None:
+    file = tmp_path / "all.jsonl"
+    fill(fakes, {"a": "1"})
+    assert shell("export", file)[0] == 0
+    fill(fakes, {"a": "2"})
+    code, out, errors = shell("export", file)
+    assert (code, out) == (2, "") and f"{file}: it is there already: --resume" in errors
+    assert item_of(file.read_bytes()) == Item("a", "1")
+    for words in (["/dev/full"], ["/dev/full", "--resume"], [tmp_path]):
+        code, out, errors = shell("export", *words)
+        assert (code, out) == (2, "") and "it is no regular file" in errors
+
+
+def test_more_lines_to_skip_than_there_are_is_told(shell: Any, tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text(line_of(Item("k", "v")) + "\n")
+    code, _, errors = shell("import", file, "--skip", "7")
+    assert code == 65 and f"{file}:1: the file ends here, before the 7 lines to be skipped" in errors
+    assert shell("import", file, "--skip", "1") == (0, "0 keys\n", "")
 
 
 def test_an_export_says_that_keys_were_written_meanwhile(
