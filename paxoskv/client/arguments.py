@@ -62,11 +62,9 @@ def _number(
     return number
 
 
+_ttl = _number(float, lambda s: 0 < s <= MAX_TTL_MS / 1000, "of seconds, above 0 and up to ten years")
 _seconds = _number(float, lambda s: 0 < s <= 86400, "of seconds, above 0 and up to a day")
 _rate = _number(float, lambda rate: 0 < rate <= MAX_RATE, f"of operations per second, up to {MAX_RATE:,.0f}")
-
-
-_ttl = _number(float, lambda s: 0 < s <= MAX_TTL_MS / 1000, "of seconds, above 0 and up to ten years")
 
 
 def _between(low: int, high: int) -> Callable[[str], int]:
@@ -253,13 +251,13 @@ def _add_operations(add: Add) -> None:
 def _add_transfers(add: Add) -> None:
     more = (
         '\nEach line is {"key": ..., "value": ...}. Keys that are written meanwhile may be in it or not;'
-        "\ntimes to live are not."
+        "\ntimes to live are not. An export that was interrupted goes on with --resume."
     )
     out = add("export", "write all keys and values into a file, as JSON lines", more)
     out.add_argument("file", metavar="FILE|-", help="the file; - writes to stdout")
+    out.add_argument("--prefix", type=_text, default="", help="only keys that begin with this")
     out.add_argument("--resume", action="store_true",
                      help="go on after the last whole line of a file that is there")  # fmt: skip
-    out.add_argument("--prefix", type=_text, default="", help="only keys that begin with this")
     _add_read(out)
     more = "\nIf it ends early, it says how many lines to skip next time. To set a key twice does no harm."
     into = add("import", "set the keys of a file that an export has written", more)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -173,7 +174,12 @@ def _export(client: Client, arguments: argparse.Namespace, output: Output) -> in
                 break  # nobody reads it
     else:
         try:
-            with _to_export(Path(path), arguments.resume) as file:
+            old = Path(path).stat() if Path(path).exists() else None
+            if old is not None and not stat.S_ISREG(old.st_mode):
+                raise UsageError(f"{path}: it is no regular file: give - to write to stdout")
+            if old is not None and old.st_size and not arguments.resume:
+                raise UsageError(f"{path}: it is there already: --resume goes on after its last line")
+            with Path(path).open("a+b") as file:
                 last = transfer.last_key(file)
                 items = scan(last or "")
                 count = transfer.export(items, file)
@@ -185,19 +191,8 @@ def _export(client: Client, arguments: argparse.Namespace, output: Output) -> in
         whole = last is None and items.of_one_state
         output.answer(f"{count:,} keys", {"keys": count, "of_one_state": whole})
     if last is not None or not items.of_one_state:
-        say("export: the lines are not all of one state: keys may have been written meanwhile")
+        say("export: the lines are not all of one state: keys may have been written since the first of them")
     return DONE
-
-
-def _to_export(path: Path, resume: bool) -> Any:
-    """Open the file of an export, which is there only if it is to go on."""
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: it is no regular file")
-    try:
-        return path.open("a+b" if resume else "x+b")
-    except FileExistsError:
-        reason = "it is there already: --resume goes on after its last whole line"
-        raise UsageError(f"{path}: {reason}") from None
 
 
 def _import(client: Client, arguments: argparse.Namespace, output: Output) -> int:
@@ -208,7 +203,8 @@ def _import(client: Client, arguments: argparse.Namespace, output: Output) -> in
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     except transfer.Stopped as stopped:
-        say(f"import: {stopped.lines:,} lines of {path} are done: go on with --skip {stopped.lines}")
+        if stopped.lines > arguments.skip or not isinstance(stopped.cause, transfer.WrongLine):
+            say(f"import: {stopped.lines:,} lines of {path} are done: go on with --skip {stopped.lines}")
         if isinstance(stopped.cause, transfer.WrongLine):
             raise DataError(f"{path}:{stopped}") from None
         raise stopped.cause from None

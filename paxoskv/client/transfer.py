@@ -1,9 +1,9 @@
 """Export and import: the keys and values as JSON Lines, each line an object with `key` and `value`.
 
 Keys and values are texts (UTF-8); JSON escapes what is no letter, so every one of them is written and read
-back as it was. Both go on where they ended: an export, if asked to, after the last whole line of its file,
-an import after the lines that a message names. An import sets keys, and does nothing else; to do it twice
-does no harm, unless somebody else has written these keys in between.
+back as it was. Both go on where they ended: an export after the last whole line of its file, an import
+after the lines that a message names. An import sets keys, and does nothing else; to do it twice does no
+harm, unless somebody else has written these keys in between.
 """
 
 import json
@@ -112,10 +112,10 @@ def batches(file: IO[bytes], skip: int) -> Iterator[tuple[int, list[Item]]]:
             items, room = [], BATCH_BYTES
         items.append(item)
         room -= size
+    if number < skip:
+        raise WrongLine(f"{number}: the file ends here: there are no {skip:,} lines to skip")
     if items:
         yield number, items
-    if number < skip:
-        raise WrongLine(f"{number}: the file ends here, before the {skip:,} lines to be skipped")
 
 
 def import_(client: Client, file: IO[bytes], skip: int) -> int:

@@ -178,6 +178,50 @@ def test_one_node_is_stopped_killed_started_paused_and_resumed(controlled: Contr
 
 
 @pytest.mark.slow
+def test_a_node_that_is_paused_down_or_elsewhere_is_said_to_be_so(controlled: Controlled) -> None:
+    controlled.succeed("start")
+    pid = controlled.pid(1)
+    controlled.succeed("pause", 1)
+    eventually(lambda: state(pid) == "T", "node 1 is paused")
+    assert controlled.fail(1, "start", 1) == "cluster.sh: node 1 is paused: scripts/cluster.sh resume 1\n"
+    controlled.succeed("resume", 1)
+
+    controlled.succeed("kill", 3)
+    assert controlled.succeed("stop", 3) == "node 3 did not run\n"
+    at_first = f"127.0.0.1:{controlled.settings.member(3).port}"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        elsewhere = f"127.0.0.1:{server.getsockname()[1]}"
+    with controlled.client() as client:
+        client.replace_node(3, elsewhere)
+        began = time.monotonic()
+        told = controlled.fail(1, "start", 3)
+        assert f"it is refused by the others: node 3 was replaced: it is at {elsewhere}" in told
+        assert time.monotonic() - began < 50, "sooner than a minute"
+        controlled.succeed("kill", 3)
+        client.replace_node(3, at_first)
+        controlled.succeed("start", 3)  # what it holds says that it is elsewhere
+    with controlled.client() as client:
+        assert client.get("none", node=3) is None
+
+
+@pytest.mark.slow
+def test_who_interrupts_a_rolling_restart_is_told_which_node_is_down(controlled: Controlled) -> None:
+    controlled.succeed("start")
+    pid = controlled.pid(1)
+    environment = {**os.environ, "PYTHON": sys.executable}
+    with subprocess.Popen(
+        list(map(str, controlled.command("rolling"))), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, env=environment,
+    ) as rolling:  # fmt: skip
+        eventually(lambda: pid not in processes_with(controlled.file), "node 1 has ended")
+        rolling.send_signal(signal.SIGINT)
+        _, told = rolling.communicate(timeout=DEADLINE_S)
+    assert rolling.returncode == 130
+    assert "cluster.sh: interrupted: node 1 is down: scripts/cluster.sh start 1" in told
+    controlled.succeed("start", 1)
+
+
+@pytest.mark.slow
 def test_a_rolling_restart_renews_every_node_and_fails_no_operation(controlled: Controlled) -> None:
     controlled.succeed("start")
     before = {controlled.pid(node) for node in (1, 2, 3)}
