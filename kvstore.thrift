@@ -381,6 +381,8 @@ struct Moved {
     1: i32 node
     /** Where it is now: HOST:PORT. */
     2: string address
+    /** Timestamp of the entry by which that was agreed: of two that nodes tell, the later one holds. */
+    3: i64 since
 } (python.immutable = "")
 
 /** Which node this is, and of which cluster. */

@@ -23,6 +23,7 @@ import io
 import itertools
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -31,7 +32,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +43,7 @@ STOP_S = 15.0  # within which a node that was told to stop ends; it gives its cl
 ENDS_S = 5.0  # within which a server ends that cannot use its settings
 POLL_S = 0.05
 SHOWN = 300  # characters of other programs' messages that are passed on
+MOVED = re.compile(rb"node [0-9]+ was replaced: it is at [^ ,]+")  # as paxoskv/node/addresses.py says it
 LOCK_S = 120.0  # for which another launch is waited for
 
 Task = dict[str, Any]
@@ -95,6 +97,15 @@ def processes(task: Task, node: int) -> list[tuple[int, bool]]:
         for pid, (parent, supervisor) in found.items()
         if parent not in found or found[parent][1] != supervisor
     ]
+
+
+def stands_still(pids: Sequence[int]) -> bool:
+    """Whether one of these processes was stopped where it stands."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                return True
+    return False
 
 
 def server_pid(task: Task, node: int) -> int | None:
@@ -448,6 +459,8 @@ def gone_of(task: Task, nodes: dict[int, Report], children: dict[int, Any]) -> d
             gone[node] = ended(task, nodes[node], child.returncode)
         elif child is None and not processes(task, node):
             gone[node] = f"node {node} does not run"
+        elif child is not None and (moved := MOVED.search(log_since(task, nodes[node]))):
+            gone[node] = f"it is refused by the others: {moved[0].decode()}"
     return gone
 
 
@@ -455,9 +468,14 @@ def listens(task: Task, node: Report) -> bool:
     """Whether a process that was started here listens; until then, answers come from somebody else's."""
     if "offset" not in node:
         return True
+    return b"event=listening" in log_since(task, node)
+
+
+def log_since(task: Task, node: Report) -> bytes:
+    """What a node that was started here has logged since."""
     with log_of(task, node["id"]).open("rb") as log:
         log.seek(node["offset"])
-        return b"event=listening" in log.read()
+        return log.read()
 
 
 def outcome(task: Task, node: Report, state: Report, child: object, seconds: float) -> Report:

@@ -124,6 +124,11 @@ class Local:
     def launch(self, fresh: bool = False) -> None:
         """Start the nodes that do not run, and wait until all take commands."""
         idle = [node for node in self.ids if not self.pids(node)]
+        still = [node for node in self.ids if host.stands_still(self.pids(node))]
+        if still:
+            raise Failure(
+                "\n".join(f"node {node} is paused: scripts/cluster.sh resume {node}" for node in still)
+            )
         for node in self.ids:
             if node not in idle:
                 print(f"node {node} runs already", flush=True)
@@ -209,7 +214,7 @@ class Local:
             print(f"node {node} {report['did']}")
 
     def stop(self) -> None:
-        if not any(map(self.pids, self.ids)):
+        if not any(map(self.pids, self.all)):
             print(f"no node runs whose data is in {self.data}")
         else:
             self.end(signal.SIGTERM, self.ids)
@@ -225,9 +230,15 @@ class Local:
                 raise Failure(f"node {node} does not run; start it first")
         for node in self.ids:
             self.await_all()
-            self.end(signal.SIGTERM, [node])
             self.ids = [node]
-            self.launch()
+            try:
+                self.end(signal.SIGTERM, [node])
+                self.launch()
+            except KeyboardInterrupt:
+                if not self.pids(node):
+                    how = f"scripts/cluster.sh start {node}"
+                    print(f"cluster.sh: interrupted: node {node} is down: {how}", file=sys.stderr)
+                raise
             print(f"node {node} is back", flush=True)
         self.await_all()
 

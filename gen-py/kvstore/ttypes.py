@@ -3166,18 +3166,21 @@ class Moved(object):
     Attributes:
      - node: Its id.
      - address: Where it is now: HOST:PORT.
+     - since: Timestamp of the entry by which that was agreed: of two that nodes tell, the later one holds.
 
     """
 
     __slots__ = (
         'node',
         'address',
+        'since',
     )
 
 
-    def __init__(self, node=None, address=None,):
+    def __init__(self, node=None, address=None, since=None,):
         super(Moved, self).__setattr__('node', node)
         super(Moved, self).__setattr__('address', address)
+        super(Moved, self).__setattr__('since', since)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -3186,7 +3189,7 @@ class Moved(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.node, self.address, ))
+        return hash(self.__class__) ^ hash((self.node, self.address, self.since, ))
 
     @classmethod
     def read(cls, iprot):
@@ -3195,6 +3198,7 @@ class Moved(object):
         iprot.readStructBegin()
         node = None
         address = None
+        since = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -3209,6 +3213,11 @@ class Moved(object):
                     address = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
                 else:
                     iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.I64:
+                    since = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -3216,6 +3225,7 @@ class Moved(object):
         return cls(
             node=node,
             address=address,
+            since=since,
         )
 
     def write(self, oprot):
@@ -3230,6 +3240,10 @@ class Moved(object):
         if self.address is not None:
             oprot.writeFieldBegin('address', TType.STRING, 2)
             oprot.writeString(self.address.encode('utf-8') if sys.version_info[0] == 2 else self.address)
+            oprot.writeFieldEnd()
+        if self.since is not None:
+            oprot.writeFieldBegin('since', TType.I64, 3)
+            oprot.writeI64(self.since)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -7666,6 +7680,7 @@ Moved.thrift_spec = (
     None,  # 0
     (1, TType.I32, 'node', None, None, ),  # 1
     (2, TType.STRING, 'address', 'UTF8', None, ),  # 2
+    (3, TType.I64, 'since', None, None, ),  # 3
 )
 all_structs.append(Membership)
 Membership.thrift_spec = (

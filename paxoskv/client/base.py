@@ -64,6 +64,7 @@ class BaseClient:
         ]  # fmt: skip
         self.calls = Calls([str(node) for node in self.nodes], timeout, attempt_timeout, first)
         self.calls.learn = self.learn if self.members else None
+        self._since: dict[int, int] = {}  # by node: since when it is where we think it is
         self._timeout = timeout
         tls = None if isinstance(cluster, str) else cluster.tls
         own = tls and tls.of("client")
@@ -79,8 +80,15 @@ class BaseClient:
         return Greeting(self.members[node], self.learn) if self.members else None
 
     def learn(self, membership: Membership) -> None:
-        """A node has said where the others are now: that comes before what the cluster's file says."""
+        """A node has said where the others are now: that comes before what the cluster's file says.
+
+        A node that was away may say what was so before: the latest agreement holds, and of itself a node is
+        not believed, for it answers here.
+        """
         for moved in membership.moved or ():
+            if moved.node == membership.node or moved.since <= self._since.get(moved.node, 0):
+                continue
+            self._since[moved.node] = moved.since
             for index, node in enumerate(self.nodes):
                 if node.id == moved.node and node[1:] != parse_address(moved.address):
                     self.nodes[index] = Address(node.id, *parse_address(moved.address))

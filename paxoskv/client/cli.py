@@ -34,7 +34,7 @@ from paxoskv.client.output import (
 from paxoskv.client.scanning import Scan
 from paxoskv.client.sync import Client
 from paxoskv.client.watching import place_text
-from paxoskv.config import Cluster, ClusterError, load
+from paxoskv.config import Cluster, ClusterError, load, parse_address
 from paxoskv.wire.structs import Outcome
 
 # Seconds to wait for a first node that accepts a connection: a cluster that was just started takes some.
@@ -240,6 +240,10 @@ def _checkpoint(client: Client, arguments: argparse.Namespace, output: Output) -
 def _replace(client: Client, arguments: argparse.Namespace, output: Output) -> int:
     if arguments.single or arguments.id not in [node.id for node in client.nodes]:
         raise UsageError(f"replace: there is no node {arguments.id}")
+    try:
+        parse_address(arguments.address)
+    except ValueError as error:
+        raise UsageError(f"replace: {error}") from None
     client.replace_node(arguments.id, arguments.address)
     now = replaced.described(arguments.cluster, client, arguments.id, arguments.address)
     output.write(json.dumps(now, indent=2))

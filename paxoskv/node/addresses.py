@@ -22,17 +22,17 @@ class Addresses:
         self.store = store
         self.own = own
         self.members = members
-        self.seen: dict[int, str] = store.addresses  # as of the last look
+        self.seen: dict[int, Moved] = store.addresses  # as of the last look
 
     def of(self, peer: int) -> tuple[str, int]:
         """Return host and port of a peer."""
         moved = self.store.addresses.get(peer)
         member = self.members[peer]
-        return (member.host, member.port) if moved is None else parse_address(moved)
+        return (member.host, member.port) if moved is None else parse_address(moved.address)
 
     def moved(self) -> list[Moved] | None:
         """Say which nodes have been replaced, and where they are now; None: none has."""
-        return [Moved(node, address) for node, address in sorted(self.store.addresses.items())] or None
+        return sorted(self.store.addresses.values()) or None
 
     def look(self) -> list[int]:
         """Return the peers that have another address than when last looked at."""
@@ -42,9 +42,10 @@ class Addresses:
     def refusal(self, identity: Identity) -> str | None:
         """Say why a process is not the node that it says it is, by where it listens; None if it may be."""
         agreed = self.store.addresses.get(identity.node)
-        if agreed is None or identity.address is None or identity.address == agreed:
+        if agreed is None or identity.address is None or identity.address == agreed.address:
             return None
-        return f"node {identity.node} was replaced: it is at {agreed}, and this process at {identity.address}"
+        where = f"it is at {agreed.address}, and this process at {identity.address}"
+        return f"node {identity.node} was replaced: {where}"
 
     def taken(self, node: int, address: str) -> str | None:
         """Say why this node cannot be moved to this address; None if it can."""

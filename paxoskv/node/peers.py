@@ -187,7 +187,7 @@ class Peers:
     def sweep(self, now: float) -> None:
         """About once a second: connect again to peers that dawdle; complain of what stays wrong."""
         for peer in self.addresses.look():
-            log("replaced", peer=peer, address=self.addresses.store.addresses[peer])
+            log("replaced", peer=peer, address=self.addresses.store.addresses[peer].address)
             self.links[peer].go_to(*self.addresses.of(peer))
             for connection in [other for other, (node, _) in self.processes.items() if node == peer]:
                 connection.close()  # whoever is at the agreed address comes back

@@ -58,6 +58,7 @@ from paxoskv.wire.structs import (
     Command,
     CommandPlace,
     Item,
+    Moved,
     Outcome,
     Range,
     RequestId,
@@ -146,7 +147,7 @@ class Store:
         self.position: tuple[int, int] = (0, 0)  # (timestamp, owner) of the last applied entry
         self.format = 0  # of which all nodes are known to understand the commands
         self.risen: Callable[[], None] = lambda: None  # is called when the format has
-        self.addresses: dict[int, str] = {}  # of nodes that were replaced; another dict for each change
+        self.addresses: dict[int, Moved] = {}  # of nodes that were replaced; another dict for each change
         self.hash = 0  # CRC-32 over all that was applied so far: the entries and their outcomes
         self.changes = Changes()  # the last ones, for watches
         self._content = Content(self.database.db, self.changes)
@@ -263,7 +264,7 @@ class Store:
                 **({"leases": leases} if leases else {}),
                 **({"format": self.format} if self.format else {}),
                 **(
-                    {"addresses": {str(n): text for n, text in self.addresses.items()}}
+                    {"addresses": [list(moved) for moved in self.addresses.values()]}
                     if self.addresses
                     else {}
                 ),
@@ -287,7 +288,7 @@ class Store:
                 for key, ttl_ms, timestamp, owner, index in bookkeeping.get("leases", ())
             }
             format_ = int(bookkeeping.get("format", 0))
-            addresses = {int(node): str(text) for node, text in bookkeeping.get("addresses", {}).items()}
+            addresses = {moved[0]: Moved(*moved) for moved in bookkeeping.get("addresses", [])}
             sessions = OrderedDict(_load_session(*session) for session in bookkeeping["sessions"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Malformed(f"state: no bookkeeping: {type(error).__name__}: {error}") from error
@@ -355,7 +356,8 @@ class Store:
             self._room -= read_by(result)
             return result
         if verb == Verb.REPLACE_NODE:
-            self.addresses = {**self.addresses, int(command.key): command.value}
+            moved = Moved(int(command.key), command.value, self.position[0])
+            self.addresses = {**self.addresses, moved.node: moved}
             return OK
         if command.delta > self.format:
             self.format = command.delta

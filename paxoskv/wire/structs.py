@@ -196,6 +196,7 @@ class Chunk(NamedTuple):
 class Moved(NamedTuple):
     node: int
     address: str
+    since: int
 
 
 class Membership(NamedTuple):

@@ -1435,7 +1435,7 @@ MUTANTS = [
     told(
         "replace: whoever says it is the node is believed, wherever it is",
         "test_replaced.test_a_process_is_refused_where_it_is_not_agreed_to_be",
-        ("node.addresses", "identity.address is None or identity.address == agreed", "True"),
+        ("node.addresses", "identity.address is None or identity.address == agreed.address", "True"),
     ),
     told(
         "replace: a link stays where the node was",

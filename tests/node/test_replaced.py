@@ -10,10 +10,10 @@ import pytest
 
 from paxoskv.client.operations import NotDoneError
 from paxoskv.client.sync import Client
-from paxoskv.config import ClusterError, Member, load, parse_address
+from paxoskv.config import Cluster, ClusterError, Member, address_text, load, parse_address
 from paxoskv.node.addresses import Addresses
 from paxoskv.state.store import RESERVED_KEY, Store, encode_batch
-from paxoskv.wire.structs import Command, Identity, Moved, Outcome, Verb
+from paxoskv.wire.structs import Command, Identity, Membership, Moved, Outcome, Verb
 from paxoskv.wire.validation import FORMAT, invalid
 from tests.harness.linearizability import check
 from tests.harness.processes import (
@@ -41,7 +41,7 @@ def test_an_address_is_a_part_of_the_state_and_survives_a_checkpoint() -> None:
     store, other = Store("never-written.json"), Store("never-written.json")
     store.apply(1, 1, encode_batch([UPGRADE, replace(3, "h:7"), Command(Verb.PUT, "k", "v")]))
     store.apply(2, 1, encode_batch([replace(3, "[::1]:8"), replace(2, "i:9")]))
-    assert store.addresses == {3: "[::1]:8", 2: "i:9"}
+    assert store.addresses == {3: Moved(3, "[::1]:8", 2), 2: Moved(2, "i:9", 2)}
     other.load_state(orjson.loads(orjson.dumps(store.save_state())))
     assert other.addresses == store.addresses and other.state_digest() == store.state_digest()
 
@@ -103,7 +103,7 @@ def test_links_follow_and_each_change_is_noticed_once() -> None:
     nodes.replaced(1, "e:9")
     assert nodes.part.look() == [], "our own address is not a peer's"
     nodes.replaced(3, "f:9")
-    assert nodes.part.look() == [3] and nodes.part.moved() == [Moved(1, "e:9"), Moved(3, "f:9")]
+    assert nodes.part.look() == [3] and nodes.part.moved() == [Moved(1, "e:9", 2), Moved(3, "f:9", 3)]
 
 
 def test_two_nodes_are_not_at_one_address() -> None:
@@ -136,6 +136,21 @@ def test_a_file_with_the_first_addresses_is_one_of_the_same_cluster(tmp_path: Pa
     files[0].write_text(json.dumps({"name": "c", "nodes": [{**old[0], "first_address": "h"}]}))
     with pytest.raises(ClusterError, match=r"nodes\[0\].first_address.*is not HOST:PORT"):
         load(files[0])
+
+
+def test_what_a_node_says_that_was_away_does_not_replace_what_was_agreed_since() -> None:
+    cluster = Cluster("c", (Member(1, "a", 1), Member(2, "b", 2), Member(3, "d", 3)))
+    with Client(cluster) as client:
+
+        def learn(address: str, since: int, of: int = 1) -> str:
+            client.learn(Membership("c", "", of, [Moved(3, address, since)]))
+            return address_text(*client.nodes[2][1:])
+
+        assert learn("e:7", 5) == "e:7"
+        assert learn("d:3", 9) == "d:3"
+        assert learn("e:7", 5) == "d:3", "node 3 was away when it came back"
+        assert learn("f:7", 10) == "f:7"
+        assert learn("g:7", 11, of=3) == "f:7", "it answers where it is"
 
 
 # --------------------------------------------------------------------------------------------- real processes
@@ -233,6 +248,16 @@ def test_a_node_that_moves_with_its_data_needs_no_rejoin(tmp_path: Path) -> None
         assert client.status(2).incarnation == 1, "the client that was there before has learned it, too"
         assert client.get("key", "local", 2) == "value"
 
+        assert process.stop() == 0  # and back again: what it holds says that it is elsewhere
+        back = f"127.0.0.1:{cluster.settings.member(2).port}"
+        done = finish([sys.executable, CLIENT, "replace", "2", back, "--cluster", cluster.file])
+        assert done.returncode == 0, done.stderr
+        cluster.nodes[2].start()
+        for first in range(3):  # whichever is asked first
+            with cluster.client(timeout=20, first=first) as other:
+                eventually(lambda other=other: other.get("key") == "value", "it answers")  # type: ignore[misc]
+        eventually(lambda: serves(cluster, 2, 1), "it goes on where it was")
+
 
 @pytest.mark.slow
 def test_what_cannot_be_replaced_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -245,6 +270,8 @@ def test_what_cannot_be_replaced_is_refused_with_the_reason(tmp_path: Path) -> N
             client.replace_node(9, "127.0.0.1:9")
         with pytest.raises(NotDoneError, match="only replace_node says"):
             client.execute([replace(3, "127.0.0.1:9")])
+        done = finish([sys.executable, CLIENT, "replace", "3", "foo", "--cluster", cluster.file])
+        assert done.returncode == 2 and done.stderr == "client.py: replace: 'foo' is not HOST:PORT\n"
         done = finish([sys.executable, CLIENT, "replace", "9", "h:7", "--cluster", cluster.file])
         assert done.returncode == 2 and done.stderr == "client.py: replace: there is no node 9\n"
         assert client.status(1).ready

@@ -146,7 +146,7 @@ FROM_CLIENTS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "trace": ((True, 7), Traced(True, '{"id": 8}', 8, False)),
     "read_checkpoint": ((3, 7), Chunk(3, 7, 77, 7, b"")),
     "status": ((True,), STATUS),
-    "membership": ((), Membership("c", "digest", 1, [Moved(3, "h:7")])),
+    "membership": ((), Membership("c", "digest", 1, [Moved(3, "h:7", 5)])),
     "replace_node": ((3, "h:7", REQUEST), Result(Outcome.OK)),
 }
 EVERY_CALL = {name: ((message,), answer) for name, (message, answer) in BETWEEN_NODES.items()} | FROM_CLIENTS
