@@ -1286,8 +1286,7 @@ MUTANTS = [
     ),
     told(
         "what results keep has no bound",
-        "test_transactions.test_results_that_are_kept_hold_no_more_than_a_bound_and_a_repeat_of_those_given_up_"
-        "is_forgotten",
+        "test_transactions.test_results_that_are_kept_have_a_bound_and_those_given_up_are_forgotten",
         ("state.store", "if self.kept > MAX_KEPT_BY_ONE else ()", "if False else ()"),
     ),
     told(

@@ -214,7 +214,7 @@ def test_a_repeated_transaction_is_done_once_and_answered_alike_even_after_a_res
     assert restored.store.state_digest() == kv.store.state_digest()
 
 
-def test_results_that_are_kept_hold_no_more_than_a_bound_and_a_repeat_of_those_given_up_is_forgotten(
+def test_results_that_are_kept_have_a_bound_and_those_given_up_are_forgotten(
     kv: Applier,
 ) -> None:
     session, other = kv.open_session(), kv.open_session()
