@@ -72,7 +72,7 @@ enum Relation {
     LESS = 5,
     /** It holds a 64-bit decimal integer above this one. */
     GREATER = 6,
-    /** It has a time to live, which the command at this position has set: nobody has written the key since. */
+    /** It has a time to live, which the command at this place has set: nobody has written the key since. */
     LEASED = 7,
 }
 
@@ -114,6 +114,16 @@ struct Position {
     2: i32 owner
 } (python.immutable = "")
 
+/** A command's place in the order of all commands: no two have the same, whatever they do. */
+struct CommandPlace {
+    /** The timestamp of its entry. */
+    1: i64 timestamp
+    /** The log that the entry stands in. */
+    2: i32 owner
+    /** Which command of the entry it is, from 0. */
+    3: i32 command
+} (python.immutable = "")
+
 /** One comparison of a transaction. */
 struct Compare {
     /** The key. */
@@ -122,8 +132,8 @@ struct Compare {
     2: Relation relation
     /** EQUALS, DIFFERS: the value. LESS, GREATER: the number, in decimal. */
     3: optional string value
-    /** LEASED: the position. */
-    4: optional Position position
+    /** LEASED: the place. */
+    4: optional CommandPlace place
 } (python.immutable = "")
 
 /** One action of a transaction. */
@@ -179,8 +189,8 @@ struct Answer {
 
 /** What became of a transaction of which one list of actions was done. */
 struct Transacted {
-    /** Its place in the order; those of one entry have the same. */
-    1: Position position
+    /** Its place in the order. */
+    1: CommandPlace place
     /** For each action. */
     2: list<Answer> answers
 } (python.immutable = "")

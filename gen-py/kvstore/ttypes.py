@@ -518,31 +518,28 @@ class Position(object):
         return not (self == other)
 
 
-class Compare(object):
+class CommandPlace(object):
     """
-    One comparison of a transaction.
+    A command's place in the order of all commands: no two have the same, whatever they do.
 
     Attributes:
-     - key: The key.
-     - relation: What must be so.
-     - value: EQUALS, DIFFERS: the value. LESS, GREATER: the number, in decimal.
-     - position: LEASED: the position.
+     - timestamp: The timestamp of its entry.
+     - owner: The log that the entry stands in.
+     - command: Which command of the entry it is, from 0.
 
     """
 
     __slots__ = (
-        'key',
-        'relation',
-        'value',
-        'position',
+        'timestamp',
+        'owner',
+        'command',
     )
 
 
-    def __init__(self, key=None, relation=None, value=None, position=None,):
-        super(Compare, self).__setattr__('key', key)
-        super(Compare, self).__setattr__('relation', relation)
-        super(Compare, self).__setattr__('value', value)
-        super(Compare, self).__setattr__('position', position)
+    def __init__(self, timestamp=None, owner=None, command=None,):
+        super(CommandPlace, self).__setattr__('timestamp', timestamp)
+        super(CommandPlace, self).__setattr__('owner', owner)
+        super(CommandPlace, self).__setattr__('command', command)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -551,7 +548,121 @@ class Compare(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.key, self.relation, self.value, self.position, ))
+        return hash(self.__class__) ^ hash((self.timestamp, self.owner, self.command, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        timestamp = None
+        owner = None
+        command = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I64:
+                    timestamp = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I32:
+                    owner = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.I32:
+                    command = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            timestamp=timestamp,
+            owner=owner,
+            command=command,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('CommandPlace')
+        if self.timestamp is not None:
+            oprot.writeFieldBegin('timestamp', TType.I64, 1)
+            oprot.writeI64(self.timestamp)
+            oprot.writeFieldEnd()
+        if self.owner is not None:
+            oprot.writeFieldBegin('owner', TType.I32, 2)
+            oprot.writeI32(self.owner)
+            oprot.writeFieldEnd()
+        if self.command is not None:
+            oprot.writeFieldBegin('command', TType.I32, 3)
+            oprot.writeI32(self.command)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
+class Compare(object):
+    """
+    One comparison of a transaction.
+
+    Attributes:
+     - key: The key.
+     - relation: What must be so.
+     - value: EQUALS, DIFFERS: the value. LESS, GREATER: the number, in decimal.
+     - place: LEASED: the place.
+
+    """
+
+    __slots__ = (
+        'key',
+        'relation',
+        'value',
+        'place',
+    )
+
+
+    def __init__(self, key=None, relation=None, value=None, place=None,):
+        super(Compare, self).__setattr__('key', key)
+        super(Compare, self).__setattr__('relation', relation)
+        super(Compare, self).__setattr__('value', value)
+        super(Compare, self).__setattr__('place', place)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.key, self.relation, self.value, self.place, ))
 
     @classmethod
     def read(cls, iprot):
@@ -561,7 +672,7 @@ class Compare(object):
         key = None
         relation = None
         value = None
-        position = None
+        place = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -583,7 +694,7 @@ class Compare(object):
                     iprot.skip(ftype)
             elif fid == 4:
                 if ftype == TType.STRUCT:
-                    position = Position.read(iprot)
+                    place = CommandPlace.read(iprot)
                 else:
                     iprot.skip(ftype)
             else:
@@ -594,7 +705,7 @@ class Compare(object):
             key=key,
             relation=relation,
             value=value,
-            position=position,
+            place=place,
         )
 
     def write(self, oprot):
@@ -614,9 +725,9 @@ class Compare(object):
             oprot.writeFieldBegin('value', TType.STRING, 3)
             oprot.writeString(self.value.encode('utf-8') if sys.version_info[0] == 2 else self.value)
             oprot.writeFieldEnd()
-        if self.position is not None:
-            oprot.writeFieldBegin('position', TType.STRUCT, 4)
-            self.position.write(oprot)
+        if self.place is not None:
+            oprot.writeFieldBegin('place', TType.STRUCT, 4)
+            self.place.write(oprot)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -1187,19 +1298,19 @@ class Transacted(object):
     What became of a transaction of which one list of actions was done.
 
     Attributes:
-     - position: Its place in the order; those of one entry have the same.
+     - place: Its place in the order.
      - answers: For each action.
 
     """
 
     __slots__ = (
-        'position',
+        'place',
         'answers',
     )
 
 
-    def __init__(self, position=None, answers=None,):
-        super(Transacted, self).__setattr__('position', position)
+    def __init__(self, place=None, answers=None,):
+        super(Transacted, self).__setattr__('place', place)
         super(Transacted, self).__setattr__('answers', answers)
 
     def __setattr__(self, *args):
@@ -1209,14 +1320,14 @@ class Transacted(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.position, self.answers, ))
+        return hash(self.__class__) ^ hash((self.place, self.answers, ))
 
     @classmethod
     def read(cls, iprot):
         if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
             return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
         iprot.readStructBegin()
-        position = None
+        place = None
         answers = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
@@ -1224,7 +1335,7 @@ class Transacted(object):
                 break
             if fid == 1:
                 if ftype == TType.STRUCT:
-                    position = Position.read(iprot)
+                    place = CommandPlace.read(iprot)
                 else:
                     iprot.skip(ftype)
             elif fid == 2:
@@ -1242,7 +1353,7 @@ class Transacted(object):
             iprot.readFieldEnd()
         iprot.readStructEnd()
         return cls(
-            position=position,
+            place=place,
             answers=answers,
         )
 
@@ -1251,9 +1362,9 @@ class Transacted(object):
             oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
             return
         oprot.writeStructBegin('Transacted')
-        if self.position is not None:
-            oprot.writeFieldBegin('position', TType.STRUCT, 1)
-            self.position.write(oprot)
+        if self.place is not None:
+            oprot.writeFieldBegin('place', TType.STRUCT, 1)
+            self.place.write(oprot)
             oprot.writeFieldEnd()
         if self.answers is not None:
             oprot.writeFieldBegin('answers', TType.LIST, 2)
@@ -7398,13 +7509,20 @@ Position.thrift_spec = (
     (1, TType.I64, 'timestamp', None, None, ),  # 1
     (2, TType.I32, 'owner', None, None, ),  # 2
 )
+all_structs.append(CommandPlace)
+CommandPlace.thrift_spec = (
+    None,  # 0
+    (1, TType.I64, 'timestamp', None, None, ),  # 1
+    (2, TType.I32, 'owner', None, None, ),  # 2
+    (3, TType.I32, 'command', None, None, ),  # 3
+)
 all_structs.append(Compare)
 Compare.thrift_spec = (
     None,  # 0
     (1, TType.STRING, 'key', 'UTF8', None, ),  # 1
     (2, TType.I32, 'relation', None, None, ),  # 2
     (3, TType.STRING, 'value', 'UTF8', None, ),  # 3
-    (4, TType.STRUCT, 'position', [Position, None], None, ),  # 4
+    (4, TType.STRUCT, 'place', [CommandPlace, None], None, ),  # 4
 )
 all_structs.append(Action)
 Action.thrift_spec = (
@@ -7442,7 +7560,7 @@ Answer.thrift_spec = (
 all_structs.append(Transacted)
 Transacted.thrift_spec = (
     None,  # 0
-    (1, TType.STRUCT, 'position', [Position, None], None, ),  # 1
+    (1, TType.STRUCT, 'place', [CommandPlace, None], None, ),  # 1
     (2, TType.LIST, 'answers', (TType.STRUCT, [Answer, None], False), None, ),  # 2
 )
 all_structs.append(Result)

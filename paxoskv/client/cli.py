@@ -174,12 +174,7 @@ def _export(client: Client, arguments: argparse.Namespace, output: Output) -> in
                 break  # nobody reads it
     else:
         try:
-            old = Path(path).stat() if Path(path).exists() else None
-            if old is not None and not stat.S_ISREG(old.st_mode):
-                raise UsageError(f"{path}: it is no regular file: give - to write to stdout")
-            if old is not None and old.st_size and not arguments.resume:
-                raise UsageError(f"{path}: it is there already: --resume goes on after its last line")
-            with Path(path).open("a+b") as file:
+            with _to_export(Path(path), arguments.resume) as file:
                 last = transfer.last_key(file)
                 items = scan(last or "")
                 count = transfer.export(items, file)
@@ -193,6 +188,16 @@ def _export(client: Client, arguments: argparse.Namespace, output: Output) -> in
     if last is not None or not items.of_one_state:
         say("export: the lines are not all of one state: keys may have been written since the first of them")
     return DONE
+
+
+def _to_export(path: Path, resume: bool) -> Any:
+    """Open the file of an export; one with something in it only if the export is to go on."""
+    old = path.stat() if path.exists() else None
+    if old is not None and not stat.S_ISREG(old.st_mode):
+        raise UsageError(f"{path}: it is no regular file: give - to write to stdout")
+    if old is not None and old.st_size and not resume:
+        raise UsageError(f"{path}: it is there already: --resume goes on after its last line")
+    return path.open("a+b")
 
 
 def _import(client: Client, arguments: argparse.Namespace, output: Output) -> int:

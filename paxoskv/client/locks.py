@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 
 from paxoskv.client import transactions as t
 from paxoskv.client.operations import Calls, ClientError, NotDoneError, Operation
-from paxoskv.wire.structs import Compare, Position
+from paxoskv.wire.structs import Compare
 
 TTL_S: Final = 30.0
 # Seconds between two attempts to take a lock that another one holds.
@@ -28,6 +28,12 @@ MARGIN: Final = 0.05
 
 Step = Operation[t.Committed] | float  # to be carried out, or seconds to sleep
 Steps = Generator[Step, Any, None]
+
+
+def now() -> float:
+    """Return the seconds of a clock that goes on while the machine is suspended, where there is one."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)
 
 
 class LockLost(ClientError):
@@ -52,45 +58,50 @@ class BaseLock:
         self.wait = wait
         self.token = 0  # grows from holder to holder; 0: never held
         self._calls = calls
-        self._name = token_hex(16)  # of this holder: nobody else's
-        self._position: Position | None = None  # of what has put the key last; None: not held
-        self._until = 0.0  # by time.monotonic()
+        self._name: str | None = None  # of this holder, this time: nobody else's; None: not held
+        self._until = 0.0  # by now()
 
     @property
     def held(self) -> bool:
         """Whether the lock is held for certain, by this process's clock."""
-        return self._position is not None and time.monotonic() < self._until
+        return self._name is not None and now() < self._until
 
     def _taking(self) -> Steps:
         """Take the lock; NotDoneError if others hold it for longer than `wait` seconds."""
-        if self._position is not None:
+        if self._name is not None:
             raise RuntimeError(f"lock {self.key!r}: taken already")
-        began = time.monotonic()
-        while not (yield from self._put(t.absent(self.key))):
-            # An attempt of ours whose outcome was unknown may have taken it.
-            if (yield from self._put(t.equals(self.key, self._name))):
-                break
-            if self.wait is not None and time.monotonic() - began >= self.wait:
+        name, began = token_hex(16), now()
+        # An attempt of ours whose outcome was unknown may have taken it: then it has our name.
+        while not ((yield from self._put(t.absent(self.key), name)) or (yield from self._renewed(name))):
+            if self.wait is not None and now() - began >= self.wait:
                 raise NotDoneError(f"lock {self.key!r}: another one holds it")
             yield PAUSE_S
-        assert self._position is not None, "it was put"
-        self.token = self._position.timestamp << 8 | self._position.owner
+        self._name = name
 
     def _renewing(self) -> Steps:
-        if self._position is None or not (yield from self._put(t.leased(self.key, self._position))):
-            self._position = None
+        if self._name is None or not (yield from self._renewed(self._name)):
+            self._name = None
             raise LockLost(f"lock {self.key!r}: not held any more")
 
     def _releasing(self) -> Steps:
-        position, self._position = self._position, None
-        if position is not None:
-            yield self._calls.transaction([t.leased(self.key, position)], [t.delete(self.key)])
+        name, self._name = self._name, None
+        if name is not None:
+            yield self._calls.transaction([t.equals(self.key, name)], [t.delete(self.key)])
 
-    def _put(self, compare: Compare) -> Generator[Step, t.Committed, bool]:
-        sent = time.monotonic()  # the nodes count from later on
-        done = yield self._calls.transaction([compare], [t.put(self.key, self._name, self.ttl)])
+    def _renewed(self, name: str) -> Generator[Step, t.Committed, bool]:
+        token = self.token
+        done = yield from self._put(t.equals(self.key, name), name)
+        if self._name is not None:
+            self.token = token
+        return done
+
+    def _put(self, compare: Compare, name: str) -> Generator[Step, t.Committed, bool]:
+        sent = now()  # the nodes count from later on
+        done = yield self._calls.transaction([compare], [t.put(self.key, name, self.ttl)])
         if done.held:
-            self._position, self._until = done.position, sent + self.ttl * (1 - MARGIN)
+            timestamp, owner, index = done.place
+            self.token = (timestamp << 8 | owner) << 16 | index
+            self._until = sent + self.ttl * (1 - MARGIN)
         return done.held
 
 

@@ -725,7 +725,7 @@ def _count(operation: AnyOperation, page: Page) -> int:
 
 def _committed(operation: AnyOperation, result: Result) -> Committed:
     if result.transacted is not None:
-        return Committed(result.outcome == Outcome.OK, result.transacted.answers, result.transacted.position)
+        return Committed(result.outcome == Outcome.OK, result.transacted.answers, result.transacted.place)
     if result.outcome == Outcome.NOT_A_NUMBER:
         raise NotANumber(
             "transaction: nothing was done: an increment found no 64-bit integer, or the sum is none"

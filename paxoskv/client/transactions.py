@@ -22,7 +22,7 @@ import json
 import math
 from typing import Any, Final, NamedTuple
 
-from paxoskv.wire.structs import Action, Answer, Compare, Position, Relation, Transaction, Verb
+from paxoskv.wire.structs import Action, Answer, CommandPlace, Compare, Relation, Transaction, Verb
 from paxoskv.wire.validation import MAX_TTL_MS
 
 __all__ = [
@@ -31,11 +31,11 @@ __all__ = [
 
 
 class Committed(NamedTuple):
-    """What became of a transaction: whether its comparisons held, an Answer for each action, its position."""
+    """What became of a transaction: whether its comparisons held, an Answer for each action, its place."""
 
     held: bool
     answers: list[Answer]
-    position: Position
+    place: CommandPlace
 
 
 def equals(key: str, value: str) -> Compare:
@@ -68,9 +68,9 @@ def greater(key: str, number: int) -> Compare:
     return Compare(key, Relation.GREATER, str(number))
 
 
-def leased(key: str, position: Position) -> Compare:
-    """The key has the time to live that the transaction at this position has set: nobody wrote it since."""
-    return Compare(key, Relation.LEASED, None, position)
+def leased(key: str, place: CommandPlace) -> Compare:
+    """The key has the time to live that the transaction at this place has set: nobody wrote it since."""
+    return Compare(key, Relation.LEASED, None, place)
 
 
 def put(key: str, value: str, ttl: float | None = None) -> Action:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from paxoskv.multipaxos import Applied, Cut
-from paxoskv.node.expiry import Expiry
+from paxoskv.node.expiry import MOST, Expiry
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.outbox import Message
 from paxoskv.state.store import Store
@@ -382,7 +382,7 @@ class Replica:
         self.core.tick(now)
         if self.download:
             self.download.tick(now)
-        if self.core.ready and not self.crowded:
+        if self.core.ready and self.queued <= QUEUE - MOST and len(self.open) < QUEUE:
             over = self.expiry.tick(now)
             if over:
                 self.submit(NOBODY, over, batch=True)

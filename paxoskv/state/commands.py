@@ -8,9 +8,9 @@ from paxoskv.state.content import Content, Lease
 from paxoskv.wire.structs import (
     Answer,
     Command,
+    CommandPlace,
     Compare,
     Outcome,
-    Position,
     Relation,
     Result,
     Transacted,
@@ -55,9 +55,9 @@ def execute(content: Content, command: Command) -> Result:
 
 
 def transact(
-    content: Content, transaction: Transaction, position: tuple[int, int], room: int = MAX_TRANSACTED
+    content: Content, transaction: Transaction, place: tuple[int, int, int], room: int = MAX_TRANSACTED
 ) -> Result:
-    """Do a valid transaction at this position: all of it, or nothing. It may read so many characters.
+    """Do a valid transaction at this place: all of it, or nothing. It may read so many characters.
 
     The actions are done on a draft, which holds their keys alone. It is taken over when all have succeeded.
     """
@@ -75,11 +75,11 @@ def transact(
             if room < 0:
                 return TOO_LARGE
         if action.ttl_ms is not None:
-            draft.lease(action.key, Lease(action.ttl_ms, position))
+            draft.lease(action.key, Lease(action.ttl_ms, place))
         answers.append(Answer(result.outcome, result.value))
     _take_over(content, draft, dict.fromkeys(action.key for action in actions if action.verb != Verb.GET))
     outcome = Outcome.OK if held else Outcome.MISMATCH
-    return Result(outcome, None, None, None, Transacted(Position(*position), answers))
+    return Result(outcome, None, None, None, Transacted(CommandPlace(*place), answers))
 
 
 def read_by(result: Result) -> int:
@@ -112,7 +112,7 @@ def _holds(content: Content, compare: Compare) -> bool:
         return (present is None) == (relation == Relation.ABSENT)
     if relation == Relation.LEASED:
         lease = content.leases.get(compare.key)
-        return lease is not None and lease.position == compare.position
+        return lease is not None and lease.place == compare.place
     found, bound = number_in(present or ""), number_in(compare.value)
     if found is None or bound is None:
         return False

@@ -6,6 +6,7 @@ to date from then on: a node that nobody asks has none of its cost.
 
 import hashlib
 import sys
+from collections import deque
 from collections.abc import Generator
 from heapq import merge
 from itertools import islice
@@ -26,7 +27,7 @@ class Lease(NamedTuple):
     """A key's time to live."""
 
     ttl_ms: int
-    position: tuple[int, int]  # of the command that has set it
+    place: tuple[int, int, int]  # of the command that has set it
 
 
 class Content:
@@ -36,6 +37,7 @@ class Content:
         self.values = values
         self.changes = changes  # which are told of each change
         self.leases: dict[str, Lease] = {}  # of keys with a time to live; those set last are the last
+        self.leased: deque[str] = deque()  # keys whose time has yet to be counted down
         self.order: Any = None  # a SortedList of all keys, by code point
         self.unordered: list[str] = []  # keys that have yet to be put into it
         self.digests: list[Digest] = []  # that are being made
@@ -56,6 +58,7 @@ class Content:
     def lease(self, key: str, lease: Lease) -> None:
         """Give a key, which has just been put, a time to live."""
         self.leases[key] = lease
+        self.leased.append(key)
 
     def remove(self, key: str) -> bool:
         """Remove the key; False if it is not there."""

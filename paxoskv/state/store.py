@@ -25,6 +25,10 @@ of a session always fit a window of MAX_RESULTS sequences, and a refusal does no
 there are at most MAX_SESSIONS sessions. Opening another one removes the least recently used session, where a
 repeated command is a use as well.
 
+Results hold what was read, so two more limits bound the table's size. Of a session's results at most
+MAX_KEPT_BY_ONE characters are kept: beyond that the oldest are given up, and a repeat of theirs is FORGOTTEN.
+Of all sessions' at most MAX_KEPT: beyond that the least recently used sessions are removed.
+
 Formats. A node of an older version answers INVALID to a verb that it does not know, and so do all: `format`
 is a part of the state, and a verb above it is INVALID. It rises by the command UPGRADE. A node proposes that
 when a client wants such a verb, and all nodes have said that they know it (paxoskv/node/formats.py).
@@ -37,7 +41,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -52,10 +56,10 @@ from paxoskv.wire.structs import (
     Answer,
     Batch,
     Command,
+    CommandPlace,
     Item,
     Moved,
     Outcome,
-    Position,
     Range,
     RequestId,
     Result,
@@ -63,10 +67,19 @@ from paxoskv.wire.structs import (
     Transacted,
     Verb,
 )
-from paxoskv.wire.validation import FORMAT, MAX_ENTRY_TRANSACTED, MAX_RESULTS, MAX_TRANSACTED, invalid
+from paxoskv.wire.validation import (
+    FORMAT,
+    MAX_ENTRY_TRANSACTED,
+    MAX_RESULTS,
+    MAX_TRANSACTED,
+    MIN_TRANSACTED,
+    invalid,
+)
 
 RESERVED_KEY: Final = ""  # invalid() refuses it as a user's key
 MAX_SESSIONS: Final = 65_536
+MAX_KEPT_BY_ONE: Final = 4 << 20  # characters: four of the largest results
+MAX_KEPT: Final = 64 << 20
 ITEM_OVERHEAD: Final = 15  # bytes that Thrift adds to the key and value of an Item in a list
 
 _PLACE: Final = struct.Struct(">IQB")  # a hash, a timestamp, an owner
@@ -84,19 +97,36 @@ def encode_batch(commands: Sequence[Command]) -> bytes:
 class _Session:
     """What the state remembers of one client: its results by sequence, from `first_incomplete` on."""
 
-    __slots__ = ("first_incomplete", "results")
+    __slots__ = ("first_incomplete", "kept", "results")
 
     def __init__(self, first_incomplete: int, results: dict[int, Result]) -> None:
         self.first_incomplete = first_incomplete
         self.results = results
+        self.kept = sum(map(_length, results.values()))  # characters in them
 
-    def forget(self, first_incomplete: int) -> None:
-        """Drop the results below this sequence, which the client has; first_incomplete never shrinks."""
-        kept_from = self.first_incomplete
+    def forget(self, first_incomplete: int) -> int:
+        """Drop the results below this sequence, which the client has; return how many characters they held.
+
+        first_incomplete never shrinks.
+        """
+        kept_from, before = self.first_incomplete, self.kept
         if first_incomplete > kept_from:
             for sequence in range(kept_from, min(first_incomplete, kept_from + MAX_RESULTS)):
-                self.results.pop(sequence, None)
+                result = self.results.pop(sequence, None)
+                if result is not None and self.kept:
+                    self.kept -= _length(result)
             self.first_incomplete = first_incomplete
+        return before - self.kept
+
+    def keep(self, sequence: int, length: int) -> int:
+        """The result of this sequence has so many characters; return how many more are kept now."""
+        before = self.kept
+        self.kept += length
+        for other, result in self.results.items() if self.kept > MAX_KEPT_BY_ONE else ():
+            if self.kept > MAX_KEPT_BY_ONE and other != sequence:
+                self.kept -= _length(result)
+                self.results[other] = _FORGOTTEN
+        return self.kept - before
 
 
 class Digested(NamedTuple):
@@ -125,6 +155,7 @@ class Store:
         # The least recently used session comes first.
         self._sessions: OrderedDict[tuple[int, int, int], _Session] = OrderedDict()
         self._room = 0  # characters that the transactions of this entry may still read
+        self._kept = 0  # characters in the results of all sessions
         self._named: Session | None = None  # the session of the command before, within one entry
         self._session = _Session(1, {})  # what is remembered of it
 
@@ -215,12 +246,17 @@ class Store:
         """The times to live, of the keys that have one; those set last are the last."""
         return self._content.leases
 
+    @property
+    def leased(self) -> deque[str]:
+        """Keys whose time to live has yet to be counted down, for whoever does that to take away."""
+        return self._content.leased
+
     def save_state(self) -> dict[str, Any]:
         """Copy the whole state into a dict fit for JSON, meant to be the `db` of a PickleDB that is saved.
 
         The keys are as they are; position, hash and sessions are under RESERVED_KEY.
         """
-        leases = [[key, lease.ttl_ms, *lease.position] for key, lease in self.leases.items()]
+        leases = [[key, lease.ttl_ms, *lease.place] for key, lease in self.leases.items()]
         return {
             **self._content.values,
             RESERVED_KEY: {
@@ -249,8 +285,8 @@ class Store:
             timestamp, owner = bookkeeping["position"]
             rolling = int(bookkeeping["hash"])
             leases = {
-                key: Lease(ttl_ms, (timestamp, owner))
-                for key, ttl_ms, timestamp, owner in bookkeeping.get("leases", ())
+                key: Lease(ttl_ms, (timestamp, owner, index))
+                for key, ttl_ms, timestamp, owner, index in bookkeeping.get("leases", ())
             }
             format_ = int(bookkeeping.get("format", 0))
             addresses = {moved[0]: Moved(*moved[:3]) for moved in bookkeeping.get("addresses", [])}
@@ -264,9 +300,10 @@ class Store:
         self.addresses, self.former = addresses, former
         self.database.db = content
         self._content = Content(content, self.changes)
-        self._content.leases = leases
+        self._content.leases, self._content.leased = leases, deque(leases)
         self.changes.forget(timestamp, owner)
         self._sessions = sessions
+        self._kept = sum(session.kept for session in sessions.values())
         if rises:
             self.risen()
 
@@ -286,13 +323,24 @@ class Store:
             self._sessions.move_to_end(identity)
             self._named, self._session = named, found
         session = self._session
-        session.forget(request.first_incomplete)
+        self._kept -= session.forget(request.first_incomplete)
         if request.sequence < session.first_incomplete:
             return _FORGOTTEN
         result = session.results.get(request.sequence)
         if result is None:
             result = session.results[request.sequence] = self._execute(command, index)
+            length = _length(result)
+            if length:
+                self._kept += session.keep(request.sequence, length)
+                if self._kept > MAX_KEPT:
+                    self._make_room()
         return result
+
+    def _make_room(self) -> None:
+        """Remove the sessions that were used least recently, until the results of all hold few enough."""
+        while self._kept > MAX_KEPT:
+            self._kept -= self._sessions.popitem(last=False)[1].kept
+        self._named = None
 
     def _is_too_new(self, command: Command) -> bool:
         """Whether not all nodes are known to understand the command."""
@@ -305,9 +353,8 @@ class Store:
         if verb == Verb.OPEN_SESSION:
             return self._open_session(index)
         if verb == Verb.TRANSACTION:
-            result = transact(
-                self._content, command.transaction, self.position, min(self._room, MAX_TRANSACTED)
-            )
+            room = min(max(self._room, MIN_TRANSACTED), MAX_TRANSACTED)
+            result = transact(self._content, command.transaction, (*self.position, index), room)
             self._room -= read_by(result)
             return result
         if verb == Verb.REPLACE_NODE:
@@ -331,7 +378,7 @@ class Store:
         self._named = None
         self._sessions[(*self.position, index)] = _Session(1, {})
         if len(self._sessions) > MAX_SESSIONS:
-            self._sessions.popitem(last=False)
+            self._kept -= self._sessions.popitem(last=False)[1].kept
         return Result(Outcome.OK, session=Session(*self.position, index))
 
     def _dump_sessions(self) -> list[Any]:
@@ -350,6 +397,13 @@ def _finish(work: Generator[None, None, Any]) -> Any:
             return end.value
 
 
+def _length(result: Result) -> int:
+    """Return how many characters a result holds."""
+    return (len(result.value) if result.value is not None else 0) + (
+        read_by(result) if result.transacted is not None else 0
+    )
+
+
 def _dump_result(sequence: int, result: Result) -> list[Any]:
     opened, transacted = result.session, result.transacted
     dumped = [
@@ -359,7 +413,7 @@ def _dump_result(sequence: int, result: Result) -> list[Any]:
         None if opened is None else [opened.timestamp, opened.owner, opened.index],
     ]
     if transacted is not None:
-        dumped.append([list(transacted.position), [list(answer) for answer in transacted.answers]])
+        dumped.append([list(transacted.place), [list(answer) for answer in transacted.answers]])
     return dumped
 
 
@@ -367,8 +421,8 @@ def _load_result(outcome: int, value: str | None, opened: Any, transacted: Any =
     session = None if opened is None else Session(*opened)
     if transacted is None:
         return Result(outcome, value, session)
-    position, answers = transacted
-    done = Transacted(Position(*position), [Answer(*answer) for answer in answers])
+    place, answers = transacted
+    done = Transacted(CommandPlace(*place), [Answer(*answer) for answer in answers])
     return Result(outcome, value, session, None, done)
 
 

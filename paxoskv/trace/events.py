@@ -25,6 +25,7 @@ from paxoskv.wire.structs import (
     Promise,
     Reading,
     Result,
+    Transaction,
     Verb,
     Verdict,
     Vote,
@@ -199,6 +200,8 @@ def dotted(ballot: int) -> str:
 
 def spoken(command: Command) -> str:
     """A command in a few words."""
+    if command.transaction is not None:
+        return "; ".join(_parts(command.transaction))
     text = WORDS.get(command.verb, "?")
     if command.key is not None:
         text += f" {command.key}"
@@ -209,6 +212,18 @@ def spoken(command: Command) -> str:
     if command.delta is not None:
         text += f" by {command.delta}"
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + CUT
+
+
+def _parts(transaction: Transaction) -> Iterator[str]:
+    """A transaction in a few words: its actions, each like a command, of either case."""
+    yield f"transaction, if {len(transaction.compares or ())} hold"
+    cases = (("then", transaction.then_do or ()), ("else", transaction.else_do or ()))
+    parts = [(case, action) for case, actions in cases for action in actions]
+    for case, action in parts[:COMMANDS]:
+        done = Command(action.verb, action.key, action.value, None, action.delta)
+        yield f"{case}-{spoken(done)}"
+    if len(parts) > COMMANDS:
+        yield f"and {len(parts) - COMMANDS} more"
 
 
 @lru_cache(64)

@@ -82,11 +82,17 @@ class Position(NamedTuple):
     owner: int
 
 
+class CommandPlace(NamedTuple):
+    timestamp: int
+    owner: int
+    command: int
+
+
 class Compare(NamedTuple):
     key: Any = None
     relation: Any = None
     value: Any = None
-    position: Any = None
+    place: Any = None
 
 
 class Action(NamedTuple):
@@ -119,7 +125,7 @@ class Answer(NamedTuple):
 
 
 class Transacted(NamedTuple):
-    position: Position
+    place: CommandPlace
     answers: list[Answer]
 
 

@@ -18,6 +18,7 @@ MAX_TTL_MS: Final = 10 * 366 * 86_400_000  # ten years: whoever needs more needs
 # Characters that a transaction may read, and all transactions of one entry. Results are kept for repeats.
 MAX_TRANSACTED: Final = 1 << 20
 MAX_ENTRY_TRANSACTED: Final = 8 << 20
+MIN_TRANSACTED: Final = 64 << 10  # that each may, whatever others in its entry read
 MAX_ADDRESS: Final = 300  # bytes of HOST:PORT
 # The commands that this version knows, as Identity.format says it.
 FORMAT: Final = 1
@@ -110,7 +111,7 @@ def _invalid_compare(compare: Compare) -> str | None:
     if compare.relation in _ALONE:
         return None
     if compare.relation == Relation.LEASED:
-        return "no position" if compare.position is None else None
+        return "no place" if compare.place is None else None
     if compare.relation in (Relation.LESS, Relation.GREATER) and number_in(compare.value or "") is None:
         return "the value is no 64-bit decimal integer"
     return _invalid_value(compare.value)
@@ -119,9 +120,9 @@ def _invalid_compare(compare: Compare) -> str | None:
 def _invalid_action(action: Action) -> str | None:
     if action.verb not in _ACTIONS:
         return "no verb, or none that a transaction may have"
+    if action.ttl_ms is not None and (action.verb != Verb.PUT or not 0 < action.ttl_ms <= MAX_TTL_MS):
+        return f"a time to live, but it is not 1 to {MAX_TTL_MS} ms, or of no put"
     if action.verb == Verb.PUT:
-        if action.ttl_ms is not None and not 0 < action.ttl_ms <= MAX_TTL_MS:
-            return f"the time to live is not 1 to {MAX_TTL_MS} ms"
         return _invalid_value(action.value)
     return "no delta" if action.verb == Verb.INCREMENT and action.delta is None else None
 

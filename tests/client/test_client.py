@@ -455,7 +455,7 @@ def test_every_operation_works_over_sockets(fakes: FakeCluster, kind: Any) -> No
         done = client.transaction([t.equals("c", "42"), t.less("c", 43)], [t.put("t", "1"), t.increment("c")])
         assert done.held and [answer.value for answer in done.answers] == [None, "43"]
         undone = client.transaction([t.absent("t")], [], [t.delete("t"), t.increment("c", -1)])
-        assert not undone.held and undone.position > done.position
+        assert not undone.held and undone.place > done.place
         with pytest.raises(NotANumber):
             client.transaction([t.exists("c"), t.differs("b", "x"), t.greater("c", 0)], [t.increment("b")])
         assert client.status(2).node == 2

@@ -11,6 +11,7 @@ from paxoskv import AsyncClient, Client, LockLost, NotDoneError
 from paxoskv.client import locks
 from paxoskv.client import transactions as t
 from paxoskv.node.expiry import expire
+from paxoskv.wire.structs import Command, Transaction, Verb
 from tests.harness.fake_node import DO_AND_CLOSE, FakeCluster
 from tests.harness.processes import RealCluster, eventually
 
@@ -32,7 +33,7 @@ def client(fakes: FakeCluster) -> Iterator[Client]:
 
 def end_its_time(fakes: FakeCluster) -> None:
     """Do what the nodes do when the time of the lock is over."""
-    fakes._apply_all([expire(KEY, fakes.store.leases[KEY].position)])
+    fakes._apply_all([expire(KEY, fakes.store.leases[KEY].place)])
 
 
 def test_a_lock_has_one_holder_and_each_one_has_a_larger_token(client: Client, fakes: FakeCluster) -> None:
@@ -71,38 +72,62 @@ def test_who_waits_gets_it_when_it_is_given_back_or_its_time_is_over(
 
 def test_a_renewal_begins_the_time_anew_and_keeps_the_token(client: Client, fakes: FakeCluster) -> None:
     with client.lock(KEY) as lock:
-        token, until, position = lock.token, lock._until, fakes.store.leases[KEY].position
+        token, until, position = lock.token, lock._until, fakes.store.leases[KEY].place
         lock.renew()
         assert lock.token == token and lock._until > until
-        assert fakes.store.leases[KEY].position > position
+        assert fakes.store.leases[KEY].place > position
         with pytest.raises(RuntimeError):
             lock.acquire()
     assert fakes.content == {}
 
 
 def test_a_holder_knows_when_its_time_may_be_over(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.monotonic()
+    now = locks.now()
     with client.lock(KEY, ttl=10) as lock:
         assert lock.held
-        monkeypatch.setattr(locks.time, "monotonic", lambda: now + 9)
+        monkeypatch.setattr(locks, "now", lambda: now + 9)
         assert lock.held
-        monkeypatch.setattr(locks.time, "monotonic", lambda: now + 9.9)
+        monkeypatch.setattr(locks, "now", lambda: now + 9.9)
         assert not lock.held, "the nodes' clocks may be faster"
 
 
 def test_a_lock_that_was_taken_although_the_answer_was_lost_is_taken(
-    client: Client, fakes: FakeCluster
+    client: Client, fakes: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock = client.lock(KEY, wait=0)
-    fakes._apply_all([])
-    with client.lock(KEY) as earlier:
-        lock._name = earlier._name  # an attempt of its own, whose outcome it does not know
+    names = iter(["mine", "mine"])
+    monkeypatch.setattr(locks, "token_hex", lambda _: next(names))
+    with client.lock(KEY) as earlier:  # an attempt of its own, whose outcome it does not know
+        lock = client.lock(KEY, wait=0)
         lock.acquire()
         assert lock.held and lock.token > earlier.token
+    monkeypatch.undo()
     for node in fakes.nodes:
         node.script.append(DO_AND_CLOSE)
     with client.lock(f"{KEY}/2", wait=0) as other:  # exactly once, as any write
         assert other.held
+
+
+def test_a_renewal_whose_outcome_is_unknown_loses_nothing(client: Client, fakes: FakeCluster) -> None:
+    lock = client.lock(KEY)
+    lock.acquire()
+    token, name = lock.token, lock._name
+    client.transaction([t.equals(KEY, name or "")], [t.put(KEY, name or "", 30)])  # it was done all the same
+    lock.renew()
+    assert lock.held and lock.token == token
+    lock.release()
+    assert fakes.content == {}
+
+
+def test_tokens_differ_and_grow_within_one_entry(client: Client, fakes: FakeCluster) -> None:
+    first, second = client.lock(KEY), client.lock(KEY)
+    take = [Command(Verb.TRANSACTION, transaction=Transaction([t.absent(KEY)], [t.put(KEY, name, 30)], []))
+            for name in "ab"]  # fmt: skip
+    one, _, two = fakes._apply_all([take[0], Command(Verb.DELETE, KEY), take[1]])
+    first._name, second._name = "a", "b"
+    assert two.transacted.place > one.transacted.place
+    with pytest.raises(LockLost):
+        first.renew()
+    second.renew()
 
 
 def test_a_key_that_somebody_writes_is_no_lock_any_more(client: Client) -> None:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from paxoskv.wire.structs import Command, Relation
 
-At = tuple[int, int]
+At = tuple[int, int, int]
 
 
 class Standing(NamedTuple):
     """A key's time to live."""
 
-    position: At
+    place: At
     since: float  # simulated seconds: when a node has first applied it
     ttl_ms: int
 
@@ -41,8 +41,8 @@ class Leases:
             return False
         key, now = compares[0].key, self.clock()
         lease = self.standing.get(key)
-        if lease is None or lease.position != compares[0].position:
-            self.fail(f"{key} was removed, as set at {compares[0].position}: it has {lease}")
+        if lease is None or lease.place != compares[0].place:
+            self.fail(f"{key} was removed, as set at {compares[0].place}: it has {lease}")
         elif now - lease.since < lease.ttl_ms / 1000 / self.fastest:
             self.fail(f"{key} was removed after {now - lease.since} s: it has {lease}")
         else:
@@ -50,8 +50,8 @@ class Leases:
             self.expired(key, lease.since)
         return True
 
-    def wrote(self, position: At, key: str, ttl_ms: int | None) -> None:
+    def wrote(self, place: At, key: str, ttl_ms: int | None) -> None:
         """The key was written or removed."""
         self.standing.pop(key, None)
         if ttl_ms is not None:
-            self.standing[key] = Standing(position, self.clock(), ttl_ms)
+            self.standing[key] = Standing(place, self.clock(), ttl_ms)

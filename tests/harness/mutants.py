@@ -1120,7 +1120,7 @@ MUTANTS = [
         "default 1",
         (
             "state.store",
-            "        session.forget(request.first_incomplete)\n"
+            "        self._kept -= session.forget(request.first_incomplete)\n"
             "        if request.sequence < session.first_incomplete:\n            return _FORGOTTEN\n",
             "        session.forget(request.sequence)\n",
         ),
@@ -1229,8 +1229,8 @@ MUTANTS = [
     met(
         "expiry: a newer time to live is removed with an older one's command",
         "expiring 1",
-        ("state.commands", "lease is not None and lease.position == compare.position", "lease is not None"),
-        ("node.expiry", "lease is not None and lease.position == position", "lease is not None"),
+        ("state.commands", "lease is not None and lease.place == compare.place", "lease is not None"),
+        ("node.expiry", "lease is not None and lease.place == place", "lease is not None"),
     ),
     met(
         "expiry: a key is removed before its time is over",
@@ -1249,20 +1249,20 @@ MUTANTS = [
     met(
         "expiry: times to live are not in the checkpoint",
         "expiring 2",
-        ("state.store", "        self._content.leases = leases\n", ""),
+        ("state.store", "        self._content.leases, self._content.leased = leases, deque(leases)\n", ""),
     ),
     told(
         "expiry: what is lost is not proposed again",
         "test_expiry.test_what_is_still_there_is_tried_again",
-        ("node.expiry", "                heapq.heappush(self.due, (now + AGAIN, key, position))\n", ""),
+        ("node.expiry", "                heapq.heappush(self.due, (now + AGAIN, key, place))\n", ""),
     ),
     told(
         "expiry: after a restart only new keys are counted down",
         "test_expiry.test_after_a_restart_the_countdown_begins_anew_with_all_keys",
         (
-            "node.expiry",
-            "self.counted: tuple[int, int] = (0, 0)",
-            "self.counted: tuple[int, int] = store.position",
+            "state.store",
+            "        self._content.leases, self._content.leased = leases, deque(leases)\n",
+            "        self._content.leases = leases\n",
         ),
     ),
     told(
@@ -1270,7 +1270,7 @@ MUTANTS = [
         "test_locks.test_who_waits_gets_it_when_it_is_given_back_or_its_time_is_over",
         (
             "client.locks",
-            "[t.leased(self.key, position)], [t.delete(self.key)]",
+            "[t.equals(self.key, name)], [t.delete(self.key)]",
             "[t.exists(self.key)], [t.delete(self.key)]",
         ),
     ),
@@ -1278,6 +1278,16 @@ MUTANTS = [
         "lock: the holder counts its time from the answer",
         "test_locks.test_a_holder_knows_when_its_time_may_be_over",
         ("client.locks", "self.ttl * (1 - MARGIN)", "self.ttl"),
+    ),
+    told(
+        "two commands of one entry have the same place",
+        "test_leases.test_two_commands_of_one_entry_have_other_places",
+        ("state.store", "(*self.position, index), room", "(*self.position, 0), room"),
+    ),
+    told(
+        "what results keep has no bound",
+        "test_transactions.test_results_that_are_kept_have_a_bound_and_those_given_up_are_forgotten",
+        ("state.store", "if self.kept > MAX_KEPT_BY_ONE else ()", "if False else ()"),
     ),
     told(
         "the result of a transaction is not in the checkpoint",

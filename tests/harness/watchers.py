@@ -33,7 +33,7 @@ class Order:
     def applied(self, entry: tuple[int, int], commands: Sequence[Command], results: Sequence[Result]) -> None:
         """The next entry of the order was applied by the first node."""
         number = 0
-        for command, result in zip(commands, results, strict=True):
+        for index, (command, result) in enumerate(zip(commands, results, strict=True)):
             request = command.request
             if request is not None and result.outcome != Outcome.FORGOTTEN:
                 session = request.session
@@ -62,7 +62,7 @@ class Order:
                 else:
                     continue
                 if self.leases is not None:
-                    self.leases.wrote(entry, key, ttls.get(key))
+                    self.leases.wrote((*entry, index), key, ttls.get(key))
                 self.changes.append(((*entry, number), key, value))
                 number += 1
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from paxoskv.node.expiry import AGAIN, MOST, SPARE, TURN, TURNS, Expiry, expire
+from paxoskv.node.expiry import AGAIN, AT_ONCE, MOST, SPARE, TURN, TURNS, Expiry, expire
 from paxoskv.node.replica import Replica
 from paxoskv.protocol.single import Single
 from paxoskv.state.store import Store
@@ -23,9 +23,9 @@ class Bench:
         self.part = Expiry(self.kv.store, node)
         self.now = 100.0
 
-    def lease(self, key: str, ttl_ms: int) -> tuple[int, int]:
+    def lease(self, key: str, ttl_ms: int) -> tuple[int, int, int]:
         self.kv.do(leased(key, ttl_ms))
-        return (self.kv.timestamp, 1)
+        return (self.kv.timestamp, 1, 0)
 
     def after(self, seconds: float) -> list[Command]:
         self.now += seconds
@@ -94,6 +94,15 @@ def test_many_keys_go_in_several_steps(bench: Bench) -> None:
     bench.after(0)
     assert [len(bench.after(0.01)) for _ in range(3)] == [MOST, 0, 0] or len(bench.part.due) == MOST + 1
     assert len({countdown[1] for countdown in bench.part.due}) == MOST + 1
+
+
+def test_many_countdowns_begin_in_several_ticks(bench: Bench) -> None:
+    for number in range(AT_ONCE + 1):
+        bench.lease(f"k{number}", 60_000)
+    bench.after(0)
+    assert len(bench.part.due) == AT_ONCE
+    bench.after(0.01)
+    assert len(bench.part.due) == AT_ONCE + 1
 
 
 def test_a_key_that_is_renewed_for_ever_takes_no_memory(bench: Bench) -> None:

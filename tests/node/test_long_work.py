@@ -22,8 +22,8 @@ from paxoskv.wire.structs import (
     Action,
     Answer,
     Command,
+    CommandPlace,
     Outcome,
-    Position,
     Range,
     Result,
     Transacted,
@@ -211,7 +211,7 @@ def test_an_answer_that_is_far_too_large_is_not_even_encoded(monkeypatch: pytest
     connection: Any = SimpleNamespace(send=sent.append, user=None)
     call = calls.Call(connection, METHODS[b"execute"], 7)
     value = "v" * MAX_VALUE_BYTES
-    done = Result(Outcome.OK, transacted=Transacted(Position(1, 1), [Answer(Outcome.OK, value)] * 2))
+    done = Result(Outcome.OK, transacted=Transacted(CommandPlace(1, 1, 0), [Answer(Outcome.OK, value)] * 2))
     monkeypatch.setattr(METHODS[b"execute"].__class__, "reply", lambda *_: pytest.fail("it is encoded"))
     for result in (Result(Outcome.OK, value), done):
         sent.clear()

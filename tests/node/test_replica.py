@@ -16,10 +16,10 @@ from paxoskv.wire.structs import (
     Batch,
     Chunk,
     Command,
+    CommandPlace,
     Compare,
     FetchCheckpoint,
     Outcome,
-    Position,
     Record,
     Relation,
     RequestId,
@@ -521,7 +521,10 @@ EVERY_VERB = [
         Verb.TRANSACTION,
         request=RequestId(Session(1 << 60, 1, 0), 1, 1),
         transaction=Transaction(
-            [Compare(LONG, Relation.EQUALS, LONG), Compare("k", Relation.LEASED, None, Position(1 << 60, 1))],
+            [
+                Compare(LONG, Relation.EQUALS, LONG),
+                Compare("k", Relation.LEASED, None, CommandPlace(1 << 60, 1, 9)),
+            ],
             [Action(Verb.PUT, "k", "\U0001f600" * 100, None, 1000)] * 50,
             [Action(Verb.INCREMENT, "\u00e9" * 1000, None, 1 << 60)],
         ),

@@ -23,13 +23,13 @@ def kv() -> Applier:
     return applier
 
 
-def position(kv: Applier) -> tuple[int, int]:
-    return (kv.timestamp, 1)
+def position(kv: Applier) -> tuple[int, int, int]:
+    return (kv.timestamp, 1, 0)
 
 
 def test_a_put_with_a_time_to_live_has_it_from_its_position_on(kv: Applier) -> None:
     done = kv.one(leased("k", 500))
-    assert done.transacted.position == position(kv)
+    assert done.transacted.place == position(kv)
     assert kv.store.leases == {"k": (500, position(kv))}
     assert kv.store.get("k").value == "v"
 
@@ -72,6 +72,13 @@ def test_an_expiry_never_removes_a_newer_value(kv: Applier, newer: Command) -> N
     assert kv.store.get("k").value == "new"
 
 
+def test_two_commands_of_one_entry_have_other_places(kv: Applier) -> None:
+    first, _, second = kv.do(leased("k", 500), delete("k"), leased("k", 500))
+    assert second.transacted.place > first.transacted.place
+    assert kv.outcome(expire("k", first.transacted.place)) == Outcome.MISMATCH
+    assert kv.outcome(expire("k", second.transacted.place)) == Outcome.OK
+
+
 def test_times_to_live_are_in_checkpoints_in_the_order_in_which_they_were_set(kv: Applier) -> None:
     kv.do(leased("b", 1))
     kv.do(leased("a", 2))
@@ -101,6 +108,8 @@ def test_two_states_that_differ_in_times_to_live_have_other_digests(kv: Applier)
         leased("k", -1),
         leased("k", MAX_TTL_MS + 1),
         transaction([Compare("k", Relation.LEASED)]),
+        transaction([], [Action(Verb.INCREMENT, "k", None, 1, 1000)]),
+        transaction([], [Action(Verb.GET, "k", None, None, 1000)]),
     ],
 )
 def test_what_makes_no_sense_has_a_reason(kv: Applier, command: Command) -> None:

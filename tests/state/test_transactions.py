@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paxoskv.state.store import RESERVED_KEY, Store, encode_batch
+from paxoskv.state import store as store_module
+from paxoskv.state.store import MAX_KEPT_BY_ONE, RESERVED_KEY, Store, encode_batch
 from paxoskv.wire import validation
 from paxoskv.wire.codec import decode, encode
 from paxoskv.wire.structs import (
@@ -16,9 +17,9 @@ from paxoskv.wire.structs import (
     Answer,
     Batch,
     Command,
+    CommandPlace,
     Compare,
     Outcome,
-    Position,
     Relation,
     RequestId,
     Result,
@@ -34,6 +35,7 @@ from paxoskv.wire.validation import (
     MAX_KEY_BYTES,
     MAX_TRANSACTED,
     MAX_VALUE_BYTES,
+    MIN_TRANSACTED,
     invalid,
 )
 from tests.state.test_store import I64_MAX, OPEN, Applier, get, put, untimed
@@ -145,7 +147,7 @@ def test_each_action_is_done_on_what_those_before_it_have_left_and_has_its_answe
     )
     answers = [(0, "x"), (0, None), (1, None), (1, None), (0, "5"), (0, "-2"), (0, None), (0, "y")]
     assert done == Result(
-        Outcome.OK, transacted=Transacted(Position(kv.timestamp, 1), [Answer(*a) for a in answers])
+        Outcome.OK, transacted=Transacted(CommandPlace(kv.timestamp, 1, 0), [Answer(*a) for a in answers])
     )
     assert [kv.store.get(key).value for key in ("old", "n", "new")] == [None, "-2", "y"]
     assert kv.store.size() == 2
@@ -178,6 +180,10 @@ def test_what_may_be_read_is_counted_in_characters_and_bounded_for_an_entry(kv: 
     most = MAX_ENTRY_TRANSACTED // MAX_TRANSACTED
     outcomes = [result.outcome for result in kv.do(*[transaction([], [quarter] * 4)] * (most + 2))]
     assert outcomes == [Outcome.OK] * most + [Outcome.TOO_LARGE] * 2
+    kv.do(put("small", "s" * MIN_TRANSACTED))
+    small = transaction([], [Action(Verb.GET, "small")])
+    *_, last = kv.do(*[transaction([], [quarter] * 4)] * most, small)
+    assert last.outcome == Outcome.OK, "whatever others read"
     assert kv.outcome(transaction([], [quarter])) == Outcome.OK, "the next entry has its own allowance"
 
 
@@ -206,6 +212,34 @@ def test_a_repeated_transaction_is_done_once_and_answered_alike_even_after_a_res
     kv.timestamp = restored.timestamp - 1
     kv.do(once)
     assert restored.store.state_digest() == kv.store.state_digest()
+
+
+def test_results_that_are_kept_have_a_bound_and_those_given_up_are_forgotten(
+    kv: Applier,
+) -> None:
+    session, other = kv.open_session(), kv.open_session()
+    kv.do(put("long", "v" * (MAX_VALUE_BYTES - 1)))
+    reads = [
+        transaction([], [Action(Verb.GET, "long")] * 2, request=RequestId(session, number, 1))
+        for number in range(1, 8)
+    ]
+    for read in reads:
+        assert kv.outcome(read) == Outcome.OK
+    repeated = [kv.outcome(read) for read in reads]
+    assert repeated == [Outcome.FORGOTTEN] * 3 + [Outcome.OK] * 4
+    assert len(json.dumps(kv.store.save_state())) < 2 * MAX_KEPT_BY_ONE
+    restored = Applier()
+    restored.store.load_state(json.loads(json.dumps(kv.store.save_state())))
+    restored.timestamp = kv.timestamp
+    assert [restored.outcome(read) for read in reads] == repeated
+    assert restored.store._kept == kv.store._kept > MAX_KEPT_BY_ONE / 2
+    kv.do(put("k", "v", RequestId(session, 8, 8)))
+    assert kv.store._kept == 0
+    with mock.patch.object(store_module, "MAX_KEPT", MAX_VALUE_BYTES * 3):
+        kv.do(transaction([], [Action(Verb.GET, "long")] * 2, request=RequestId(other, 1, 1)))
+        kv.do(transaction([], [Action(Verb.GET, "long")] * 2, request=RequestId(session, 9, 9)))
+    assert kv.outcome(put("k", "v", RequestId(other, 2, 1))) == Outcome.EXPIRED, "used least recently"
+    assert kv.outcome(put("k", "v", RequestId(session, 10, 9))) == Outcome.OK
 
 
 NONSENSE = [

@@ -15,8 +15,20 @@ from paxoskv.protocol.node import OWN_LOGS, WAYS
 from paxoskv.trace.events import OUTCOMES, VERDICTS, VOTES, WORDS, Trace, commands
 from paxoskv.trace.held import HeldEntries, proposer
 from paxoskv.trace.recorder import Recorder
-from paxoskv.wire.codec import decode
-from paxoskv.wire.structs import Batch, Frame, Outcome, Verb, Verdict, Vote
+from paxoskv.wire.codec import decode, encode
+from paxoskv.wire.structs import (
+    Action,
+    Batch,
+    Command,
+    Compare,
+    Frame,
+    Outcome,
+    Relation,
+    Transaction,
+    Verb,
+    Verdict,
+    Vote,
+)
 from tests.harness import recorded
 from tests.harness.recorded import RecordedCluster, RecordedSimulation
 from tests.harness.simulator import PROFILES, Simulation
@@ -315,3 +327,19 @@ def test_what_journals_have_is_what_is_chosen(name: str, way: str) -> None:
                 assert len(ballots) > 1 or not entry.payload
         if machine.applied == cluster.order and not machine.files.newest and not machine.disk:
             assert {key: written(shown, key) for key in last} == last
+
+
+def test_what_a_transaction_writes_is_found_by_its_keys() -> None:
+    wanted = Transaction(
+        [Compare("guard", Relation.EXISTS)],
+        [Action(Verb.PUT, "one", "1"), Action(Verb.INCREMENT, "two", None, 5)],
+        [Action(Verb.DELETE, "three")],
+    )
+    payload = encode(Batch([Command(Verb.PUT, "a", "1"), Command(Verb.TRANSACTION, transaction=wanted)]))
+    text = commands(payload)
+    done = "then-put one=1; then-increment two by 5; else-delete three"
+    assert text == f"put a=1; transaction, if 1 hold; {done}"
+    event = {"kind": "held", "log": 2, "slot": 7, "ballot": "1.2", "entries": [[5, text]]}
+    for key in ("a", "one", "two", "three"):
+        assert written([event], key) == (2, 7)
+    assert written([event], "guard") is None

@@ -61,6 +61,7 @@ from paxoskv.wire.structs import (
     Change,
     Chunk,
     Command,
+    CommandPlace,
     Compare,
     Entry,
     Fact,
@@ -132,7 +133,7 @@ FROM_CLIENTS: dict[str, tuple[tuple[Any, ...], Any]] = {
             ),
             REQUEST,
         ),
-        Result(0, transacted=Transacted(Position(7, 2), [Answer(0), Answer(0, "-3")])),
+        Result(0, transacted=Transacted(CommandPlace(7, 2, 3), [Answer(0), Answer(0, "-3")])),
     ),
     "execute": (([Command(Verb.PUT, "k", "v"), Command(Verb.GET, "k")],), [Result(0), Result(0, "v")]),
     "scan_range": (
