@@ -1106,6 +1106,8 @@ def test_the_readme_shows_a_program_that_works(
         0
     ]
     monkeypatch.chdir(tmp_path)
-    exec(textwrap.dedent(program), {})
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(textwrap.dedent(program), {})
+    assert int(said.getvalue()) > 0, "the lock's token"
     assert shell("get", "color")[1:] == ("blue\n", "")
     assert shell("get", "visits")[1:] == ("1\n", "")
