@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/../../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env python3
 """What watches cost whoever writes: puts at one of three nodes, with 1,000 watches there and without.
 
     bench/experiments/watchers.py                   each watch has a prefix of its own

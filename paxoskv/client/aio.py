@@ -253,9 +253,15 @@ class _Channel:
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
             self._connecting.add_done_callback(_ignore_error)
+        connecting = self._connecting
         try:
             # Shielded, for others may wait for the same connection, and longer.
-            return await asyncio.wait_for(asyncio.shield(self._connecting), timeout)
+            return await asyncio.wait_for(asyncio.shield(connecting), timeout)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not connecting.cancelled() or (task is not None and task.cancelling()):
+                raise
+            raise NotSent("the node has another address now") from None
         except TimeoutError:
             what = "answer" if self._arriving else "connection"
             raise NotSent(f"no {what} within {timeout:.3g} s") from None

@@ -134,6 +134,9 @@ class Recorder:
     def _count(self, node: int, log: int, ballot: int, length: int, event: int) -> None:
         """A promise (length -1) or a vote that counts now."""
         if length < 0:
+            proposer = self.proposers.get(log)
+            if proposer is None or not proposer.preparing or proposer.ballot != ballot:
+                return  # enough have promised before it
             promises, counted = self.promises.setdefault(log, {}), Counted(ballot, length, event)
             promises[node] = max(counted, promises.get(node, counted))  # an older ballot's may come late
         elif self.leads.get(log) == ballot:
