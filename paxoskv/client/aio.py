@@ -261,7 +261,7 @@ class _Channel:
             task = asyncio.current_task()
             if not connecting.cancelled() or (task is not None and task.cancelling()):
                 raise
-            raise NotSent("the node has another address now") from None
+            raise NotSent("the connection was given up while it was made") from None
         except TimeoutError:
             what = "answer" if self._arriving else "connection"
             raise NotSent(f"no {what} within {timeout:.3g} s") from None

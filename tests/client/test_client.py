@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from paxoskv import AsyncClient, Client
+from paxoskv.client import aio, operations
 from paxoskv.client import cli as command_line
-from paxoskv.client import operations
 from paxoskv.client import transactions as t
 from paxoskv.client.base import addresses_of
 from paxoskv.client.operations import (
@@ -774,6 +774,26 @@ def test_a_node_that_does_not_say_who_it_is_is_not_used_and_nothing_is_doubtful(
         cluster = Cluster("mute", tuple(nodes))
         with kind(cluster, timeout=0.3, attempt_timeout=0.05) as client, pytest.raises(NoNodeReachable):
             client.put("k", "v")
+
+
+def test_a_connection_given_up_while_it_is_made_cancels_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(cancel: bool) -> None:
+        async with AsyncClient("127.0.0.1:1") as client:
+            channel = aio._Channel(client, 0)
+            monkeypatch.setattr(channel.__class__, "_connect", lambda self: asyncio.Event().wait())
+            waiting = asyncio.create_task(channel.connected(60))
+            while channel._connecting is None:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            if cancel:
+                waiting.cancel()
+            channel.close("the node has moved")
+            await waiting
+
+    with pytest.raises(NotSent, match="given up"):
+        asyncio.run(run(False))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(run(True))
 
 
 def test_addresses_are_understood_or_refused() -> None:

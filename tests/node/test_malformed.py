@@ -35,7 +35,8 @@ from tests.harness.processes import RealCluster, eventually
 
 FRAMES = 100_000
 SEED = 20_261
-GROWTH = 32 << 20  # bytes of memory, at most, with what the good clients store meanwhile
+GROWTH = 32 << 20  # bytes of memory, at most, beyond what the good client stores meanwhile
+ALONE = 600  # rounds of the good client alone, to see what one stores
 OUTPUT = 8 << 20  # bytes that a node keeps for a client that does not read, at most
 GREETING_S = 10.0  # for the first frame of a connection
 
@@ -73,8 +74,9 @@ def cluster(tmp_path: Path) -> Iterator[Bereaved]:
 class Good:
     """A client that works on its own keys all the while, and fails at the first wrong answer."""
 
-    def __init__(self, cluster: RealCluster) -> None:
+    def __init__(self, cluster: RealCluster, name: str = "good") -> None:
         self.cluster = cluster
+        self.name = name
         self.done = 0
         self.error: Exception | None = None
         self.over = threading.Event()
@@ -92,9 +94,9 @@ class Good:
         with self.cluster.client() as client:
             try:
                 while not self.over.is_set():
-                    client.put("good", str(self.done))
-                    assert client.get("good", node=1) == str(self.done)
-                    assert client.increment("count") == self.done + 1
+                    client.put(self.name, str(self.done))
+                    assert client.get(self.name, node=1) == str(self.done)
+                    assert client.increment(f"{self.name}-count") == self.done + 1
                     self.done += 1
             except (ClientError, AssertionError) as error:
                 self.error = error
@@ -137,6 +139,11 @@ def test_100000_malformed_frames_disturb_nobody_and_leave_nothing_behind(cluster
     for connection in idle[:10]:
         connection.sendall(METHODS[b"status"].call(1, False)[:9])  # half a frame, and no more
     before = memory(cluster)
+    with Good(cluster, "alone") as alone:
+        eventually(lambda: alone.done >= ALONE or alone.error, "the good client works alone")
+    assert alone.error is None
+    stored = (memory(cluster) - before) / alone.done
+    before = memory(cluster)
     with Good(cluster) as good:
         assert asyncio.run(fuzz_all(cluster, FRAMES, SEED + 10)) == FRAMES
         done = good.done
@@ -146,8 +153,9 @@ def test_100000_malformed_frames_disturb_nobody_and_leave_nothing_behind(cluster
         connection.settimeout(60)
         with contextlib.closing(connection), contextlib.suppress(ConnectionError):
             assert connection.recv(1) == b"", "idle strangers and half-sent frames are cut off"
-    grown = memory(cluster) - before
-    print(f"{FRAMES} malformed frames, {good.done} good rounds meanwhile; memory grew by {grown >> 10} KiB")
+    grown = memory(cluster) - before - int(stored * good.done)
+    print(f"{FRAMES} malformed frames, {good.done} good rounds meanwhile, of {stored:.0f} bytes each")
+    print(f"memory grew by {grown >> 10} KiB beyond these")
     assert grown < GROWTH
     healthy(cluster)
     cluster.restart(3)
