@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from paxoskv.page.draw import Drawing
 from paxoskv.page.instance import about, joined, written
 from paxoskv.page.words import TEXTS, message, nodes, values
-from paxoskv.protocol.node import OWN_LOGS, WAYS
+from paxoskv.protocol.node import OWN_LOGS, WAYS, Node
 from paxoskv.trace.events import OUTCOMES, VERDICTS, VOTES, WORDS, Trace, commands
 from paxoskv.trace.held import HeldEntries, proposer
 from paxoskv.trace.recorder import Recorder
@@ -21,8 +22,10 @@ from paxoskv.wire.structs import (
     Batch,
     Command,
     Compare,
+    Fact,
     Frame,
     Outcome,
+    Promise,
     Relation,
     Transaction,
     Verb,
@@ -343,3 +346,21 @@ def test_what_a_transaction_writes_is_found_by_its_keys() -> None:
     for key in ("a", "one", "two", "three"):
         assert written([event], key) == (2, 7)
     assert written([event], "guard") is None
+
+
+def test_a_promise_behind_the_quorum_is_no_reason_to_lead() -> None:
+    """Also in the same turn: what is adopted does not come from it."""
+    core = Node(1, range(1, 6), Random(1))
+    core.start(0.0)
+    trace = Trace(lambda: 0.0)
+    recorder = Recorder(trace, core)
+    core.tick(0.0)
+    recorder.drained(core.drain(0.0))
+    ballot = core.own.ballot
+    for sender in (2, 3, 4, 5):
+        promise = Promise(1, ballot, 0, Verdict.PROMISED, ballot, 0, [], Fact(1, 0, 0, 0))
+        recorder.delivered(sender, promise)
+        core.step(sender, promise, 0.0)
+    recorder.drained(core.drain(0.0))
+    (leads,) = of_kind(events_of(trace), "leads")
+    assert leads["promises"] == [2, 3, 4]
