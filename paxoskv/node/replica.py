@@ -496,7 +496,7 @@ class Replica:
             commands: list[Command] = []
             size = 0
             for request in self.queue:
-                grows = sum(_size(command) for command in request.commands) if len(self.queue) > 1 else 0
+                grows = sum([_size(command) for command in request.commands]) if len(self.queue) > 1 else 0
                 if requests and (
                     size + grows > ENTRY_BYTES or len(commands) + len(request.commands) > self.batch
                 ):
@@ -602,8 +602,10 @@ def refusal(result: Result) -> Result | Expired | Forgotten:
 
 def _size(command: Command) -> int:
     """Encoded bytes of a command, about (four for each character: never too few)."""
-    texts = (command.key, command.value, command.expected)
-    size = 64 + 4 * sum(len(text) for text in texts if text is not None)
+    size = 64
+    for text in (command.key, command.value, command.expected):
+        if text is not None:
+            size += 4 * len(text)
     if command.transaction is not None:
         for part in (part for parts in command.transaction for part in parts or ()):
             size += 64 + 4 * (len(part.key) + len(part.value or ""))

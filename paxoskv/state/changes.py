@@ -8,27 +8,34 @@ The changes are kept in memory, as many as fit. After a restart there are those 
 checkpoint. `floor` says from which place on there is no gap: changes() refuses to begin before it.
 """
 
+import marshal
 from bisect import bisect_left
 from collections import deque
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from paxoskv.wire.codec import Compacted
 from paxoskv.wire.structs import Change, Place
 
-MAX_CHANGES: Final = 65_536  # that are kept: 10 MB, and a minute of a thousand changes a second
-MAX_CHARACTERS: Final = 32 << 20  # of their keys and values; the newest change is kept whatever it has
+MAX_CHANGES: Final = 65_536  # that are kept: a minute of a thousand changes a second
+ROOM: Final = 16 << 20  # bytes for their keys and values: the largest entry has some 2 MB
 SCAN: Final = 8192  # changes that are looked at in one piece: about a millisecond
 CHANGE_OVERHEAD: Final = 48  # bytes that Thrift adds to the key and value of a Change in a list
 LAST: Final = (1 << 31) - 1  # the number of an entry's last change, where nobody knows how many it has
+WITHOUT_REFERENCES: Final = 2  # version of marshal's format: it does not look for equal texts
 
 At = tuple[int, int, int]  # timestamp, owner, which change of the entry
 Kept = tuple[int, int, int, str, str | None]  # its place, the key, and its new value (None: removed)
+Entry = tuple[int, int, int, int, int]  # timestamp, owner, where its texts are, their bytes, how many changes
 
 
 def at(place: Place) -> At:
     """Return a place in a form that can be compared."""
     return (place.timestamp, place.owner, LAST if place.change is None else place.change)
+
+
+def _position(entry: Entry) -> tuple[int, int]:
+    return entry[:2]
 
 
 def place(where: At) -> Place:
@@ -37,38 +44,51 @@ def place(where: At) -> Place:
 
 
 class Changes:
-    """A bounded queue of changes: the oldest leave it when there is no room."""
+    """A bounded queue of entries with what they changed: the oldest leave it when there is no room.
 
-    def __init__(self, most: int = MAX_CHANGES, characters: int = MAX_CHARACTERS) -> None:
+    The texts are packed into one ring of bytes. Very many small objects that stay, between others that go,
+    make all that a node does slower.
+    """
+
+    def __init__(self, most: int = MAX_CHANGES, room: int = ROOM) -> None:
         self.most = most
-        self.most_characters = characters
         self.scan = SCAN
         self.looked = 0  # changes that changes() has looked at, in all: what it costs
-        self.kept: deque[Kept] = deque()
-        self.characters = 0  # in all that is kept
+        self.ring = bytearray(room)
+        self.written = 0  # bytes, so far: the next go to this place, modulo the room
+        self.entries: deque[Entry] = deque()  # those that have changed anything, and are in the ring
+        self.count = 0  # changes in all of them
         self.floor: At = (0, 0, LAST)  # all changes after it are kept
         self.end: At = (0, 0, LAST)  # all changes up to it were applied: the last entry
-        self._timestamp, self._owner, self._number = 0, 0, 0  # of the next change
 
-    def begin(self, timestamp: int, owner: int) -> None:
-        """The changes that follow are those of this entry."""
-        self._timestamp, self._owner, self._number = timestamp, owner, 0
+    def add(self, timestamp: int, owner: int, texts: list[str | None]) -> None:
+        """An entry was applied: of each change that it made, here are the key and its new value."""
         self.end = (timestamp, owner, LAST)
-
-    def add(self, key: str, value: str | None) -> None:
-        """The key has this value now; None: it was removed."""
-        self.kept.append((self._timestamp, self._owner, self._number, key, value))
-        self._number += 1
-        self.characters += len(key) + (len(value) if value is not None else 0)
-        while len(self.kept) > self.most or (self.characters > self.most_characters and len(self.kept) > 1):
-            timestamp, owner, number, old, was = self.kept.popleft()
-            self.floor = (timestamp, owner, number)
-            self.characters -= len(old) + (len(was) if was is not None else 0)
+        if not texts:
+            return
+        packed, room = marshal.dumps(texts, WITHOUT_REFERENCES), len(self.ring)
+        length, at = len(packed), self.written % room
+        if length > room:
+            self.forget(timestamp, owner)
+            return
+        if at + length > room:  # no entry goes over the end of the ring
+            self.written += room - at
+            at = 0
+        entries, overwritten = self.entries, self.written + length - room
+        while entries and (self.count >= self.most or entries[0][2] < overwritten):
+            gone, by, _, _, count = entries.popleft()
+            self.floor = (gone, by, LAST)
+            self.count -= count
+        self.ring[at : at + length] = packed
+        count = len(texts) // 2
+        entries.append((timestamp, owner, self.written, length, count))
+        self.written += length
+        self.count += count
 
     def forget(self, timestamp: int, owner: int) -> None:
         """The state was replaced by one in which everything up to this entry is applied."""
-        self.kept.clear()
-        self.characters = 0
+        self.entries.clear()
+        self.count = 0
         self.floor = self.end = (timestamp, owner, LAST)
 
     def after(self, where: At) -> list[Kept]:
@@ -79,17 +99,24 @@ class Changes:
                 f"which it can go on is {self.floor[0]}.{self.floor[1]}",
                 place(self.floor),
             )
-        kept, size = self.kept, 1
-        following = (where[0], where[1], where[2] + 1)
-        while size <= len(kept) and kept[-size] >= following:  # mostly it is one of the last
+        entries, size, entry = self.entries, 1, where[:2]
+        while size <= len(entries) and entries[-size][:2] >= entry:  # mostly it is one of the last
             size *= 2
-        start = bisect_left(kept, following, max(len(kept) - size, 0))
-        count = len(kept) - start
-        if count > self.scan:
-            return list(islice(kept, start, start + self.scan))
-        newest = list(islice(reversed(kept), count))
-        newest.reverse()
-        return newest
+        start = bisect_left(entries, entry, max(len(entries) - size, 0), key=_position)
+        count = len(entries) - start
+        found: list[Kept] = []
+        newest = (
+            [*islice(reversed(entries), count)][::-1] if count <= self.scan else islice(entries, start, None)
+        )
+        for timestamp, owner, written, length, _ in newest:
+            at = written % len(self.ring)
+            texts: list[Any] = marshal.loads(self.ring[at : at + length])
+            first = where[2] + 1 if (timestamp, owner) == entry else 0
+            for number in range(first, min(len(texts) // 2, first + self.scan - len(found))):
+                found.append((timestamp, owner, number, texts[2 * number], texts[2 * number + 1]))
+            if len(found) == self.scan:
+                break
+        return found
 
     def changes(self, prefix: str, where: At, limit: int, max_bytes: int) -> tuple[list[Change], At]:
         """Return changes of keys with this prefix after the place, in their order, and how far was looked.

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Final
 
-from paxoskv.state.changes import Changes
 from paxoskv.state.content import Content, Lease
 from paxoskv.wire.structs import (
     Answer,
@@ -64,7 +63,7 @@ def transact(
     held = all(_holds(content, compare) for compare in transaction.compares or ())
     actions = (transaction.then_do if held else transaction.else_do) or ()
     keys = [action.key for action in actions]
-    draft = Content({key: content.values[key] for key in keys if key in content.values}, Changes())
+    draft = Content({key: content.values[key] for key in keys if key in content.values}, [])
     answers: list[Answer] = []
     for action in actions:
         result = execute(draft, Command(action.verb, action.key, action.value, None, action.delta))

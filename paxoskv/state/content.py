@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 
 from sortedcontainers import SortedDict, SortedList
 
-from paxoskv.state.changes import Changes
 from paxoskv.wire.structs import Range
 
 PIECE_KEYS: Final = 1000  # keys that are visited at once: about a millisecond
@@ -33,9 +32,10 @@ class Lease(NamedTuple):
 class Content:
     """The keys and values. Whoever changes `values` does so by put() and remove()."""
 
-    def __init__(self, values: dict[str, str], changes: Changes) -> None:
+    def __init__(self, values: dict[str, str], changed: list[str | None]) -> None:
+        """`changed` gets the key of each change, and its new value (None: removed)."""
         self.values = values
-        self.changes = changes  # which are told of each change
+        self.changed = changed
         self.leases: dict[str, Lease] = {}  # of keys with a time to live; those set last are the last
         self.leased: deque[str] = deque()  # keys whose time has yet to be counted down
         self.order: Any = None  # a SortedList of all keys, by code point
@@ -51,7 +51,8 @@ class Content:
             if key not in self.values:
                 self.order.add(key)
         self.values[key] = value
-        self.changes.add(key, value)
+        self.changed.append(key)
+        self.changed.append(value)
         if self.leases:
             self.leases.pop(key, None)
 
@@ -69,7 +70,7 @@ class Content:
             for digest in self.digests:
                 digest.keep(key, value)
             self.order.discard(key)
-        self.changes.add(key, None)
+        self.changed += (key, None)
         if self.leases:
             self.leases.pop(key, None)
         return True

@@ -107,15 +107,14 @@ class _Session:
     def forget(self, first_incomplete: int) -> int:
         """Drop the results below this sequence, which the client has; return how many characters they held.
 
-        first_incomplete never shrinks.
+        It is above first_incomplete, which never shrinks.
         """
         kept_from, before = self.first_incomplete, self.kept
-        if first_incomplete > kept_from:
-            for sequence in range(kept_from, min(first_incomplete, kept_from + MAX_RESULTS)):
-                result = self.results.pop(sequence, None)
-                if result is not None and self.kept:
-                    self.kept -= _length(result)
-            self.first_incomplete = first_incomplete
+        for sequence in range(kept_from, min(first_incomplete, kept_from + MAX_RESULTS)):
+            result = self.results.pop(sequence, None)
+            if result is not None and self.kept:
+                self.kept -= _length(result)
+        self.first_incomplete = first_incomplete
         return before - self.kept
 
     def keep(self, sequence: int, length: int) -> int:
@@ -151,7 +150,8 @@ class Store:
         self.former: dict[int, list[str]] = {}  # where they were before, but for where cluster.json says
         self.hash = 0  # CRC-32 over all that was applied so far: the entries and their outcomes
         self.changes = Changes()  # the last ones, for watches
-        self._content = Content(self.database.db, self.changes)
+        self._changed: list[str | None] = []  # by the entry that is being applied: keys and new values
+        self._content = Content(self.database.db, self._changed)
         # The least recently used session comes first.
         self._sessions: OrderedDict[tuple[int, int, int], _Session] = OrderedDict()
         self._room = 0  # characters that the transactions of this entry may still read
@@ -169,10 +169,11 @@ class Store:
         position = (timestamp, owner)
         assert position > self.position, f"entry {position} applied after {self.position}"
         self.position = position
-        self.changes.begin(timestamp, owner)
         self._named = None
         self._room = MAX_ENTRY_TRANSACTED
         results = [self._apply(command, index) for index, command in enumerate(commands)]
+        self.changes.add(timestamp, owner, self._changed)
+        self._changed.clear()
         place = zlib.crc32(_PLACE.pack(self.hash, timestamp, owner))
         self.hash = zlib.crc32(bytes([result.outcome for result in results]), zlib.crc32(payload, place))
         return results
@@ -299,7 +300,7 @@ class Store:
         rises, self.format = format_ > self.format, format_
         self.addresses, self.former = addresses, former
         self.database.db = content
-        self._content = Content(content, self.changes)
+        self._content = Content(content, self._changed)
         self._content.leases, self._content.leased = leases, deque(leases)
         self.changes.forget(timestamp, owner)
         self._sessions = sessions
@@ -323,15 +324,17 @@ class Store:
             self._sessions.move_to_end(identity)
             self._named, self._session = named, found
         session = self._session
-        self._kept -= session.forget(request.first_incomplete)
-        if request.sequence < session.first_incomplete:
+        first_incomplete: int = request.first_incomplete
+        if first_incomplete > session.first_incomplete:
+            self._kept -= session.forget(first_incomplete)
+        sequence: int = request.sequence
+        if sequence < session.first_incomplete:
             return _FORGOTTEN
-        result = session.results.get(request.sequence)
+        result = session.results.get(sequence)
         if result is None:
-            result = session.results[request.sequence] = self._execute(command, index)
-            length = _length(result)
-            if length:
-                self._kept += session.keep(request.sequence, length)
+            result = session.results[sequence] = self._execute(command, index)
+            if result is not OK and (length := _length(result)):
+                self._kept += session.keep(sequence, length)
                 if self._kept > MAX_KEPT:
                     self._make_room()
         return result

@@ -59,9 +59,12 @@ class Node:
 
     def put(self, *keys: str) -> None:
         """One entry, and the end of its turn."""
+        self.apply(*keys)
+        self.watches.look()
+
+    def apply(self, *keys: str) -> None:
         commands = [Command(Verb.PUT, key, "v") for key in keys]
         self.store.apply(self.store.position[0] + 1, 1, encode_batch(commands))
-        self.watches.look()
 
     def told(self, call: Call) -> list[str] | None:
         """The keys that a call was told; None: it was not answered."""
@@ -133,7 +136,9 @@ def test_more_changes_in_a_turn_than_are_kept_end_a_watch_as_compacted() -> None
     node = Node()
     node.store.changes.most = 3
     waiting = node.watch("a")
-    node.put("a", "b", "b", "b", "b")
+    for keys in (("a", "b"), ("b", "b"), ("b",)):
+        node.apply(*keys)
+    node.watches.look()
     node.rest()
     assert [(call, type(value)) for call, value in node.answers] == [(waiting, Compacted)]
 

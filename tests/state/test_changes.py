@@ -1,5 +1,7 @@
 """The queue of changes: what it says is what was applied, in that order, without a gap or a repeat."""
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,14 @@ def read(changes: Changes, prefix: str, after: At, limit: int, max_bytes: int = 
 entries = st.lists(st.lists(st.tuples(st.sampled_from(KEYS), st.none() | st.text(max_size=3)), max_size=4))
 
 
+def add(changes: Changes, timestamp: int, owner: int, entry: Iterable[tuple[str, str | None]]) -> None:
+    changes.add(timestamp, owner, [text for change in entry for text in change])
+
+
+def characters_of(events: list[Event]) -> int:
+    return sum(len(key) + len(value or "") for _, key, value in events)
+
+
 @given(entries, st.sampled_from(("", "a", "ab", "c")), st.integers(1, 5), st.integers(1, 200), st.data())
 def test_pages_from_any_place_on_hold_each_later_change_once_and_in_order(
     applied: list[list[tuple[str, str | None]]], prefix: str, limit: int, max_bytes: int, data: st.DataObject
@@ -36,9 +46,8 @@ def test_pages_from_any_place_on_hold_each_later_change_once_and_in_order(
     told: list[Event] = []
     places = [(0, 0, LAST)]
     for number, entry in enumerate(applied, 1):
-        changes.begin(number, 1 + number % 3)
+        add(changes, number, 1 + number % 3, entry)
         for index, (key, value) in enumerate(entry):
-            changes.add(key, value)
             told.append(((number, 1 + number % 3, index), key, value))
         places += [(number, 1 + number % 3, index) for index in (*range(len(entry)), LAST)]
     after = data.draw(st.sampled_from(places))
@@ -46,29 +55,31 @@ def test_pages_from_any_place_on_hold_each_later_change_once_and_in_order(
     assert read(changes, prefix, after, limit, max_bytes) == wanted
 
 
-@given(entries, st.integers(1, 6), st.integers(1, 12))
+@given(entries, st.integers(1, 6), st.integers(1, 100))
 def test_what_was_dropped_is_refused_and_what_is_kept_has_no_gap(
-    applied: list[list[tuple[str, str | None]]], most: int, characters: int
+    applied: list[list[tuple[str, str | None]]], most: int, room: int
 ) -> None:
-    changes = Changes(most, characters)
+    changes = Changes(most, room)
     told: list[Event] = []
     for number, entry in enumerate(applied, 1):
-        changes.begin(number, 1)
-        for index, (key, value) in enumerate(entry):
-            changes.add(key, value)
-            told.append(((number, 1, index), key, value))
-    kept = len(changes.kept)
-    assert kept <= most and (kept <= 1 or changes.characters <= characters)
-    assert changes.characters == sum(
-        len(key) + len(value or "") for _, key, value in told[len(told) - kept :]
-    )
-    assert read(changes, "", changes.floor, 3) == told[len(told) - kept :]
-    for event in told[
-        : max(len(told) - kept - 1, 0)
-    ]:  # one dropped, at least, lies between these and the floor
+        add(changes, number, 1, entry)
+        earlier = [event for event in told if event[0] > changes.floor]
+        assert not entry or len(earlier) < most
+        told += [((number, 1, index), key, value) for index, (key, value) in enumerate(entry)]
+        left = [event for event in told if event[0] > changes.floor]
+        assert changes.count == len(left) and characters_of(left) <= room
+        assert read(changes, "", changes.floor, 3) == left
+    for event in told[: max(len(told) - changes.count - 1, 0)]:  # the last that was dropped is the floor
         with pytest.raises(Compacted) as refused:
             changes.changes("", event[0], 1, ENOUGH)
         assert at(refused.value.oldest) == changes.floor
+
+
+def test_no_more_is_dropped_than_must_be() -> None:
+    changes = Changes(most=3)
+    for number in range(1, 6):
+        add(changes, number, 1, [("k", str(number))])
+    assert read(changes, "", changes.floor, 3) == [((number, 1, 0), "k", str(number)) for number in (3, 4, 5)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9])
@@ -76,8 +87,7 @@ def test_a_scan_ends_after_a_piece_and_goes_on_behind_it(size: int) -> None:
     changes = Changes()
     changes.scan = 4
     for number in range(size):
-        changes.begin(number + 1, 1)
-        changes.add("needle" if number == size - 1 else "hay", "x")
+        add(changes, number + 1, 1, [("needle" if number == size - 1 else "hay", "x")])
     looks, after = 0, (0, 0, LAST)
     while True:
         looks += 1
@@ -89,7 +99,7 @@ def test_a_scan_ends_after_a_piece_and_goes_on_behind_it(size: int) -> None:
 
 def test_a_place_ahead_of_what_was_applied_is_kept() -> None:
     changes = Changes()
-    changes.begin(5, 1)
+    changes.add(5, 1, [])
     assert changes.changes("", (9, 2, 0), 10, ENOUGH) == ([], (9, 2, 0))
     assert at(place((5, 1, LAST))) == (5, 1, LAST) and place((5, 1, LAST)) == Place(5, 1)
 
