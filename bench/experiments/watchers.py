@@ -95,8 +95,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The latency of puts with watches and without.")
     parser.add_argument("--same", action="store_true", help="all watches have one prefix")
     parser.add_argument("--watches", type=int, default=1000, help="how many (default: 1000)")
-    parser.add_argument("--rate", type=float, default=50.0, help="puts per second (default: 50)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each run (default: 8)")
+    parser.add_argument("--rate", type=float, default=200.0, help="puts per second (default: 200)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each run (default: 12)")
     parser.add_argument("--pairs", type=int, default=3, help="of runs (default: 3)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, RealCluster(Path(directory), nodes=3) as cluster:

@@ -75,8 +75,9 @@ PAUSE_S, MAX_PAUSE_S = 0.01, 0.5
 MAX_DOUBLINGS: Final = 6
 # Items that one page of a scan may have (kvstore.thrift).
 PAGE_ITEMS: Final = 1000
-# Seconds that a node waits for a change before it answers a watch with none.
-WATCH_S: Final = 5.0
+# Seconds that a node waits for a change, at least and at most, before it answers a watch with none. Each
+# watch has another time, or all that began together would ask again together.
+WATCH_S: Final = (7.0, 10.0)
 # Characters of a key that an error message shows.
 MAX_SHOWN: Final = 40
 
@@ -503,22 +504,26 @@ class Calls:
         """Let a node record what happens, or stop (None: as it is); the result is Traced."""
         return self._reading("trace", "", _TRACE, (on, after), node)
 
-    def watch(self, prefix: str, after: Place | None, node: int | None = None) -> Operation[Watched]:
+    def watch(
+        self, prefix: str, after: Place | None, node: int | None = None, wait_s: float = WATCH_S[0]
+    ) -> Operation[Watched]:
         """Wait some seconds for changes of keys with this prefix, after this place; the result is Watched.
 
         `node`: the index of the node to begin with. `after`: None asks for the place of now. A node that no
         longer has the changes is passed over; CompactedError: so are all that answer.
         """
-        deadline = self._clock() + self._timeout + WATCH_S
+        deadline = self._clock() + self._timeout + wait_s
         operation: Operation[Watched] = Operation("watch", prefix, deadline, True)
-        operation.steps = self._watch(operation, (prefix, after, None, int(1000 * WATCH_S)), node)
+        operation.steps = self._watch(operation, (prefix, after, None, int(1000 * wait_s)), node, wait_s)
         return operation
 
-    def _watch(self, operation: AnyOperation, arguments: tuple[Any, ...], node: int | None) -> Steps:
+    def _watch(
+        self, operation: AnyOperation, arguments: tuple[Any, ...], node: int | None, wait_s: float
+    ) -> Steps:
         oldest: dict[int, Place] = {}
         while True:
             try:
-                return (yield from self._repeat(operation, _WATCH, arguments, node, WATCH_S))
+                return (yield from self._repeat(operation, _WATCH, arguments, node, wait_s))
             except Compacted as error:
                 again = operation.node in oldest
                 oldest[operation.node] = Place(

@@ -1,10 +1,11 @@
 """What the two clients' watches share: where they are, and what has come but was not taken yet."""
 
+import random
 import re
 from collections import deque
 from typing import Final
 
-from paxoskv.client.operations import Calls, Operation
+from paxoskv.client.operations import WATCH_S, Calls, Operation
 from paxoskv.wire.structs import Change, Place, Watched
 
 _PLACE: Final = re.compile(r"([0-9]{1,18})\.([0-9]{1,9})(?:\.([0-9]{1,9}))?")
@@ -31,12 +32,13 @@ class Watching:
         self.place = after  # None: the first operation finds it
         self._calls = calls
         self._prefix = prefix
+        self._wait_s = random.uniform(*WATCH_S)
         self._node: int | None = None  # that answered last: the next operation begins there
         self._upto = after  # the place behind all that has come
         self._come: deque[Change] = deque()
 
     def _operation(self) -> Operation[Watched]:
-        return self._calls.watch(self._prefix, self._upto, self._node)
+        return self._calls.watch(self._prefix, self._upto, self._node, self._wait_s)
 
     def _took(self, operation: Operation[Watched], watched: Watched) -> None:
         self._node, self._upto = operation.node, watched.upto

@@ -184,6 +184,7 @@ class Server:
 
     def _tick(self) -> None:
         self.peers.tick()
+        self.watches.tick()
         self.replica.tick()
         self._turn()
 

@@ -11,6 +11,7 @@ the loop does everything else: a thousand watches of one key delay nobody who wr
 
 from collections import Counter, deque
 from collections.abc import Callable
+from math import ceil
 from typing import Any, Final
 
 from paxoskv.node.calls import Call
@@ -30,6 +31,7 @@ BEGINNINGS: Final = 10_000
 PIECE: Final = 8192
 CHARACTERS: Final = 32
 PAGE, PAGE_BYTES = 256, 256 << 10
+STEP: Final = 0.1  # seconds: so exactly is it looked for watches whose time is over
 AT_ONCE: Final = 8  # watches that are answered in a piece: with more, whoever writes waits for them
 
 
@@ -66,6 +68,8 @@ class Watches:
         self.working = False
         self.count = 0  # of all
         self.of: Counter[Connection] = Counter()  # by connection
+        self.ends: dict[int, dict[Watch, None]] = {}  # by STEP in which their time is over
+        self.ended = ceil(clock() / STEP)  # the step whose watches tick() finds next
         self.seen = self.changes.end  # look() has looked at all changes up to there
 
     def begin(self, call: Call, prefix: str, after: At, limit: int, wait_s: float) -> None:
@@ -75,7 +79,9 @@ class Watches:
             return
         self.count += 1
         self.of[call.connection] += 1
-        self.due.append(Watch(call, prefix, after, limit, self.clock() + wait_s))
+        watch = Watch(call, prefix, after, limit, self.clock() + wait_s)
+        self.ends.setdefault(ceil(watch.until / STEP), {})[watch] = None
+        self.due.append(watch)
         self._work_on()
 
     def look(self) -> None:
@@ -98,21 +104,34 @@ class Watches:
                 self._due(prefix, [*self.waiting[prefix]])
         self._work_on()
 
+    def tick(self) -> None:
+        """No watch waits longer than it wants to.
+
+        Those whose time is over are found one after the other, not once a second, for all of them ask again.
+        """
+        now = self.clock() / STEP
+        while self.ended <= now:
+            for watch in [*self.ends.get(self.ended, ())]:
+                self._wake(watch)
+            self.ended += 1
+
     def sweep(self, refusal: str | None) -> None:
-        """About once a second: no watch waits longer than it wants to, nor for a client that has gone.
+        """About once a second: no watch waits for a client that has gone.
 
         `refusal`: why this node does not hear of what is applied elsewhere; None: it does.
         """
         if refusal is not None:
             self.refuse(refusal)
-        now = self.clock()
-        for prefix, watches in [*self.waiting.items()]:
-            late = [watch for watch in watches if watch.until <= now or not watch.call.connection.open]
-            for watch in late:
-                watch.after = max(watch.after, self.seen)
-            if late:
-                self._due(prefix, late)
-        self._work_on()
+        for watches in [*self.waiting.values()]:
+            for watch in [watch for watch in watches if not watch.call.connection.open]:
+                self._wake(watch)
+
+    def _wake(self, watch: Watch) -> None:
+        """Let a watch look for itself, if it waits."""
+        if watch in self.waiting.get(watch.prefix, ()):
+            watch.after = max(watch.after, self.seen)
+            self._due(watch.prefix, [watch])
+            self._work_on()
 
     def refuse(self, reason: str) -> None:
         """Answer all watches that they must go on at another node."""
@@ -186,6 +205,10 @@ class Watches:
 
     def _end(self, watch: Watch, value: Any = None) -> None:
         """Forget a watch; a value is its answer."""
+        step = ceil(watch.until / STEP)
+        del self.ends[step][watch]
+        if not self.ends[step]:
+            del self.ends[step]
         self.count -= 1
         self.of[watch.call.connection] -= 1
         if not self.of[watch.call.connection]:

@@ -96,7 +96,7 @@ def test_a_chain_of_watches_is_told_each_change_once() -> None:
         node.rest()
         if node.told(call) is None:
             node.now += WAIT_S
-            node.watches.sweep(None)
+            node.watches.tick()
             node.rest()
         answer = node.answers[-1][1]
         told += [change.key for change in answer.changes]
@@ -114,10 +114,33 @@ def test_a_watch_that_nothing_happens_to_learns_how_far_it_has_seen() -> None:
     node.put("b")
     node.rest()
     node.now = WAIT_S
-    node.watches.sweep(None)
+    node.watches.tick()
     node.rest()
     assert node.answers == [(waiting, Watched([], node.answers[0][1].upto))]
     assert at(node.answers[0][1].upto) == node.store.changes.end
+
+
+def test_each_watch_ends_at_its_own_time() -> None:
+    node = Node()
+    calls = [node.watch("a", wait_s=1 + number / 4) for number in range(8)]
+    for number, call in enumerate(calls):
+        node.now = 1 + number / 4
+        assert len(node.answers) == number, "nobody is answered early"
+        node.now += 0.1
+        node.watches.tick()
+        node.rest()
+        assert node.answers[-1][0] is call
+    assert node.watches.count == 0 and not node.watches.ends
+
+
+def test_a_watch_whose_time_ends_before_it_is_served_is_answered_when_it_is() -> None:
+    node = Node()
+    call = Call()
+    node.watches.begin(call, "a", BEGINNING, 10, 0.3)  # type: ignore[arg-type]
+    node.now = 1.0
+    node.watches.tick()
+    node.rest()
+    assert node.told(call) == [] and not node.watches.ends
 
 
 def test_a_quiet_watch_outlives_the_changes_of_others() -> None:
