@@ -57,11 +57,12 @@ Host *
 """
 
 
-def missing() -> str | None:
-    """Why there can be no such network here; None if it can be."""
+def missing(ssh: bool = True) -> str | None:
+    """Why there can be no such network here; None if it can be. ssh=False: none with keys and sshds."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    for program, package in (("ip", "iproute2"), ("ssh", "openssh-client"), (SSHD, "openssh-server")):
+    of_ssh = (("ssh", "openssh-client"), (SSHD, "openssh-server"))
+    for program, package in (("ip", "iproute2"), *(of_ssh if ssh else ())):
         if shutil.which(program) is None:
             return f"{program} is not installed (Debian: apt-get install {package})"
     name = f"probe-{os.getpid()}"

@@ -5,6 +5,7 @@ written once each, must fit it: see judge_changes().
 """
 
 import threading
+from collections import Counter
 from typing import Self
 
 from paxoskv.client.sync import Client
@@ -80,11 +81,13 @@ def judge_changes(changes: list[Change], operations: list[Operation]) -> None:
         assert value in puts and puts[value].outcome != "failed", f"nobody has put {value!r}"
     for value, put in puts.items():
         assert put.outcome != "ok" or value in told, f"{value!r} was put, and not told"
+    removals = Counter(change.key for change in changes if change.value is None)
+    deletes = Counter(
+        (operation.key, operation.outcome) for operation in operations if operation.kind == "delete"
+    )
     for key in {operation.key for operation in operations}:
-        removals = sum(change.key == key and change.value is None for change in changes)
-        outcomes = [o.outcome for o in operations if o.kind == "delete" and o.key == key]
-        done = outcomes.count("ok")
-        assert done <= removals <= done + outcomes.count("unknown"), f"removals of {key}"
+        done = deletes[key, "ok"]
+        assert done <= removals[key] <= done + deletes[key, "unknown"], f"removals of {key}"
     _judge_times(told, operations)
 
 
@@ -113,3 +116,14 @@ def _judge_times(told: dict[str | None, At], operations: list[Operation]) -> Non
 def _at(place: Place) -> At:
     assert place.change is not None, "a change has a place of its own"
     return (place.timestamp, place.owner, place.change)
+
+
+def replayed(changes: list[Change]) -> dict[str, str]:
+    """What a store holds after these changes."""
+    content: dict[str, str] = {}
+    for change in changes:
+        if change.value is None:
+            del content[change.key]  # that of a key that is not there is no change
+        else:
+            content[change.key] = change.value
+    return content

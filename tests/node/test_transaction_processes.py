@@ -1,122 +1,23 @@
 """Transactions at real nodes under kill -9: one order, each done once, and no money lost or made."""
 
 import random
-import threading
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from paxoskv import Client, ClientError, NotDoneError
-from paxoskv import transactions as t
-from tests.harness.linearizability import Changes, Operation, check
 from tests.harness.processes import RealCluster, eventually, passes
-
-ACCOUNTS = [f"account/{number}" for number in range(4)]
-MONEY = 1000
-CLIENTS = 3
-
-
-class Teller(threading.Thread):
-    """Moves money from account to account, by transactions, and writes down what it saw."""
-
-    def __init__(self, cluster: RealCluster, number: int, until: threading.Event) -> None:
-        super().__init__()
-        self.cluster = cluster
-        self.number = number
-        self.until = until
-        self.source = random.Random(number)
-        self.history: list[Operation] = []
-        self.error: Exception | None = None
-        self.moved = 0
-
-    def run(self) -> None:
-        try:
-            with self.cluster.client(timeout=3, first=self.number) as client:
-                while not self.until.is_set():
-                    self._act(client)
-        except Exception as error:
-            self.error = error
-
-    def _act(self, client: Client) -> None:
-        call = time.monotonic_ns()
-        if self.source.random() < 0.3:
-            self._read(client, call)
-            return
-        payer, payee = self.source.sample(ACCOUNTS, 2)
-        amount = self.source.randint(1, 200)
-        done: Any = None
-        outcome = "failed"
-        try:
-            done = client.transaction(
-                [t.greater(payer, amount - 1)],
-                [t.increment(payer, -amount), t.increment(payee, amount)],
-                [t.get(payer), t.get(payee)],
-            )
-            outcome = "ok" if done.held else "mismatch"
-            self.moved += done.held
-        except NotDoneError:
-            pass
-        except ClientError:
-            outcome = "unknown"
-        changes = Changes(
-            ((payer, "greater", str(amount - 1)),),
-            (("incr", payer, str(-amount)), ("incr", payee, str(amount))),
-            (("get", payer, None), ("get", payee, None)),
-        )
-        self.history.append(
-            Operation(
-                client=self.number, kind="transaction", key="", outcome=outcome, call=call, changes=changes,
-                return_=None if outcome == "unknown" else time.monotonic_ns(),
-                answers=tuple(answer.value for answer in done.answers) if done else (),
-            )
-        )  # fmt: skip
-
-    def _read(self, client: Client, call: int) -> None:
-        key = self.source.choice(ACCOUNTS)
-        try:
-            value = client.get(key)
-        except ClientError:
-            return
-        self.history.append(
-            Operation(client=self.number, kind="get", key=key, outcome="ok", answer=value, call=call,
-                      return_=time.monotonic_ns())
-        )  # fmt: skip
+from tests.harness.tellers import Tellers
 
 
 @pytest.mark.slow
 def test_money_is_moved_once_in_one_order_while_nodes_are_killed(tmp_path: Path) -> None:
+    source = random.Random(5)
     with RealCluster(tmp_path, nodes=5) as cluster, cluster.client() as client:
-        began = time.monotonic_ns()
-        opened = client.transaction([], [t.put(account, str(MONEY)) for account in ACCOUNTS])
-        changes = Changes((), tuple(("put", account, str(MONEY)) for account in ACCOUNTS), ())
-        opening = Operation(
-            client=0, kind="transaction", key="", outcome="ok", call=began, return_=time.monotonic_ns(),
-            changes=changes, answers=tuple(answer.value for answer in opened.answers),
-        )  # fmt: skip
-        over, source = threading.Event(), random.Random(5)
-        tellers = [Teller(cluster, number, over) for number in range(1, CLIENTS + 1)]
-        for teller in tellers:
-            teller.start()
-        for _ in range(4):
-            dead = source.sample(range(1, 6), 2)
-            cluster.kill(*dead)
-            passes(source.uniform(0.3, 1.0))
-            cluster.restart(*dead)
-        eventually(lambda: sum(len(teller.history) for teller in tellers) > 300, "the tellers work")
-        over.set()
-        for teller in tellers:
-            teller.join()
-            assert teller.error is None, repr(teller.error)
-        store = cluster.wait_until_stores_are_equal()
-        assert sum(int(store[account]) for account in ACCOUNTS) == MONEY * len(ACCOUNTS)
-        assert all(int(store[account]) >= 0 for account in ACCOUNTS)
-        history = [opening, *(operation for teller in tellers for operation in teller.history)]
-        now = time.monotonic_ns()
-        for key in ACCOUNTS:
-            seen = {"key": key, "outcome": "ok", "answer": store[key], "call": now, "return_": now}
-            history.append(Operation(client=0, kind="get", **seen))
-        violation = check(history)
-        assert violation is None, str(violation)
-        assert sum(teller.moved for teller in tellers) > 50
+        with Tellers(cluster, client) as tellers:
+            for _ in range(4):
+                dead = source.sample(range(1, 6), 2)
+                cluster.kill(*dead)
+                passes(source.uniform(0.3, 1.0))
+                cluster.restart(*dead)
+            eventually(lambda: tellers.count > 300, "the tellers work")
+        tellers.judge(cluster.wait_until_stores_are_equal())

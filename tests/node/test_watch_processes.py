@@ -6,23 +6,12 @@ import pytest
 
 from paxoskv.client.operations import CompactedError
 from paxoskv.client.sync import Client
-from paxoskv.wire.structs import Change, Place
+from paxoskv.wire.structs import Place
 from tests.harness.linearizability import check
 from tests.harness.processes import Load, RealCluster, contended, final_reads
-from tests.harness.watching import Follower, judge_changes
+from tests.harness.watching import Follower, judge_changes, replayed
 
 pytestmark = pytest.mark.slow
-
-
-def replayed(changes: list[Change]) -> dict[str, str]:
-    """What a store holds after these changes."""
-    content: dict[str, str] = {}
-    for change in changes:
-        if change.value is None:
-            del content[change.key]  # that of a key that is not there is no change
-        else:
-            content[change.key] = change.value
-    return content
 
 
 def test_watches_under_kills_tell_the_one_order_without_a_gap_or_a_repeat(tmp_path: Path) -> None:

@@ -423,7 +423,7 @@ def test_a_cluster_that_runs_already_is_measured_and_keeps_its_keys(tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(missing() is not None, reason=missing() or "")
+@pytest.mark.skipif(missing(ssh=False) is not None, reason=missing(ssh=False) or "")
 def test_five_hosts_are_measured_from_a_sixth(tmp_path: Path) -> None:
     with Network(tmp_path, ssh=False) as network:
         file = network.cluster_file(tmp_path, data=str(tmp_path / "data"))
