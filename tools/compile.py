@@ -84,9 +84,9 @@ def soon() -> str:
         return f"interpreted: the modules have changed since they were compiled ({by_hand})"
     if Path(sys.prefix) != PROJECT / ".venv":
         return f"interpreted: this Python is not that of .venv ({by_hand})"
-    lacking = _lacking()
-    if lacking:
-        return f"interpreted: {lacking} is missing, which {by_hand} with"
+    lacks = lacking()
+    if lacks:
+        return f"interpreted: {lacks} is missing, which {by_hand} with"
     try:
         with _lock() as lock:
             if log.exists() and log.read_text().startswith(target.name):
@@ -105,7 +105,7 @@ def soon() -> str:
     return f"interpreted; from now on they are compiled in the background, for the next start ({log})"
 
 
-def _lacking() -> str | None:
+def lacking() -> str | None:
     """What compiling needs and this machine has not."""
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     if shutil.which(compiler) is None:

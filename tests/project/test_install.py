@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from paxoskv import compiled
 from scripts.make_cluster import free_ports
 from tests.harness.processes import DEADLINE_S, PROJECT, RealCluster, die_with_parent, eventually, finish
 
@@ -44,14 +45,42 @@ print(*(next(part for part in path.parts if part != "..") for path in files("pax
 """
 
 
-@pytest.mark.slow
-def test_an_installed_client_works_from_anywhere(tmp_path: Path) -> None:
-    source = tmp_path / "source"  # a copy: building leaves files behind
+def copied(source: Path) -> Path:
+    """A copy of what the package is built from: building leaves files behind."""
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "multipaxos.py"):
+    for name in ("pyproject.toml", "README.md", "multipaxos.py", "requirements.txt", "requirements-fast.txt"):
         shutil.copy(PROJECT / name, source / name)
-    for name in ("gen-py", "paxoskv"):  # with the links in it, as they are
+    for name in ("gen-py", "paxoskv", "tools"):  # with the links in it, as they are
         shutil.copytree(PROJECT / name, source / name, symlinks=True)
+    return source
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not compiled.directory().exists(), reason="nothing is compiled (scripts/setup.sh --fast does it)"
+)
+def test_a_wheel_has_the_compiled_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PAXOSKV_INTERPRETED", raising=False)
+    source = copied(tmp_path / "source")
+    there = source / compiled.directory().relative_to(PROJECT)
+    shutil.copytree(compiled.directory(), there)  # so they need not be compiled again
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", source]
+    done = finish([*command, "-w", tmp_path], 4 * DEADLINE_S)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.split("-")[2] == sys.implementation.cache_tag.replace("cpython-", "cp")
+    shutil.unpack_archive(wheel, tmp_path / "unpacked", "zip")
+    code = "from paxoskv.node import server; from paxoskv.wire import codec; print(server.TEXT, codec.codec)"
+    done = finish([sys.executable, "-c", code], cwd=tmp_path / "unpacked")
+    assert done.stdout.startswith(f"compiled <module 'paxoskv.wire.kvstore_codec' from '{tmp_path}"), (
+        done.stderr
+    )
+
+
+@pytest.mark.slow
+def test_an_installed_client_works_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAXOSKV_INTERPRETED", "1")
+    source = copied(tmp_path / "source")
     environment = tmp_path / "environment"
     finish([sys.executable, "-m", "venv", environment]).check_returncode()
     python = environment / "bin" / "python"
