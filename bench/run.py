@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -41,7 +42,6 @@ from bench.systems import (
     Etcd,
     Floor,
     Load,
-    Ours,
     Paxos,
     PySyncObj,
     Running,
@@ -121,9 +121,8 @@ class Files:
     def warm_up(self) -> Load:
         """Every key is written once."""
         rows = [("PUT", f"key-{number}", "value") for number in range(KEYS)]
-        return Load(
-            self.made("warm-up", lambda: rows), KEYS, 2, 16 if self.own else 2
-        )  # hosts may be far away
+        in_flight = 16 if self.own else 2  # hosts may be far away
+        return Load(self.made("warm-up", lambda: rows), KEYS, 2, in_flight)
 
     def made(self, name: str, rows: Callable[[], Iterable[make_workload.Row]]) -> Path:
         """The file of this name with these rows."""
@@ -154,7 +153,7 @@ def plan(options: argparse.Namespace, files: Files, peers: dict[str, Start]) -> 
             groups.append([Turn(part, name, start, tasks) for name, start in who.items()])
 
     for size in options.sizes:
-        tasks = [Task(size, partial(_run, work=Load(files.original(size), size)))]
+        tasks = [Task(size, methodcaller("run", Load(files.original(size), size)))]
         groups.append([
             Turn(part, name, start, tasks)
             for part, who in (("original", failing), ("tables", {**healthy, **ours, **peers}))
@@ -162,36 +161,36 @@ def plan(options: argparse.Namespace, files: Files, peers: dict[str, Start]) -> 
             if part in options.parts
         ])  # fmt: skip
     tasks = [
-        Task(level, partial(_run, work=outstanding(level, files.mixed(rows, 0.5), rows)))
+        Task(level, methodcaller("run", outstanding(level, files.mixed(rows, 0.5), rows)))
         for level in options.levels
     ]
     others = {way: start for way, start in healthy.items() if way != "own-logs"}
     group("scaling", {**others, **ours, **peers}, tasks)
     tasks = [
-        Task(gets, partial(_run, work=outstanding(MIX_LEVEL, files.mixed(rows, gets), rows)))
+        Task(gets, methodcaller("run", outstanding(MIX_LEVEL, files.mixed(rows, gets), rows)))
         for gets in SHARES_OF_GETS
     ]
     group("mix", ours, tasks)
     batches = max(rows * 20 // BATCH, 2)
-    tasks = [Task(n, partial(_batches, batches=batches, in_flight=n)) for n in (1, 4, 32)]
+    tasks = [Task(n, methodcaller("batches", batches, n)) for n in (1, 4, 32)]
     group("batches", ours, tasks)
     if options.cluster:
         return groups
     if "leader" in healthy:
         work = Load(files.mixed(rows, 0.5), rows)
-        places = [Task(x, partial(_at_leader, work=work, leading=x)) for x in (1, 0)]
+        places = [Task(x, methodcaller("run_at", work, x)) for x in (1, 0)]
         group("leader", {"leader": healthy["leader"]}, places)
     if "failures" in options.parts:
         work = Load(files.mixed(rows, 0.5), rows)
         groups.append([
             Turn("failures", "paxos", partial(Paxos, acceptor_failures={"probability": chance}),
-                 [Task(chance, partial(_run, work=work))])
+                 [Task(chance, methodcaller("run", work))])
             for chance in PROBABILITIES
         ])  # fmt: skip
     seconds = options.fault_seconds
     count = int(seconds * FASTEST)
     work = Load(files.mixed(count, 0.5), count) if "fault" in options.parts else Load(Path(), 0)
-    group("fault", {"paxos": Paxos}, [Task(0, lambda system: system.fault(work, seconds))])
+    group("fault", {"paxos": Paxos}, [Task(0, methodcaller("fault", work, seconds))])
     return groups
 
 
@@ -218,18 +217,6 @@ def running(options: argparse.Namespace) -> tuple[Systems, Systems, Systems]:
     if options.single:
         ours["single"] = partial(Running, where=options.single, target=["--single", options.single])
     return (through_log, {}, ours) if failing else ({}, through_log, ours)
-
-
-def _run(system: System, work: Load) -> Sample:
-    return system.run(work)
-
-
-def _at_leader(system: Paxos, work: Load, leading: float) -> Sample:
-    return system.run_at(work, leading)
-
-
-def _batches(system: Ours, batches: int, in_flight: int) -> Sample:
-    return system.batches(batches, in_flight)
 
 
 def installed(names: Sequence[str], directory: Path) -> dict[str, Start]:
@@ -429,10 +416,6 @@ def _some(known: Sequence[str]) -> Callable[[str], list[str]]:
     return names
 
 
-def _positive(text: str) -> int:
-    return _numbers(text)[0]
-
-
 def _workload(text: str) -> Path:
     """A file of operations without malformed rows: not every system's client leaves these out."""
     try:
@@ -464,19 +447,16 @@ def parser() -> argparse.ArgumentParser:
     add("--cluster", metavar="FILE",
         help=f"measure a cluster that runs already; only keys that begin with {OWN} are touched")  # fmt: skip
     add("--single", metavar="HOST:PORT", help="with --cluster: the single server that runs already")
-    add("--repeat", type=_positive, default=5, metavar="N", help="runs of each (default: %(default)s)")
+    add("--repeat", type=program.positive, default=5, metavar="N", help="runs of each (default: %(default)s)")
     add("--out", type=Path, default=Path("results"), metavar="DIR",
         help="where to write; what is there is replaced (default: %(default)s)")  # fmt: skip
     add("--peers", type=_some(PEERS), default=[], metavar="NAME,...",
         help=f"compare with these, where they are installed ({','.join(PEERS)})")  # fmt: skip
-    add(
-        "--readme",
-        action="store_true",
-        help="put the tables into docs/performance.md, the shortest and a chart into README.md",
-    )
+    add("--readme", action="store_true",
+        help="put the tables into docs/performance.md, the shortest and a chart into README.md")  # fmt: skip
     add("--parts", type=_some(PARTS), default=[*PARTS], metavar="NAME,...",
         help=f"only these parts (default: {','.join(PARTS)})")  # fmt: skip
-    add("--rows", type=_positive, default=8000, metavar="N",
+    add("--rows", type=program.positive, default=8000, metavar="N",
         help="operations of a run in the other parts than tables (default: %(default)s)")  # fmt: skip
     add("--levels", type=_levels, default=[*LEVELS], metavar="N,...",
         help=f"outstanding operations of the scaling (default: {','.join(map(str, LEVELS))})")  # fmt: skip

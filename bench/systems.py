@@ -232,6 +232,8 @@ class Ours(System):
     """What our cluster and our single server have in common: client.py, and the counters in their status."""
 
     own = ""  # how the keys of batches begin
+    read = "linearizable"  # how it is read from
+    where: Cluster | str  # what a client of ours connects to
     target: list[str]  # where client.py finds it
     nodes: Sequence[int | None]  # the ids of its nodes
 
@@ -242,7 +244,7 @@ class Ours(System):
 
     def client(self) -> Client:
         """A client of it."""
-        raise NotImplementedError
+        return Client(self.where, timeout=5.0)
 
     def stop(self) -> None:
         """End all processes and remove all files."""
@@ -274,18 +276,18 @@ class Ours(System):
         found: list[Status] = self.until("all nodes have applied the same", calm)
         return found
 
-    def command(self, work: Load, read: str = "linearizable") -> list[object]:
+    def command(self, work: Load) -> list[object]:
         """How to run the work with client.py."""
         return [
-            sys.executable, PROJECT / "client.py", "run", work.file, *self.target, "--read", read,
+            sys.executable, PROJECT / "client.py", "run", work.file, *self.target, "--read", self.read,
             "--processes", work.processes, "--in-flight", work.in_flight, "--timeout", 30,
             "--out", self.directory / "out", "-o", "json",
         ]  # fmt: skip
 
-    def run(self, work: Load, read: str = "linearizable") -> Sample:
+    def run(self, work: Load) -> Sample:
         """Run the file with client.py, and take the numbers from its summary.json and operations.csv."""
         before = self.settled()
-        code, output = self.finish("client", patience(work), *self.command(work, read))
+        code, output = self.finish("client", patience(work), *self.command(work))
         if code not in (0, 1, 4):
             raise BenchError(f"client.py: exit code {code}: {self.log('client')}")
         after = self.settled()
@@ -368,6 +370,7 @@ class Paxos(Ours):
         self.ports = free_ports(NODES)
         nodes = [{"id": i, "host": "127.0.0.1", "port": p} for i, p in enumerate(self.ports, start=1)]
         self.file.write_text(json.dumps({"name": "bench", "nodes": nodes, **self.settings}))
+        self.where = load(self.file)
         for node in range(1, NODES + 1):
             self.serve(node, "--init")
         self.until("all nodes take commands", self.statuses)
@@ -379,14 +382,6 @@ class Paxos(Ours):
             name, sys.executable, PROJECT / "server.py", "--id", node, "--cluster", self.file,
             "--data", self.directory / "data", *more,
         )  # fmt: skip
-
-    def client(self) -> Client:
-        """A client of all nodes."""
-        return Client(load(self.file), timeout=5.0)
-
-    def run(self, work: Load, read: str | None = None) -> Sample:
-        """As Ours.run, with this cluster's way to read."""
-        return super().run(work, read or self.read)
 
     def run_at(self, work: Load, leading: float) -> Sample:
         """Run the file with all clients at the node that leads the only log (1), or at the next one (0)."""
@@ -459,18 +454,14 @@ class Single(Ours):
 
     def start(self) -> None:
         """The server."""
-        self.address = f"127.0.0.1:{free_ports(1)[0]}"
-        self.target = ["--single", self.address]
+        self.where = f"127.0.0.1:{free_ports(1)[0]}"
+        self.target = ["--single", self.where]
         self.nodes = [None]
         self.servers["server"] = self.spawn(
-            "server", sys.executable, PROJECT / "server.py", "--standalone", "--listen", self.address,
+            "server", sys.executable, PROJECT / "server.py", "--standalone", "--listen", self.where,
             "--data", self.directory / "data",
         )  # fmt: skip
         self.until("the server takes commands", self.statuses)
-
-    def client(self) -> Client:
-        """A client of it."""
-        return Client(self.address, timeout=5.0)
 
 
 class Running(Ours):
@@ -495,14 +486,6 @@ class Running(Ours):
                 raise BenchError(f"{self.target[1]}: has a key {item.key!r}, and measuring overwrites {OWN}*")
         self.mine = True
 
-    def client(self) -> Client:
-        """A client of it."""
-        return Client(self.where, timeout=5.0)
-
-    def run(self, work: Load, read: str | None = None) -> Sample:
-        """As Ours.run, with this system's way to read."""
-        return super().run(work, read or self.read)
-
     def stop(self) -> None:
         """Remove the keys that were measured with; the servers go on."""
         with contextlib.suppress(ClientError), self.client() as client:
@@ -522,15 +505,8 @@ def build_etcd_load(directory: Path) -> Path:
     sources = os.environ.get("GOPATH", "/usr/share/gocode")  # where Debian's packages put them
     if not Path(sources, "src/go.etcd.io/etcd/clientv3").is_dir():
         raise BenchError("etcd: no client for Go (Debian: apt-get install golang-etcd-server-dev)")
-    program = directory / "etcd_load"
-    built = subprocess.run(
-        ["go", "build", "-o", program, PROJECT / "bench/peers/etcd_load.go"],
-        env={**os.environ, "GO111MODULE": "off", "GOPATH": sources, "CGO_ENABLED": "0"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if built.returncode:
-        raise BenchError(f"etcd: etcd_load.go does not build: {built.stderr.strip().splitlines()[-1]}")
-    return program
+    environment = {"GO111MODULE": "off", "GOPATH": sources, "CGO_ENABLED": "0"}
+    return _built("etcd", directory, "etcd_load.go", ["go", "build"], environment)
 
 
 def build_floor(directory: Path) -> Path:
@@ -538,11 +514,17 @@ def build_floor(directory: Path) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise BenchError("floor: there is no C compiler (Debian: apt-get install gcc)")
-    program = directory / "floor"
-    command = [compiler, "-O2", "-o", program, PROJECT / "bench/peers/floor.c"]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    return _built("floor", directory, "floor.c", [compiler, "-O2"], {})
+
+
+def _built(peer: str, directory: Path, source: str, command: list[str], environment: dict[str, str]) -> Path:
+    program = directory / Path(source).stem
+    built = subprocess.run(
+        [*command, "-o", program, PROJECT / "bench" / "peers" / source],
+        env=os.environ | environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if built.returncode:
-        raise BenchError(f"floor: floor.c does not build: {built.stderr.strip().splitlines()[-1]}")
+        raise BenchError(f"{peer}: {source} does not build: {built.stderr.strip().splitlines()[-1]}")
     return program
 
 

@@ -488,9 +488,7 @@ def outcome(task: Task, node: Report, state: Report, child: object, seconds: flo
 
 def ended(task: Task, node: Report, code: int) -> str:
     """Why a server ended that had just been started: its own last line."""
-    with log_of(task, node["id"]).open("rb") as log:
-        log.seek(node["offset"])
-        lines = log.read().decode(errors="replace").splitlines()
+    lines = log_since(task, node).decode(errors="replace").splitlines()
     last = next((line for line in reversed(lines) if line.strip()), "it said nothing")[:SHOWN]
     if "no space" in last.lower():
         return f"disk full: {last}: make room"

@@ -498,9 +498,7 @@ class Launch:
 
     def renew(self, host: Host, node: Member, found: dict[int, dict[str, Any]]) -> dict[str, Any]:
         """Bring one node to the new files and back, when all others are ready."""
-        for other, report in self.every(
-            "ready"
-        ).items():  # also those restarted before: they must be ready by now
+        for other, report in self.every("ready").items():  # those restarted before, too: by now they must be
             problem = report if isinstance(report, Failure) else report["nodes"][str(other)].get("problem")
             if problem:
                 raise Failure(f"not restarted: node {other} is to be ready first: {problem}")

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
@@ -115,10 +115,8 @@ class Local:
             if fresh:
                 self.make()
             self.launch(fresh)
-        print(
-            f"{len(self.ids)} nodes answer" if len(self.ids) > 1 else f"node {self.ids[0]} answers",
-            flush=True,
-        )
+        answer = f"{len(self.ids)} nodes answer" if len(self.ids) > 1 else f"node {self.ids[0]} answers"
+        print(answer, flush=True)
         print(f"what they run is {host.what_runs(self.task([]), sys.executable)}")
 
     def launch(self, fresh: bool = False) -> None:
@@ -126,9 +124,8 @@ class Local:
         idle = [node for node in self.ids if not self.pids(node)]
         still = [node for node in self.ids if host.stands_still(self.pids(node))]
         if still:
-            raise Failure(
-                "\n".join(f"node {node} is paused: scripts/cluster.sh resume {node}" for node in still)
-            )
+            lines = (f"node {node} is paused: scripts/cluster.sh resume {node}" for node in still)
+            raise Failure("\n".join(lines))
         for node in self.ids:
             if node not in idle:
                 print(f"node {node} runs already", flush=True)
@@ -257,13 +254,8 @@ class Local:
             print(f"node {self.ids[0]} {'stands still' if number == signal.SIGSTOP else 'goes on'}")
 
 
+COMMANDS = {"start": Local.start, "stop": Local.stop, "restart": Local.restart, "rolling": Local.rolling}
 SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "resume": signal.SIGCONT}
-COMMANDS: dict[str, Callable[[Local], None]] = {
-    "start": Local.start,
-    "stop": Local.stop,
-    "restart": Local.restart,
-    "rolling": Local.rolling,
-}
 
 
 def main() -> int:

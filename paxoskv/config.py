@@ -198,7 +198,7 @@ def data_directory(given: str | None, settings: Cluster, file: str | PathLike[st
 def load(path: str | PathLike[str]) -> Cluster:
     """Read and check the file; raise ClusterError if it cannot be read, or contains an error."""
     try:
-        settings = _parse(Path(path).read_bytes())
+        settings = _cluster(_json(Path(path).read_bytes()), "")
     except OSError as error:
         raise ClusterError(f"{path}: {error.strerror}") from error
     except ClusterError as error:
@@ -238,11 +238,6 @@ def _private(path: Path) -> bytes:
             return file.read()
     finally:
         os.close(handle)
-
-
-def _parse(data: bytes) -> Cluster:
-    """Read and check the file's content; errors do not name the file yet."""
-    return _cluster(_json(data), "")
 
 
 def _json(data: bytes) -> Any:
@@ -482,13 +477,19 @@ def address_text(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """Return host and port of HOST:PORT, the host in one spelling; raise ValueError for other text."""
+def split_address(text: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT; raise ValueError for other text."""
     host, _, port = text.rpartition(":")
-    if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError(f"{text!r} is not HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Return host and port of an address of a node, the host in one spelling; raise ValueError otherwise."""
+    host, port = split_address(text)
     try:
-        return _host(host.removeprefix("[").removesuffix("]"), ""), int(port)
+        return _host(host, ""), port
     except ClusterError as error:
         raise ValueError(f"{text!r} is not HOST:PORT: {error}") from None
 

@@ -7,6 +7,7 @@
 It needs nothing but the standard library: so --help works where nothing is installed.
 """
 
+import argparse
 import atexit
 import importlib.util
 import os
@@ -46,6 +47,13 @@ def begin(*packages: str) -> None:
 def name() -> str:
     """What the user called."""
     return os.path.basename(sys.argv[0])
+
+
+def positive(text: str) -> int:
+    """The type of an option that is a whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 @contextmanager

@@ -23,7 +23,6 @@ import argparse
 import asyncio
 import contextlib
 import hmac
-import ipaddress
 import itertools
 import json
 import secrets
@@ -49,6 +48,7 @@ from paxoskv.client.health import View, as_data
 from paxoskv.client.operations import ClientError, NoNodeReachable, WrongCluster
 from paxoskv.client.output import INTERRUPTED, NEGATIVE, UNREACHABLE, USAGE, escaped, remark, say
 from paxoskv.config import WAYS, Cluster, ClusterError, load, load_faults
+from paxoskv.node.identity import is_loopback
 from paxoskv.wire.connection import new_event_loop
 
 PAGE = Path(__file__).with_suffix(".html")
@@ -129,7 +129,7 @@ class Machine:
     @property
     def local(self) -> bool:
         """Whether all nodes are on this machine."""
-        return all(_is_loopback(node.host) for node in self.settings.nodes)
+        return all(is_loopback(node.host) for node in self.settings.nodes)
 
     async def control(self, command: str, node: int | None = None) -> str:
         """Do as scripts/cluster.sh; return what it said."""
@@ -203,9 +203,8 @@ class Machine:
                 acceptors.pop(str(node), None)
                 if do == "fail":
                     acceptors[str(node)] = FAILING
-                told = f"acceptor {node}: " + (
-                    f"loses {FAILING:.0%} of its messages" if do == "fail" else "works"
-                )
+                what = f"loses {FAILING:.0%} of its messages" if do == "fail" else "works"
+                told = f"acceptor {node}: {what}"
             case _:
                 cut, acceptors, told = set(), {}, "all links and acceptors work"
         self.faulty = True
@@ -219,12 +218,6 @@ class Machine:
         if value not in [node.id for node in self.settings.nodes]:
             raise Wrong("there is no such node")
         return int(str(value))
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 class Watch:
@@ -348,7 +341,7 @@ class Desk:
             case ["run", *more]:
                 return await self._run(more)
             case ["trace", "on" | "off" as what]:
-                return (await self._client("trace", what))[1]
+                return await self._client("trace", what)
             case ["explain", key]:
                 path = self._new_page()
                 await self._client("explain", "--html", path, "--", key)
@@ -373,14 +366,12 @@ class Desk:
                     raise Wrong(HELP)
         return f"{told} ({(time.monotonic() - began) * 1000:.1f} ms)"
 
-    async def _client(self, *words: object) -> tuple[int, str]:
+    async def _client(self, *words: object) -> str:
         """Do as client.py with these words."""
-        code, text = await Tool(
-            ROOT / "client.py", *words[:1], "--cluster", self.machine.file, *words[1:]
-        ).run()
+        code, text = await Tool(ROOT / "client.py", "--cluster", self.machine.file, *words).run()
         if code:
             raise Wrong(text.removeprefix("client.py: "))
-        return code, text
+        return text
 
     async def _run(self, more: list[str]) -> str:
         """Run the project's workload: for how long, and how many per second (0: as many as it can)."""
@@ -505,15 +496,8 @@ class Site:
             return "the token is missing: use the link that dashboard.py has printed"
         return None
 
-    async def _answer(
-        self,
-        method: str,
-        url: Any,
-        headers: dict[str, str],
-        body: bytes,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
+    async def _answer(self, method: str, url: Any, headers: dict[str, str], body: bytes,
+                      reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:  # fmt: skip
         def send(status: str, text: bytes, kind: str = "text/plain") -> None:
             writer.write(head(status, kind, f"Content-Length: {len(text)}\r\n") + text)
 

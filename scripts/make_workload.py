@@ -162,20 +162,13 @@ def _put(source: random.Random, key: int) -> Row:
 def rows_of(arguments: argparse.Namespace) -> Iterable[Row]:
     """What the command line asks for."""
     if arguments.repeat:
-        return repeat(Path(arguments.repeat[0]), positive(arguments.repeat[1]))
+        return repeat(Path(arguments.repeat[0]), program.positive(arguments.repeat[1]))
     if arguments.load:
         source = random.Random(arguments.seed)
         return (_put(source, key) for key in range(arguments.records))
     if arguments.ycsb:
         return itertools.islice(ycsb(arguments.ycsb, arguments.records, arguments.seed), arguments.rows)
     return workload(arguments.rows, arguments.seed)
-
-
-def positive(text: str) -> int:
-    """A number above 0."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return int(text)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -185,12 +178,12 @@ def main(words: list[str] | None = None) -> int:
         description=what, epilog=how, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--rows", metavar="N", type=positive, default=150, help="how many (default: 150)")
+    add("--rows", metavar="N", type=program.positive, default=150, help="how many (default: 150)")
     add("--seed", metavar="N", type=int, default=1, help="the same seed gives the same file (default: 1)")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--repeat", nargs=2, metavar=("FILE", "N"), help="repeat a file until it has N rows")
     kind.add_argument("--ycsb", choices=MIXES, metavar="MIX", help="one of YCSB's mixes: A to F")
-    add("--records", metavar="N", type=positive, default=1000, help="keys of YCSB (default: 1000)")
+    add("--records", metavar="N", type=program.positive, default=1000, help="keys of YCSB (default: 1000)")
     add("--load", action="store_true", help="the PUTs to run before YCSB's operations: one for each key")
     add("-o", "--output", metavar="FILE", help="where to write it (default: stdout)")
     arguments = parser.parse_args(words)

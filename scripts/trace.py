@@ -34,6 +34,7 @@ from paxoskv import program
 program.begin(*program.PACKAGES)
 
 from paxoskv.page.draw import FORMS, Drawing
+from paxoskv.program import positive
 from paxoskv.protocol.node import WAYS
 from paxoskv.trace.events import Trace
 from scripts.simulate import profile_of, selection, setting_of
@@ -86,13 +87,6 @@ def of_seed(found: argparse.Namespace) -> tuple[list[str], str | None]:
     return lines_of(
         simulation.recording, found.last, text, title=title, command=command, nodes=simulation.nodes
     ), failure
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

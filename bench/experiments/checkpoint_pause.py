@@ -11,18 +11,15 @@ without. Prints one line of JSON.
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-from nodes import Load, Nodes, end_by_signal, wait_for
+from nodes import Load, Nodes, experiment, p99, wait_for
 
-from paxoskv import Client, ClientError, Cluster, Command, Verb
+from paxoskv import Client, Cluster, Command, Verb
 
 BATCH = 1000
 WARM_UP = 500  # operations
@@ -47,11 +44,10 @@ def during(client: Client, node: int | None, work: threading.Thread) -> list[flo
 
 
 def told(times: list[float]) -> dict[str, float]:
-    ordered = sorted(times)
     return {
-        "reads": len(ordered),
-        "p99_ms": round(1000 * ordered[len(ordered) * 99 // 100], 2),
-        "max_ms": round(1000 * ordered[-1], 2),
+        "reads": len(times),
+        "p99_ms": round(1000 * p99(times), 2),
+        "max_ms": round(1000 * max(times), 2),
     }
 
 
@@ -61,30 +57,17 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=100, help="bytes of a value (default: %(default)s)")
     parser.add_argument("--nodes", type=int, default=1, help="how many (default: %(default)s)")
     options = parser.parse_args()
-    end_by_signal()
-    with tempfile.TemporaryDirectory() as name:
-        nodes = Nodes(Path(name), options.nodes, "--name", "pause", "--set", "checkpoint_mb=100000")
-        try:
-            for node in nodes.ids:
-                nodes.start(node, "--init")
-            print(json.dumps(measure(nodes.settings, options)))
-        except (RuntimeError, KeyboardInterrupt, ClientError) as error:
-            print(f"checkpoint_pause.py: {str(error) or 'interrupted'}", file=sys.stderr)
-            return 130 if isinstance(error, KeyboardInterrupt) else 1
-        finally:
-            nodes.end()
-    return 0
+
+    def tell(nodes: Nodes) -> None:
+        nodes.begin()
+        print(json.dumps(measure(nodes.settings, options)))
+
+    return experiment(tell, options.nodes, "--set", "checkpoint_mb=100000")
 
 
 def measure(settings: Cluster, options: argparse.Namespace) -> dict[str, object]:
     node = settings.nodes[0].id
     with Client(settings, timeout=600, attempt_timeout=60) as client, Client(settings, timeout=600) as asker:
-        while True:
-            try:
-                client.put("key 0", "x" * options.size)
-                break
-            except ClientError as error:
-                print(f"waiting: {error}", file=sys.stderr)
         for start in range(0, options.keys, BATCH):
             keys = range(start, min(start + BATCH, options.keys))
             client.execute(
@@ -135,5 +118,4 @@ def operations(settings: Cluster, work: Callable[[int], object]) -> tuple[float,
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     sys.exit(main())

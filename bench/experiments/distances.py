@@ -152,15 +152,8 @@ def measure(round_trip: RoundTrip, options: Sequence[str], directory: Path) -> i
     single = ["--standalone", "--listen", "10.0.0.1:7100", "--data", str(directory / "single")]
     with network(round_trip) as names, contextlib.ExitStack() as stack:
         for number, words in [*commands.items(), (1, single)]:
-            command = [
-                "ip",
-                "netns",
-                "exec",
-                names[number],
-                str(PYTHON),
-                str(PROJECT / "server.py"),
-                *words,
-            ]
+            inside = ["ip", "netns", "exec", names[number]]
+            command = [*inside, str(PYTHON), str(PROJECT / "server.py"), *words]
             log = stack.enter_context((directory / "servers.log").open("ab"))
             server = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
             stack.callback(server.wait)

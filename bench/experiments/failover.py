@@ -15,14 +15,15 @@ import itertools
 import json
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
-from nodes import Load, Nodes, end_by_signal, wait_for
+from nodes import Load, Nodes, experiment, p99, wait_for
+
+from paxoskv.program import positive
 
 
 class Gap(NamedTuple):
@@ -71,16 +72,7 @@ def measure(nodes: Nodes, options: argparse.Namespace) -> tuple[list[Gap], list[
 
 
 def told(name: str, seconds: Sequence[float]) -> str:
-    ordered = sorted(seconds)
-    p99 = ordered[max(0, -(-len(ordered) * 99 // 100) - 1)]
-    return f"{name}: median {median(ordered):.3f} s, p99 {p99:.3f} s, longest {ordered[-1]:.3f} s"
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+    return f"{name}: median {median(seconds):.3f} s, p99 {p99(seconds):.3f} s, longest {max(seconds):.3f} s"
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -88,40 +80,17 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--kills", type=positive, default=100, help="how many (default: %(default)s)")
     parser.add_argument("--clients", type=positive, default=2, help="how many (default: %(default)s)")
     parser.add_argument("--nodes", type=positive, default=5, help="an odd number (default: %(default)s)")
-    parser.add_argument(
-        "--dead",
-        type=float,
-        default=1.0,
-        metavar="S",
-        help="seconds until the restart (default: %(default)s)",
-    )
+    parser.add_argument("--dead", type=float, default=1.0, metavar="S",
+                        help="seconds until the restart (default: %(default)s)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="chooses the nodes (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print each kill's figures, as JSON")
     return parser
 
 
-def main() -> int:
-    options = arguments().parse_args()
-    if options.nodes < 3 or options.nodes % 2 == 0:
-        print(
-            "failover.py: --nodes: an odd number from 3 on, or there is nobody to fail over to",
-            file=sys.stderr,
-        )
-        return 2
-    end_by_signal()
-    with tempfile.TemporaryDirectory() as name:
-        nodes = Nodes(Path(name), options.nodes)
-        try:
-            for node in nodes.ids:
-                nodes.start(node, "--init")
-            for node in nodes.ids:
-                nodes.wait(node)
-            gaps, loads = measure(nodes, options)
-        except (RuntimeError, KeyboardInterrupt) as error:
-            print(f"failover.py: {str(error) or 'interrupted'}", file=sys.stderr)
-            return 130 if isinstance(error, KeyboardInterrupt) else 1
-        finally:
-            nodes.end()
+def report(nodes: Nodes, options: argparse.Namespace) -> int:
+    """Measure, and print what was found; returns the exit code."""
+    nodes.begin()
+    gaps, loads = measure(nodes, options)
     if not gaps:
         return 130
     failures = [failure for each in loads for failure in each.failures]
@@ -138,6 +107,17 @@ def main() -> int:
     for failure in failures[:10]:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
+
+
+def main() -> int:
+    options = arguments().parse_args()
+    if options.nodes < 3 or options.nodes % 2 == 0:
+        print(
+            "failover.py: --nodes: an odd number from 3 on, or there is nobody to fail over to",
+            file=sys.stderr,
+        )
+        return 2
+    return experiment(partial(report, options=options), options.nodes)
 
 
 if __name__ == "__main__":

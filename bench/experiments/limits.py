@@ -20,12 +20,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from nodes import Load, Nodes, end_by_signal, signals_wait, wait_for
+from nodes import Load, Nodes, end_by_signal, p99, signals_wait, wait_for
 
 from paxoskv import Client, Cluster
 from paxoskv.wire.methods import EXCEPTION, METHODS, header
@@ -96,13 +97,8 @@ def overload(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str
                 child.join()
             times = sorted(t for part, _ in told for t in part)
             failed = sum(bad for _, bad in told)
-            yield (
-                str(level),
-                f"{len(times) / options.seconds:,.0f}",
-                ms(median(times)),
-                ms(p99(times)),
-                str(failed),
-            )
+            rate = f"{len(times) / options.seconds:,.0f}"
+            yield str(level), rate, ms(median(times)), ms(p99(times)), str(failed)
 
 
 # ----------------------------------------------------------------------------------------------------- crowds
@@ -178,24 +174,21 @@ class Crowd:
             return len(self.idle) - len(selector.select(0))
 
 
+def beside(crowd: Crowd, nodes: Nodes, seconds: float, name: str) -> tuple[str, ...]:
+    """What two good clients do beside it, and what node 1 has in memory then."""
+    done = good(nodes.settings, seconds, lambda: (crowd.drip(), time.sleep(DRIP_S)))
+    return name, *summary(done, seconds), f"{memory(nodes, 1) / 2**20:.1f}"
+
+
 def crowds(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """Good clients beside a crowd at node 1."""
-    yield (
-        "beside two good clients, at node 1",
-        "operations per second",
-        "p50, ms",
-        "p99, ms",
-        "node 1, MiB",
-    )
+    yield "beside two good clients, at node 1", "operations per second", "p50, ms", "p99, ms", "node 1, MiB"
     with running(directory, options.nodes) as nodes:
         crowd = Crowd(nodes.settings, 1)
         with Client(nodes.settings) as client:
             client.put("large", LARGE)
 
-        def row(name: str) -> tuple[str, ...]:
-            done = good(nodes.settings, options.seconds, lambda: (crowd.drip(), time.sleep(DRIP_S)))
-            return name, *summary(done, options.seconds), f"{memory(nodes, 1) / 2**20:.1f}"
-
+        row = partial(beside, crowd, nodes, options.seconds)
         try:
             yield row("nobody")
             yield row("nobody, once more")
@@ -215,11 +208,7 @@ def handshakes(directory: Path, options: argparse.Namespace) -> Iterator[tuple[s
     yield "beside two good clients, with TLS", "operations per second", "p50, ms", "p99, ms", "node 1, MiB"
     with running(directory, options.nodes, tls=True) as nodes:
         crowd = Crowd(nodes.settings, 1)
-
-        def row(name: str) -> tuple[str, ...]:
-            done = good(nodes.settings, options.seconds, lambda: (crowd.drip(), time.sleep(DRIP_S)))
-            return name, *summary(done, options.seconds), f"{memory(nodes, 1) / 2**20:.1f}"
-
+        row = partial(beside, crowd, nodes, options.seconds)
         yield row("nobody")
         yield row("nobody, once more")
         for _ in range(SLOW):
@@ -296,17 +285,8 @@ def malformed(directory: Path, options: argparse.Namespace) -> Iterator[tuple[st
             seconds = time.monotonic() - began
             count, p50, high = summary(stopped(loads), 1)
             grown = (memory(nodes, 1) - before) / 2**20
-            failed = sum(len(each.failures) for each in loads)
-            yield (
-                name,
-                f"{seconds:.0f}",
-                count,
-                p50,
-                high,
-                f"{before / 2**20:.1f}",
-                f"{grown:.1f}",
-                str(failed),
-            )
+            failed = str(sum(len(each.failures) for each in loads))
+            yield name, f"{seconds:.0f}", count, p50, high, f"{before / 2**20:.1f}", f"{grown:.1f}", failed
 
 
 # -------------------------------------------------------------------------------------------- what they share
@@ -320,10 +300,7 @@ def running(directory: Path, count: int, few: int = 0, tls: bool = False) -> Ite
         more = ["--set", "tls=" + json.dumps(Authority(directory / "certificates").cluster("local", count))]
     nodes = Nodes(directory, count, *more)
     try:
-        for node in nodes.ids:
-            nodes.start(node, "--init", before=_take_few if node == few else None)
-        for node in nodes.ids:
-            nodes.wait(node)
+        nodes.begin(before={few: _take_few})
         yield nodes
         for node in nodes.ids:
             wait_for(lambda node=node: nodes.ready(node), f"node {node} takes commands")  # type: ignore[misc]
@@ -362,10 +339,6 @@ def summary(done: Sequence[tuple[float, float]], seconds: float) -> tuple[str, s
 def memory(nodes: Nodes, node: int) -> int:
     with Client(nodes.settings, timeout=10) as client:
         return int(client.status(node).memory_bytes)
-
-
-def p99(ordered: Sequence[float]) -> float:
-    return ordered[max(0, -(-len(ordered) * 99 // 100) - 1)]
 
 
 def ms(seconds: float) -> str:

@@ -5,8 +5,9 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,14 @@ class Nodes:
                 start_new_session=True,  # Ctrl-C is for us: the nodes end when the clients have
             )  # fmt: skip
 
+    def begin(self, pinned: bool = False, before: dict[int, Callable[[], None]] | None = None) -> None:
+        """Start all for the first time, and wait until they take commands; `pinned`: each to a processor."""
+        for node in self.ids:
+            cpu = ["--cpu", str(node)] if pinned else []
+            self.start(node, "--init", *cpu, before=(before or {}).get(node))
+        for node in self.ids:
+            self.wait(node)
+
     def kill(self, node: int) -> None:
         self.children[node].kill()
         self.children[node].wait()
@@ -122,6 +131,20 @@ class Nodes:
             child.kill()
         for child in self.children.values():
             child.wait()
+
+
+def experiment(measure: Callable[[Nodes], int | None], count: int, *more: str) -> int:
+    """Measure with so many nodes (`more`: as for Nodes), and leave nothing behind; returns the exit code."""
+    end_by_signal()
+    with tempfile.TemporaryDirectory() as directory:
+        nodes = Nodes(Path(directory), count, *more)
+        try:
+            return measure(nodes) or 0
+        except (RuntimeError, KeyboardInterrupt, ClientError) as error:
+            print(f"{program.name()}: {str(error) or 'interrupted'}", file=sys.stderr)
+            return 130 if isinstance(error, KeyboardInterrupt) else 1
+        finally:
+            nodes.end()
 
 
 @contextmanager
@@ -152,3 +175,8 @@ def wait_for(condition: Callable[[], bool], what: str, pause: float = POLL_S) ->
         if time.monotonic() > deadline:
             raise RuntimeError(f"not within {START_S:g} s: {what}")
         time.sleep(pause)
+
+
+def p99(values: Sequence[float]) -> float:
+    """The 99th percentile, by nearest rank."""
+    return sorted(values)[max(0, -(-len(values) * 99 // 100) - 1)]

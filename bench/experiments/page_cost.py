@@ -14,17 +14,19 @@ import json
 import random
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 from urllib.request import urlopen
 
-from nodes import PROJECT, Load, Nodes, end_by_signal, wait_for
+from nodes import PROJECT, Load, Nodes, experiment, wait_for
+
+from paxoskv.program import positive
 
 
 class Page:
@@ -122,11 +124,17 @@ def measure(nodes: Nodes, link: str, dashboard: int, options: argparse.Namespace
     print("a kill shows after", told(kills(nodes, options.kills, link), "s"))
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+def beside_dashboard(nodes: Nodes, options: argparse.Namespace) -> None:
+    """Measure while scripts/dashboard.py runs."""
+    nodes.begin(pinned=True)
+    words = ["--cluster", nodes.file, "--data", nodes.directory / "data"]
+    command = [sys.executable, PROJECT / "scripts" / "dashboard.py", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as dashboard:
+        try:
+            assert dashboard.stdout is not None
+            measure(nodes, dashboard.stdout.readline().strip(), dashboard.pid, options)
+        finally:
+            dashboard.terminate()
 
 
 def main() -> int:
@@ -135,30 +143,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="that a span lasts (default: 10)")
     parser.add_argument("--clients", type=positive, default=2, help="of the load (default: 2)")
     parser.add_argument("--kills", type=positive, default=10, help="(default: 10)")
-    options = parser.parse_args()
-    end_by_signal()
-    with tempfile.TemporaryDirectory() as directory:
-        nodes = Nodes(Path(directory), 5)
-        dashboard = None
-        try:
-            for node in nodes.ids:
-                nodes.start(node, "--init", "--cpu", str(node))
-            for node in nodes.ids:
-                nodes.wait(node)
-            words = ["--cluster", nodes.file, "--data", nodes.directory / "data"]
-            command = [sys.executable, PROJECT / "scripts" / "dashboard.py", *words]
-            dashboard = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-            assert dashboard.stdout is not None
-            measure(nodes, dashboard.stdout.readline().strip(), dashboard.pid, options)
-        except (RuntimeError, KeyboardInterrupt) as error:
-            print(f"page_cost.py: {str(error) or 'interrupted'}", file=sys.stderr)
-            return 130 if isinstance(error, KeyboardInterrupt) else 1
-        finally:
-            if dashboard:
-                dashboard.terminate()
-                dashboard.wait()
-            nodes.end()
-    return 0
+    return experiment(partial(beside_dashboard, options=parser.parse_args()), 5)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,16 @@ one line for each. It leaves nothing behind.
 """
 
 import argparse
+import itertools
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
-from nodes import Load, Nodes, end_by_signal, wait_for
+from nodes import Load, Nodes, experiment, p99, wait_for
 
 from paxoskv import Client, ClientError, Cluster, Command, Verb
 
@@ -92,12 +92,10 @@ def write_keys(settings: Cluster, count: int, size: int) -> None:
             client.execute([Command(Verb.PUT, f"big {key}", str(key).ljust(size, "x")) for key in keys])
 
 
-def p99(loads: Sequence[Load], begin: float, end: float) -> float:
+def p99_ms(loads: Sequence[Load], begin: float, end: float) -> float:
     """Milliseconds that 99 of 100 operations took, of those answered between these times."""
-    times = sorted(
-        answered - began for each in loads for began, answered in each.done if begin <= answered < end
-    )
-    return 1000 * times[len(times) * 99 // 100] if times else float("nan")
+    times = [answered - began for each in loads for began, answered in each.done if begin <= answered < end]
+    return 1000 * p99(times) if times else float("nan")
 
 
 def back(nodes: Nodes, node: int, target: tuple[int, int], *more: str) -> float:
@@ -126,7 +124,8 @@ def beside_load(nodes: Nodes, node: int, others: Sequence[int]) -> str:
     finally:
         for each in loads:
             each.stop()
-    before, starting, after = p99(loads, begin, middle), p99(loads, middle, started), p99(loads, started, end)
+    spans = itertools.pairwise((begin, middle, started, end))
+    before, starting, after = (p99_ms(loads, *span) for span in spans)
     failed = sum(len(each.failures) for each in loads)
     return (
         f"{end - middle:.2f} s; p99 of the others {before:.1f} ms before, {starting:.1f} while it started "
@@ -143,10 +142,7 @@ def records(nodes: Nodes, node: int) -> str:
 def measure(nodes: Nodes, options: argparse.Namespace) -> None:
     away, killed, *_ = reversed(nodes.ids)
     rest = [node for node in nodes.ids if node != away]
-    for node in nodes.ids:
-        nodes.start(node, "--init")
-    for node in nodes.ids:
-        nodes.wait(node)
+    nodes.begin()
     nodes.kill(away)
     began = time.monotonic()
     write_entries(only(nodes.settings, rest), options.entries)
@@ -188,17 +184,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=100, help="bytes of their values (default: %(default)s)")
     parser.add_argument("--nodes", type=int, default=5, choices=(3, 5, 7), help="(default: %(default)s)")
     options = parser.parse_args()
-    end_by_signal()
-    with tempfile.TemporaryDirectory() as name:
-        nodes = Nodes(Path(name), options.nodes, "--name", "recovery")
-        try:
-            measure(nodes, options)
-        except (RuntimeError, KeyboardInterrupt, ClientError) as error:
-            print(f"recovery.py: {str(error) or 'interrupted'}", file=sys.stderr)
-            return 130 if isinstance(error, KeyboardInterrupt) else 1
-        finally:
-            nodes.end()
-    return 0
+    return experiment(partial(measure, options=options), options.nodes)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,15 @@ modules. Exit codes: 0; 1 a node ended; 2 usage. It leaves nothing behind.
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 
-from nodes import Load, Nodes, end_by_signal, wait_for
-from page_cost import pairs, positive, spent, told
+from nodes import Load, Nodes, experiment, wait_for
+from page_cost import pairs, spent, told
 
 from paxoskv import Client
+from paxoskv.program import positive
 
 
 @contextmanager
@@ -33,6 +33,7 @@ def recording(nodes: Nodes) -> Iterator[None]:
 
 
 def measure(nodes: Nodes, options: argparse.Namespace) -> None:
+    nodes.begin(pinned=True)
     pids = [child.pid for child in nodes.children.values()]
     loads = [Load(nodes.settings, index) for index in range(options.clients)]
 
@@ -57,22 +58,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=positive, default=5, help="of spans, without and with (default: 5)")
     parser.add_argument("--seconds", type=float, default=5.0, help="that a span lasts (default: 5)")
     parser.add_argument("--clients", type=positive, default=2, help="of the load (default: 2)")
-    options = parser.parse_args()
-    end_by_signal()
-    with tempfile.TemporaryDirectory() as directory:
-        nodes = Nodes(Path(directory), 5)
-        try:
-            for node in nodes.ids:
-                nodes.start(node, "--init", "--cpu", str(node))
-            for node in nodes.ids:
-                nodes.wait(node)
-            measure(nodes, options)
-        except (RuntimeError, KeyboardInterrupt) as error:
-            print(f"trace_cost.py: {str(error) or 'interrupted'}", file=sys.stderr)
-            return 130 if isinstance(error, KeyboardInterrupt) else 1
-        finally:
-            nodes.end()
-    return 0
+    return experiment(partial(measure, options=parser.parse_args()), 5)
 
 
 if __name__ == "__main__":

@@ -5,28 +5,22 @@
     bench/experiments/watchers.py --same            all of them have one, so that each put is told 1,000 times
 
 Each watch has a connection of its own; a process beside the nodes has all. Puts come at a fixed rate, and
-runs without and with watches alternate. Exit codes: 0; 2 usage.
+runs without and with watches alternate. Exit codes: 0; 1 a node ended; 2 usage.
 """
 
 import argparse
 import asyncio
 import multiprocessing
 import sys
-import tempfile
 import time
+from functools import partial
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
-from pathlib import Path
+from statistics import median
 
-PROJECT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(PROJECT))
-
-from paxoskv import program
-
-program.begin(*program.PACKAGES)
+from nodes import Nodes, experiment, p99, signals_wait
 
 from paxoskv import AsyncClient, Client
-from tests.harness.processes import RealCluster
 
 
 def prefix(number: int, same: bool) -> str:
@@ -58,7 +52,7 @@ def watching(address: str, count: int, same: bool, ready: Event, over: Event, re
 
 
 def latencies(address: str, options: argparse.Namespace) -> list[float]:
-    """Put at the rate for so long; return the seconds that each took, in order of size."""
+    """Put at the rate for so long; return the seconds that each took."""
     times = []
     with Client(address) as client:
         client.put("warm", "up")
@@ -68,7 +62,7 @@ def latencies(address: str, options: argparse.Namespace) -> list[float]:
             start = time.perf_counter()
             client.put(prefix(number % options.watches, options.same) + "key", "value")
             times.append(time.perf_counter() - start)
-    return sorted(times)
+    return times
 
 
 def run(address: str, count: int, options: argparse.Namespace) -> float:
@@ -78,34 +72,38 @@ def run(address: str, count: int, options: argparse.Namespace) -> float:
     told = 0
     if count:
         arguments = (address, count, options.same, ready, over, results)
-        child = context.Process(target=watching, args=arguments)
-        child.start()
+        child = context.Process(target=watching, args=arguments, daemon=True)
+        with signals_wait():
+            child.start()
         ready.wait()
     times = latencies(address, options)
     if count:
         over.set()
         told = results.get()
         child.join()
-    p50, p99 = times[len(times) // 2], times[len(times) * 99 // 100]
-    print(f"{count:5} watches: p50 {1000 * p50:6.2f} ms, p99 {1000 * p99:6.2f} ms, {told:,} told", flush=True)
-    return p99
+    p50, slow = 1000 * median(times), p99(times)
+    print(f"{count:5} watches: p50 {p50:6.2f} ms, p99 {1000 * slow:6.2f} ms, {told:,} told", flush=True)
+    return slow
 
 
-def main() -> None:
+def measure(nodes: Nodes, options: argparse.Namespace) -> None:
+    nodes.begin()
+    member = nodes.settings.member(1)
+    address = f"{member.host}:{member.port}"
+    for _ in range(options.pairs):
+        without = run(address, 0, options)
+        print(f"p99: {run(address, options.watches, options) / without:.2f} times as long")
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description="The latency of puts with watches and without.")
     parser.add_argument("--same", action="store_true", help="all watches have one prefix")
     parser.add_argument("--watches", type=int, default=1000, help="how many (default: 1000)")
     parser.add_argument("--rate", type=float, default=200.0, help="puts per second (default: 200)")
     parser.add_argument("--seconds", type=float, default=12.0, help="of each run (default: 12)")
     parser.add_argument("--pairs", type=int, default=3, help="of runs (default: 3)")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory, RealCluster(Path(directory), nodes=3) as cluster:
-        member = cluster.settings.member(1)
-        address = f"{member.host}:{member.port}"
-        for _ in range(options.pairs):
-            without = run(address, 0, options)
-            print(f"p99: {run(address, options.watches, options) / without:.2f} times as long")
+    return experiment(partial(measure, options=parser.parse_args()), 3)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, Final, NamedTuple, Self
 
-from paxoskv.client import transactions
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, MAX_ANSWER, BaseClient, described
 from paxoskv.client.locks import TTL_S, AsyncLock
 from paxoskv.client.operations import (
@@ -26,7 +25,6 @@ from paxoskv.client.operations import (
     Operation,
     ReadName,
 )
-from paxoskv.client.scanning import Scan
 from paxoskv.client.transactions import Committed
 from paxoskv.client.watching import Watching
 from paxoskv.wire.codec import Status
@@ -112,10 +110,7 @@ class AsyncClient(BaseClient):
 
     async def put(self, key: str, value: str, ttl: float | None = None) -> None:
         """Do as Client.put."""
-        if ttl is None:
-            await self.run(self.calls.put(key, value))
-        else:
-            await self.run(self.calls.transaction([], [transactions.put(key, value, ttl)]))
+        await self.run(self.calls.put(key, value, ttl))
 
     async def get(self, key: str, read: ReadName = "linearizable", node: int | None = None) -> str | None:
         """Do as Client.get."""
@@ -146,23 +141,6 @@ class AsyncClient(BaseClient):
     def lock(self, key: str, ttl: float = TTL_S, wait: float | None = None) -> AsyncLock:
         """Do as Client.lock, for `async with`."""
         return AsyncLock(self.run, self.calls, key, ttl, wait)
-
-    def scan(
-        self,
-        prefix: str = "",
-        start_after: str = "",
-        limit: int | None = None,
-        read: ReadName = "linearizable",
-        node: int | None = None,
-        *,
-        start: str | None = None,
-        end: str | None = None,
-        reverse: bool = False,
-        keys_only: bool = False,
-    ) -> Scan:
-        """Do as Client.scan; the items come by `async for`."""
-        wanted = Range(prefix, start, end, start_after or None, reverse or None, limit, keys_only or None)
-        return Scan(self.run, self.calls, wanted, read, self._index(node))
 
     async def count(
         self,

@@ -2,13 +2,23 @@
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from paxoskv.client.operations import Calls, Greeting, NoNodeReachable, Stranger, Unfit, WrongCluster
-from paxoskv.config import Cluster, parse_address
+from paxoskv.client.operations import (
+    Calls,
+    Greeting,
+    NoNodeReachable,
+    Operation,
+    ReadName,
+    Stranger,
+    Unfit,
+    WrongCluster,
+)
+from paxoskv.client.scanning import Scan
+from paxoskv.config import Cluster, address_text, parse_address, split_address
 from paxoskv.wire.codec import Compacted, Expired, Forgotten, NotDone, Unknown
 from paxoskv.wire.connection import tls_contexts
-from paxoskv.wire.structs import Membership
+from paxoskv.wire.structs import Membership, Range
 
 # Seconds for an operation, and for its first attempt at each node, unless the caller says otherwise.
 TIMEOUT_S, ATTEMPT_TIMEOUT_S = 10.0, 1.0
@@ -26,18 +36,15 @@ class Address(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}" if self.id is None else f"node {self.id} ({host}:{self.port})"
+        where = address_text(self.host, self.port)
+        return where if self.id is None else f"node {self.id} ({where})"
 
 
 def addresses_of(cluster: Cluster | str) -> list[Address]:
     """Return the nodes of a cluster, or the single server at HOST:PORT; raise ValueError for other text."""
     if not isinstance(cluster, str):
         return [Address(member.id, member.host, member.port) for member in cluster.nodes]
-    host, _, port = cluster.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"{cluster!r} is not HOST:PORT")
-    return [Address(None, host.removeprefix("[").removesuffix("]"), int(port))]
+    return [Address(None, *split_address(cluster))]
 
 
 class BaseClient:
@@ -74,6 +81,34 @@ class BaseClient:
     def _begin(self) -> None:
         """Prepare the connections, in the way of each kind of client."""
         raise NotImplementedError
+
+    def run(self, operation: Operation[Any]) -> Any:
+        """Carry out an operation, in the way of each kind of client."""
+        raise NotImplementedError
+
+    def scan(
+        self,
+        prefix: str = "",
+        start_after: str = "",
+        limit: int | None = None,
+        read: ReadName = "linearizable",
+        node: int | None = None,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        reverse: bool = False,
+        keys_only: bool = False,
+    ) -> Scan:
+        """Return the items whose keys begin with the prefix and lie from `start` to below `end`, in order.
+
+        They come by `for`, or from a client for asyncio by `async for`. Keys are ordered by code point;
+        `reverse`: the last one comes first. They come after `start_after`, in that order. At most `limit`
+        items come; None means all. `keys_only`: the values are empty. They are fetched page by page on
+        demand. Each page is as fresh as `read` says and may take an operation's time. The whole is no
+        snapshot, unless Scan.of_one_state says so.
+        """
+        wanted = Range(prefix, start, end, start_after or None, reverse or None, limit, keys_only or None)
+        return Scan(self.run, self.calls, wanted, read, self._index(node))
 
     def greeting(self, node: int) -> Greeting | None:
         """Return the first call to the node with this index; None if any node will do."""

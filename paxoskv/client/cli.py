@@ -6,14 +6,15 @@ import json
 import stat
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from paxoskv import program
-from paxoskv.client import explain, health, replaced, report, rows, transactions, transfer, workload
+from paxoskv.client import explain, health, report, rows, transactions, transfer, workload
 from paxoskv.client.arguments import OPEN_LOOP_IN_FLIGHT, parse
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, addresses_of
 from paxoskv.client.operations import ClientError, NoNodeReachable, UnknownOutcome, WrongCluster
@@ -34,7 +35,7 @@ from paxoskv.client.output import (
 from paxoskv.client.scanning import Scan
 from paxoskv.client.sync import Client
 from paxoskv.client.watching import place_text
-from paxoskv.config import Cluster, ClusterError, load, parse_address
+from paxoskv.config import Cluster, ClusterError, address_text, load, parse_address
 from paxoskv.wire.structs import Outcome
 
 # Seconds to wait for a first node that accepts a connection: a cluster that was just started takes some.
@@ -53,6 +54,18 @@ class UsageError(Exception):
 
 class DataError(Exception):
     """A file of operations cannot be used; the message is one line."""
+
+
+@contextmanager
+def _reading(file: str) -> Iterator[str]:
+    """Read a file that the command line names, or stdin for "-": what messages call it, and its errors."""
+    path = "stdin" if file == "-" else file
+    try:
+        yield path
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (ValueError, rows.WrongFile) as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 # -------------------------------------------------------------------------------------------------- commands
@@ -103,13 +116,8 @@ def _incr(client: Client, arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _transaction(client: Client, arguments: argparse.Namespace, output: Output) -> int:
-    path = "stdin" if arguments.file == "-" else arguments.file
-    try:
+    with _reading(arguments.file):
         wanted = transactions.parse(rows.read(arguments.file))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except (ValueError, rows.WrongFile) as error:
-        raise DataError(f"{path}: {error}") from None
     done = client.transaction(*wanted)
     actions = wanted.then_do if done.held else wanted.else_do
     answers: list[dict[str, Any]] = [
@@ -201,18 +209,16 @@ def _to_export(path: Path, resume: bool) -> Any:
 
 
 def _import(client: Client, arguments: argparse.Namespace, output: Output) -> int:
-    path = "stdin" if arguments.file == "-" else arguments.file
-    try:
-        with sys.stdin.buffer if arguments.file == "-" else Path(path).open("rb") as file:
-            count = transfer.import_(client, file, arguments.skip)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except transfer.Stopped as stopped:
-        if stopped.lines > arguments.skip or not isinstance(stopped.cause, transfer.WrongLine):
-            say(f"import: {stopped.lines:,} lines of {path} are done: go on with --skip {stopped.lines}")
-        if isinstance(stopped.cause, transfer.WrongLine):
-            raise DataError(f"{path}:{stopped}") from None
-        raise stopped.cause from None
+    with _reading(arguments.file) as path:
+        try:
+            with sys.stdin.buffer if arguments.file == "-" else Path(path).open("rb") as file:
+                count = transfer.import_(client, file, arguments.skip)
+        except transfer.Stopped as stopped:
+            if stopped.lines > arguments.skip or not isinstance(stopped.cause, transfer.WrongLine):
+                say(f"import: {stopped.lines:,} lines of {path} are done: go on with --skip {stopped.lines}")
+            if isinstance(stopped.cause, transfer.WrongLine):
+                raise DataError(f"{path}:{stopped}") from None
+            raise stopped.cause from None
     output.answer(f"{count:,} keys", {"keys": count})
     return DONE
 
@@ -250,10 +256,21 @@ def _replace(client: Client, arguments: argparse.Namespace, output: Output) -> i
     except ValueError as error:
         raise UsageError(f"replace: {error}") from None
     client.replace_node(arguments.id, arguments.address)
-    now = replaced.described(arguments.cluster, client, arguments.id, arguments.address)
-    output.write(json.dumps(now, indent=2))
+    output.write(json.dumps(_file_now(arguments.cluster, client, arguments.id, arguments.address), indent=2))
     remark(f"start it with this file: server.py --id {arguments.id} --rejoin, or with the data that it had")
     return DONE
+
+
+def _file_now(file: str, client: Client, node: int, address: str) -> dict[str, Any]:
+    """Return the cluster's file with all addresses as they are now, and with where each node was at first."""
+    content: dict[str, Any] = json.loads(Path(file).read_text())
+    now = {known.id: (known.host, known.port) for known in client.nodes} | {node: parse_address(address)}
+    for member in content["nodes"]:
+        before = parse_address(address_text(member["host"], member["port"]))
+        if now[member["id"]] != before:
+            member.setdefault("first_address", address_text(*before))
+            member["host"], member["port"] = now[member["id"]]
+    return content
 
 
 def _trace(client: Client, arguments: argparse.Namespace, output: Output) -> int:
@@ -419,13 +436,8 @@ def _run(arguments: argparse.Namespace, output: Output) -> int:
 
 def _rows(arguments: argparse.Namespace, output: Output) -> tuple[list[rows.Row], int]:
     """Read the file; report the bad rows, and return the good ones and the number of lost ones."""
-    path = "stdin" if arguments.file == "-" else arguments.file
-    try:
+    with _reading(arguments.file) as path:
         good, bad = rows.parse(rows.read(arguments.file))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except rows.WrongFile as error:
-        raise DataError(f"{path}: {error}") from None
     for row in bad[:MAX_TOLD]:
         say(f"{path}:{row.line}: {row.reason}")
     lost = sum(row.lines for row in bad)

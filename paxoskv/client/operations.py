@@ -38,6 +38,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from thrift.Thrift import TApplicationException
 
+from paxoskv.client import transactions
 from paxoskv.client.transactions import Committed
 from paxoskv.wire.codec import Compacted, Expired, Forgotten, Malformed, NotDone, Status, Unknown
 from paxoskv.wire.methods import METHODS, Method
@@ -396,8 +397,10 @@ class Calls:
         operation.steps = self._session(operation)
         return operation
 
-    def put(self, key: str, value: str) -> Operation[None]:
-        """Set the key; the result is None."""
+    def put(self, key: str, value: str, ttl: float | None = None) -> Operation[Any]:
+        """Set the key, for `ttl` seconds if that is given; the result says nothing."""
+        if ttl is not None:
+            return self.transaction([], [transactions.put(key, value, ttl)])
         return self._writing("put", key, _PUT, (key, value), _done)
 
     def get(self, key: str, read: str = "linearizable", node: int | None = None) -> Operation[str | None]:

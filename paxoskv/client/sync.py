@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Any, Final, Self
 
-from paxoskv.client import transactions
 from paxoskv.client.base import ATTEMPT_TIMEOUT_S, HARMLESS, MAX_ANSWER, Address, BaseClient, described
 from paxoskv.client.locks import TTL_S, Lock
 from paxoskv.client.operations import (
@@ -33,7 +32,6 @@ from paxoskv.client.operations import (
     ReadName,
     Stranger,
 )
-from paxoskv.client.scanning import Scan
 from paxoskv.client.transactions import Committed
 from paxoskv.client.watching import Watching
 from paxoskv.wire.codec import Malformed, Status
@@ -158,10 +156,7 @@ class Client(BaseClient):
 
     def put(self, key: str, value: str, ttl: float | None = None) -> None:
         """Set the key; `ttl`: in so many seconds the nodes remove it, unless it was written again by then."""
-        if ttl is None:
-            self.run(self.calls.put(key, value))
-        else:
-            self.run(self.calls.transaction([], [transactions.put(key, value, ttl)]))
+        self.run(self.calls.put(key, value, ttl))
 
     def get(self, key: str, read: ReadName = "linearizable", node: int | None = None) -> str | None:
         """Return the key's value, or None if there is none."""
@@ -203,29 +198,6 @@ class Client(BaseClient):
         (None: without end), then there is NotDoneError.
         """
         return Lock(self.run, self.calls, key, ttl, wait)
-
-    def scan(
-        self,
-        prefix: str = "",
-        start_after: str = "",
-        limit: int | None = None,
-        read: ReadName = "linearizable",
-        node: int | None = None,
-        *,
-        start: str | None = None,
-        end: str | None = None,
-        reverse: bool = False,
-        keys_only: bool = False,
-    ) -> Scan:
-        """Return the items whose keys begin with the prefix and lie from `start` to below `end`, in order.
-
-        Keys are ordered by code point; `reverse`: the last one comes first. They come after `start_after`, in
-        that order. At most `limit` items come; None means all. `keys_only`: the values are empty. They are
-        fetched page by page on demand. Each page is as fresh as `read` says and may take an operation's time.
-        The whole is no snapshot, unless Scan.of_one_state says so.
-        """
-        wanted = Range(prefix, start, end, start_after or None, reverse or None, limit, keys_only or None)
-        return Scan(self.run, self.calls, wanted, read, self._index(node))
 
     def count(
         self,

@@ -20,6 +20,7 @@ whoever has asked meanwhile waits for the next.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
@@ -47,33 +48,21 @@ class State(Enum):
     MAKING = "making"
 
 
+@dataclass(eq=False)
 class Checkpointing:
     """Decides when a node makes a checkpoint, and answers those who asked for one."""
 
-    def __init__(
-        self,
-        core: Core,
-        writer: Writer,
-        maker: CheckpointProcess,
-        turns: Turns,
-        answer: Callable[[Any, Any], None],
-        took: Histogram,
-        limit: int,
-    ) -> None:
-        """Make a checkpoint whenever the journal has more than `limit` bytes.
+    core: Core
+    writer: Writer
+    maker: CheckpointProcess
+    turns: Turns
+    answer: Callable[[Any, Any], None]  # gets a token and the checkpoint's number, or NotDone
+    took: Histogram  # counts how long checkpoints took, in microseconds
+    limit: int  # bytes of the journal: if it has more, a checkpoint is made
 
-        `answer(token, value)`: the value is the checkpoint's number, or NotDone. `took` counts how long
-        checkpoints took, in microseconds.
-        """
-        self.core = core
-        self.writer = writer
-        self.journal = writer.journal
-        self.maker = maker
-        self.files = maker.checkpoints
-        self.turns = turns
-        self.answer = answer
-        self.took = took
-        self.limit = limit
+    def __post_init__(self) -> None:
+        self.journal = self.writer.journal
+        self.files = self.maker.checkpoints
         self.state = State.IDLE
         self.asking: list[Any] = []  # tokens of those who want one that begins from now on
         self.rolling: list[Any] = []  # of those for whom the state is to be written, or is being written

@@ -25,6 +25,7 @@ import os
 import socket
 import ssl
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -157,25 +158,18 @@ def explained(error: object) -> str:
 # ------------------------------------------------------------------------------------------------------ trust
 
 
+@dataclass(eq=False)
 class Trust:
     """What this node demands of others, and how it proves itself to them."""
 
-    def __init__(
-        self,
-        cluster: str,
-        me: int,
-        secret: bytes | None = None,
-        certificates: Certificates | None = None,
-        insecure: bool = False,
-        roles: dict[str, str] | None = None,
-    ) -> None:
-        """`insecure`: others need prove nothing. `roles`: of certificates that name none, by common name."""
-        self.cluster = cluster
-        self.me = me
-        self.secret = secret
-        self.certificates = certificates
-        self.insecure = insecure
-        self.roles = roles or {}
+    cluster: str
+    me: int
+    secret: bytes | None = None
+    certificates: Certificates | None = None
+    insecure: bool = False  # others need prove nothing
+    roles: dict[str, str] = field(default_factory=dict)  # of certificates that name none, by common name
+
+    def __post_init__(self) -> None:
         self.nonces: dict[Connection | Link, bytes] = {}  # that we have drawn, where nothing is proved so far
         self.proven: set[Connection | Link] = set()  # whose other end has proved that it knows the secret
 
@@ -308,18 +302,18 @@ def trust_of(settings: Cluster, me: int, file: str) -> Trust:
             f"{file}: node {me} listens at {member.host}, beyond this machine: give the cluster "
             '"tls" or a "secret"; or say "insecure": true, and whoever connects may call itself a node'
         )
-    roles = settings.tls.roles if settings.tls else None
+    roles = settings.tls.roles if settings.tls else {}
     return Trust(settings.name, me, secret, certificates, settings.insecure, roles)
 
 
 def _certificates(tls: Tls, host: str) -> Certificates:
     """Usage if a file cannot be used: errors of the ssl module do not name it."""
-    for field in ("certificate", "key", "authority"):
-        path = getattr(tls, field)
+    for name in ("certificate", "key", "authority"):
+        path = getattr(tls, name)
         try:
             Path(path).read_bytes()
         except OSError as error:
-            raise Usage(f"tls.{field}: {path}: {error.strerror}") from error
+            raise Usage(f"tls.{name}: {path}: {error.strerror}") from error
     try:
         return Certificates(tls, host)
     except OSError as error:

@@ -199,10 +199,10 @@ async def serve_node(options: argparse.Namespace) -> None:
 
 async def serve_standalone(options: argparse.Namespace) -> None:
     """The same service without replication."""
-    host, _, port = options.listen.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise Usage(f"--listen: {options.listen!r} is not HOST:PORT")
-    host = host.removeprefix("[").removesuffix("]")
+    try:
+        host, port = configuration.split_address(options.listen)
+    except ValueError as error:
+        raise Usage(f"--listen: {error}") from error
     check_files(1)
     identity = Identity("standalone", "", 0, 1, 0)
     directory = Path(options.data or "data") / "standalone"
@@ -212,7 +212,7 @@ async def serve_standalone(options: argparse.Namespace) -> None:
     recovered(journal, directory, core, store)
     server = put_together(journal.identity, core, store, journal, directory, {}, 10.0, CHECKPOINT_MB,
                           Trust(identity.cluster, 0))  # fmt: skip
-    await server.run(host, int(port), "--listen")
+    await server.run(host, port, "--listen")
 
 
 def arguments() -> argparse.ArgumentParser:

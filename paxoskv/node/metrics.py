@@ -11,6 +11,7 @@ bucket i holds what is below 2 ** i and not below 2 ** (i - 1).
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 # Buckets that are shown, as powers of two: durations from 32 microseconds to 17 seconds, sizes up to 16,383.
@@ -128,21 +129,14 @@ class Counts:
         }
 
 
+@dataclass(eq=False)
 class Collector:
     """Tells Prometheus' library what was counted, each time it asks."""
 
-    def __init__(
-        self,
-        counts: Counts,
-        batches: Histogram,
-        now: Callable[[], Mapping[str, float]],
-        about: Mapping[str, str],
-    ) -> None:
-        """`now` tells the values of COUNTERS and GAUGES; `about` is who the node is (labels of `info`)."""
-        self.counts = counts
-        self.batches = batches
-        self.now = now
-        self.about = about
+    counts: Counts
+    batches: Histogram
+    now: Callable[[], Mapping[str, float]]  # tells the values of COUNTERS and GAUGES
+    about: Mapping[str, str]  # who the node is: labels of `info`
 
     def collect(self) -> Iterator[Any]:
         """All metrics as they stand."""

@@ -12,6 +12,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from paxoskv.multipaxos import Diverged
@@ -37,37 +38,27 @@ HANDSHAKES: Final = 8  # for each so many connections that there may be, one TLS
 GARBAGE: Final = (50_000, 50, 100)
 
 
+@dataclass(eq=False)
 class Server:
     """Runs the parts of one node, which its maker has put together."""
 
-    def __init__(
-        self,
-        replica: Replica,
-        turns: Turns,
-        flusher: Flusher,
-        writer: Writer,
-        inbox: Inbox,
-        checkpointing: Checkpointing,
-        health: Health,
-        status: StatusReport,
-        request_timeout_s: float,
-        switches: Switches | None = None,
-    ) -> None:
-        self.replica = replica
-        self.turns = turns
-        self.loop = turns.loop
-        self.flusher = flusher
-        self.writer = writer
-        self.inbox = inbox
-        self.peers = inbox.peers
-        self.checkpointing = checkpointing
-        self.health = health
-        self.status = status
-        self.watches = status.watches
-        self.connections = status.connections
-        self.request_timeout_s = request_timeout_s
+    replica: Replica
+    turns: Turns
+    flusher: Flusher
+    writer: Writer
+    inbox: Inbox
+    checkpointing: Checkpointing
+    health: Health
+    status: StatusReport
+    request_timeout_s: float
+    switches: Switches | None = None
+
+    def __post_init__(self) -> None:
+        self.loop = self.turns.loop
+        self.peers = self.inbox.peers
+        self.watches = self.status.watches
+        self.connections = self.status.connections
         self.trust = self.peers.trust
-        self.switches = switches
 
     async def run(self, host: str, port: int, origin: str, metrics_port: int | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then finish what was begun.

@@ -5,6 +5,7 @@ in pieces, and of each connection only one at a time; what was sent behind it wa
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from paxoskv.config import address_text, parse_address
@@ -18,6 +19,7 @@ from paxoskv.node.status import StatusReport
 from paxoskv.node.tracing import Tracing
 from paxoskv.node.watches import Watches
 from paxoskv.state.changes import at, place
+from paxoskv.state.store import Digested
 from paxoskv.wire.codec import Compacted, NotDone
 from paxoskv.wire.connection import Connection
 from paxoskv.wire.structs import (
@@ -51,33 +53,24 @@ def too_many(frame: bytes, offset: int) -> bool:
     )
 
 
+@dataclass(eq=False)
 class Service:
     """Checks what clients ask, and hands it to the replica; answers at once what needs no log."""
 
-    def __init__(
-        self,
-        replica: Replica,
-        checkpointing: Checkpointing,
-        health: Health,
-        status: StatusReport,
-        long_work: LongWork,
-        watches: Watches,
-        tracing: Tracing,
-        formats: Formats,
-        answer: Callable[[Any, Any], None],
-    ) -> None:
-        self.replica = replica
-        self.store = replica.store
-        self.checkpointing = checkpointing
-        self.health = health
-        self.status = status
-        self.long_work = long_work
-        self.watches = watches
-        self.tracing = tracing
-        self.formats = formats
-        self.answer = answer
+    replica: Replica
+    checkpointing: Checkpointing
+    health: Health
+    status: StatusReport
+    long_work: LongWork
+    watches: Watches
+    tracing: Tracing
+    formats: Formats
+    answer: Callable[[Any, Any], None]
+
+    def __post_init__(self) -> None:
+        self.store = self.replica.store
         self.held: list[Connection] = []  # until fewer calls wait
-        self.digests = Digests(self.store, long_work, lambda call, made: answer(call, status.status(made)))
+        self.digests = Digests(self.store, self.long_work, self._digested)
         # By role: what gets the call and its arguments, by the method's name. A turn must follow.
         anybody: Methods = {b"membership": self._membership}
         reader: Methods = anybody | {
@@ -103,6 +96,9 @@ class Service:
             b"replace_node": self._replace_node,
         }
         self.methods = {"reader": reader, "writer": writer, "admin": admin, None: anybody}
+
+    def _digested(self, call: Call, made: Digested) -> None:
+        self.answer(call, self.status.status(made))
 
     # ----------------------------------------------------------------------------------------------- commands
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Final
@@ -23,33 +24,23 @@ VERSION: Final = "0.1.0"
 MAX_PROBLEMS: Final = 20  # complaints in a status
 
 
+@dataclass(eq=False)
 class StatusReport:
     """Asks all other parts how things stand."""
 
-    def __init__(
-        self,
-        identity: Identity,
-        replica: Replica,
-        journal: Journal,
-        peers: Peers,
-        connections: Connections,
-        checkpointing: Checkpointing,
-        health: Health,
-        watches: Watches,
-        counts: Counts,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self.identity = identity
-        self.replica = replica
-        self.journal = journal
-        self.peers = peers
-        self.connections = connections
-        self.checkpointing = checkpointing
-        self.health = health
-        self.watches = watches
-        self.counts = counts
-        self.loop = loop
-        self.started = loop.time()
+    identity: Identity
+    replica: Replica
+    journal: Journal
+    peers: Peers
+    connections: Connections
+    checkpointing: Checkpointing
+    health: Health
+    watches: Watches
+    counts: Counts
+    loop: asyncio.AbstractEventLoop
+
+    def __post_init__(self) -> None:
+        self.started = self.loop.time()
 
     def status(self, made: Digested | None = None) -> Status:
         """The answer to a client. `made`: a digest of the store, and what belongs to it."""

@@ -11,6 +11,7 @@ the loop does everything else: a thousand watches of one key delay nobody who wr
 
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import ceil
 from typing import Any, Final
 
@@ -35,17 +36,15 @@ STEP: Final = 0.1  # seconds: so exactly is it looked for watches whose time is 
 AT_ONCE: Final = 8  # watches that are answered in a piece: with more, whoever writes waits for them
 
 
+@dataclass(slots=True, eq=False)
 class Watch:
     """A call that waits. Two of them are never equal."""
 
-    __slots__ = ("after", "call", "limit", "prefix", "until")
-
-    def __init__(self, call: Call, prefix: str, after: At, limit: int, until: float) -> None:
-        self.call = call
-        self.prefix = prefix
-        self.after = after  # it has seen all changes up to there
-        self.limit = limit
-        self.until = until  # by the event loop's clock
+    call: Call
+    prefix: str
+    after: At  # it has seen all changes up to there
+    limit: int
+    until: float  # by the event loop's clock
 
 
 class Watches:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final, NoReturn
 
@@ -20,15 +21,13 @@ SLOW_FOR: Final = 5.0  # seconds for which it writes after the average was slow
 ROOM_AGAIN: Final = 1.0  # seconds: a full disk is looked at again
 
 
+@dataclass(slots=True, eq=False)
 class Frame:
     """What Replica hands over to be written."""
 
-    __slots__ = ("done", "new_segment", "records")
-
-    def __init__(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
-        self.records = records
-        self.done = done
-        self.new_segment = new_segment
+    records: list[Record]
+    done: Callable[[], None]
+    new_segment: bool
 
 
 class Writer:

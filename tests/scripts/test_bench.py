@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -319,7 +319,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, directory: Path, breaks: bool) -> 
     monkeypatch.setattr(run, "SETTLE_S", 0.0)
     monkeypatch.setattr(Fake, "told", [])
     monkeypatch.setattr(Fake, "breaks", breaks)
-    tasks = [run.Task(rows, partial(run._run, work=Load(Path(), rows))) for rows in (1, 2)]
+    tasks = [run.Task(rows, methodcaller("run", Load(Path(), rows))) for rows in (1, 2)]
     group = [run.Turn("tables", name, Fake, tasks) for name in ("paxos", "single")]
     return run.measure([group], 2, directory, Load(Path(), 0), lambda _: None)
 
