@@ -89,10 +89,10 @@ class Watches:
         if seen == self.seen or not self.waiting:
             return
         try:
-            changed = self.changes.after(seen)
+            changed, few = self.changes.after(seen)
         except Compacted:  # another node's checkpoint was installed, or there were more than are kept
-            changed = None
-        if changed is None or len(changed) >= min(self.changes.scan, BEGINNINGS // max(len(self.lengths), 1)):
+            changed, few = [], False
+        if not few or len(changed) >= BEGINNINGS // max(len(self.lengths), 1):
             self._all_due(seen)
         else:
             keys = {change[3] for change in changed}

@@ -20,6 +20,7 @@ from paxoskv.wire.structs import Change, Place
 MAX_CHANGES: Final = 65_536  # that are kept: a minute of a thousand changes a second
 ROOM: Final = 16 << 20  # bytes for their keys and values: the largest entry has some 2 MB
 SCAN: Final = 8192  # changes that are looked at in one piece: about a millisecond
+BYTES: Final = 32  # of a large change count as one change
 CHANGE_OVERHEAD: Final = 48  # bytes that Thrift adds to the key and value of a Change in a list
 LAST: Final = (1 << 31) - 1  # the number of an entry's last change, where nobody knows how many it has
 WITHOUT_REFERENCES: Final = 2  # version of marshal's format: it does not look for equal texts
@@ -53,7 +54,7 @@ class Changes:
     def __init__(self, most: int = MAX_CHANGES, room: int = ROOM) -> None:
         self.most = most
         self.scan = SCAN
-        self.looked = 0  # changes that changes() has looked at, in all: what it costs
+        self.looked = 0  # changes that after() has unpacked, in all: what it costs
         self.ring = bytearray(room)
         self.written = 0  # bytes, so far: the next go to this place, modulo the room
         self.entries: deque[Entry] = deque()  # those that have changed anything, and are in the ring
@@ -91,8 +92,11 @@ class Changes:
         self.count = 0
         self.floor = self.end = (timestamp, owner, LAST)
 
-    def after(self, where: At) -> list[Kept]:
-        """Return the changes after this place, in their order, at most `scan`. Compacted: some are gone."""
+    def after(self, where: At) -> tuple[list[Kept], bool]:
+        """Return the next changes after this place, in their order, and whether these are all that there are.
+
+        One piece: there are at most `scan`, and where they are large, fewer. Compacted: some are gone.
+        """
         if where < self.floor:
             raise Compacted(
                 f"this node no longer has the changes after {where[0]}.{where[1]}: the oldest place from "
@@ -104,19 +108,26 @@ class Changes:
             size *= 2
         start = bisect_left(entries, entry, max(len(entries) - size, 0), key=_position)
         count = len(entries) - start
-        found: list[Kept] = []
         newest = (
             [*islice(reversed(entries), count)][::-1] if count <= self.scan else islice(entries, start, None)
         )
-        for timestamp, owner, written, length, _ in newest:
+        found: list[Kept] = []
+        before = self.looked
+        for timestamp, owner, written, length, many in newest:
+            first = where[2] + 1 if (timestamp, owner) == entry else 0
+            if first >= many:
+                continue
+            if found and self.looked - before >= self.scan:
+                return found, False
             at = written % len(self.ring)
             texts: list[Any] = marshal.loads(self.ring[at : at + length])
-            first = where[2] + 1 if (timestamp, owner) == entry else 0
-            for number in range(first, min(len(texts) // 2, first + self.scan - len(found))):
+            self.looked += max(many, length // BYTES)
+            last = min(many, first + self.scan - len(found))
+            for number in range(first, last):
                 found.append((timestamp, owner, number, texts[2 * number], texts[2 * number + 1]))
-            if len(found) == self.scan:
-                break
-        return found
+            if last < many:
+                return found, False
+        return found, True
 
     def changes(self, prefix: str, where: At, limit: int, max_bytes: int) -> tuple[list[Change], At]:
         """Return changes of keys with this prefix after the place, in their order, and how far was looked.
@@ -125,8 +136,7 @@ class Changes:
         looked no further than some place before `end`, there may be more. Compacted: as after().
         """
         found: list[Change] = []
-        looked = self.after(where)
-        self.looked += len(looked)
+        looked, all_of_them = self.after(where)
         for timestamp, owner, number, key, value in looked:
             if not key.startswith(prefix):
                 continue
@@ -134,6 +144,4 @@ class Changes:
             if len(found) == limit or (max_bytes < 0 and found):
                 return found, at(found[-1].place)
             found.append(Change(key, Place(timestamp, owner, number), value))
-        if len(looked) == self.scan:
-            return found, looked[-1][:3]
-        return found, max(where, self.end)
+        return found, max(where, self.end) if all_of_them else looked[-1][:3]

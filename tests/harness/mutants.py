@@ -1397,7 +1397,7 @@ MUTANTS = [
     told(
         "watch: who is left behind by an installed checkpoint waits on",
         "test_watches.test_an_installed_checkpoint_ends_the_watches_that_it_leaves_behind",
-        ("node.watches", "            changed = None\n", "            changed = []\n"),
+        ("node.watches", "changed, few = [], False", "changed, few = [], True"),
     ),
     told(
         "watch: however many beginnings of keys there are, all are compared in one turn",

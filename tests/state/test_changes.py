@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paxoskv.state.changes import LAST, At, Changes, at, place
+from paxoskv.state.changes import BYTES, LAST, SCAN, At, Changes, at, place
 from paxoskv.state.store import Store, encode_batch
 from paxoskv.wire.codec import Compacted
 from paxoskv.wire.structs import Change, Command, Place, Verb
@@ -95,6 +95,15 @@ def test_a_scan_ends_after_a_piece_and_goes_on_behind_it(size: int) -> None:
         if found:
             break
     assert looks == (size + 3) // 4 and found[0].place == Place(size, 1, 0)
+
+
+def test_a_piece_of_large_changes_has_few() -> None:
+    changes = Changes()
+    for number in range(1, 9):
+        add(changes, number, 1, [("k", 3 * SCAN * BYTES // 4 * "x")])
+    assert [len(changes.after((number, 1, LAST))[0]) for number in (0, 5, 6, 7)] == [2, 2, 2, 1]
+    assert [changes.after((number, 1, LAST))[1] for number in (0, 5, 6, 7)] == [False, False, True, True]
+    assert len(read(changes, "k", (0, 0, LAST), 10, 1 << 24)) == 8
 
 
 def test_a_place_ahead_of_what_was_applied_is_kept() -> None:
