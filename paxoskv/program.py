@@ -52,7 +52,7 @@ def name() -> str:
 def positive(text: str) -> int:
     """The type of an option that is a whole number above 0."""
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return int(text)
 
 

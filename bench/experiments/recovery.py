@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields
 from functools import partial
 
 from nodes import Load, Nodes, experiment, p99, wait_for
@@ -37,9 +37,22 @@ LOOK_S = 0.1  # between two looks whether a node has caught up
 BEFORE_S = 5.0  # of load, to compare with
 
 
-def only(settings: Cluster, nodes: Sequence[int]) -> Cluster:
+@dataclass(frozen=True)
+class Part(Cluster):
+    """Some nodes of a cluster, and the digest of the whole: nodes answer to no other."""
+
+    whole: str = ""
+
+    @property
+    def digest(self) -> str:
+        return self.whole
+
+
+def only(settings: Cluster, nodes: Sequence[int]) -> Part:
     """The cluster as somebody sees it who uses these nodes alone."""
-    return replace(settings, nodes=[member for member in settings.nodes if member.id in nodes])
+    part = tuple(member for member in settings.nodes if member.id in nodes)
+    same = {one.name: getattr(settings, one.name) for one in fields(settings) if one.name != "nodes"}
+    return Part(**same, nodes=part, whole=settings.digest)
 
 
 def applied(nodes: Nodes, node: int) -> tuple[int, int]:
