@@ -38,6 +38,7 @@ SECONDS = 60.0  # of one core, to find a seed
 WORLD_SECONDS = 60.0  # to explore one small world
 COLUMNS = 5  # of the table
 NOT_TRIED, NOT_SHOWN, OUTSIDE = "not tried yet", "not in these bounds", "no protocol"
+ONLY_HERE = "not in the simulator"
 PATIENCE = 40.0  # simulated seconds in which a mutant must come to rest; without a bug, half of them suffice
 
 Change = tuple[str, str, str]  # module, text, replacement
@@ -1761,8 +1762,10 @@ def simulate(profile: str, seed: int) -> str | None:
 def explored(modules: list[str]) -> Catch | None:
     """Try to catch the mutant by exploring small worlds; the "seed" is the number of states that it took.
 
-    The schedule that leads to the breach is run once more by itself, and must lead to the same.
+    The schedule that leads to the breach is run once more by itself, and must lead to the same; then in the
+    simulator, if it has whole nodes.
     """
+    from tests.harness.explore.directed import direct, possible
     from tests.harness.explore.replay import replay
     from tests.harness.explore.search import explore
     from tests.harness.explore.worlds import worlds
@@ -1776,6 +1779,10 @@ def explored(modules: list[str]) -> Catch | None:
         if verdict.breach:
             again = replay(make(), verdict.events)
             assert again == verdict.breach, f"{verdict.breach}, but run once more: {again}"
+            if possible(make(), verdict.events):
+                shown = [direct(make(), events) for events in (verdict.events, verdict.events[:-1])]
+                if not shown[0] or (verdict.events and shown[1]):
+                    name += f" ({ONLY_HERE})"
             return Catch(name, verdict.states, time.process_time() - began, verdict.breach)
     return None
 
@@ -1924,7 +1931,8 @@ the seed shown. Seconds are those of one core, the start of the process not incl
 
 The last column says in which small world the bug shows when every schedule is tried, and after how many
 states (`tests/harness/mutants.py --explore --write docs/mutants.md`; tests/harness/explore/worlds.py has the
-bounds). Each such schedule, run once more by itself, breaks the same promise. Bugs that cost only time cannot
+bounds). Each such schedule, run once more by itself, breaks the same promise; one of whole nodes also in the
+simulator, in the same step, unless it is said otherwise or has a checkpoint. Bugs that cost only time cannot
 show there.
 
 {count} mutants, {survivors} survivors.

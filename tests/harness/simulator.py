@@ -662,26 +662,31 @@ class Oracle:
         self.clocks[node] = self.reserved[node]
         self.told[node] = {peer: Told(self.names) for peer in self.nodes}
 
-    def sends(self, node: int, message: Message) -> None:
+    def sends(self, node: int, core: Node, message: Message) -> None:
         """A message says nothing that is not durable, and no fact that is not true."""
         kind = message.__class__
         if kind is Learn or kind is Reading:
             for fact in message.facts:
-                self.claims(node, fact)
+                self.claims(node, core, fact)
+            if kind is Learn:
+                for log, length in zip(self.names, message.held, strict=False):
+                    if length > self.held[node][log].chosen:
+                        self.fail(f"node {node} says that it holds what a restart would forget: {message}")
         elif kind is Accepted:
-            self.claims(node, message.fact)
+            self.claims(node, core, message.fact)
             if message.vote == Vote.ACCEPTED:
                 held = self.held[node][message.log]
                 if not (held.accepted > message.ballot or (
                     held.accepted == message.ballot and len(held.entries) >= message.length
                 )):  # fmt: skip
                     self.fail(f"node {node} votes before it is durable: {message}")
+                self._votes(node, core, message)
         elif kind is Accept:
-            self.claims(node, message.fact)
+            self.claims(node, core, message.fact)
             if self.held[node][message.log].candidate < message.ballot:
                 self.fail(f"node {node} leads a ballot that is not durable: {message}")
         elif kind is Promise:
-            self.claims(node, message.fact)
+            self.claims(node, core, message.fact)
             if message.verdict == Verdict.PROMISED:
                 held = self.held[node][message.log]
                 if held.promised < message.ballot:
@@ -698,13 +703,25 @@ class Oracle:
             end = message.from_slot + len(message.entries)
             self._believe(node, message.log, end, message.evidence)
 
-    def claims(self, node: int, fact: Fact) -> None:
+    def _votes(self, node: int, core: Node, message: Accepted) -> None:
+        """Who votes has joined, and its clock has passed what it holds (R6)."""
+        if core.rejoining is not None:
+            self.fail(f"node {node} votes, and has not rejoined: {message}")
+        if self.owners:
+            entries = core.acceptors[message.log].entries
+            last = next((entry.timestamp for entry in reversed(entries) if entry.payload), 0)
+            if core.clock.time < last:
+                self.fail(f"node {node} votes at {core.clock.time}, and holds an entry of {last}")
+
+    def claims(self, node: int, core: Node, fact: Fact) -> None:
         """A fact is true for ever: only the first `chosen` hold commands at or below the frontier."""
         truth = self.logs[fact.log]
         claim = (fact.chosen, fact.evidence, fact.frontier)
         if truth.claimed.get(node) == claim:
             return
         truth.claimed[node] = claim
+        if self.owners and fact.log == node and fact.frontier > self.frontiers[node]:
+            self._makes(node, core, fact.frontier)
         self._believe(node, fact.log, fact.chosen, fact.evidence)
         for entry in truth.chosen[fact.chosen :]:
             if entry.payload:
@@ -721,7 +738,7 @@ class Oracle:
             self.fail(
                 f"node {node} takes {chosen} entries of log {log} for chosen, but {len(truth.chosen)} are"
             )
-        if evidence not in truth.established:
+        if evidence not in truth.established or (chosen and not evidence):
             self.fail(f"node {node} names evidence {evidence} of log {log}, which is not established")
 
     # -- what nodes believe and do
@@ -751,6 +768,9 @@ class Oracle:
         if frontier > self.frontiers[node]:
             self._makes(node, core, frontier)
         for log, proposer in core.proposers.items():
+            known = max(core.acceptors[log].promised, core.learner.logs[log].evidence)
+            if proposer.leading and known > proposer.ballot:
+                self.fail(f"node {node} leads log {log} at {proposer.ballot}, and knows of {known}")
             if (proposer.leading or proposer.preparing) and proposer.start != core.acceptors[log].chosen:
                 self.fail(
                     f"node {node} leads log {log} from {proposer.start}, not {core.acceptors[log].chosen}"
@@ -768,7 +788,7 @@ class Oracle:
             self._recount(node, core.own.ballot)
         if core.own.ballot not in truth.established:
             self.fail(f"node {node} made the frontier {frontier} in a ballot that is not established")
-        self.claims(node, core.learner.fact(node))
+        self.claims(node, core, core.learner.fact(node))
 
     def loads(self, node: int, position: tuple[int, int], rolling: int) -> int:
         """A checkpoint contains what was applied up to its position: how many entries that is."""
@@ -805,6 +825,12 @@ class Oracle:
         for command, result in zip(commands, results, strict=True):
             self._once(command, result)
 
+    def is_due(self, node: int, core: Node, timestamp: int, owner: int) -> None:
+        """No log can bring an earlier command any more."""
+        for log, of in core.learner.logs.items():
+            if self.owners and of.frontier < timestamp - (log > owner):
+                self.fail(f"node {node} applies {(timestamp, owner)}, and log {log} is at {of.frontier}")
+
     def _once(self, command: Command, result: Result) -> None:
         """A command of a session has one result for ever."""
         if command.request is not None:
@@ -833,10 +859,13 @@ class WatchedStore(Store):
         super().__init__("simulated.json")
         self.node = node
         self.oracle = oracle
+        self.core: Node | None = None  # while a process starts: what it replays was due
         self.index = 0
         self.changes.most = KEPT
 
     def apply(self, timestamp: int, owner: int, payload: bytes) -> list[Result]:
+        if self.core is not None:
+            self.oracle.is_due(self.node, self.core, timestamp, owner)
         results = super().apply(timestamp, owner, payload)
         self.oracle.applies(self.node, self.index, (timestamp, owner, payload), results, self.hash)
         self.index += 1
@@ -900,17 +929,10 @@ class Machine:
             self._start()
 
     def _start(self) -> None:
-        simulation, profile = self.simulation, self.simulation.profile
+        simulation = self.simulation
         self.life += 1
         self.offset = simulation.random.uniform(0, 1000)
-        failures = profile.failures if simulation.faulty else Failures()
-        random = Random(f"{simulation.seed} node {self.node} life {self.life}")
-        voters = EverybodyVotes if profile.everybody_votes else Voters
-        core = Node(
-            self.node, simulation.nodes, random, profile.revoke_after, failures, self.incarnation, voters,
-            profile.proposing,
-        )  # fmt: skip
-        core.compaction.keep_bytes = profile.keep
+        core = self.new_core()
         self.journal = Journal(DIRECTORY, SEGMENT_BYTES, files=self.disk)
         frames = list(self.journal.recover())
         first = self.journal.manifest.frame if self.journal.manifest else 1
@@ -925,7 +947,7 @@ class Machine:
             for records in frames[max(0, self.frames + 1 - first) :]:
                 simulation.oracle.durable(self.node, records, self._cut)
             self.frames = count
-        self.store = WatchedStore(self.node, simulation.oracle)
+        self.store = store = WatchedStore(self.node, simulation.oracle)
         checkpoint.replay(core, self.store, self.disk, DIRECTORY, self.journal.manifest, frames)
         checkpoint.discard(
             self.disk,
@@ -946,7 +968,7 @@ class Machine:
         self.lives.add(core.incarnations.life)
         self.checked = dict.fromkeys(core.acceptors, 0)
         simulation.oracle.begins(self.node)
-        self.core = core
+        self.core = store.core = core
         self.introduced = self.acquainted = False
         self.replica = Replica(core, self.store, self.clock, self.send, self.write, self.answer, self.files)
         self.tick_at = 0.0
@@ -954,6 +976,18 @@ class Machine:
         if self.journal.rests_on_foreign_checkpoint:
             self.replica.roll()
         self.turn()
+
+    def new_core(self) -> Node:
+        simulation, profile = self.simulation, self.simulation.profile
+        failures = profile.failures if simulation.faulty else Failures()
+        random = Random(f"{simulation.seed} node {self.node} life {self.life}")
+        voters = EverybodyVotes if profile.everybody_votes else Voters
+        core = Node(
+            self.node, simulation.nodes, random, profile.revoke_after, failures, self.incarnation, voters,
+            profile.proposing,
+        )  # fmt: skip
+        core.compaction.keep_bytes = profile.keep
+        return core
 
     def _has_joined(self, frames: list[list[Record]]) -> bool:
         records = [record for records in frames for record in records]
@@ -1026,7 +1060,7 @@ class Machine:
 
     def send(self, to: int, message: Message, call: Any) -> None:
         simulation = self.simulation
-        simulation.oracle.sends(self.node, message)
+        simulation.oracle.sends(self.node, self.core, message)
         if self.acquainted:
             simulation.network.send(self.node, to, message, call)
 

@@ -1,13 +1,16 @@
 """Steps the states that a small world can reach, many at once.
 
 A step touches one process: it is a function of that process's state and of one event. So every process
-state, message and history is numbered, the code under test runs once for each pair of them, and the rest is
-looking numbers up, in arrays. The *seat* of a process is its state and what may be delivered to it, as one
-number. A state of the world is a column of integers:
+state, message, set of messages and history is numbered, the code under test runs once for each pair of a
+state and an event, and the rest is looking numbers up, in arrays. A state of the world is a column of
+integers:
 
-    the seat of each process
+    the number of each process's state
+    by sender and receiver the number of the set of messages that may be delivered
     the number of the history, which is what an observer has seen so far
     the number of the budgets that are left: how often a crash, a candidacy, ... may still happen
+
+Each has few values, however many states of the world there are: what is looked up is in a processor's cache.
 
 The network never forgets. A message that was sent may be delivered at any time, any number of times, or
 never: that is delay, reordering, duplication and loss at once, without an event for any of them. (In a
@@ -43,7 +46,9 @@ from tests.harness.explore.tables import Array, Column, Table
 from tests.harness.explore.world import Breach, World, frozen
 
 WORD = (1 << 64) - 1
-SEAT_BITS, SEND_BITS, HORIZON_BITS = 26, 20, 9  # of a key of a channel: seat, what is sent, two horizons
+HISTORY, LEFT = -2, -1  # rows of a state, from its end
+SET_BITS, HORIZON_BITS = 22, 9  # of a key of a channel: two sets, two horizons
+HORIZON = (1 << HORIZON_BITS) - 1
 
 Outcome = tuple[int, dict[int, int], tuple[Any, ...]]  # state, by receiver the messages' bits, facts
 
@@ -68,8 +73,8 @@ class Names(NamedTuple):
     to: list[dict[int, int]]
 
 
-class Seats:
-    """All seats of one process, or of all that are alike. States and messages have numbers here, too."""
+class Kind:
+    """The states of one process, or of all that are alike, and what may be delivered to it."""
 
     def __init__(self, world: World, process: int, names: Names) -> None:
         self.world = world
@@ -78,16 +83,12 @@ class Seats:
         self.names = names
         self.state_numbers: dict[Hashable, int] = {}
         self.states: list[tuple[Hashable, bytes]] = []
-        self.state_codes: list[list[int]] = []  # of each: at each place, or under each renaming
+        self.places = range(world.alike if self.alike else len(names.orders))
+        self.codes = Column("Q")  # of each state: at each place, or under each renaming
         self.message_numbers: dict[Hashable, int] = {}
         self.messages: list[tuple[int, Any]] = []  # (sender, message)
-        self.message_codes: list[list[int]] = []
-        self.sent_by: dict[int, int] = {}  # by sender the bits of its messages
-        self.numbers: dict[tuple[int, int], int] = {}
-        self.pairs: list[tuple[int, int]] = []
-        self.local = Column("i")
-        self.places = range(world.alike if self.alike else len(names.orders))
-        self.codes = [Column("Q") for _ in self.places]  # of each seat, likewise: the sum of its parts
+        self.message_codes: list[list[int]] = []  # of each, likewise
+        self.sets = {sender: Sets(self) for sender in range(len(world.names)) if sender != process}
 
     def state(self, state: Any) -> int:
         key = self.world.key(self.process, state)
@@ -103,7 +104,7 @@ class Seats:
                 codes = [code(key, place) for place in self.places]
             else:
                 codes = [code(self.renamed(key, pickled, to), self.process) for to in self.names.to]
-            self.state_codes.append(codes)
+            self.codes.list.extend(codes)
         return number
 
     def renamed(self, key: Hashable, pickled: bytes, to: dict[int, int]) -> Hashable:
@@ -125,47 +126,56 @@ class Seats:
             else:
                 codes = [code(to.get(sender, sender), content, self.process) for to in self.names.to]
             self.message_codes.append(codes)
-            self.sent_by[sender] = self.sent_by.get(sender, 0) | 1 << number
         return number
 
-    def seat(self, local: int, inbox: int, like: int | None = None) -> int:
-        """The number of this seat. With another one that is much like it, its hash is found sooner."""
-        number = self.numbers.get((local, inbox))
+
+class Sets:
+    """Sets of the messages that one sender has sent to one kind of process. A mask has a bit for each."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.numbers: dict[int, int] = {}
+        self.masks: list[int] = []
+        self.codes = Column("Q")  # of each set, as those of its messages: their sum
+        self.number(0)
+
+    def number(self, mask: int) -> int:
+        number = self.numbers.get(mask)
         if number is None:
-            number = self.numbers[local, inbox] = len(self.pairs)
-            if number >> SEAT_BITS:
-                raise OverflowError("too many seats")
-            self.pairs.append((local, inbox))
-            self.local.append(local)
-            codes, before = self.state_codes[local], 0
-            if like is not None:
-                of, before = self.pairs[like]
-                old = self.state_codes[of]
-                codes = [a - b + c.list[like] for a, b, c in zip(codes, old, self.codes, strict=True)]
-            for message in bits(inbox & ~before):
-                codes = [a + b for a, b in zip(codes, self.message_codes[message], strict=True)]
-            for message in bits(before & ~inbox):
-                codes = [a - b for a, b in zip(codes, self.message_codes[message], strict=True)]
-            for column, found in zip(self.codes, codes, strict=True):
-                column.append(found & WORD)
+            number = self.numbers[mask] = len(self.masks)
+            if number >> SET_BITS:
+                raise OverflowError("too many sets of messages")
+            self.masks.append(mask)
+            codes = [self.kind.message_codes[message] for message in bits(mask)]
+            self.codes.list.extend([sum(of[place] for of in codes) & WORD for place in self.kind.places])
         return number
 
 
 class Moves:
-    """What one process can do from each of its seats."""
+    """What one process can do in each of its states, of its own accord or given a set of messages."""
+
+    def __init__(self, row: int = 0, sets: Sets | None = None) -> None:
+        self.row = row  # of a state: which set of messages
+        self.sets = sets
+        self.cases = Table()  # the numbers of (state, set)
+        self.first = Column("i")  # by case: its moves stand together,
+        self.number = Column("i")  # and are so many
+        self.effect = Column("i")
+        self.left = Column("i")  # the set that is left
+
+
+class Effects:
+    """What events do to one process, numbered."""
 
     def __init__(self, count: int) -> None:
-        self.first = Column("i")  # by seat: its moves stand together,
-        self.number = Column("i", -1)  # and are so many; -1: not known yet
-        self.event = Column("i")
-        self.after = Column("i")  # the seat; -1: a breach
-        self.budget = Column("i")  # from 1; 0: the move needs none
-        self.facts = Column("i")
-        self.sends = [Column("i") for _ in range(count)]  # to each process
         self.outcomes: dict[tuple[int, int], Outcome | Breach | None] = {}
         self.inert: dict[int, int] = {}  # by state: messages that certainly do nothing
-        self.sets: list[dict[int, int]] = [{0: 0} for _ in range(count)]  # numbers of what is sent to each
-        self.masks: list[list[int]] = [[0] for _ in range(count)]
+        self.numbers: dict[tuple[int, int], int] = {}
+        self.event = Column("i")
+        self.after = Column("i")  # the state; -1: a breach
+        self.budget = Column("i")  # from 1; 0: it needs none
+        self.facts = Column("i")
+        self.sends = [Column("i") for _ in range(count)]  # to each process, a set
 
 
 class Explorer:
@@ -176,16 +186,22 @@ class Explorer:
         self.forget = forget
         self.once = world.once
         self.count = count = len(world.names)
-        orders = list(permutations(range(world.alike))) if symmetry else [tuple(range(world.alike))]
+        alike = world.alike
+        orders = list(permutations(range(alike))) if symmetry else [tuple(range(alike))]
         self.names = Names(orders, [{old: new for new, old in enumerate(order)} for order in orders])
-        roles = [0 if process < world.alike else process for process in range(count)]
-        kinds = {role: Seats(world, role, self.names) for role in roles}
-        self.kinds = list(kinds.values())
-        self.seats = [kinds[role] for role in roles]
-        self.moves = [Moves(count) for _ in world.names]
+        roles = [0 if process < alike else process for process in range(count)]
+        kinds = {role: Kind(world, role, self.names) for role in roles}
+        self.kinds = [kinds[role] for role in roles]
         self.pairs = [
-            (i, j) for i, j in product(range(count), repeat=2) if i != j and max(i, j) >= world.alike
+            (sender, receiver)
+            for receiver, sender in permutations(range(count), 2)
+            if not alike or (sender < alike) != (receiver < alike)
         ]
+        self.rows = {pair: row for row, pair in enumerate(self.pairs, count)}
+        self.effects = [Effects(count) for _ in world.names]
+        self.moves = [[Moves()] for _ in world.names]
+        for (sender, receiver), row in self.rows.items():
+            self.moves[receiver].append(Moves(row, self.sets(sender, receiver)))
         self.channels = {pair: Table() for pair in self.pairs}
         self.deads: dict[tuple[int, int, int, int], tuple[int, int]] = {}
         self.horizons: list[dict[Hashable, int]] = [{} for _ in world.names]
@@ -201,62 +217,58 @@ class Explorer:
                     self.spend[number, index + 1] = numbers[(*left[:index], budget - 1, *left[index + 1 :])]
         self.left_codes = np.array([code("left", left) for left in self.lefts], np.uint64)
         self.horizon_of = [Column("i") for _ in world.names]
-        self.fact_numbers: dict[tuple[Any, ...], int] = {}
+        self.fact_numbers: dict[tuple[Any, ...], int] = {(): 0}
         self.facts: list[tuple[Any, ...]] = [()]
         self.history_numbers: dict[Hashable, int] = {}
         self.histories: list[Hashable] = []
-        self.history_codes = [Column("Q") for _ in orders]
+        self.history_codes = Column("Q")  # of each, under each renaming
         self.observed = Table()
 
     def begin(self) -> Array:
         """The first state: one column."""
         world = self.world
-        states = [
-            self.seats[process].seat(self.seats[process].state(state), 0)
-            for process, state in enumerate(world.begin())
-        ]
-        return np.array([[*states, self.history(world.nothing_seen), len(self.lefts) - 1]], np.int32).T.copy()
+        states = [self.kinds[process].state(state) for process, state in enumerate(world.begin())]
+        rest = [*[0] * len(self.pairs), self.history(world.nothing_seen), len(self.lefts) - 1]
+        return np.array([[*states, *rest]], np.int32).T.copy()
+
+    def sets(self, sender: int, receiver: int) -> Sets:
+        return self.kinds[receiver].sets[sender]
 
     def history(self, history: Hashable) -> int:
         number = self.history_numbers.get(history)
         if number is None:
             number = self.history_numbers[history] = len(self.histories)
             self.histories.append(history)
-            for to, column in zip(self.names.to, self.history_codes, strict=True):
+            for to in self.names.to:
                 renamed = history if to is self.names.to[0] else self.world.renamed_history(history, to)
-                column.append(code("history", renamed))
+                self.history_codes.append(code("history", renamed))
         return number
 
     def codes(self, states: Array) -> Array:
         """The hash of each state."""
-        alike, count = self.world.alike, self.count
-        places = [
-            [self.seats[0].codes[place].values[states[process]] for process in range(alike)]
-            for place in range(alike)
-        ]
-        left = self.left_codes[states[count + 1]]
-        least: Array | None = None
-        for number, order in enumerate(self.names.orders):
-            found = left + self.history_codes[number].values[states[count]]
-            for place, process in enumerate(order):
-                found += places[place][process]
-            for process in range(alike, count):
-                found += self.seats[process].codes[number].values[states[process]]
-            least = found if least is None else np.minimum(least, found)
-        assert least is not None
-        return np.maximum(least, np.uint64(1))  # 0 is an empty place of a table
+        orders = self.names.orders
+        found = np.take(self.history_codes.values.reshape(-1, len(orders)).T, states[HISTORY], axis=1)
+        found += self.left_codes[states[LEFT]]
+        parts = [(process, kind.codes, process) for process, kind in enumerate(self.kinds)]
+        parts += [(row, self.sets(*pair).codes, pair[1]) for pair, row in self.rows.items()]
+        for row, codes, process in parts:
+            table = codes.values.reshape(-1, len(self.kinds[process].places)).T
+            if process < self.world.alike:
+                table = table[[order.index(process) for order in orders]]
+            found += np.take(table, states[row], axis=1)
+        return np.maximum(found.min(axis=0), np.uint64(1))  # 0 is an empty place of a table
 
     # -------------------------------------------------------------------------------------------- stepping
 
     def outcome(self, process: int, local: int, event: int) -> Outcome | Breach | None:
         """Run the code: a budgeted event is below 0, a message is its number. None: nothing changes."""
-        seats = self.seats[process]
-        state = seats.of_state(local)
+        kind = self.kinds[process]
+        state = kind.of_state(local)
         try:
             if event < 0:
                 step = self.world.step(process, state, self.event_names[-1 - event], None)
             else:
-                sender, message = seats.messages[event]
+                sender, message = kind.messages[event]
                 step = self.world.step(process, state, message, sender)
         except Breach as breach:
             return breach
@@ -266,64 +278,91 @@ class Explorer:
             return None
         sends: dict[int, int] = {}
         for to, message in step.sends:
-            sends[to] = sends.get(to, 0) | 1 << self.seats[to].message(process, message)
-        after = seats.state(state)
+            sends[to] = sends.get(to, 0) | 1 << self.kinds[to].message(process, message)
+        after = kind.state(state)
         if event >= 0 and after == local and not sends and not step.facts:
             return None
         return after, sends, step.facts
 
     def remembered(self, process: int, local: int, event: int) -> Outcome | Breach | None:
-        moves = self.moves[process]
+        effects = self.effects[process]
         try:
-            return moves.outcomes[local, event]
+            return effects.outcomes[local, event]
         except KeyError:
-            found = moves.outcomes[local, event] = self.outcome(process, local, event)
+            found = effects.outcomes[local, event] = self.outcome(process, local, event)
             if found is None and event >= 0:
-                moves.inert[local] = moves.inert.get(local, 0) | 1 << event
+                effects.inert[local] = effects.inert.get(local, 0) | 1 << event
             return found
 
-    def find_moves(self, process: int, seat: int) -> None:
-        """Find what can happen in this seat."""
-        moves, seats = self.moves[process], self.seats[process]
-        local, inbox = seats.pairs[seat]
-        names = self.world.events(process)
-        events = [*bits(inbox & ~moves.inert.get(local, 0)), *[-1 - self.event_names.index(e) for e in names]]
-        rows = []
-        for event in events:
-            found = self.remembered(process, local, event)
-            if found is None:
-                continue
-            budget = -event if event < 0 and -event <= len(self.world.budgets) else 0
-            if isinstance(found, Breach):
-                rows.append((event, -1, budget, 0, [0] * self.count))
-                continue
-            after, sends, facts = found
-            left = inbox ^ (1 << event) if event >= 0 and self.once else inbox
-            numbers = [self.send_number(process, to, sends.get(to, 0)) for to in range(self.count)]
-            number = 0
-            if facts:
-                number = self.fact_numbers.setdefault(facts, len(self.facts))
-                if number == len(self.facts):
-                    self.facts.append(facts)
-            rows.append((event, seats.seat(after, left, seat), budget, number, numbers))
-        moves.first.list[seat] = len(moves.event.list)
-        moves.number.list[seat] = len(rows)
-        for event, after, budget, facts_number, numbers in rows:
-            moves.event.append(event)
-            moves.after.append(after)
-            moves.budget.append(budget)
-            moves.facts.append(facts_number)
-            for column, number in zip(moves.sends, numbers, strict=True):
-                column.append(number)
-
-    def send_number(self, process: int, to: int, mask: int) -> int:
-        numbers, masks = self.moves[process].sets[to], self.moves[process].masks[to]
-        number = numbers.setdefault(mask, len(masks))
-        if number == len(masks):
-            if number >> SEND_BITS:
-                raise OverflowError("too many messages")
-            masks.append(mask)
+    def effect(self, process: int, local: int, event: int) -> int | None:
+        """The number of what this event does; None: nothing."""
+        effects = self.effects[process]
+        number = effects.numbers.get((local, event))
+        if number is not None:
+            return number
+        found = self.remembered(process, local, event)
+        if found is None:
+            return None
+        number = effects.numbers[local, event] = len(effects.event.list)
+        after, sends, facts = (-1, {}, ()) if isinstance(found, Breach) else found
+        effects.event.append(event)
+        effects.after.append(after)
+        effects.budget.append(-event if event < 0 and -event <= len(self.world.budgets) else 0)
+        effects.facts.append(self.fact_numbers.setdefault(facts, len(self.facts)))
+        if effects.facts.list[-1] == len(self.facts):
+            self.facts.append(facts)
+        for to, column in enumerate(effects.sends):
+            column.append(self.sets(process, to).number(sends[to]) if to in sends else 0)
         return number
+
+    def find_moves(self, process: int, moves: Moves, key: int) -> int:
+        """Find what can happen in this state, given these messages."""
+        local, which = divmod(key - 1, 1 << 32)
+        mask = 0
+        if moves.sets is None:
+            events = [-1 - self.event_names.index(name) for name in self.world.events(process)]
+        else:
+            mask = moves.sets.masks[which]
+            events = [*bits(mask & ~self.effects[process].inert.get(local, 0))]
+        moves.first.append(len(moves.effect.list))
+        for event in events:
+            effect = self.effect(process, local, event)
+            if effect is not None:
+                moves.effect.append(effect)
+                if moves.sets is not None and self.once:
+                    moves.left.append(moves.sets.number(mask ^ 1 << event))
+        moves.number.append(len(moves.effect.list) - moves.first.list[-1])
+        return len(moves.first.list) - 1
+
+    def possible(self, process: int, states: Array) -> tuple[Array, Array, list[tuple[int, int, Array]]]:
+        """What the process can do next: (from which state, which effect, what is left of the messages).
+
+        The last: (row, the first column, sets).
+        """
+        effects = self.effects[process]
+        parts: list[tuple[Array, Array]] = []
+        taken, size = [], 0
+        for moves in self.moves[process]:
+            keys = states[process].astype(np.uint64) << np.uint64(32)
+            if moves.sets:
+                keys |= states[moves.row].astype(np.uint64)
+            keys += np.uint64(1)
+            case = moves.cases.get(keys, partial(self.find_moves, process, moves))
+            numbers = moves.number.values[case]
+            ends = np.cumsum(numbers)
+            origins = np.repeat(np.arange(len(case)), numbers)
+            at = np.arange(len(origins)) + np.repeat(moves.first.values[case] - (ends - numbers), numbers)
+            which = moves.effect.values[at]
+            if moves.sets is None:
+                left = self.spend[states[LEFT][origins], effects.budget.values[which]]
+                affordable = np.flatnonzero(left >= 0)
+                origins, which = origins[affordable], which[affordable]
+            elif self.once:
+                taken.append((moves.row, size, moves.left.values[at]))
+            parts.append((origins, which))
+            size += len(which)
+        origins, which = map(np.concatenate, zip(*parts, strict=True))
+        return origins, which, taken
 
     def successors(
         self, states: Array
@@ -332,38 +371,27 @@ class Explorer:
 
         A breach is (process, event, in which state, what).
         """
-        count = self.count
-        for process in range(count):
-            moves, here = self.moves[process], states[process]
-            moves.first.reach(len(self.seats[process].pairs))
-            moves.number.reach(len(self.seats[process].pairs))
-            for seat in np.unique(here[moves.number.values[here] < 0]).tolist():
-                self.find_moves(process, seat)
-            numbers = moves.number.values[here]
-            ends = np.cumsum(numbers)
-            origins = np.repeat(np.arange(len(here)), numbers)
-            which = np.arange(len(origins)) + np.repeat(moves.first.values[here] - (ends - numbers), numbers)
-            left = self.spend[states[count + 1][origins], moves.budget.values[which]]
-            if (left < 0).any():
-                possible = np.flatnonzero(left >= 0)
-                origins, which, left = origins[possible], which[possible], left[possible]
+        for process, effects in enumerate(self.effects):
+            origins, which, taken = self.possible(process, states)
             if not which.size:
                 continue
             new = np.take(states, origins, axis=1)
-            new[process] = moves.after.values[which]
-            new[count + 1] = left
-            events = moves.event.values[which]
+            new[process] = effects.after.values[which]
+            new[LEFT] = self.spend[new[LEFT], effects.budget.values[which]]
+            for row, first, sets in taken:
+                new[row, first : first + len(sets)] = sets
+            events = effects.event.values[which]
             worst = int(new[process].argmin())
             if new[process][worst] < 0:
                 event, origin = int(events[worst]), int(origins[worst])
-                found = self.remembered(process, int(self.seats[process].local.values[here[origin]]), event)
+                found = self.remembered(process, int(states[process][origin]), event)
                 yield process, event, origin, str(found)
                 continue
-            self.witness(new, moves.facts.values[which])
-            worst = int(new[count].argmin())
-            if new[count][worst] < 0:
-                history = self.histories[states[count][origins[worst]]]
-                facts = self.facts[moves.facts.values[which[worst]]]
+            self.witness(new, effects.facts.values[which])
+            worst = int(new[HISTORY].argmin())
+            if new[HISTORY][worst] < 0:
+                history = self.histories[states[HISTORY][origins[worst]]]
+                facts = self.facts[effects.facts.values[which[worst]]]
                 yield process, int(events[worst]), int(origins[worst]), self.breach_of(history, facts)
                 continue
             self.send(process, states, origins, which, new)
@@ -371,19 +399,18 @@ class Explorer:
             yield process, events[changed], origins[changed], new[:, changed]
 
     def changed(self, process: int, states: Array, origins: Array, new: Array) -> Array:
-        """Whether anything has changed, beside that a message was taken out of the inbox."""
-        local = self.seats[process].local.values
-        found = local[new[process]] != local[states[process]][origins]
-        for row in range(self.count + 2):
-            if row != process:
-                found |= new[row] != states[row][origins]
+        """Whether anything has changed, beside that a message may be delivered no more."""
+        rows = [row for (sender, _), row in self.rows.items() if sender == process]
+        found = np.zeros(len(origins), bool)
+        for row in (process, *rows, HISTORY, LEFT):
+            found |= new[row] != states[row][origins]
         return found
 
     def witness(self, new: Array, facts: Array) -> None:
         """The histories after these facts; -1 where there is a breach."""
         some = np.flatnonzero(facts)
         if some.size:
-            history = new[self.count]
+            history = new[HISTORY]
             keys = history[some].astype(np.uint64) << np.uint64(32) | facts[some].astype(np.uint64)
             history[some] = self.observed.get(keys, self.observe)
 
@@ -403,57 +430,51 @@ class Explorer:
     # ------------------------------------------------------------------------------------------- messages
 
     def send(self, process: int, states: Array, origins: Array, which: Array, new: Array) -> None:
-        """Put what is sent into the inboxes, and take out of them what has become dead."""
-        count, moves = self.count, self.moves[process]
-        left = new[count + 1]
+        """Add what is sent to the sets of messages, and take out of them what has become dead."""
+        effects = self.effects[process]
         moved = spent = np.zeros(0, bool)
         if self.forget:
-            before = self.horizon(process, states[process], states[count + 1])[origins]
-            moved = self.horizon(process, new[process], left) != before
-            spent = np.flatnonzero(left != states[count + 1][origins])
-        for other in range(count):
-            if (process, other) not in self.channels:
-                continue
-            sent = moves.sends[other].values[which]
-            rows = np.flatnonzero(moved | (sent != 0)) if self.forget else np.flatnonzero(sent)
-            self.arrive(process, other, new, rows, sent[rows])
-            if self.forget:
-                self.arrive(other, process, new, np.flatnonzero(moved))
+            before = self.horizon(process, states[process], states[LEFT])[origins]
+            moved = self.horizon(process, new[process], new[LEFT]) != before
+            spent = np.flatnonzero(new[LEFT] != states[LEFT][origins])
+        for pair in self.pairs:
+            if pair[0] == process:
+                sent = effects.sends[pair[1]].values[which]
+                rows = np.flatnonzero(moved | (sent != 0)) if self.forget else np.flatnonzero(sent)
+                self.arrive(pair, new, rows, sent[rows])
+            elif pair[1] == process and self.forget:
+                self.arrive(pair, new, np.flatnonzero(moved))
         if spent.size:  # a horizon may depend on what is left
-            for one, other in self.pairs:
-                self.arrive(one, other, new, spent)
+            for pair in self.pairs:
+                self.arrive(pair, new, spent)
 
-    def arrive(self, sender: int, receiver: int, new: Array, rows: Array, sent: Array | None = None) -> None:
-        """Change the receiver's seat in these states: what is sent comes, what is dead goes."""
+    def arrive(self, pair: tuple[int, int], new: Array, rows: Array, sent: Array | None = None) -> None:
+        """Change the set of messages between two in these states: what is sent comes, what is dead goes."""
         if not rows.size:
             return
-        seats = new[receiver][rows]
-        key = seats.astype(np.uint64) << np.uint64(SEND_BITS)
+        sender, receiver = pair
+        sets = new[self.rows[pair]]
+        key = sets[rows].astype(np.uint64) << np.uint64(SET_BITS)
         if sent is not None:
             key |= sent.astype(np.uint64)
         key <<= np.uint64(2 * HORIZON_BITS)
         if self.forget:
-            left = new[self.count + 1][rows]
+            left = new[LEFT][rows]
             there = self.horizon(sender, new[sender][rows], left)
-            here = self.horizon(receiver, seats, left)
+            here = self.horizon(receiver, new[receiver][rows], left)
             key |= ((there << HORIZON_BITS) | here).astype(np.uint64)
         else:
             key |= np.uint64(1)
-        new[receiver][rows] = self.channels[sender, receiver].get(
-            key, partial(self.deliver, sender, receiver)
-        )
+        sets[rows] = self.channels[pair].get(key, partial(self.deliver, pair))
 
-    def deliver(self, sender: int, receiver: int, key: int) -> int:
-        """The receiver's seat with these messages, and without the sender's dead ones."""
-        there, here = key >> HORIZON_BITS & ((1 << HORIZON_BITS) - 1), key & ((1 << HORIZON_BITS) - 1)
-        seat = key >> SEND_BITS + 2 * HORIZON_BITS
-        send = key >> 2 * HORIZON_BITS & ((1 << SEND_BITS) - 1)
-        seats = self.seats[receiver]
-        local, inbox = seats.pairs[seat]
-        inbox |= self.moves[sender].masks[receiver][send]
+    def deliver(self, pair: tuple[int, int], key: int) -> int:
+        """The set with what is sent, and without what is dead."""
+        sets = self.sets(*pair)
+        mask = sets.masks[key >> SET_BITS + 2 * HORIZON_BITS]
+        mask |= sets.masks[key >> 2 * HORIZON_BITS & ((1 << SET_BITS) - 1)]
         if self.forget:
-            inbox &= ~self.dead(sender, there, receiver, here, inbox & seats.sent_by.get(sender, 0))
-        return seats.seat(local, inbox, seat)
+            mask &= ~self.dead(pair[0], key >> HORIZON_BITS & HORIZON, pair[1], key & HORIZON, mask)
+        return sets.number(mask)
 
     def dead(self, sender: int, there: int, receiver: int, here: int, messages: int) -> int:
         """Which of these messages are dead, given the numbers of the horizons."""
@@ -461,17 +482,16 @@ class Explorer:
         if messages & ~known:
             source, target = self.horizon_values[sender][there], self.horizon_values[receiver][here]
             for number in bits(messages & ~known):
-                message = self.seats[receiver].messages[number][1]
+                message = self.kinds[receiver].messages[number][1]
                 dead |= self.world.dead(sender, source, receiver, target, message) << number
             self.deads[sender, there, receiver, here] = known | messages, dead
         return dead & messages
 
-    def horizon(self, process: int, seats: Array, left: Array) -> Array:
-        """The number of the horizon in each seat, with these budgets left."""
-        local = self.seats[process].local.values[seats]
+    def horizon(self, process: int, local: Array, left: Array) -> Array:
+        """The number of the horizon in each state of the process, with these budgets left."""
         places = local * len(self.lefts) + left
         column = self.horizon_of[process]
-        column.reach(len(self.seats[process].states) * len(self.lefts))
+        column.reach(len(self.kinds[process].states) * len(self.lefts))
         found = column.values[places]
         if not found.all():
             for place in np.unique(places[found == 0]).tolist():
@@ -481,7 +501,7 @@ class Explorer:
 
     def horizon_number(self, process: int, local: int, index: int) -> int:
         left = dict(zip(self.world.budgets, self.lefts[index], strict=True))
-        horizon = self.world.horizon(process, self.seats[process].of_state(local), left)
+        horizon = self.world.horizon(process, self.kinds[process].of_state(local), left)
         values = self.horizon_values[process]
         number = self.horizons[process].setdefault(horizon, len(values))
         if number == len(values):
@@ -494,7 +514,7 @@ class Explorer:
 
     def event(self, process: int, event: int) -> tuple[int, str | tuple[int, Any]]:
         """The process, and the event's name, or the message with its sender."""
-        what = self.event_names[-1 - event] if event < 0 else self.seats[process].messages[event]
+        what = self.event_names[-1 - event] if event < 0 else self.kinds[process].messages[event]
         return process, what
 
     def told(self, process: int, event: int) -> str:
@@ -502,5 +522,5 @@ class Explorer:
         name = self.world.names[process]
         if event < 0:
             return f"{name}: {self.event_names[-1 - event]}"
-        sender, message = self.seats[process].messages[event]
+        sender, message = self.kinds[process].messages[event]
         return f"{name} gets from {self.world.names[sender]}: {message}"

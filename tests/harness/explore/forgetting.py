@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.harness.explore.engine import Explorer, bits
+from tests.harness.explore.engine import LEFT, Explorer, bits
 from tests.harness.explore.tables import SPREAD, Array, Table
 from tests.harness.explore.world import Breach
 
@@ -18,23 +18,20 @@ class Checker:
 
     def check(self, process: int, before: Array, origins: Array, after: Array) -> None:
         """Look at the dead messages before and after each of these steps of a process."""
-        seats = self.explorer.seats
-        for one, other in self.explorer.pairs:
+        for (one, other), row in self.explorer.rows.items():
             if process not in (one, other):
                 continue
-            source, target = seats[one].local.values, seats[other].local.values
-            inbox = before[other][origins]
             rows = [
-                source[before[one]][origins], target[inbox], before[-1][origins],
-                source[after[one]], target[after[other]], after[-1], inbox,
+                before[one][origins], before[other][origins], before[LEFT][origins],
+                after[one], after[other], after[LEFT], before[row][origins],
             ]  # fmt: skip
             key = np.full(len(origins), one << 8 | other, np.uint64)
-            for row in rows:
-                key = (key ^ row.astype(np.uint64)) * SPREAD
+            for part in rows:
+                key = (key ^ part.astype(np.uint64)) * SPREAD
                 key ^= key >> np.uint64(29)
             new = np.flatnonzero(self.met.add(np.maximum(key, np.uint64(1))))
-            for *pair, seat in np.stack(rows)[:, new].T.tolist():
-                messages = seats[other].pairs[seat][1] & seats[other].sent_by.get(one, 0)
+            for *pair, number in np.stack(rows)[:, new].T.tolist():
+                messages = self.explorer.sets(one, other).masks[number]
                 known = self.checked.get((one, other, *pair), 0)
                 if messages & ~known:
                     self.checked[one, other, *pair] = known | messages

@@ -19,14 +19,18 @@ from paxoskv.protocol.leader import Leader
 from paxoskv.protocol.node import OWN_LOGS, Node
 from paxoskv.protocol.own_logs import OwnLogs
 from paxoskv.protocol.persistence import Persisted
+from paxoskv.wire.codec import encode
 from paxoskv.wire.structs import (
     Accept,
     Accepted,
+    Batch,
+    Command,
     FetchCheckpoint,
     Fetched,
     Learn,
     Prepare,
     Promise,
+    Verb,
     Verdict,
     Vote,
 )
@@ -185,6 +189,7 @@ class Nodes:
         self.names = [f"node {node}" for node in self.ids]
         self.budgets = {"put": 1, "read": 0, "tick": 0, "crash": 0, "wipe": 0, "checkpoint": 0} | budgets
         self.nothing_seen: Hashable = ((), (), frozenset(), ())
+        self.prelude: list[tuple[int, str | tuple[int, Any]]] = []  # what led to the beginning
         compacts = {("Node", "compaction")} if self.budgets["checkpoint"] else set()
         self.freeze = Freezer(LEFT_OUT - compacts)
 
@@ -195,8 +200,10 @@ class Nodes:
         """All nodes lead their logs, and nothing is in flight."""
         machines = [Machine(me, self.ids, self.proposing) for me in self.ids]
         queue: deque[tuple[int, int, Any]] = deque()
+        self.prelude = []
 
         def step(process: int, event: Any, sender: int | None = None) -> None:
+            self.prelude.append((process, event if sender is None else (sender, event)))
             done = self.step(process, machines[process], event, sender) or Step([])
             self.nothing_seen = self.observe(self.nothing_seen, done.facts)
             queue.extend((process, to, message) for to, message in done.sends)
@@ -232,8 +239,7 @@ class Nodes:
         elif node is None:
             return None
         elif event == "tick":
-            self.times(node, lambda at: at and EARLIER)
-            node.gossip.gossiped_at = dict.fromkeys(node.gossip.gossiped_at, EARLIER)
+            self.all_is_due(node)
             node.tick(NOW)
             self.turn(state)
         elif event == "checkpoint":
@@ -244,7 +250,7 @@ class Nodes:
             if not (node.ready and node.has_room):
                 return None
             state.proposed += 1
-            payload = b"%d.%d" % (state.me, state.proposed)
+            payload = encode(Batch([command(state.me, state.proposed)], None))
             node.propose(payload, payload)
             self.turn(state)
         elif event == "read":
@@ -300,10 +306,7 @@ class Nodes:
             node.compaction.keep_bytes = 0  # what a checkpoint covers is given up by the next tick
         for part in (node.way, node.incarnations, node.revocation, node.catch_up):
             part.random = Chance(state.life)
-        if isinstance(node.way, OwnLogs):
-            node.way.reads.rounds = state.life << 12
-        elif isinstance(node.way, Leader):
-            node.way.reading.round = state.life << 12
+        number_rounds(node, state.life)
         node.start(NOW)
         if node.clock.time < state.disk.clock.reserved:
             raise Breach(f"node {state.me} restarts at {node.clock.time}, below its reservation (R3)")
@@ -445,6 +448,10 @@ class Nodes:
             own = (state.disk.clock.reserved, state.node.own.ballot) if fact.log == state.me else ()
             self.facts.append(("claims", *fact, *own))
 
+    def all_is_due(self, node: Node) -> None:
+        self.times(node, lambda at: at and EARLIER)
+        node.gossip.gossiped_at = dict.fromkeys(node.gossip.gossiped_at, EARLIER)
+
     def times(self, node: Node, change: Callable[[float], float]) -> None:
         """Change every time that a node remembers; how long ago somebody was heard of is not looked at."""
         node.contacts.heard = dict.fromkeys(node.contacts.heard, NOW)
@@ -571,6 +578,18 @@ def remembered(disk: Node) -> list[Any]:
     stood = [disk.way.proposer(log).highest for log in disk.acceptors]
     position = max(disk.learner.position, disk.persistence.replayed_position)
     return [*acceptors, *stood, disk.clock.reserved, position]
+
+
+def number_rounds(node: Node, life: int) -> None:
+    """Rounds of reads have other numbers in each life: in a server, by chance."""
+    if isinstance(node.way, OwnLogs):
+        node.way.reads.rounds = life << 12
+    elif isinstance(node.way, Leader):
+        node.way.reading.round = life << 12
+
+
+def command(node: int, number: int) -> Command:
+    return Command(Verb.PUT, f"{node}.{number}", f"{node}.{number}")
 
 
 def stamp(at: float) -> float:

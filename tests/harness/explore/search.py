@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.harness.explore.engine import Explorer
+from tests.harness.explore.engine import HISTORY, Explorer, bits
 from tests.harness.explore.forgetting import Checker
 from tests.harness.explore.tables import Array, Table
 from tests.harness.explore.world import World, told
@@ -53,46 +53,48 @@ class Numbering:
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
-        self.told = [[0, 0, 0] for _ in explorer.kinds]
+        self.kinds = list(dict.fromkeys(explorer.kinds))
+        self.told = [[0, 0] for _ in self.kinds]
+        self.told_sets = [dict.fromkeys(kind.sets, 0) for kind in self.kinds]
         self.told_histories = 0
-        self.states: list[list[int]] = [[] for _ in explorer.kinds]
-        self.messages: list[list[int]] = [[] for _ in explorer.kinds]
-        self.seats: list[list[int]] = [[] for _ in explorer.kinds]
+        self.states: list[list[int]] = [[] for _ in self.kinds]
+        self.messages: list[list[int]] = [[] for _ in self.kinds]
+        self.sets: list[dict[int, list[int]]] = [{sender: [] for sender in kind.sets} for kind in self.kinds]
         self.histories: list[int] = []
 
     def news(self) -> Any:
         """What was numbered here since the last time."""
         kinds = []
-        for kind, known in zip(self.explorer.kinds, self.told, strict=True):
-            kinds.append((kind.states[known[0] :], kind.messages[known[1] :], kind.pairs[known[2] :]))
-            known[:] = len(kind.states), len(kind.messages), len(kind.pairs)
+        for kind, known, known_sets in zip(self.kinds, self.told, self.told_sets, strict=True):
+            masks = {sender: sets.masks[known_sets[sender] :] for sender, sets in kind.sets.items()}
+            kinds.append((kind.states[known[0] :], kind.messages[known[1] :], masks))
+            known[:] = len(kind.states), len(kind.messages)
+            for sender, sets in kind.sets.items():
+                known_sets[sender] = len(sets.masks)
         histories = self.explorer.histories[self.told_histories :]
         self.told_histories = len(self.explorer.histories)
         return kinds, histories
 
     def learn(self, news: Any) -> None:
         kinds, histories = news
-        for number, (kind, (states, messages, pairs)) in enumerate(
-            zip(self.explorer.kinds, kinds, strict=True)
-        ):
-            known, heard = self.states[number], self.messages[number]
-            known += [kind.take_state(*state) for state in states]
+        for number, (kind, (states, messages, masks)) in enumerate(zip(self.kinds, kinds, strict=True)):
+            heard = self.messages[number]
+            self.states[number] += [kind.take_state(*state) for state in states]
             heard += [kind.message(*message) for message in messages]
-            for local, inbox in pairs:
-                mask = 0
-                while inbox:
-                    low = inbox & -inbox
-                    inbox ^= low
-                    mask |= 1 << heard[low.bit_length() - 1]
-                self.seats[number].append(kind.seat(known[local], mask))
+            for sender, sets in masks.items():
+                self.sets[number][sender] += [
+                    kind.sets[sender].number(sum(1 << heard[bit] for bit in bits(mask))) for mask in sets
+                ]
         self.histories += map(self.explorer.history, histories)
 
     def translate(self, states: Array) -> None:
         explorer = self.explorer
-        tables = [np.array(seats, np.int32) for seats in self.seats]
-        for process, seats in enumerate(explorer.seats):
-            states[process] = tables[explorer.kinds.index(seats)][states[process]]
-        states[explorer.count] = np.array(self.histories, np.int32)[states[explorer.count]]
+        numbers = [self.kinds.index(kind) for kind in explorer.kinds]
+        for process, number in enumerate(numbers):
+            states[process] = np.array(self.states[number], np.int32)[states[process]]
+        for (sender, receiver), row in explorer.rows.items():
+            states[row] = np.array(self.sets[numbers[receiver]][sender], np.int32)[states[row]]
+        states[HISTORY] = np.array(self.histories, np.int32)[states[HISTORY]]
 
 
 class Part:
@@ -104,7 +106,7 @@ class Part:
         self.workers = workers
         self.checker = Checker(explorer) if check else None
         self.seen = Table()
-        self.levels: list[Found] = []  # without the states
+        self.levels: list[tuple[Array, Array]] = []  # the states' codes, and their parents'
         self.level: Array
         self.transitions = 0
         self.fresh: list[Found] = []
@@ -112,7 +114,7 @@ class Part:
         self.passed: list[Table] = []
 
     def start(self) -> None:
-        states = self.explorer.begin()
+        states = self.level = self.explorer.begin()
         self.turn()
         self.take(Found(states, self.explorer.codes(states), np.zeros(1, np.uint64)))
 
@@ -135,18 +137,17 @@ class Part:
 
     def advance(self) -> int:
         """Close the level: what was found is what is to be stepped next. Return how much it is."""
-        rows = self.explorer.count + 2
         nothing = np.zeros(0, np.uint64)
-        self.level = np.concatenate([np.zeros((rows, 0), np.int32), *[f.states for f in self.fresh]], axis=1)
+        self.level = np.concatenate([self.level[:, :0], *[f.states for f in self.fresh]], axis=1)
         codes = np.concatenate([nothing, *[f.codes for f in self.fresh]])
         parents = np.concatenate([nothing, *[f.parents for f in self.fresh]])
-        self.levels.append(Found(self.level[:, :0], codes, parents))
+        self.levels.append((codes, parents))
         self.turn()
         return len(codes)
 
     def expand(self, until: float, most: int) -> tuple[bool, Any]:
         """Step every state of the level: (whether all were, a breach)."""
-        codes = self.levels[-1].codes
+        codes, _ = self.levels[-1]
         for start in range(0, len(codes), CHUNK):
             states = self.level[:, start : start + CHUNK]
             for process, events, origins, new in self.explorer.successors(states):
@@ -164,8 +165,9 @@ class Part:
         """From which state this one was first reached."""
         if level >= len(self.levels):
             return None
-        at = np.flatnonzero(self.levels[level].codes == np.uint64(code))
-        return int(self.levels[level].parents[at[0]]) if at.size else None
+        codes, parents = self.levels[level]
+        at = np.flatnonzero(codes == np.uint64(code))
+        return int(parents[at[0]]) if at.size else None
 
 
 def exchange(part: Part, peers: dict[int, Connection], numberings: dict[int, Numbering]) -> None:

@@ -44,17 +44,17 @@ class Table:
         self.keys = np.zeros(1 << bits, np.uint64)
         self.values = np.zeros(1 << bits, np.int32)
 
-    def places(self, keys: Array) -> Array:
-        """Where each key is, or the empty place where it belongs."""
+    def find(self, keys: Array) -> tuple[Array, Array]:
+        """Where each key is, or the empty place where it belongs; and what is there."""
         at = ((keys * SPREAD) >> self.shift).astype(np.int64)
         found = self.keys[at]
-        going = np.flatnonzero((found != keys) & (found != 0))
+        going = np.flatnonzero(found != keys)
+        going = going[found[going] != 0]
         while going.size:
-            following = (at[going] + 1) & self.mask
-            at[going] = following
-            found = self.keys[following]
-            going = going[(found != keys[going]) & (found != 0)]
-        return at
+            at[going] = following = (at[going] + 1) & self.mask
+            found[going] = other = self.keys[following]
+            going = going[(other != keys[going]) & (other != 0)]
+        return at, found
 
     def add(self, keys: Array) -> Array:
         """Put in the keys that are not here; say of each whether it is a new one, the first of its kind."""
@@ -62,8 +62,8 @@ class Table:
         new = np.zeros(len(keys), bool)
         rest = np.arange(len(keys))
         while rest.size:
-            at = self.places(keys[rest])
-            free = self.keys[at] == 0
+            at, found = self.find(keys[rest])
+            free = found == 0
             rest, at = rest[free], at[free]
             self.values[at] = rest  # where several want one place, one of them stays
             won = self.values[at] == rest
@@ -75,16 +75,16 @@ class Table:
 
     def put(self, keys: Array, values: Array) -> None:
         self.add(keys)
-        self.values[self.places(keys)] = values
+        self.values[self.find(keys)[0]] = values
 
     def get(self, keys: Array, make: Callable[[int], int]) -> Array:
         """The number of each key. `make` gives that of a key which is asked for the first time."""
-        at = self.places(keys)
-        missing = self.keys[at] == 0
+        at, found = self.find(keys)
+        missing = found == 0
         if missing.any():
             new = np.unique(keys[missing])
             self.put(new, np.array([make(key) for key in new.tolist()], np.int32))
-            at = self.places(keys)
+            at, _ = self.find(keys)
         return self.values[at]
 
     def make_room(self, more: int) -> None:

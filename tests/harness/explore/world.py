@@ -23,7 +23,8 @@ class Step(NamedTuple):
 class World(Protocol):
     """What is explored. Processes are numbered from 0; the first `alike` of them are interchangeable.
 
-    Those that are alike do not talk to each other, and keep nothing about each other.
+    Those that are alike keep nothing about each other. If there are any, they talk with the others only, and
+    the others with them.
     """
 
     names: list[str]
