@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -36,6 +38,7 @@ from tests.harness.processes import (
     eventually,
     finish,
 )
+from tests.project.test_docs import copied
 
 sys.path.append(str(PROJECT / "deploy"))
 
@@ -440,6 +443,21 @@ def test_a_demonstration_with_an_unknown_option_starts_nothing(tmp_path: Path) -
     done = finish([SCRIPTS / "demo.sh", "--in-flight", "2", "--help"], env=environment, cwd=tmp_path)
     assert done.returncode == 0 and "\nusage: scripts/demo.sh [FILE.csv]" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_demonstration_says_at_its_end_that_compiling_goes_on(tmp_path: Path) -> None:
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists() or not shutil.which("cc"):
+        pytest.skip("no C compiler, or no headers of Python (Debian: apt-get install gcc python3-dev)")
+    project = copied(tmp_path)
+    (project / "build").mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PAXOSKV_INTERPRETED"}
+    with (project / "build" / "compiling").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as who compiles has it
+        done = finish([project / "scripts" / "demo.sh"], 4 * DEADLINE_S, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, _, end = done.stdout.partition("all stores are equal\n")
+    assert end.startswith("== the nodes stop; the busiest modules are still compiled in the background")
 
 
 def test_setting_up_again_costs_nothing() -> None:
