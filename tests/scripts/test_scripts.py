@@ -524,6 +524,8 @@ def test_every_program_is_named_beside_the_exit_codes() -> None:
         (2, "scripts/restore.sh {nowhere} --cluster {nowhere}"),
         (2, "scripts/demo.sh {nowhere}"),
         (2, "scripts/simulate.py --seeds none"),
+        (2, "scripts/simulate.py --record"),
+        (2, "scripts/explore.py --check-trace {nowhere} one-log"),
         (2, "scripts/test.sh --no-such-option"),
         (2, "bench/experiments/failover.py --nodes 1"),
         (3, "client.py get key --timeout 0.1 --cluster {cluster}"),
