@@ -527,6 +527,7 @@ def test_every_program_is_named_beside_the_exit_codes() -> None:
         (2, "scripts/simulate.py --record"),
         (2, "scripts/explore.py --check-trace {nowhere} one-log"),
         (2, "scripts/test.sh --no-such-option"),
+        (2, "scripts/bench.sh --no-such-option"),
         (2, "bench/experiments/failover.py --nodes 1"),
         (3, "client.py get key --timeout 0.1 --cluster {cluster}"),
         (3, "scripts/backup.sh {nowhere} --cluster {cluster}"),
