@@ -32,7 +32,7 @@ sys.path.insert(0, str(PROJECT))
 
 from paxoskv import compiled, program
 
-program.begin(*program.PACKAGES, "matplotlib", "markdown_it")
+program.begin(*program.PACKAGES, "matplotlib", "markdown_it", called="bench.sh")
 
 from bench import report as bench_report
 from bench.systems import (
@@ -232,7 +232,7 @@ def installed(names: Sequence[str], directory: Path) -> dict[str, Start]:
                 check_pysyncobj()
                 found[name] = PySyncObj
         except BenchError as error:
-            print(f"bench.py: left out: {error}", file=sys.stderr)
+            print(f"{program.name()}: left out: {error}", file=sys.stderr)
     return found
 
 
@@ -448,7 +448,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"measure a cluster that runs already; only keys that begin with {OWN} are touched")  # fmt: skip
     add("--single", metavar="HOST:PORT", help="with --cluster: the single server that runs already")
     add("--repeat", type=program.positive, default=5, metavar="N", help="runs of each (default: %(default)s)")
-    add("--out", type=Path, default=Path("results"), metavar="DIR",
+    add("--out", type=program.new_file, default=Path("results"), metavar="DIR",
         help="where to write; what is there is replaced (default: %(default)s)")  # fmt: skip
     add("--peers", type=_some(PEERS), default=[], metavar="NAME,...",
         help=f"compare with these, where they are installed ({','.join(PEERS)})")  # fmt: skip
@@ -465,7 +465,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _command(words: list[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
+def parse(words: list[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
     """What the words ask for."""
     if words[:1] == ["compare"]:
         two = argparse.ArgumentParser(
@@ -501,16 +501,20 @@ def _stop(*_: object) -> None:
 
 def main(words: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    command, options = _command(sys.argv[1:] if words is None else words)
+    command, options = parse(sys.argv[1:] if words is None else words)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
         return command(options)
-    except (BenchError, OSError, ValueError) as error:
-        print(f"bench.py: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        print(f"{program.name()}: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        missing = command is not bench and isinstance(error, FileNotFoundError)  # what it reads
+        return program.USAGE if missing else program.OUTPUT
+    except (BenchError, ValueError) as error:
+        print(f"{program.name()}: {error}", file=sys.stderr)
+        return program.USAGE
     except KeyboardInterrupt:
-        print("bench.py: interrupted; nothing was written", file=sys.stderr)
+        print(f"{program.name()}: interrupted; nothing was written", file=sys.stderr)
         return INTERRUPTED
 
 

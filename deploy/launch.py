@@ -33,7 +33,7 @@ sys.path.insert(0, str(PROJECT))
 
 from paxoskv import program
 
-program.begin()
+program.begin(called="launch.sh")
 
 from paxoskv.config import Cluster, ClusterError, Member, load
 

@@ -265,7 +265,7 @@ def main() -> int:
     parser.add_argument("--cluster", metavar="FILE", default=str(PROJECT / "cluster.json"))
     parser.add_argument("--data", metavar="DIR")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    program.begin()
+    program.begin(called="cluster.sh")
     try:
         options = parser.parse_args()
         if options.command in SIGNALS and options.id is None:

@@ -10,7 +10,8 @@ Of a failure a page is written, to step through: what your code did, message by 
 labs/NN-name.md. Your file is nothing but the function, with what else you need at the top level; all names of
 the module that it belongs to are there.
 
-Exit status: 0 all points; 1 fewer; 2 usage, or the file has no such function.
+Exit status: 0 all points; 1 fewer; 2 usage, or the file has no such function, or an import in it fails; 74 a
+page cannot be written.
 """
 
 import argparse
@@ -69,6 +70,14 @@ def text_of(source: str, node: ast.stmt) -> str:
     return "\n".join(source.splitlines()[first_line(node) - 1 : node.end_lineno])
 
 
+def text_at(path: Path) -> str:
+    """What stands in the file of an answer. Unusable if that cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unusable(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
 def changed(lab: Lab, answer: str, origin: str) -> mutants.Mutant:
     """The code with the answer in the place of the real function. Unusable if there is none in it."""
     module, _, name = lab.function.partition(":")
@@ -87,7 +96,7 @@ def changed(lab: Lab, answer: str, origin: str) -> mutants.Mutant:
     text = textwrap.indent(textwrap.dedent(text_of(answer, theirs)), " " * ours.col_offset)
     more = [text_of(answer, node) for node in tree.body if node is not theirs]
     new = [*lines[: first_line(ours) - 1], text, *lines[ours.end_lineno :], *more, ""]
-    return mutants.Mutant(f"lab {lab.number}", ((module, source, "\n".join(new)),))
+    return mutants.Mutant(origin, ((module, source, "\n".join(new)),))
 
 
 # ---------------------------------------------------------------------------------------- tests and runs
@@ -104,10 +113,17 @@ def tasks(lab: Lab) -> list[tuple[str, str, int]]:
 
 
 def try_here(task: str) -> None:
-    """Run in the child, which has the changed modules: a JSON line for each test and run."""
+    """Run in the child: a JSON line that says why it cannot be imported, and one for each test and run."""
     directory, names, pages, todo = json.loads(task)
-    mutants.use(directory, names)
     output, sys.stdout = sys.stdout, sys.stderr
+    reason: str | None = None
+    try:
+        mutants.use(directory, names)
+    except Exception as error:  # of the student's code
+        reason = f"{type(error).__name__}: {error}"
+    print(json.dumps(reason), file=output, flush=True)
+    if reason is not None:
+        return
     for kind, what, seed in todo:
         signal.alarm(CASE_S)
         attempt = try_test if kind == "test" else try_run
@@ -176,7 +192,7 @@ def page_of(trace: Any, nodes: list[int], title: str, reason: str, path: Path) -
 
 
 def outcomes(answer: mutants.Mutant, pages: Path, todo: list[tuple[str, str, int]]) -> Iterator[list[Any]]:
-    """[why it failed, page] for one test and run after the other."""
+    """[why it failed, page] for one test and run after the other. Unusable if it cannot be imported."""
     with mutants.written(answer) as (directory, names):
         task = json.dumps([directory, names, str(pages), todo])
         command = [sys.executable, __file__, "--try", task]
@@ -188,6 +204,8 @@ def outcomes(answer: mutants.Mutant, pages: Path, todo: list[tuple[str, str, int
             ) as child,
         ):
             assert child.stdout
+            if reason := json.loads(child.stdout.readline() or "null"):
+                raise Unusable(f"{answer.name}: {reason}")
             for line in child.stdout:
                 yield json.loads(line)
             status = child.wait()
@@ -201,12 +219,15 @@ def outcomes(answer: mutants.Mutant, pages: Path, todo: list[tuple[str, str, int
 
 
 def grade(lab: Lab, answer: mutants.Mutant, pages: Path) -> int:
-    """Grade an answer, and tell how it goes; the points."""
+    """Grade an answer, and tell how it goes; the points. Unusable, and nothing told, as outcomes() is."""
     todo = tasks(lab)
     results = outcomes(answer, pages, todo)
+    first = next(results, None)
+    print(f"Lab {lab.number}: {lab.title} ({lab.function.partition(':')[2]}, {os.path.relpath(answer.name)})")
     passed = {"test": 0, "run": 0}
     for kind, what, seed in todo:
-        reason, page = next(results, ("it was not reached", None))
+        reason, page = first or next(results, ("it was not reached", None))
+        first = None
         passed[kind] += reason is None
         name = (
             what.partition(".test_")[2].replace("_", " ")
@@ -241,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--answer", type=Path, metavar="FILE", help="your function (default: labs/NN-name.py)"
     )
     parser.add_argument(
-        "--pages", type=Path, default=PAGES, metavar="DIR", help="of failures (default: build/labs)"
+        "--pages", type=program.new_file, metavar="DIR", help="of failures (default: build/labs)"
     )
     parser.add_argument("--try", dest="task", help=argparse.SUPPRESS)
     found = parser.parse_args(arguments)
@@ -249,19 +270,21 @@ def main(arguments: list[str] | None = None) -> int:
         try_here(found.task)
         return 0
     if found.lab is None:
+        if found.answer or found.pages:
+            parser.error("--answer and --pages: of which lab? its number is missing, from 1 to 10")
         for lab in LABS:
             print(f"{lab.number:2}  {lab.title:35}  {lab.text.relative_to(ROOT)}")
         return 0
     lab = LABS[found.lab - 1]
     path = found.answer or lab.skeleton
     try:
-        answer = changed(lab, path.read_text(encoding="utf-8"), str(path))
-    except (Unusable, OSError, UnicodeDecodeError) as error:
-        text = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
-        print(f"{program.name()}: {text}", file=sys.stderr)
+        answer = changed(lab, text_at(path), str(path))
+        pages = (found.pages or PAGES) / f"{lab.number:02}"
+        pages.mkdir(parents=True, exist_ok=True)  # now, for the child can tell nobody that it cannot
+        points = grade(lab, answer, pages)
+    except Unusable as unusable:
+        print(f"{program.name()}: {unusable}", file=sys.stderr)
         return program.USAGE
-    print(f"Lab {lab.number}: {lab.title} ({lab.function.partition(':')[2]}, {os.path.relpath(path)})")
-    points = grade(lab, answer, found.pages / f"{lab.number:02}")
     print(f"{points} of {2 * POINTS} points")
     return int(points < 2 * POINTS)
 

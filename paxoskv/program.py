@@ -11,6 +11,7 @@ import argparse
 import atexit
 import importlib.util
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,12 +25,19 @@ from typing import Any, Final
 PROJECT: Final = Path(__file__).resolve().parent.parent
 # What a program imports at once if it imports nodes or clients: see requirements.txt.
 PACKAGES: Final = ("thrift", "pickledb", "orjson", "rich", "sortedcontainers")
-USAGE, DISK = 2, 74  # exit codes: see docs/operations.md
+USAGE, OUTPUT = 2, 74  # exit codes: see docs/operations.md
 PATIENCE_S: Final = 2.0  # seconds after which somebody at a terminal wants to know what is waited for
 
+_called = ""  # what the user has called, if it is not this program itself
 
-def begin(*packages: str) -> None:
-    """Run in .venv what needs its packages; say in one line what ends the program without being caught."""
+
+def begin(*packages: str, called: str = "") -> None:
+    """Run in .venv what needs its packages; say in one line what ends the program without being caught.
+
+    `called`: the script that users call, if they do not call the program itself.
+    """
+    global _called
+    _called = called or _called
     sys.excepthook = _uncaught
     atexit.register(_flush)
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
@@ -46,7 +54,14 @@ def begin(*packages: str) -> None:
 
 def name() -> str:
     """What the user called."""
-    return os.path.basename(sys.argv[0])
+    return _called or os.path.basename(sys.argv[0])
+
+
+def new_file(text: str) -> Path:
+    """Return the path of a file or directory to be written; the type of an option that cannot mean stdout."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("- would be stdout: give a name (./- for one that is called so)")
+    return Path(text)
 
 
 def positive(text: str) -> int:
@@ -82,6 +97,8 @@ def _flush() -> None:
     try:
         if sys.stdout is not None:  # it may have been closed from the beginning
             sys.stdout.flush()
+    except BrokenPipeError:  # all is done, and who has read enough does not change what came of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         _unwritten(error)
     except ValueError:  # it is closed already
@@ -89,10 +106,12 @@ def _flush() -> None:
 
 
 def _unwritten(error: OSError) -> None:
-    """End: a file or the output cannot be written or read. Who reads no more knows it already."""
-    if not isinstance(error, BrokenPipeError):
-        print(f"{name()}: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-    os._exit(DISK)
+    """End: a file or the output cannot be written or read. Who reads no more (`| head`) is told nothing."""
+    if isinstance(error, BrokenPipeError):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)  # as it ends other programs
+    print(f"{name()}: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+    os._exit(OUTPUT)
 
 
 class _Names(type):

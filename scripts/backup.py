@@ -36,7 +36,7 @@ from paxoskv.wire.codec import Malformed
 from paxoskv.wire.structs import Identity
 
 TIMEOUT_S = 300.0  # for one node to make its checkpoint
-DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+DONE, FAILED, UNREACHABLE = 0, 1, 3
 
 
 class Failed(Exception):
@@ -45,6 +45,10 @@ class Failed(Exception):
 
 class Unreachable(Failed):
     """No node answers."""
+
+
+class Unwritten(Failed):
+    """The backup cannot be written."""
 
 
 def backup(options: argparse.Namespace) -> str:
@@ -80,9 +84,11 @@ def write(path: Path, client: Client, node: int) -> int:
             os.fsync(file.fileno())
         unfinished.rename(path)
         Files().sync_directory(path.parent)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()
+        if isinstance(error, OSError):
+            raise Unwritten(f"{path}: {error.strerror}") from error
         raise
     return size
 
@@ -124,8 +130,9 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     out = commands.add_parser("backup")
     back = commands.add_parser("restore")
+    out.add_argument("file", type=program.new_file, metavar="FILE.gz")
+    back.add_argument("file", type=Path, metavar="FILE.gz")
     for command in (out, back):
-        command.add_argument("file", type=Path, metavar="FILE.gz")
         command.add_argument("--cluster", default="cluster.json", metavar="FILE")
     out.add_argument("--node", type=int, metavar="ID", help="of this node (default: of the first that can)")
     back.add_argument(
@@ -134,13 +141,17 @@ def main() -> int:
     back.add_argument("--id", type=int, metavar="ID", help="only this node (default: all)")
     options = parser.parse_args()
     try:
-        print(backup(options) if options.command == "backup" else make(options))
+        done = backup(options) if options.command == "backup" else make(options)
     except (Failed, ClientError, JournalError, Malformed) as error:
         print(f"{options.command}: {error}", file=sys.stderr)
-        return UNREACHABLE if isinstance(error, Unreachable) else FAILED
-    except (ClusterError, OSError) as error:
+        if isinstance(error, Unreachable):
+            return UNREACHABLE
+        unwritten = isinstance(error, JournalError) and isinstance(error.__cause__, OSError)
+        return program.OUTPUT if unwritten or isinstance(error, Unwritten) else FAILED
+    except (ClusterError, OSError) as error:  # the certificates
         print(f"{options.command}: {error}", file=sys.stderr)
-        return USAGE
+        return program.USAGE
+    print(done)
     return DONE
 
 

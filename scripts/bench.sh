@@ -8,5 +8,9 @@ fast=--fast
 case ${1:-} in compare | report) fast='' ;; esac
 case " $* " in *' -h '* | *' --help '*) exec "$project/bench/run.py" "$@" ;; esac
 if [ -n "${PAXOSKV_INTERPRETED:-}" ] || ! command -v cc >/dev/null; then fast=''; fi
-"$project/scripts/setup.sh" --dev $fast
-exec "$project/.venv/bin/python" "$project/bench/run.py" "$@"
+python=$project/.venv/bin/python
+"$project/scripts/setup.sh" --dev
+# Before anything is compiled: are these its options?
+PYTHONPATH=$project "$python" -c 'import sys; from bench.run import parse; parse(sys.argv[1:])' "$@"
+if [ -n "$fast" ]; then "$project/scripts/setup.sh" --dev --fast; fi
+exec "$python" "$project/bench/run.py" "$@"

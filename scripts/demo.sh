@@ -4,8 +4,9 @@
 # usage: scripts/demo.sh --page [OPTION of dashboard.py ...]      five nodes on a live page, until Ctrl-C
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+usage() { sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"; }
 case ${1:-} in
--h | --help) sed -n 2,4p "${BASH_SOURCE[0]}"; exit 0 ;;
+-h | --help) usage; exit 0 ;;
 --page)
     "$project/scripts/setup.sh"
     exec "$project/.venv/bin/python" "$project/scripts/dashboard.py" --demo "${@:2}"
@@ -13,9 +14,16 @@ case ${1:-} in
 '' | -*) workload=$project/workload.csv ;;
 *) workload=$1; shift ;;
 esac
+case " $* " in *' -h '* | *' --help '*) usage; exit 0 ;; esac
 [ -r "$workload" ] || { echo "demo.sh: $workload: no such file" >&2; exit 2; }
 "$project/scripts/setup.sh"
 python=$project/.venv/bin/python
+# Before any node is started: does client.py take these options?
+PYTHONPATH=$project "$python" -c '
+import sys
+from paxoskv.client.arguments import parse
+from paxoskv.client.output import Output
+parse(["run", *sys.argv[1:]], Output("demo.sh"))' "$workload" "$@"
 
 run=$(mktemp -d)
 cluster=$run/cluster.json
@@ -34,3 +42,7 @@ echo "== two client processes run $(basename "$workload") through Paxos, round-r
 
 echo "== the five stores, read from each node over the wire"
 "$python" "$project/scripts/compare_stores.py" --cluster "$cluster"
+
+case $("$python" "$project/tools/compile.py" --background) in
+*'being compiled'*) echo "== the nodes stop; the busiest modules are still compiled in the background, for about a minute" ;;
+esac

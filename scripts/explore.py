@@ -99,10 +99,10 @@ def check_trace(path: Path) -> int:
 def main() -> int:
     found = parser()
     options = found.parse_args()
+    if bool(options.check_trace) == bool(options.layer):
+        found.error("say a LAYER, or --check-trace FILE")
     if options.check_trace:
         return check_trace(options.check_trace)
-    if not options.layer:
-        found.error("say a LAYER, or --check-trace FILE")
     budgets = {name: getattr(options, name) for name in BUDGETS[options.layer]}
     world: World
     flags = {}

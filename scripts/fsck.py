@@ -245,7 +245,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="fsck.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="a node's data directory")
     parser.add_argument("--all", action="store_true", help="compare them with one another")
-    parser.add_argument("--export", type=Path, metavar="FILE.gz", help="write what it holds as a backup")
+    parser.add_argument(
+        "--export", type=program.new_file, metavar="FILE.gz", help="write what it holds as a backup"
+    )
     options = parser.parse_args()
     if options.export and len(options.directories) > 1:
         parser.error("--export: one directory at a time")
@@ -273,8 +275,8 @@ def main() -> int:
         try:
             with options.export.open("xb") as file:
                 file.write(gzip.compress(orjson.dumps(reports[0].state), mtime=0))
-        except OSError as error:
-            print(f"fsck.py: {options.export}: {error.strerror}", file=sys.stderr)
+        except FileExistsError:
+            print(f"fsck.py: {options.export}: it is there already", file=sys.stderr)
             return UNUSABLE
         print(f"{options.export}: {len(reports[0].state) - 1:,} keys, as restore.sh takes them")
     if options.all:

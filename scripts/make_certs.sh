@@ -5,11 +5,12 @@
 #   DIR/node-N.pem, .key           for each node's host and id
 #   DIR/client-ROLE.pem, .key      for clients that are reader, writer or admin; client.pem, .key is admin's
 # cluster.json: "tls": {"certificate": "DIR/{name}.pem", "key": "DIR/{name}.key", "authority": "DIR/ca.pem"}
-# Again: new certificates of the same authority; then scripts/launch.sh reload. Exit codes: 0 done, 1 failed, 2 usage.
+# Again: new certificates of the same authority; then scripts/launch.sh reload.
+# Exit codes: 0 done, 1 failed, 2 usage, 74 DIR cannot be written.
 set -euo pipefail
 umask 077
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-usage() { sed -n '2,8s/^# //p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,9s/^# //p' "${BASH_SOURCE[0]}"; }
 wrong() { echo "make_certs.sh: $1" >&2; exit 2; }
 
 days=365 words=()
@@ -48,7 +49,7 @@ made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 ssl() { openssl "$@" 2>"$made/errors" || { echo "make_certs.sh: openssl: $(tail -n 1 "$made/errors")" >&2; exit 1; }; }
 key=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes)
-mkdir -p "$directory" || exit 1
+mkdir -p "$directory" || exit 74
 if [ ! -e "$directory/ca.key" ]; then
     [ ! -e "$directory/ca.pem" ] || wrong "$directory/ca.pem is there, but its key is not: bring it, or name another directory"
     ssl req -x509 "${key[@]}" -days 3650 -subj "/CN=authority" -addext basicConstraints=critical,CA:TRUE \
@@ -64,5 +65,5 @@ while read -r name cluster says; do
         -set_serial "0x$(openssl rand -hex 16)" -extfile "$made/extensions" -out "$made/$name.pem"
 done <<<"$told"
 for kind in pem key; do ln -s "client-admin.$kind" "$made/client.$kind"; done
-cp -Pf --remove-destination "$made"/*.key "$made"/*.pem "$directory" || exit 1
+cp -Pf --remove-destination "$made"/*.key "$made"/*.pem "$directory" || exit 74
 echo "$directory: $(wc -l <<<"$told") certificates for $days days"

@@ -185,17 +185,17 @@ def main(words: list[str] | None = None) -> int:
     kind.add_argument("--ycsb", choices=MIXES, metavar="MIX", help="one of YCSB's mixes: A to F")
     add("--records", metavar="N", type=program.positive, default=1000, help="keys of YCSB (default: 1000)")
     add("--load", action="store_true", help="the PUTs to run before YCSB's operations: one for each key")
-    add("-o", "--output", metavar="FILE", help="where to write it (default: stdout)")
+    add("-o", "--output", metavar="FILE", default="-", help="where to write it (default: -, which is stdout)")
     arguments = parser.parse_args(words)
     try:
         rows = rows_of(arguments)
-        if arguments.output:
+        if arguments.output != "-":
             with Path(arguments.output).open("w", encoding="utf-8", newline="") as file:
                 write(file, rows)
         else:
             write(sys.stdout, rows)
     except OSError as error:
-        if not error.filename:  # stdout
+        if error.filename in (None, arguments.output):  # it cannot be written
             raise
         print(f"make_workload.py: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2

@@ -292,6 +292,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     found = parser.parse_args(arguments)
     if found.jobs < 1:
         parser.error("--jobs: at least 1")
+    if found.record and not found.golden:
+        parser.error("--record is for --golden")
     found.settings = dict(found.settings)
     if found.proposing != OWN_LOGS:
         found.settings["proposing"] = found.proposing

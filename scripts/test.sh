@@ -3,7 +3,7 @@
 # usage: scripts/test.sh [OPTION of pytest ...]
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-case ${1:-} in -h | --help) sed -n 2,3p "${BASH_SOURCE[0]}"; exit 0 ;; esac
+case ${1:-} in -h | --help) sed -n '2,3s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 "$project/scripts/setup.sh" --dev
 cd "$project"
 # Some tests mostly wait. pytest has exit codes of its own.

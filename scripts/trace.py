@@ -12,8 +12,9 @@
 A scenario runs on the nodes' own code, in simulated time, with a scripted network; a seed is a run of
 scripts/simulate.py. Of a long run the last events are shown (--last). A run that breaks a rule ends there.
 
-Exit status: 0 done; 1 the run broke a rule (it was drawn all the same), or a file could not be written;
-2 usage.
+FILE may be -, for stdout.
+
+Exit status: 0 done; 1 the run broke a rule (it was drawn all the same); 2 usage; 74 a file cannot be written.
 """
 
 import _signal  # what `signal` is made of: it takes no time to import
@@ -108,10 +109,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--text", action="store_true", help="print it in words (default)")
     for form in FORMS:
-        parser.add_argument(f"--{form}", type=Path, metavar="FILE")
+        parser.add_argument(f"--{form}", metavar="FILE")
     found = parser.parse_args(arguments)
     if found.seed is None and (found.profile or found.nodes or found.settings):
         parser.error("--profile, --nodes and --set are for --seed")
+    if found.list and (found.proposing or found.text or any(vars(found)[form] for form in FORMS)):
+        parser.error("--list shows no run")
     found.profile, found.settings = found.profile or "default", dict(found.settings or ())
     if found.seed is not None and found.proposing:
         found.settings["proposing"] = found.proposing
@@ -130,12 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         lines, failure = of_seed(found)
     drawing = Drawing(lines, found.all)
-    try:
-        saved = drawing.save(vars(found))
-    except OSError as error:
-        print(f"{program.name()}: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
-    if found.text or not saved:
+    if not drawing.save(vars(found), sys.stdout.write) or found.text:
         print(drawing.text(), end="")
     if failure is not None:
         print(failure, file=sys.stderr)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
+from paxoskv import program
 from paxoskv.client.base import TIMEOUT_S
 from paxoskv.client.operations import READ_MODES
 from paxoskv.client.output import DONE, EXIT_CODES, Output
@@ -29,6 +30,32 @@ MAX_PROCESSES: Final = 256
 MAX_IN_FLIGHT: Final = 1024
 OPEN_LOOP_IN_FLIGHT: Final = 64  # with a rate, unless another number is given
 MAX_RATE: Final = 1e6  # operations per second
+
+# What some commands say of themselves in their help.
+TRANSACTION: Final = """ The file is JSON:
+
+  {"compare": [{"key": "stock", "greater": 0}, {"key": "order/7", "exists": false}],
+   "then": [{"increment": "stock", "by": -1}, {"put": "order/7", "value": "book", "ttl": 3600}],
+   "else": [{"get": "stock"}]}
+
+If all comparisons hold, all of "then" is done, otherwise all of "else"; no other command comes in between.
+A comparison has a key and one of: equals, differs (a text), exists (true or false), less, greater (an
+integer). An action is one of: put with a value (and a ttl, in seconds, after which the key is removed), get,
+delete, increment by a number (default: 1). Each of the three lists may be left out.
+
+Prints "then" or "else", and for each action a line: its key, a tab, and the value, ok or not_found.
+Exit code 1: "else" was done; or nothing at all, with a line that says why: what cannot be incremented."""
+SCAN: Final = """
+A line is a key, a tab and its value; the lines are sorted by key. If keys are written while it reads, the
+lines may not be all of one state; then it says so on a terminal."""
+WATCH: Final = """
+A line is the place of a change, put or delete, the key and (of a put) the value, with tabs between them.
+It ends with Ctrl-C, or with --count. To go on later, at any node, give --from the last place it printed."""
+REPLACE: Final = """
+Stop the node first; the others go on. The cluster's file with the new address is printed: put it into a new
+file, and start the node at its new place with it: `server.py --id ID --cluster NEW.json` if the node has its
+data there, with --rejoin as well if its data is lost. The other nodes and all clients may keep their old
+file: they learn the address from one another."""
 
 
 def parse(words: Sequence[str], output: Output) -> argparse.Namespace:
@@ -115,11 +142,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print usage and the error, and exit."""
-        takes_text = any(action.type is _text for action in self._actions)
+        texts = [action for action in self._actions if action.type is _text]
         options = [
             word for word in self._words if word.startswith("-") and word not in self._option_string_actions
         ]
-        if takes_text and options and "--" not in self._words:
+        option = message.removeprefix("argument ").partition(": ")[0]
+        if option.startswith("-"):  # the value of this option is wrong
+            after = self._words[self._words.index(option) + 1 :][:1] if option in self._words else []
+            if after and after[0] in options and any(option in action.option_strings for action in texts):
+                message += f" (one that begins with '-' stands behind '=': {option}={after[0]})"
+        elif texts and options and "--" not in self._words:
             message += (
                 f" (a key or value that begins with '-' stands behind '--': {self.prog} -- {options[0]})"
             )
@@ -146,8 +178,9 @@ def _verb_first(words: Sequence[str], commands: dict[str, _Parser]) -> list[str]
 
 def _add_read(parser: argparse.ArgumentParser, node: bool = True) -> None:
     parser.add_argument("--read", choices=tuple(READ_MODES), default="linearizable",
-                        help="linearizable: sees every write answered before; log: so too, through the log; "
-                             "local: what one node has, perhaps stale (default: linearizable)")  # fmt: skip
+                        help="linearizable: sees every write that was answered before; log: the same, by an "
+                             "entry in the log, which is slower; local: what one node has, which may be old "
+                             "(default: linearizable)")  # fmt: skip
     if node:
         parser.add_argument("--node", metavar="ID", type=int, help="ask this node, once, and no other")
 
@@ -155,10 +188,10 @@ def _add_read(parser: argparse.ArgumentParser, node: bool = True) -> None:
 Add = Callable[..., argparse.ArgumentParser]  # adds a command: its name, what it does, and more
 
 
-def _parsers(program: str) -> tuple[_Parser, dict[str, _Parser]]:
+def _parsers(name: str) -> tuple[_Parser, dict[str, _Parser]]:
     """Make the parser of the command line, and those of the commands."""
     parser = _Parser(
-        prog=program,
+        prog=name,
         description="Talk to a cluster: single commands, or whole files of operations with measurements.\n"
         "Options may stand before the command or behind it; COMMAND --help tells them.",
         epilog=EXIT_CODES,
@@ -199,9 +232,11 @@ def _add_run(add: Add) -> None:
                      help="leave the first seconds out of the summary")  # fmt: skip
     _add_read(run, node=False)
     run.add_argument(
-        "--out", metavar="DIR", help="write operations.csv, timeseries.csv and summary.json there"
-    )
-    run.add_argument("--history", metavar="FILE", help="write a history for checkers of linearizability")
+        "--out", metavar="DIR", type=program.new_file,
+        help="write operations.csv, timeseries.csv and summary.json there",
+    )  # fmt: skip
+    run.add_argument("--history", metavar="FILE", type=program.new_file,
+                     help="write a history for checkers of linearizability")  # fmt: skip
     malformed = run.add_mutually_exclusive_group()
     malformed.add_argument("--strict", action="store_true", help="send nothing at all if a row is malformed")
     malformed.add_argument("--keep-going", action="store_true",
@@ -227,25 +262,28 @@ def _add_operations(add: Add) -> None:
     incr = add("incr", "add to the integer that a key holds; a missing key counts as 0")
     incr.add_argument("key", type=_text)
     incr.add_argument("delta", nargs="?", type=_between(-(2**63), 2**63 - 1), default=1, help="default: 1")
-    more = (
-        '\nIn JSON: {"compare": [...], "then": [...], "else": [...]}. A comparison is a key with equals,'
-        "\ndiffers, exists (true or false), less or greater. An action is put with value (and ttl), get,"
-        '\ndelete, or increment with by. Exit code 1: a comparison did not hold, and "else" was done.'
-    )
-    whole = add("transaction", "do actions on several keys at once, if comparisons hold", more)
+    whole = add("transaction", "do actions on several keys at once, if comparisons hold", TRANSACTION)
     whole.add_argument("file", metavar="FILE|-", help="the file; - reads from stdin")
-    scan = add("scan", "print all keys that begin with a prefix, and their values")
-    scan.add_argument("prefix", nargs="?", type=_text, default="")
-    scan.add_argument("--start", metavar="KEY", type=_text, help="from this key on")
-    scan.add_argument("--end", metavar="KEY", type=_text, help="below this key")
+    scan = add("scan", "print all keys that begin with a prefix, and their values", SCAN)
+    _add_prefix(scan)
+    scan.add_argument("--start", metavar="KEY", type=_text, help="only this key and those behind it")
+    scan.add_argument("--end", metavar="KEY", type=_text, help="only keys before this one")
     scan.add_argument("--reverse", action="store_true", help="the last key first")
-    scan.add_argument("--limit", metavar="N", type=_between(1, 2**31), help="at most this many of them")
+    scan.add_argument("--limit", metavar="N", type=_between(1, 2**31), help="print this many keys at most")
     what = scan.add_mutually_exclusive_group()
-    what.add_argument("--keys-only", action="store_true", help="without the values")
-    what.add_argument("--count", action="store_true", help="only how many there are")
+    what.add_argument("--keys-only", action="store_true", help="print no values")
+    what.add_argument("--count", action="store_true", help="print only how many keys there are")
     _add_read(scan)
     _add_raw(scan)
     _add_transfers(add)
+
+
+def _add_prefix(parser: argparse.ArgumentParser) -> None:
+    """Let the prefix be given as a word or, as `export` wants it, as an option."""
+    prefix = parser.add_mutually_exclusive_group()
+    prefix.add_argument("prefix", nargs="?", metavar="PREFIX", type=_text, default=argparse.SUPPRESS,
+                        help="how the keys begin (default: all keys)")  # fmt: skip
+    prefix.add_argument("--prefix", type=_text, default="", help="the same, as an option")
 
 
 def _add_transfers(add: Add) -> None:
@@ -274,11 +312,11 @@ def _place(word: str) -> Place:
 
 
 def _add_watch(add: Add) -> None:
-    more = "\nEach line begins with the place of the change, from which another watch can go on, at any node."
-    watch = add("watch", "print each change of keys that begin with a prefix, as it comes", more)
-    watch.add_argument("prefix", nargs="?", type=_text, default="")
+    watch = add("watch", "print each change of keys that begin with a prefix, as it comes", WATCH)
+    _add_prefix(watch)
     watch.add_argument("--from", metavar="PLACE", type=_place, dest="after",
-                       help="begin with the first change after this one (default: after now)")  # fmt: skip
+                       help="begin with the first change behind this place (default: behind all so far)",
+                       )  # fmt: skip
     watch.add_argument("--count", metavar="N", type=_between(1, 2**62), help="end after this many changes")
     _add_raw(watch)
 
@@ -304,14 +342,16 @@ def _add_inspections(add: Add) -> None:
     add("trace", "let all nodes record what happens, or show it as JSON lines", more).add_argument(
         "what", choices=("on", "off", "show"))  # fmt: skip
     tell = add("explain", "tell how the last value of a key came to be, from what the nodes have recorded")
-    tell.add_argument("key", nargs="?", type=_text)
-    tell.add_argument("--log", metavar="P", type=_between(1, 255), help="instead of a key: a slot of a log")
-    tell.add_argument("--slot", metavar="S", type=_between(0, 2**62))
+    tell.add_argument("key", metavar="KEY", nargs="?", type=_text)
+    tell.add_argument("--log", metavar="P", type=_between(1, 255), help="with --slot, instead of a key")
+    tell.add_argument(
+        "--slot", metavar="S", type=_between(0, 2**62), help="what came to be in slot S of log P"
+    )
     for form in ("html", "svg", "mermaid", "json"):
-        tell.add_argument(f"--{form}", metavar="FILE", help="write it there instead of telling it in words")
-    more = "\nPrints the cluster's file as it is then. Other copies stay in use: who has one learns the rest."
-    replace = add("replace", "let a node be at another address, without stopping the others", more)
-    replace.add_argument("id", metavar="ID", type=_between(1, 255))
-    replace.add_argument("address", metavar="HOST:PORT")
+        tell.add_argument(f"--{form}", metavar="FILE|-",
+                          help="write it there (-: stdout) instead of telling it in words")  # fmt: skip
+    replace = add("replace", "let a node be at another address, without stopping the others", REPLACE)
+    replace.add_argument("id", metavar="ID", type=_between(1, 255), help="the node that moves")
+    replace.add_argument("address", metavar="HOST:PORT", help="where it is from now on")
     dump = add("dump", "print everything that one node has, as JSON lines; for comparing stores")
     dump.add_argument("--node", metavar="ID", type=int, help="the node (with --single not needed)")

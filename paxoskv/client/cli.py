@@ -52,6 +52,10 @@ class UsageError(Exception):
     """An argument or a file cannot be used; the message is one line."""
 
 
+class OutputError(Exception):
+    """A file cannot be written; the message is one line."""
+
+
 class DataError(Exception):
     """A file of operations cannot be used; the message is one line."""
 
@@ -187,8 +191,7 @@ def _export(client: Client, arguments: argparse.Namespace, output: Output) -> in
                 items = scan(last or "")
                 count = transfer.export(items, file)
         except OSError as error:
-            output.complain(f"{path}: {error.strerror}")
-            return OUTPUT
+            raise OutputError(f"{path}: {error.strerror}") from None
         except ValueError as error:
             raise DataError(f"{path}: it is no export: its last line: {error}") from None
         whole = last is None and items.of_one_state
@@ -287,16 +290,19 @@ def _trace(client: Client, arguments: argparse.Namespace, output: Output) -> int
 
 
 def _explain(client: Client, arguments: argparse.Namespace, output: Output) -> int:
-    by_place = arguments.log is not None and arguments.slot is not None
-    if by_place == (arguments.key is not None):
+    given = [value is not None for value in (arguments.key, arguments.log, arguments.slot)]
+    if given not in ([True, False, False], [False, True, True]):
         raise UsageError("explain: give KEY, or --log and --slot")
     drawn = explain.drawing(client, arguments)
+
+    def write(text: str) -> bool:
+        return output.write(output.shown(text.rstrip("\n"), keep="\n"))
+
     try:
-        if not drawn.save(vars(arguments)):
-            output.write(output.shown(drawn.text().rstrip("\n"), keep="\n"))
+        if not drawn.save(vars(arguments), write):
+            write(drawn.text())
     except OSError as error:
-        output.complain(f"{error.filename}: {error.strerror}")
-        return OUTPUT
+        raise OutputError(f"{error.filename}: {error.strerror}") from None
     return DONE
 
 
@@ -489,7 +495,7 @@ def _open(path: Path) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("w", encoding="utf-8", newline="")
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        raise OutputError(f"{path}: {error.strerror}") from None
 
 
 def _write(path: Path, file: Any, write: Callable[[Any], object], output: Output) -> bool:
@@ -549,3 +555,5 @@ def _run_command(arguments: argparse.Namespace, output: Output) -> int:
         return output.error("usage", error, USAGE)
     except DataError as error:
         return output.error("data", error, DATA)
+    except OutputError as error:
+        return output.error("output", error, OUTPUT)

@@ -25,7 +25,7 @@ exit codes:
   3    nothing done, and no node can be reached
   4    the outcome of some operation is unknown: it may have been done (this beats 1)
   65   the file is not what it should be: rows are no operations (run --keep-going: 0), or lines no keys
-  74   all done, but the answers or results cannot be written
+  74   answers or results cannot be written: all was done, or nothing if their file cannot be opened
   130  interrupted
 """
 

@@ -110,6 +110,12 @@ class Counts:
         """Somebody or something was turned away."""
         self.refusals[what] = self.refusals.get(what, 0) + times
 
+    def answer_times(self) -> dict[str, int]:
+        """How many answers to clients took below so many microseconds, and not below half of that."""
+        histograms = [self.latency[method].buckets for method in OPERATIONS if method in self.latency]
+        counts = enumerate(map(sum, zip(*histograms, strict=True)))
+        return {f"answers_below_{1 << bits}us": count for bits, count in counts if count}
+
     def totals(self) -> dict[str, int]:
         """Frames and bytes, all peers and methods together; and what a command costs between the nodes."""
         peers = [(method, cell) for (peer, method), cell in self.sent.items() if peer]

@@ -62,7 +62,7 @@ class StatusReport:
             journal_bytes=self.journal.bytes,
             memory_bytes=_memory_bytes(),
             uptime_s=self.loop.time() - self.started,
-            counters=self.counters(),
+            counters=self.counters() | self.counts.answer_times(),
             hash=shown.hash,
             checkpoint_age_s=self.checkpointing.age(),
             incarnation=report.incarnation,

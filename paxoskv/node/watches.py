@@ -27,10 +27,9 @@ MAX_WATCHES: Final = 10_000  # calls that wait, as many as there may be connecti
 MAX_OF_ONE: Final = 1000  # of one connection
 # Beginnings of keys that look() compares with prefixes; if there are more, all watches look for themselves.
 BEGINNINGS: Final = 10_000
-# What a piece may cost: changes that are looked at; so many characters that are told count as one of them.
-# One watch is served in any case: it looks at state.changes.SCAN of them, and is told PAGE, of PAGE_BYTES.
+# What a piece may cost: changes that are unpacked, of which large ones count as several. One watch is served
+# in any case: it looks at state.changes.SCAN of them, and is told PAGE, of PAGE_BYTES.
 PIECE: Final = 8192
-CHARACTERS: Final = 32
 PAGE, PAGE_BYTES = 256, 256 << 10
 STEP: Final = 0.1  # seconds: so exactly is it looked for watches whose time is over
 AT_ONCE: Final = 8  # watches that are answered in a piece: with more, whoever writes waits for them
@@ -199,8 +198,7 @@ class Watches:
                 self.waiting[watch.prefix] = {}
                 self.lengths[len(watch.prefix)] += 1
             self.waiting[watch.prefix][watch] = None
-        told = sum(len(change.key) + len(change.value or "") for change in found)
-        return changes.looked - before + told // CHARACTERS
+        return changes.looked - before
 
     def _end(self, watch: Watch, value: Any = None) -> None:
         """Forget a watch; a value is its answer."""

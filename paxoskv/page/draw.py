@@ -1,7 +1,7 @@
 """A trace as text, as a sequence diagram for Mermaid, as SVG, and as a page to step through."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from json import dumps, loads
 from math import atan2, degrees
@@ -40,14 +40,21 @@ class Drawing:
     def title(self) -> str:
         return str(self.header.get("title", "A run"))
 
-    def save(self, files: Mapping[str, Any]) -> bool:
-        """Write the files that are named by their forms, and tell it. OSError names the file."""
-        asked = [(form, Path(files[form])) for form in FORMS if files.get(form)]
+    def save(self, files: Mapping[str, Any], write: Callable[[str], object]) -> bool:
+        """Write the files that are named by their forms, and tell it. OSError names the file.
+
+        `write` is given what is for "-", which stands for stdout.
+        """
+        asked = [(form, files[form]) for form in FORMS if files.get(form)]
         for form, path in asked:
+            text = getattr(self, form)()
+            if path == "-":
+                write(text)
+                continue
             try:
-                path.write_text(getattr(self, form)(), encoding="utf-8")
+                Path(path).write_text(text, encoding="utf-8")
             except OSError as error:
-                raise OSError(error.errno, error.strerror, str(path)) from None
+                raise OSError(error.errno, error.strerror, path) from None
             print(f"{path} is written", file=sys.stderr)
         return bool(asked)
 
@@ -59,7 +66,7 @@ class Drawing:
         """One paragraph for each step."""
         lines = [self.title(), self.header.get("text", ""), ""]
         for step in self.shown:
-            begin = f"{step.time * 1000:9.2f} ms  "
+            begin = f"{step.time * 1000:9.2f} ms  " if step.timed else " " * 14
             for line in step.lines:
                 lines.append(begin + line)
                 begin = " " * len(begin)
@@ -142,7 +149,8 @@ class Drawing:
 
     def _row(self, number: int, step: Step) -> Iterator[str]:
         y = TOP + ROW * (number + 0.5) + 4
-        yield f'<text x="8" y="{y}" fill="#666666">{step.time * 1000:.1f} ms</text>'
+        if step.timed:
+            yield f'<text x="8" y="{y}" fill="#666666">{step.time * 1000:.1f} ms</text>'
         words = " · ".join(words for _, words in step.caption)
         bold = (
             ' font-weight="bold"' if any(kind in ("chosen", "violation") for kind, _ in step.caption) else ""

@@ -116,6 +116,11 @@ class Step:
     lines: list[str] = field(default_factory=list)
     minor: bool = True  # gossip, timers, and the like
 
+    @property
+    def timed(self) -> bool:
+        """Whether it is known when it happened: a journal holds no times."""
+        return self.events[0]["kind"] != "held"
+
 
 def listed(numbers: Sequence[Any]) -> str:
     """1, 2 and 3."""

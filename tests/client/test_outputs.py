@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from paxoskv.client.output import escaped
+from paxoskv.client.watching import place_text
+from paxoskv.state.changes import place
 from tests.harness.fake_node import IGNORE, FakeCluster
 from tests.harness.processes import DEADLINE_S, eventually
 
@@ -346,6 +348,50 @@ def test_behind_two_dashes_anything_is_a_key_or_a_value(shell: Shell, fakes: Fak
 def test_an_error_without_a_dashed_word_has_no_hint(shell: Shell) -> None:
     assert "--'" not in shell.run("put", "k", "--timeout", "3")[2]
     assert "--'" not in shell.run("status", "-x")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("put", "k", "v", "--ttl", "-3"),
+         "argument --ttl: '-3' is not a number of seconds, above 0 and up to ten years"),
+        (("scan", "--limit", "-1"), "argument --limit: '-1' is not a number from 1 to 2147483648"),
+        (("run", "-", "--rate", "-1"),
+         "argument --rate: '-1' is not a number of operations per second, up to 1,000,000"),
+        (("scan", "--start", "-k"),
+         "argument --start: expected one argument (one that begins with '-' stands behind '=': --start=-k)"),
+        (("scan", "p", "--prefix", "p"), "argument --prefix: not allowed with argument PREFIX"),
+        (("explain", "k", "--log", "-1"), "argument --log: '-1' is not a number from 1 to 255"),
+    ],
+)  # fmt: skip
+def test_an_option_with_a_wrong_value_says_what_would_be_right(
+    shell: Shell, words: tuple[str, ...], told: str
+) -> None:
+    code, out, err = shell.run(*words)
+    assert (code, out, err.splitlines()[-1]) == (2, b"", f"client.py {words[0]}: error: {told}")
+
+
+def test_a_prefix_is_a_word_or_an_option(shell: Shell, fakes: FakeCluster) -> None:
+    fakes.store.database.db.update({"a": "1", "b/1": "2", "-b": "3"})
+    for words in (["b/"], ["--prefix", "b/"], ["--prefix=b/"]):
+        assert shell.run("scan", *words)[:2] == (0, b"b/1\t2\n")
+    assert shell.run("scan", "--prefix=-")[:2] == (0, b"-b\t3\n")
+    assert shell.run("scan", "--start=-b", "--end", "b")[:2] == (0, b"-b\t3\na\t1\n")
+    assert len(shell.run("scan")[1].splitlines()) == 3
+    begin = place_text(place(fakes.store.changes.end))
+    shell.run("put", "a", "4")
+    shell.run("put", "b/2", "5")
+    for words in (["b/"], ["--prefix", "b/"]):
+        code, out, _ = shell.run("watch", *words, "--count", "1", "--from", begin)
+        assert (code, out.partition(b"\t")[2]) == (0, b"put\tb/2\t5\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("k", "--log", "1"), ("k", "--slot", "1"), ("k", "--log", "1", "--slot", "1"), ("--log", "1"), ()],
+)
+def test_explain_ignores_nothing_of_what_it_is_asked(shell: Shell, words: tuple[str, ...]) -> None:
+    assert shell.run("explain", *words)[2] == "client.py: explain: give KEY, or --log and --slot\n"
 
 
 def test_the_shell_is_told_what_may_come_next(shell: Shell) -> None:

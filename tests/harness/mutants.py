@@ -1413,7 +1413,7 @@ MUTANTS = [
     told(
         "watch: a piece tells as much as there is",
         "test_watches.test_a_piece_ends_when_enough_was_told",
-        ("node.watches", "changes.looked - before + told // CHARACTERS", "changes.looked - before"),
+        ("state.changes", "max(many, length // BYTES)", "many"),
     ),
     told(
         "watch: it is looked for what a client that has gone wanted",

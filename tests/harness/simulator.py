@@ -720,9 +720,9 @@ class Oracle:
         if truth.claimed.get(node) == claim:
             return
         truth.claimed[node] = claim
+        self._believe(node, fact.log, fact.chosen, fact.evidence)
         if self.owners and fact.log == node and fact.frontier > self.frontiers[node]:
             self._makes(node, core, fact.frontier)
-        self._believe(node, fact.log, fact.chosen, fact.evidence)
         for entry in truth.chosen[fact.chosen :]:
             if entry.payload:
                 if entry.timestamp <= fact.frontier:
@@ -826,7 +826,9 @@ class Oracle:
             self._once(command, result)
 
     def is_due(self, node: int, core: Node, timestamp: int, owner: int) -> None:
-        """No log can bring an earlier command any more."""
+        """No log can bring an earlier command any more. What was applied before a restart was due then."""
+        if (timestamp, owner) <= self.applied_to[node]:
+            return
         for log, of in core.learner.logs.items():
             if self.owners and of.frontier < timestamp - (log > owner):
                 self.fail(f"node {node} applies {(timestamp, owner)}, and log {log} is at {of.frontier}")

@@ -1,6 +1,7 @@
 """The labs: the code itself has all points, a wrong answer fewer, and a failure has its page."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,10 @@ def test_all_labs_have_a_text_a_skeleton_and_a_place_in_the_list(capsys: pytest.
         (None, "answer.py: No such file or directory"),
         ("def other():\n    pass\n", "has no function quorum_length()"),
         ("def quorum_length(:\n", "answer.py:1: "),
+        (
+            "import nosuch\ndef quorum_length(a, b):\n    return 0\n",
+            "answer.py: ModuleNotFoundError: No module",
+        ),
     ],
 )
 def test_what_cannot_be_graded_is_told_in_a_line(
@@ -99,6 +104,22 @@ def test_what_cannot_be_graded_is_told_in_a_line(
     assert grade.main(["1", "--answer", str(path)]) == 2
     told = capsys.readouterr()
     assert complaint in told.err and told.err.count("\n") == 1 and not told.out
+
+
+@pytest.mark.parametrize("words", [["--answer", "mine.py"], ["--pages", "pages"], ["1", "--pages", "-"]])
+def test_what_would_be_ignored_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        grade.main(words)
+    assert ended.value.code == 2
+    assert re.search("of which lab\\?|- would be stdout", capsys.readouterr().err)
+
+
+def test_pages_that_cannot_be_written_are_no_fault_of_the_answer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        grade.main(["1", "--pages", "/proc/nowhere"])
+    assert "FAIL" not in capsys.readouterr().out
 
 
 def test_an_answer_that_ends_the_process_or_means_nothing_has_no_points(

@@ -124,6 +124,8 @@ def test_what_was_counted_is_what_prometheus_reads() -> None:
         "prepares": 0, "accepts": 2, "refused": 0, "messages": 2, "message_bytes": 15,
         "answers": 5, "answers_us": 100_520_110,
     }  # fmt: skip
+    times = counts.answer_times()
+    assert sum(times.values()) == 5 and times["answers_below_134217728us"] == 1, "100 s are below 2 ** 27 us"
 
 
 # ------------------------------------------------------------------------------------------- the real thing
@@ -179,6 +181,8 @@ def test_bytes_are_in_the_status_too(cluster: Measured) -> None:
     counters = status.counters
     assert counters["bytes_received"] > 20 * counters["frames_received"] > 0
     assert counters["bytes_sent"] > 20 * counters["frames_sent"] > 0
+    times = [count for name, count in counters.items() if name.startswith("answers_below_")]
+    assert sum(times) == counters["answers"]
 
 
 def test_the_other_pages_and_what_there_is_none_of(cluster: Measured) -> None:

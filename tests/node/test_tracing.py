@@ -1,6 +1,7 @@
 """Live nodes record what happens when they are asked to, and explain tells it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,9 @@ def test_what_a_live_cluster_has_recorded_tells_how_a_value_came_to_be(tmp_path:
         assert "node 1 does not record" in journals.stdout and "trace on" in journals.stdout
         assert "has put color=red in slot 0 of log" in journals.stdout
         assert "Slot 0 is chosen, and applied there." in journals.stdout
+        drawn = client(cluster, "explain", "color", "--svg", "-")
+        assert drawn.stdout.startswith("<svg") and drawn.stderr == ""
+        assert not re.search(r"\d ms\b", journals.stdout + drawn.stdout), "a journal holds no times"
 
         on = client(cluster, "trace", "on")
         assert on.stdout.splitlines() == [f"node {node}: records" for node in cluster.ids]

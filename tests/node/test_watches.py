@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from paxoskv.node.long_work import LongWork
-from paxoskv.node.watches import AT_ONCE, CHARACTERS, MAX_OF_ONE, MAX_WATCHES, PIECE, Watches
-from paxoskv.state.changes import LAST, at
+from paxoskv.node.watches import AT_ONCE, MAX_OF_ONE, MAX_WATCHES, PIECE, Watches
+from paxoskv.state.changes import BYTES, LAST, at
 from paxoskv.state.store import Store, encode_batch
 from paxoskv.wire.codec import Compacted, NotDone
 from paxoskv.wire.structs import Command, Verb, Watched
@@ -299,7 +299,7 @@ def test_a_piece_ends_when_enough_was_looked_at() -> None:
 
 def test_a_piece_ends_when_enough_was_told() -> None:
     node = Node()
-    node.store.apply(1, 1, encode_batch([Command(Verb.PUT, "a", "v" * (PIECE * CHARACTERS))]))
+    node.store.apply(1, 1, encode_batch([Command(Verb.PUT, "a", "v" * (PIECE * BYTES))]))
     for _ in range(20):
         node.watches.begin(Call(), "a", BEGINNING, 1, WAIT_S)  # type: ignore[arg-type]
     assert len(node.answers) == 1

@@ -5,6 +5,7 @@ who launches (see network.py): so the ports are free, and the five hosts have th
 docs/operations.md. What cannot be run there stands in ELSEWHERE, with the test that runs it.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -18,8 +19,9 @@ import pytest
 
 from paxoskv import config
 from tests.harness import network
+from tests.harness.fake_node import FakeCluster
 from tests.harness.network import CLIENT, HOSTS, Network
-from tests.harness.processes import DEADLINE_S, PROJECT
+from tests.harness.processes import DEADLINE_S, PROJECT, finish
 
 README = PROJECT / "README.md"
 DOCUMENTS = [README, *sorted(PROJECT.glob("docs/*.md"))]
@@ -216,6 +218,22 @@ def test_files_of_the_project_that_a_document_names_are_there(document: Path) ->
     )
     missing = sorted(name for name in named if not (PROJECT / name).exists())
     assert not missing
+
+
+def test_the_transaction_of_the_operations_guide_prints_what_it_shows(tmp_path: Path) -> None:
+    text = (PROJECT / "docs" / "operations.md").read_text().partition("\n## Transactions\n")[2]
+    (_, block), (kind, shown) = FENCE.findall(text)[:2]
+    assert kind == "text" and "transaction" in block
+    with contextlib.closing(FakeCluster(tmp_path)) as fakes:
+        nodes = [{"id": node.id, "host": node.host, "port": node.port} for node in fakes.cluster.nodes]
+        (tmp_path / "cluster.json").write_text(json.dumps({"name": "fake", "nodes": nodes}))
+        environment = {**os.environ, "PAXOSKV_CLUSTER": str(tmp_path / "cluster.json")}
+        (tmp_path / "client.py").symlink_to(PROJECT / "client.py")
+        (tmp_path / ".venv").symlink_to(sys.prefix)
+        done = finish(["bash", "-ec", block], cwd=tmp_path, env=environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == shown
+        assert fakes.content == {"stock": "1", "order/7": "book"} and "order/7" in fakes.store.leases
 
 
 def test_messages_that_the_operations_guide_explains_are_those_that_are_said() -> None:

@@ -27,6 +27,9 @@ def test_a_backup_has_all_that_was_acknowledged_and_a_new_cluster_begins_with_it
         client.increment("count", 7)
         done = finish([BACKUP, tmp_path / "b.gz", "--cluster", old.file])
         assert done.returncode == 0, done.stderr
+        done = finish([BACKUP, "/proc/nowhere/b.gz", "--cluster", old.file])
+        told = "backup: /proc/nowhere/b.gz: No such file or directory\n"
+        assert (done.returncode, done.stderr) == (74, told)
         client.put("later", "is not in it")
     expected = {**{f"key {i}": "ä\0" * i for i in range(50)}, "count": "7"}
     content = json.loads(gzip.decompress((tmp_path / "b.gz").read_bytes()))

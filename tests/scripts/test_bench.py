@@ -57,7 +57,7 @@ def experiment(faster: float = 1.0) -> list[dict[str, Any]]:
 
 
 def results(directory: Path, samples: list[dict[str, Any]]) -> Path:
-    """A directory with these results, as bench.py leaves it before the report is made."""
+    """A directory with these results, as bench.sh leaves it before the report is made."""
     directory.mkdir()
     (directory / "results.json").write_text(json.dumps(samples))
     (directory / "manifest.json").write_text(json.dumps(MANIFEST))
@@ -462,6 +462,6 @@ def test_ctrl_c_ends_what_was_started_and_removes_its_files(tmp_path: Path) -> N
     finally:
         child.kill()
         child.wait()
-    assert (child.returncode, errors) == (130, "bench.py: interrupted; nothing was written\n")
+    assert (child.returncode, errors) == (130, "bench.sh: interrupted; nothing was written\n")
     assert mine not in leftovers()
     assert its_processes() == []

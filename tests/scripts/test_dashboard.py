@@ -158,6 +158,9 @@ def test_a_put_in_the_command_box_is_answered_and_the_lanes_grow(driver: Any, de
         )
         > 0
     )
+    eventually(
+        lambda: re.fullmatch(r"half below [\d.]+, 99 % below [\d.]+", page.text("spread")), "the spread"
+    )
     page.command("delete color")
     page.await_text("said", "delete color: ok (")
     page.command("get color")
@@ -166,6 +169,19 @@ def test_a_put_in_the_command_box_is_answered_and_the_lanes_grow(driver: Any, de
     page.await_text("said", "put color: commands: put KEY VALUE, ")
     page.command("put 'color")
     page.await_text("said", "put 'color: No closing quotation")
+
+
+@pytest.mark.slow
+def test_a_node_that_nobody_has_heard_yet_does_not_look_well(driver: Any, demo: Dashboard) -> None:
+    Page(driver, demo)
+    colors = driver.execute_script(
+        "const color = name => { const one = rows.get(1).whole; one.className = name;"
+        " return getComputedStyle(one).borderLeftColor; };"
+        "const ring = name => { spots.get(1).group.setAttribute('class', name);"
+        " return getComputedStyle(spots.get(1).group.firstChild).stroke; };"
+        "return [color('node'), color('node well'), ring('spot'), ring('spot well')];"
+    )
+    assert colors[0] != colors[1] and colors[2] != colors[3] and colors[1] == colors[3]
 
 
 @pytest.mark.slow

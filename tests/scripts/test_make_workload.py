@@ -133,11 +133,9 @@ def test_a_file_that_cannot_be_repeated_is_told_of_in_one_line(
     assert told in (said := capsys.readouterr().err) and said.count("\n") == 1
 
 
-def test_a_workload_that_cannot_be_written_or_has_no_rows_is_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert make_workload.main(["-o", str(tmp_path / "no" / "w.csv")]) == 2
-    assert "w.csv" in capsys.readouterr().err
+def test_a_workload_that_cannot_be_written_or_has_no_rows_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):  # it ends the program with 74: see test_scripts.py
+        make_workload.main(["-o", str(tmp_path / "no" / "w.csv")])
     with pytest.raises(SystemExit) as caught:
         make_workload.main(["--rows", "0"])
     assert caught.value.code == 2

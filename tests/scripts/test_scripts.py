@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +23,8 @@ import pytest
 from paxoskv import program
 from paxoskv.client.sync import Client
 from paxoskv.config import load
+from paxoskv.node.opening import make
+from paxoskv.wire.structs import Identity
 from tests.harness.fake_node import FakeCluster
 from tests.harness.processes import (
     CLIENT,
@@ -34,6 +38,7 @@ from tests.harness.processes import (
     eventually,
     finish,
 )
+from tests.project.test_docs import copied
 
 sys.path.append(str(PROJECT / "deploy"))
 
@@ -45,7 +50,7 @@ PROGRAMS = (
     "client.py",
     *sorted(
         str(path.relative_to(PROJECT))
-        for directory in ("scripts", "bench", "bench/experiments", "deploy", "tools")
+        for directory in ("scripts", "bench", "bench/experiments", "deploy", "tools", "labs")
         for path in (PROJECT / directory).iterdir()
         if path.is_file() and (os.access(path, os.X_OK) or path.name == "compile.py")
     ),
@@ -430,6 +435,31 @@ def test_a_demonstration_that_fails_says_so_and_leaves_nothing_behind(tmp_path: 
     assert done.stderr == "demo.sh: no-such-file.csv: no such file\n"
 
 
+def test_a_demonstration_with_an_unknown_option_starts_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = finish([SCRIPTS / "demo.sh", "--frob"], 4 * DEADLINE_S, env=environment, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("demo.sh run: error: unrecognized arguments: --frob\n")
+    done = finish([SCRIPTS / "demo.sh", "--in-flight", "2", "--help"], env=environment, cwd=tmp_path)
+    assert done.returncode == 0 and "\nusage: scripts/demo.sh [FILE.csv]" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_demonstration_says_at_its_end_that_compiling_goes_on(tmp_path: Path) -> None:
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists() or not shutil.which("cc"):
+        pytest.skip("no C compiler, or no headers of Python (Debian: apt-get install gcc python3-dev)")
+    project = copied(tmp_path)
+    (project / "build").mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PAXOSKV_INTERPRETED"}
+    with (project / "build" / "compiling").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as who compiles has it
+        done = finish([project / "scripts" / "demo.sh"], 4 * DEADLINE_S, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, _, end = done.stdout.partition("all stores are equal\n")
+    assert end.startswith("== the nodes stop; the busiest modules are still compiled in the background")
+
+
 def test_setting_up_again_costs_nothing() -> None:
     for words in ((), ("--dev",), ()):
         finish([SCRIPTS / "setup.sh", *words], 4 * DEADLINE_S).check_returncode()
@@ -488,14 +518,16 @@ def test_every_program_is_named_beside_the_exit_codes() -> None:
         (0, "scripts/compare_stores.py --help"),
         (0, "deploy/supervise.py --help"),
         (1, "scripts/cluster.sh kill 1 --cluster {cluster}"),
-        (1, "scripts/make_certs.sh {cluster} /proc/nowhere"),
         (2, "server.py --id 9 --cluster {cluster}"),
         (2, "scripts/fsck.py {nowhere}"),
         (2, "scripts/check_history.py {nowhere}"),
         (2, "scripts/restore.sh {nowhere} --cluster {nowhere}"),
         (2, "scripts/demo.sh {nowhere}"),
         (2, "scripts/simulate.py --seeds none"),
+        (2, "scripts/simulate.py --record"),
+        (2, "scripts/explore.py --check-trace {nowhere} one-log"),
         (2, "scripts/test.sh --no-such-option"),
+        (2, "scripts/bench.sh --no-such-option"),
         (2, "bench/experiments/failover.py --nodes 1"),
         (3, "client.py get key --timeout 0.1 --cluster {cluster}"),
         (3, "scripts/backup.sh {nowhere} --cluster {cluster}"),
@@ -506,8 +538,20 @@ def test_every_program_is_named_beside_the_exit_codes() -> None:
         (74, "scripts/make_cluster.py > /dev/full"),
         (74, "server.py --help > /dev/full"),
         (74, "scripts/cluster.sh --help > /dev/full"),
-        (74, "scripts/make_workload.py --rows 99999 | head -n 1; exit ${{PIPESTATUS[0]}}"),
-        (2, "scripts/make_workload.py -o /proc/nowhere"),
+        (74, "scripts/launch.sh --help > /dev/full"),
+        (74, "bench/run.py --help > /dev/full"),
+        (74, "scripts/make_workload.py -o /proc/nowhere"),
+        (74, "scripts/make_certs.sh {cluster} /proc/nowhere"),
+        (74, "scripts/trace.py put --svg /proc/nowhere"),
+        (74, "scripts/trace.py put --svg - > /dev/full"),
+        (74, "scripts/fsck.py {data} --export /proc/nowhere"),
+        (74, "scripts/restore.sh {backup} --cluster {cluster} --data /proc/nowhere"),
+        (74, "bench/run.py --out /proc/nowhere"),
+        (74, "client.py run workload.csv --timeout 0.1 --cluster {cluster} --out /proc/nowhere"),
+        (74, "client.py run workload.csv --timeout 0.1 --cluster {cluster} --history /proc/nowhere"),
+        (74, "labs/grade.py 1 --pages /proc/nowhere"),
+        (141, "scripts/make_workload.py --rows 99999 | head -n 1; exit ${{PIPESTATUS[0]}}"),
+        (0, "PYTHONUNBUFFERED= scripts/make_cluster.py | true; exit ${{PIPESTATUS[0]}}"),
     ],
 )
 def test_programs_end_with_the_exit_codes_of_the_table(tmp_path: Path, code: int, command: str) -> None:
@@ -516,12 +560,51 @@ def test_programs_end_with_the_exit_codes_of_the_table(tmp_path: Path, code: int
     malformed = tmp_path / "malformed"
     malformed.write_text("PUT\n")
     named = {"cluster": cluster_file(tmp_path, 1), "nowhere": tmp_path / "nowhere", "malformed": malformed}
+    if "{data}" in command or "{backup}" in command:
+        named |= old_data(tmp_path / "old")
     words = command.format(**named)
     if command.startswith(("server.py", "client.py")):
         words = f"{sys.executable} {words}"
     done = finish(["bash", "-c", words], cwd=PROJECT, env={**os.environ, "PYTHON": sys.executable})
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    if code == 74:
+        assert done.stderr.count("\n") == 1
+        called = CALLED.get(command.split()[0], Path(command.split()[0]).name)
+        assert done.stderr.startswith(f"{called}: ")
+
+
+# What calls itself otherwise: by the script that users call, by the command of backup.py, or as mkdir does.
+CALLED = {"bench/run.py": "bench.sh", "scripts/restore.sh": "restore", "scripts/make_certs.sh": "mkdir"}
+
+
+def old_data(directory: Path) -> dict[str, Path]:
+    """The data directory of the node of another cluster, and a backup of it."""
+    found = {"data": directory / "node-1", "backup": directory / "old.gz"}
+    make(found["data"], Identity("old", "digest", 1, 1, 0))
+    finish([SCRIPTS / "fsck.py", found["data"], "--export", found["backup"]]).check_returncode()
+    return found
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "client.py run workload.csv --out -",
+        "client.py run workload.csv --history -",
+        "scripts/backup.sh -",
+        "scripts/fsck.py data/node-1 --export -",
+        "bench/run.py --out -",
+        "labs/grade.py 1 --pages -",
+    ],
+)
+def test_a_dash_that_cannot_mean_stdout_is_refused(tmp_path: Path, command: str) -> None:
+    file, *words = command.split()
+    done = finish([sys.executable if file.endswith(".py") else "bash", PROJECT / file, *words], cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].endswith(
+        "- would be stdout: give a name (./- for one that is called so)"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_program_ends_quietly_as_the_signal_ends_it(tmp_path: Path) -> None:
@@ -546,6 +629,7 @@ def test_help_works_where_nothing_is_installed_and_misuse_is_no_traceback(bare: 
     command = [bare / file] if os.access(bare / file, os.X_OK) else ["python3", bare / file]
     done = finish([*command, "--help"], env=environment)
     assert (done.returncode, done.stderr) == (0, "") and "usage" in done.stdout.lower()
+    assert not re.search("^#", done.stdout, re.MULTILINE), "a comment as it stands in the source"
     if file not in ("scripts/demo.sh", "scripts/bench.sh", "scripts/test.sh"):  # they install first
         done = finish([*command, "--no-such-option"], env=environment)
         assert done.returncode == 2 and done.stderr and "Traceback" not in done.stderr

@@ -74,6 +74,7 @@ def test_a_run_that_breaks_a_rule_prints_the_command_of_its_page_which_shows_whe
         ["put", "--seed", "1"],
         ["put", "--last", "0"],
         ["put", "--nodes", "3"],
+        ["--list", "--svg", "put.svg"],
     ],
 )
 def test_what_cannot_be_shown_is_refused_in_a_line(
@@ -84,10 +85,20 @@ def test_what_cannot_be_shown_is_refused_in_a_line(
     assert ended.value.code == 2 and "Traceback" not in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert trace.main(["put", "--html", "/proc/none/put.html"]) == 1
-    told = capsys.readouterr().err
-    assert told.endswith(": /proc/none/put.html: No such file or directory\n") and len(told.split(": ")) == 3
+def test_a_dash_stands_for_stdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for form, begin in (
+        ("mermaid", "sequenceDiagram"),
+        ("svg", "<svg"),
+        ("json", "{"),
+        ("html", "<!DOCTYPE"),
+    ):
+        assert trace.main(["put", f"--{form}", "-"]) == 0
+        told = capsys.readouterr()
+        assert told.out.startswith(begin) and told.err == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_written_is_told_and_a_long_run_says_that_its_beginning_is_missing(
