@@ -209,7 +209,7 @@ def run(rows: list[Row], settings: Settings, progress: Callable[[list[Done]], No
                 process.kill()
                 process.join()
     if result.unreachable is None:
-        _collect(result, work, rest, processes)
+        _collect(result, settings, work, rest, processes)
     return result
 
 
@@ -254,7 +254,7 @@ def _watch(
     progress: Callable[[list[Done]], None] | None,
 ) -> None:
     """Wait until all processes are done or dead."""
-    names = _names(work)
+    names = _names(work[0].settings)
     seen = [_Seen(part) for part in work]
     waiting = dict(zip(pipes, range(len(work)), strict=True))
     while waiting:
@@ -286,8 +286,8 @@ class _Seen:
         return [i for i in looked_at if board.outcome[i]]
 
 
-def _names(work: list[_Part]) -> list[str]:
-    nodes = addresses_of(work[0].settings.cluster)
+def _names(settings: Settings) -> list[str]:
+    nodes = addresses_of(settings.cluster)
     return [str(node) if node.id is None else str(node.id) for node in nodes]
 
 
@@ -310,9 +310,11 @@ def _stop(work: list[_Part], pipes: list[Connection], rest: dict[int, _Rest]) ->
                 break
 
 
-def _collect(result: Run, work: list[_Part], rest: dict[int, _Rest], processes: list[SpawnProcess]) -> None:
+def _collect(
+    result: Run, settings: Settings, work: list[_Part], rest: dict[int, _Rest], processes: list[SpawnProcess]
+) -> None:
     """Gather the outcomes of all processes in the result."""
-    names, codes = _names(work), set()
+    names, codes = _names(settings), set()
     for part, process in zip(work, processes, strict=True):
         if part.process not in rest and not result.interrupted:
             result.dead.append(

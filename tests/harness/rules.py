@@ -68,11 +68,11 @@ RULES: dict[str, Rule] = {
     ),
     "N6: below first_incomplete nothing is applied": rule(
         stories.test_a_command_whose_result_was_given_up_is_not_applied_again,
-        ("state.store", "if request.sequence < session.first_incomplete:", "if False:"),
+        ("state.store", "if sequence < session.first_incomplete:", "if False:"),
     ),
     "N8: a command is applied once, whatever its attempts were told": rule(
         stories.test_not_done_speaks_of_one_attempt_only,
-        ("state.store", "result = session.results.get(request.sequence)", "result = None"),
+        ("state.store", "result = session.results.get(sequence)", "result = None"),
     ),
     "N9: a pending read waits on logs too": rule(
         stories.test_a_read_that_waits_for_a_dead_node_gets_its_answer,
@@ -110,8 +110,8 @@ RULES: dict[str, Rule] = {
         stories.test_results_are_kept_by_sequence,
         (
             "state.store",
-            "if request.sequence < session.first_incomplete:",
-            "if request.sequence < max(session.results, default=0):",
+            "if sequence < session.first_incomplete:",
+            "if sequence < max(session.results, default=0):",
         ),
     ),
     "N17: a round starts after the read arrived": rule(

@@ -407,7 +407,7 @@ def test_a_cluster_that_runs_already_is_measured_and_keeps_its_keys(tmp_path: Pa
         str(tmp_path / "out"),
     ]
     with systems.Paxos(tmp_path / "paxos") as system, systems.Single(tmp_path / "single") as single:
-        words += ["--cluster", str(system.file), "--single", single.address]
+        words += ["--cluster", str(system.file), "--single", single.where]
         with system.client() as client, single.client() as other:
             client.put("theirs", "1")
             assert run.main(words) == 0
