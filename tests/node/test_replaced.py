@@ -19,10 +19,9 @@ from paxoskv.wire.validation import FORMAT, invalid
 from tests.harness.linearizability import check
 from tests.harness.processes import (
     CLIENT,
-    Load,
+    Clients,
     Process,
     RealCluster,
-    contended,
     eventually,
     final_reads,
     finish,
@@ -214,17 +213,16 @@ def serves(cluster: RealCluster, node: int, incarnation: int) -> bool:
 
 @pytest.mark.slow
 def test_a_node_is_replaced_under_load_and_no_operation_fails(tmp_path: Path) -> None:
-    csv = contended(tmp_path / "load.csv", 6000, 60, seed=3)
     with RealCluster(tmp_path) as cluster:
-        with Load(["--cluster", cluster.file], csv, "--in-flight", "4") as work:
-            eventually(lambda: cluster.applied() > 200, "some operations are done")
+        with Clients(cluster, count=4) as clients:
+            clients.progress(200)
             cluster.kill(3)
             file, address = told_to(cluster, 3, tmp_path)
             new = replacement(cluster, 3, file)
             new.start("--rejoin")
             eventually(lambda: serves(cluster, 3, 2), f"node 3 serves elsewhere:\n{new.log(20)}")
-            assert work.running, "it was replaced under load"
-            work.expect_success()
+            clients.progress(200)
+        assert not clients.failures, clients.failures
         cluster.nodes[3].start()  # the old one comes back
         eventually(lambda: f"node 3 was replaced: it is at {address}" in cluster.nodes[3].log(), "it is told")
         old = Client(f"127.0.0.1:{cluster.settings.member(3).port}", timeout=3)
@@ -246,7 +244,7 @@ def test_a_node_is_replaced_under_load_and_no_operation_fails(tmp_path: Path) ->
         status = finish([sys.executable, CLIENT, "status", "--cluster", cluster.file])
         assert status.returncode == 0 and address in status.stdout, status.stdout
 
-        history = work.operations()
+        history = clients.operations
         with Client(load(second)) as client:
             store = {item.key: item.value for item in client.scan()}
             assert {client.status(node).hash for node in (1, 3, 5)} == {client.status(2).hash}

@@ -164,7 +164,7 @@ def a_cut_network_fails_no_operation(cluster: Launched) -> None:
     finish(make).check_returncode()
     inside = cluster.hosts.at(CLIENT, [])
     before = cluster.applied()
-    with Load(["--cluster", cluster.file], csv, prefix=inside) as load:
+    with Load(["--cluster", cluster.file], csv, "--rate", "150", prefix=inside) as load:
         eventually(lambda: cluster.applied() > before + 100, "the run is under way")
         with cluster.hosts.cut_off(3):
             assert load.running, "cut off in the middle of the run"
