@@ -48,6 +48,7 @@ PACKAGES = tuple(sorted({module.rpartition("/")[0].replace("/", ".") for module 
 TOOLS = (
     "tools/compile.py",
     "tools/make_codec.py",
+    "tools/new_struct.c",
     "gen-py/kvstore/ttypes.py",
     "gen-py/kvstore/KeyValue.py",
 )

@@ -30,7 +30,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from mypyc.build import mypycify
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 class Parallel(build_ext):  # one C file for each module, several at a time
@@ -51,6 +51,7 @@ class Parallel(build_ext):  # one C file for each module, several at a time
 
 modules = mypycify(
     ["--config-file", sys.argv[1], *sys.argv[2:]], opt_level="1", debug_level="0", multi_file=True)
+modules.append(Extension("paxoskv.wire.new_struct", ["new_struct.c"], extra_compile_args=["-O2"]))
 setup(name="compiled", py_modules=[], ext_modules=modules, cmdclass={"build_ext": Parallel},
       script_args=["-q", "build_ext", "--inplace"])
 """
@@ -62,6 +63,7 @@ def build(work: Path) -> None:
     shutil.copytree(PROJECT / "paxoskv", package, ignore=shutil.ignore_patterns("__pycache__"))
     codec = [sys.executable, str(PROJECT / "tools" / "make_codec.py")]
     (work / CODEC).write_text(subprocess.run(codec, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    shutil.copy(PROJECT / "tools" / "new_struct.c", work)
     command = [sys.executable, "-c", BUILD, str(PROJECT / "pyproject.toml"), CODEC, *compiled.MODULES]
     done = subprocess.run(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:

@@ -33,6 +33,7 @@ SELDOM = frozenset({
 
 START = '''"""Made by tools/make_codec.py: the structs of kvstore.thrift, encoded and decoded."""
 
+from importlib import import_module
 from typing import Any, Final
 
 from librt.strings import (
@@ -42,7 +43,7 @@ from mypy_extensions import i64
 
 from paxoskv.wire import structs
 
-_new: Final[Any] = tuple.__new__  # what a named tuple's constructor comes to, without its arguments' names
+_new: Final[Any] = import_module("paxoskv.wire.new_struct").new  # tools/new_struct.c
 
 
 class Strange(ValueError):
@@ -81,7 +82,7 @@ start = at
 NEW_SESSION = """
 if at - start == 25:
     reader.last_at = start
-    reader.last = _new(kind, ({values}))
+    reader.last = _new(kind, {values})
     return reader.last
 """.strip()
 
@@ -227,7 +228,7 @@ def functions(name: str, spec: Any, required: set[str]) -> list[str]:
             assert field[2] not in required, f"{name}.{field[2]}: no lines for it, but it must be there"
             reading += [f"{field[2]}_: Any = None"]
             writing += [f"if struct[{index}] is not None:", "    raise Strange"]
-    values = "".join(f"{field[2]}_, " for _, field in fields)
+    values = ", ".join(f"{field[2]}_" for _, field in fields)
     before, after = [], []
     if name == "Session":
         before, after = SAME_SESSION, NEW_SESSION.format(values=values).split("\n")
@@ -235,7 +236,7 @@ def functions(name: str, spec: Any, required: set[str]) -> list[str]:
     parameters = [f"{field}: Any" + ("" if field in required else " = None") for field in names]
     return [
         f"def new_{name}({', '.join(['kind: Any', *parameters])}) -> Any:",
-        f"    return _new(kind, ({''.join(f'{field}, ' for field in names)}))",
+        f"    return _new(kind, {', '.join(names)})",
         "",
         "",
         f"def read_{name}(reader: Reader, kind: Any) -> Any:",
@@ -245,7 +246,7 @@ def functions(name: str, spec: Any, required: set[str]) -> list[str]:
         "        raise Strange",
         "    reader.at = at + 1",
         *("    " + line for line in after),
-        f"    return _new(kind, ({values}))",
+        f"    return _new(kind, {values})",
         "",
         "",
         f"def write_{name}(writer: BytesWriter, struct: tuple[Any, ...]) -> None:",

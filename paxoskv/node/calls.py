@@ -41,7 +41,7 @@ class Answers:
             return
         method, sequence = token.method, token.sequence
         if value.__class__ is list:
-            size = sum(_length(result) for result in value)
+            size = sum([_length(result) for result in value])
             if size > MAX_ANSWER:  # not even encoded: it may be thousands of times as large
                 value = Unknown(f"done, but the answer has {size} bytes or more")
         if isinstance(value, Exception):

@@ -74,37 +74,50 @@ class Histogram:
         self.total += value
 
 
+class Traffic:
+    """Frames, and the bytes in them."""
+
+    __slots__ = ("bytes", "frames")
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.bytes = 0
+
+
+By = dict[int, dict[str, Traffic]]  # by peer (0: clients) and method
+
+
 class Counts:
     """What a node counts of its own dealings since it started."""
 
     def __init__(self) -> None:
-        self.operations: dict[tuple[str, str], int] = {}  # by method and outcome
+        self.operations: dict[str, dict[str, int]] = {}  # by method and outcome
         self.latency: dict[str, Histogram] = {}  # by method, microseconds from arrival to answer
-        self.received: dict[tuple[int, str], list[int]] = {}  # by peer (0: clients) and method: frames, bytes
-        self.sent: dict[tuple[int, str], list[int]] = {}
+        self.received: By = {}
+        self.sent: By = {}
         self.fsync = Histogram()  # microseconds for each frame of the journal
         self.checkpoint = Histogram()  # microseconds for each checkpoint
         self.refusals: dict[str, int] = {}  # by what was refused
 
     def answered(self, method: str, outcome: str, seconds: float) -> None:
         """A client has its answer, so long after its call arrived."""
-        key = (method, outcome)
-        operations = self.operations
-        operations[key] = operations.get(key, 0) + 1
+        outcomes = self.operations.get(method)
         histogram = self.latency.get(method)
-        if histogram is None:
-            histogram = self.latency[method] = Histogram()
+        if outcomes is None or histogram is None:
+            outcomes, histogram = self.operations[method], self.latency[method] = {}, Histogram()
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
         histogram.add(int(seconds * 1e6))
 
-    def frame(
-        self, cells: dict[tuple[int, str], list[int]], peer: int | None, method: str, size: int
-    ) -> None:
-        """A frame came or went: cells is `received` or `sent`, size is in bytes."""
-        cell = cells.get((peer or 0, method))
-        if cell is None:
-            cell = cells[peer or 0, method] = [0, 0]
-        cell[0] += 1
-        cell[1] += size
+    def frame(self, way: By, peer: int | None, method: str, size: int) -> None:
+        """A frame came or went: `way` is `received` or `sent`, size is in bytes."""
+        methods = way.get(peer or 0)
+        if methods is None:
+            methods = way[peer or 0] = {}
+        traffic = methods.get(method)
+        if traffic is None:
+            traffic = methods[method] = Traffic()
+        traffic.frames += 1
+        traffic.bytes += size
 
     def refused(self, what: str, times: int = 1) -> None:
         """Somebody or something was turned away."""
@@ -118,20 +131,23 @@ class Counts:
 
     def totals(self) -> dict[str, int]:
         """Frames and bytes, all peers and methods together; and what a command costs between the nodes."""
-        peers = [(method, cell) for (peer, method), cell in self.sent.items() if peer]
+        peers = [sent for peer, sent in self.sent.items() if peer]
+        to_peers = [traffic for sent in peers for traffic in sent.values()]
         operations = [self.latency[method] for method in OPERATIONS if method in self.latency]
         return {
-            "prepares": sum(cell[0] for method, cell in peers if method == "prepare"),
-            "accepts": sum(cell[0] for method, cell in peers if method == "accept"),
+            "prepares": sum(sent["prepare"].frames for sent in peers if "prepare" in sent),
+            "accepts": sum(sent["accept"].frames for sent in peers if "accept" in sent),
             "refused": self.refusals.get("prepare", 0) + self.refusals.get("accept", 0),
-            "messages": sum(cell[0] for _, cell in peers),
-            "message_bytes": sum(cell[1] for _, cell in peers),
+            "messages": sum(traffic.frames for traffic in to_peers),
+            "message_bytes": sum(traffic.bytes for traffic in to_peers),
             "answers": sum(sum(latency.buckets) for latency in operations),
             "answers_us": sum(latency.total for latency in operations),
         } | {
-            f"{what}_{way}": sum(cell[index] for cell in cells.values())
-            for way, cells in (("received", self.received), ("sent", self.sent))
-            for index, what in enumerate(("frames", "bytes"))
+            f"{what}_{name}": sum(
+                getattr(traffic, what) for methods in way.values() for traffic in methods.values()
+            )
+            for name, way in (("received", self.received), ("sent", self.sent))
+            for what in ("frames", "bytes")
         }
 
 
@@ -157,8 +173,9 @@ class Collector:
         operations = CounterMetricFamily(
             "paxos_operations", "Clients' calls that were answered.", labels=["verb", "outcome"]
         )
-        for key, count in counts.operations.items():
-            operations.add_metric(key, count)
+        for method, outcomes in counts.operations.items():
+            for outcome, count in outcomes.items():
+                operations.add_metric((method, outcome), count)
         yield operations
         refusals = CounterMetricFamily(
             "paxos_refusals", "Strangers, connections, ballots and commands turned away.", labels=["what"]
@@ -179,12 +196,13 @@ class Collector:
 def _traffic(counts: Counts) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily
 
-    for way, cells in (("received", counts.received), ("sent", counts.sent)):
-        for index, what in enumerate(("frames", "bytes")):
-            text = f"{what.capitalize()} {way}, by peer ('client': all clients) and method."
-            family = CounterMetricFamily(f"paxos_{what}_{way}", text, labels=["peer", "method"])
-            for (peer, method), cell in cells.items():
-                family.add_metric([str(peer or "client"), method], cell[index])
+    for name, way in (("received", counts.received), ("sent", counts.sent)):
+        for what in ("frames", "bytes"):
+            text = f"{what.capitalize()} {name}, by peer ('client': all clients) and method."
+            family = CounterMetricFamily(f"paxos_{what}_{name}", text, labels=["peer", "method"])
+            for peer, methods in way.items():
+                for method, traffic in methods.items():
+                    family.add_metric([str(peer or "client"), method], getattr(traffic, what))
             yield family
 
 

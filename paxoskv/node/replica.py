@@ -496,7 +496,7 @@ class Replica:
             commands: list[Command] = []
             size = 0
             for request in self.queue:
-                grows = sum([_size(command) for command in request.commands]) if len(self.queue) > 1 else 0
+                grows = _size(request.commands) if len(self.queue) > 1 else 0
                 if requests and (
                     size + grows > ENTRY_BYTES or len(commands) + len(request.commands) > self.batch
                 ):
@@ -576,7 +576,8 @@ class Replica:
         self.answer(read.token, value)
 
     def _finish(self, request: Request, value: Any) -> None:
-        if self.open.pop(request, 0) is None:
+        if request in self.open:
+            del self.open[request]
             if self.recorder is not None:
                 self.recorder.answered(request.token, value)
             if request.token is not NOBODY:
@@ -600,13 +601,16 @@ def refusal(result: Result) -> Result | Expired | Forgotten:
     return result
 
 
-def _size(command: Command) -> int:
-    """Encoded bytes of a command, about (four for each character: never too few)."""
-    size = 64
-    for text in (command.key, command.value, command.expected):
-        if text is not None:
-            size += 4 * len(text)
-    if command.transaction is not None:
-        for part in (part for parts in command.transaction for part in parts or ()):
-            size += 64 + 4 * (len(part.key) + len(part.value or ""))
+def _size(commands: Sequence[Command]) -> int:
+    """Encoded bytes of the commands, about (four for each character: never too few)."""
+    size = 0
+    for command in commands:
+        size += 64 + 4 * (_length(command.key) + _length(command.value) + _length(command.expected))
+        if command.transaction is not None:
+            for part in (part for parts in command.transaction for part in parts or ()):
+                size += 64 + 4 * (len(part.key) + _length(part.value))
     return size
+
+
+def _length(text: str | None) -> int:
+    return 0 if text is None else len(text)

@@ -156,7 +156,7 @@ class Service:
             self.answer(token, NotDone(TOO_MANY, True))
         elif not commands:
             self.answer(token, [])
-        elif any((command.verb or 0) > Verb.OPEN_SESSION for command in commands):
+        elif _newer(commands):
             self._submit_newer(token, commands, True)
         else:
             self._submit(token, commands, batch=True)
@@ -380,3 +380,11 @@ class Service:
         """Answer a call for which its connection was held."""
         self.answer(token, value)
         token.connection.release()
+
+
+def _newer(commands: list[Command]) -> bool:
+    """Whether older versions do not know one of the commands."""
+    for command in commands:  # noqa: SIM110 (any() takes thrice the time where this is compiled)
+        if (command.verb or 0) > Verb.OPEN_SESSION:
+            return True
+    return False

@@ -85,7 +85,7 @@ class Watches:
     def look(self) -> None:
         """Entries may have been applied: find the watches that these concern."""
         seen, self.seen = self.seen, self.changes.end
-        if seen == self.seen or not self.waiting:
+        if not self.waiting or seen == self.seen:
             return
         try:
             changed, few = self.changes.after(seen)

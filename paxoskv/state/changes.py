@@ -14,8 +14,8 @@ from collections import deque
 from itertools import islice
 from typing import Any, Final
 
-from paxoskv.wire.codec import Compacted
-from paxoskv.wire.structs import Change, Place
+from paxoskv.wire.codec import Compacted, decode
+from paxoskv.wire.structs import Batch, Change, Place
 
 MAX_CHANGES: Final = 65_536  # that are kept: a minute of a thousand changes a second
 ROOM: Final = 16 << 20  # bytes for their keys and values: the largest entry has some 2 MB
@@ -27,7 +27,9 @@ WITHOUT_REFERENCES: Final = 2  # version of marshal's format: it does not look f
 
 At = tuple[int, int, int]  # timestamp, owner, which change of the entry
 Kept = tuple[int, int, int, str, str | None]  # its place, the key, and its new value (None: removed)
-Entry = tuple[int, int, int, int, int]  # timestamp, owner, where its texts are, their bytes, how many changes
+Entry = tuple[
+    int, int, int, int, int, bool
+]  # timestamp, owner, where it is, bytes, changes, whether a payload
 
 
 def at(place: Place) -> At:
@@ -39,6 +41,14 @@ def _position(entry: Entry) -> tuple[int, int]:
     return entry[:2]
 
 
+def _unpacked(packed: bytes, puts: bool) -> list[Any]:
+    """Return the texts: of each change the key and its new value."""
+    if not puts:
+        texts: list[Any] = marshal.loads(packed)
+        return texts
+    return [text for command in decode(Batch, packed).commands for text in (command.key, command.value)]
+
+
 def place(where: At) -> Place:
     """Return the struct for a place."""
     return Place(where[0], where[1], None if where[2] == LAST else where[2])
@@ -47,8 +57,8 @@ def place(where: At) -> Place:
 class Changes:
     """A bounded queue of entries with what they changed: the oldest leave it when there is no room.
 
-    The texts are packed into one ring of bytes. Very many small objects that stay, between others that go,
-    make all that a node does slower.
+    They are packed into one ring of bytes: of puts the payload, which says all; of others the texts. Very
+    many small objects that stay, between others that go, make all that a node does slower.
     """
 
     def __init__(self, most: int = MAX_CHANGES, room: int = ROOM) -> None:
@@ -62,12 +72,16 @@ class Changes:
         self.floor: At = (0, 0, LAST)  # all changes after it are kept
         self.end: At = (0, 0, LAST)  # all changes up to it were applied: the last entry
 
-    def add(self, timestamp: int, owner: int, texts: list[str | None]) -> None:
-        """An entry was applied: of each change that it made, here are the key and its new value."""
+    def add(self, timestamp: int, owner: int, texts: list[str | None], payload: bytes | None = None) -> None:
+        """An entry was applied: of each change that it made, here are the key and its new value.
+
+        `payload`: the entry's, if it has puts only, and all of them were applied.
+        """
         self.end = (timestamp, owner, LAST)
         if not texts:
             return
-        packed, room = marshal.dumps(texts, WITHOUT_REFERENCES), len(self.ring)
+        packed = marshal.dumps(texts, WITHOUT_REFERENCES) if payload is None else payload
+        room = len(self.ring)
         length, at = len(packed), self.written % room
         if length > room:
             self.forget(timestamp, owner)
@@ -77,12 +91,12 @@ class Changes:
             at = 0
         entries, overwritten = self.entries, self.written + length - room
         while entries and (self.count >= self.most or entries[0][2] < overwritten):
-            gone, by, _, _, count = entries.popleft()
+            gone, by, _, _, count, _ = entries.popleft()
             self.floor = (gone, by, LAST)
             self.count -= count
         self.ring[at : at + length] = packed
         count = len(texts) // 2
-        entries.append((timestamp, owner, self.written, length, count))
+        entries.append((timestamp, owner, self.written, length, count, payload is not None))
         self.written += length
         self.count += count
 
@@ -113,14 +127,14 @@ class Changes:
         )
         found: list[Kept] = []
         before = self.looked
-        for timestamp, owner, written, length, many in newest:
+        for timestamp, owner, written, length, many, puts in newest:
             first = where[2] + 1 if (timestamp, owner) == entry else 0
             if first >= many:
                 continue
             if found and self.looked - before >= self.scan:
                 return found, False
             at = written % len(self.ring)
-            texts: list[Any] = marshal.loads(self.ring[at : at + length])
+            texts = _unpacked(bytes(self.ring[at : at + length]), puts)
             self.looked += max(many, length // BYTES)
             last = min(many, first + self.scan - len(found))
             for number in range(first, last):

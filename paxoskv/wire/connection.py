@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
         """Pass on the whole messages in the data; return where those begin that have to wait."""
         start, size, last = 0, len(data), MESSAGES_AT_ONCE
         while start + 4 <= size:
-            length: int = _LENGTH.unpack_from(data, start)[0]
+            length = data[start] << 24 | data[start + 1] << 16 | data[start + 2] << 8 | data[start + 3]
             if not 0 < length <= self.max_frame:
                 raise (
                     TlsUnexpected()

@@ -13,7 +13,6 @@ which call an answer belongs to.
 """
 
 from struct import Struct
-from struct import error as struct_error
 from typing import Any, Final
 
 from thrift.Thrift import TApplicationException, TMessageType, TType
@@ -39,18 +38,18 @@ _STOP: Final = b"\0"
 
 def header(frame: bytes, offset: int = 0) -> tuple[int, bytes, int, int]:
     """Return kind, name, sequence, and offset of the struct, of the message at this offset; or Malformed."""
-    version: int
-    kind: int
-    length: int
-    try:
-        version, kind, length = _START.unpack_from(frame, offset)
-        if version != _STRICT or not CALL <= kind <= ONEWAY or not 0 <= length <= MAX_NAME_BYTES:
-            raise Malformed("not a message of the strict binary protocol")
-        start = offset + 8
-        end = start + length
-        return kind, frame[start:end], _SEQUENCE.unpack_from(frame, end)[0], end + 4
-    except struct_error:
-        raise Malformed("a message that ends within its header") from None
+    start = offset + 8
+    if len(frame) < start:
+        raise Malformed("a message that ends within its header")
+    kind, length = frame[offset + 3], frame[offset + 7]
+    strict = frame[offset] == 0x80 and frame[offset + 1] == 1 and frame[offset + 2] == 0
+    short = frame[offset + 4] == 0 and frame[offset + 5] == 0 and frame[offset + 6] == 0
+    if not strict or not short or not CALL <= kind <= ONEWAY or length > MAX_NAME_BYTES:
+        raise Malformed("not a message of the strict binary protocol")
+    end = start + length
+    if len(frame) < end + 4:
+        raise Malformed("a message that ends within its header")
+    return kind, frame[start:end], _SEQUENCE.unpack_from(frame, end)[0], end + 4
 
 
 # TApplicationException is no generated struct; with this description it can be encoded and decoded.

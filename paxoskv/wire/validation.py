@@ -23,8 +23,7 @@ MAX_ADDRESS: Final = 300  # bytes of HOST:PORT
 # The commands that this version knows, as Identity.format says it.
 FORMAT: Final = 1
 
-_VERBS: Final = frozenset(range(Verb.PUT, Verb.REPLACE_NODE + 1))
-_WITHOUT_KEY: Final = frozenset({Verb.OPEN_SESSION, Verb.TRANSACTION, Verb.UPGRADE})
+_LAST_VERB: Final = Verb.REPLACE_NODE
 _ACTIONS: Final = frozenset({Verb.PUT, Verb.GET, Verb.DELETE, Verb.INCREMENT})
 _RELATIONS: Final = frozenset(range(Relation.EQUALS, Relation.LEASED + 1))
 _ALONE: Final = frozenset({Relation.EXISTS, Relation.ABSENT})  # relations without a value
@@ -47,9 +46,11 @@ def fits(number: int) -> bool:
 
 def invalid(command: Command) -> str | None:
     """Return the reason why the command is invalid, in one line, or None; it depends on the command alone."""
-    if command.verb not in _VERBS:
+    verb: int = command.verb or 0
+    if not Verb.PUT <= verb <= _LAST_VERB:
         return "no verb, or an unknown one"
-    reason = None if command.verb in _WITHOUT_KEY else _invalid_key(command.key)
+    without_key = verb in (Verb.OPEN_SESSION, Verb.TRANSACTION, Verb.UPGRADE)
+    reason = None if without_key else _invalid_key(command.key)
     if reason is None:
         reason = _invalid_operands(command)
     if reason is None and command.request is not None:
@@ -129,12 +130,13 @@ def _invalid_action(action: Action) -> str | None:
 
 def _invalid_request(request: RequestId) -> str | None:
     session: Session | None = request.session
-    sequence, first_incomplete = request.sequence, request.first_incomplete
+    sequence: int = request.sequence or 0
+    first_incomplete: int = request.first_incomplete or 0
     if session is None or session.timestamp is None or session.owner is None or session.index is None:
         return "the request id has no session, or part of one"
-    if sequence is None or sequence < 1:
+    if sequence < 1:
         return "no sequence, or one below 1"
-    if first_incomplete is None or not 1 <= first_incomplete <= sequence:
+    if not 1 <= first_incomplete <= sequence:
         return "no first_incomplete, or one that is not from 1 to the sequence"
     if sequence - first_incomplete >= MAX_RESULTS:
         return f"the session has more than {MAX_RESULTS} commands without an answer"

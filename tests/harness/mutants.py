@@ -1372,6 +1372,15 @@ MUTANTS = [
         ("state.content", "        self.changed += (key, None)\n", ""),
     ),
     told(
+        "watch: an entry of puts has changed what all of them say",
+        "test_changes.test_of_an_entry_of_puts_those_are_changes_that_were_applied",
+        (
+            "state.store",
+            "        if len(self._changed) != 2 * len(commands):\n            return False\n",
+            "        if not self._changed:\n            return False\n",
+        ),
+    ),
+    told(
         "watch: who waits is told what it had seen",
         "test_watches.test_a_watch_ahead_of_this_node_is_told_nothing_twice",
         (

@@ -538,7 +538,7 @@ def test_no_command_is_longer_than_what_is_counted_for_it() -> None:
     numbers = {number for number in vars(Verb).values() if isinstance(number, int)}
     assert {command.verb for command in EVERY_VERB} == numbers
     for command in EVERY_VERB:
-        assert replica._size(command) >= len(encode(Batch([command]))), command
+        assert replica._size([command]) >= len(encode(Batch([command]))), command
 
 
 def test_transactions_that_wait_do_not_gather_into_an_entry_that_no_frame_holds() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from paxoskv.state.changes import BYTES, LAST, SCAN, At, Changes, at, place
 from paxoskv.state.store import Store, encode_batch
 from paxoskv.wire.codec import Compacted
-from paxoskv.wire.structs import Change, Command, Place, Verb
+from paxoskv.wire.structs import Change, Command, Place, RequestId, Session, Verb
 
 ENOUGH = 1 << 20  # bytes
 KEYS = ("a", "ab", "b", "ba")
@@ -134,6 +134,22 @@ def test_only_what_changes_a_key_is_a_change_and_an_entry_numbers_them() -> None
         ],
         (7, 2, LAST),
     )
+
+
+def test_of_an_entry_of_puts_those_are_changes_that_were_applied() -> None:
+    store = Store("never-written.json")
+    store.apply(1, 1, encode_batch([Command(Verb.OPEN_SESSION)]))
+    first = Command(Verb.PUT, "k", "1", request=RequestId(Session(1, 1, 0), 1, 1))
+    store.apply(2, 1, encode_batch([first, Command(Verb.PUT, "k", "2")]))
+    store.apply(3, 1, encode_batch([first, Command(Verb.PUT, "", "no key"), Command(Verb.PUT, "k", "3")]))
+    store.apply(4, 1, encode_batch([first]))
+    store.apply(5, 1, encode_batch([Command(Verb.PUT, "l", ""), Command(Verb.PUT, "k", "4")]))
+    assert read(store.changes, "k", (0, 0, LAST), 10) == [
+        ((2, 1, 0), "k", "1"),
+        ((2, 1, 1), "k", "2"),
+        ((3, 1, 0), "k", "3"),
+        ((5, 1, 1), "k", "4"),
+    ]
 
 
 def test_a_store_that_takes_over_a_state_has_no_changes_before_it() -> None:

@@ -41,7 +41,6 @@ from paxoskv.wire.validation import (
 from tests.state.test_store import I64_MAX, OPEN, Applier, get, put, untimed
 
 UPGRADE = Command(Verb.UPGRADE, delta=FORMAT)
-OLD_VERBS = frozenset(range(Verb.PUT, Verb.OPEN_SESSION + 1))  # those of the version before transactions
 
 
 def transaction(
@@ -367,7 +366,7 @@ def test_whatever_transactions_come_they_do_what_the_reference_says(script: list
 
 def apply_as_old(store: Store, timestamp: int, batch: list[Command]) -> list[Result]:
     """What a node of the version before transactions makes of an entry: it knows six verbs."""
-    with mock.patch.object(validation, "_VERBS", OLD_VERBS):
+    with mock.patch.object(validation, "_LAST_VERB", Verb.OPEN_SESSION):
         return store.apply(timestamp, 1, encode_batch(batch))
 
 

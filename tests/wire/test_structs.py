@@ -8,6 +8,7 @@ import types
 import typing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from thrift.protocol import fastbinary
@@ -158,8 +159,10 @@ def check(codec: Any, seed: int, rounds: int) -> tuple[int, int]:
 @pytest.fixture(scope="module")
 def codec() -> Any:
     pytest.importorskip("librt.strings", reason="librt comes with mypy")
-    module = types.ModuleType("kvstore_codec")
-    exec(make_codec.text(), module.__dict__)
+    module, in_c = types.ModuleType("kvstore_codec"), types.ModuleType("new_struct")
+    in_c.new = lambda kind, *fields: tuple.__new__(kind, fields)  # type: ignore[attr-defined]
+    with mock.patch.dict(sys.modules, {"paxoskv.wire.new_struct": in_c}):
+        exec(make_codec.text(), module.__dict__)
     return module
 
 
@@ -192,3 +195,20 @@ def test_the_compiled_codec_writes_and_reads_what_thrift_does() -> None:
     assert done.returncode == 0, done.stderr
     machine, compared, understood = done.stdout.split()
     assert machine == "True" and int(understood) > int(compared) / 10
+
+
+@pytest.mark.skipif(
+    not compiled.directory().exists(), reason="nothing is compiled (scripts/setup.sh --fast does it)"
+)
+def test_what_makes_structs_in_c_takes_only_types_of_tuples() -> None:
+    code = (
+        "from paxoskv import compiled; compiled.use()\n"
+        "from paxoskv.wire import structs; from paxoskv.wire.new_struct import new\n"
+        "assert new(structs.Fact, 1, 2, 3, 4) == structs.Fact(1, 2, 3, 4)\n"
+        "for wrong in ((), (1, 2), (list, 1), (dict,)):\n"
+        "    try: new(*wrong)\n"
+        "    except TypeError: continue\n"
+        "    raise AssertionError(wrong)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
