@@ -2,8 +2,8 @@
 
     tools/make_codec.py        to standard output; tools/compile.py compiles it with the other modules
 
-For each struct there are three functions, derived from Thrift's own description of it: a constructor, which a
-named tuple has as text, a writer, and a reader. The reader takes what a node or Thrift's generated code
+For each struct there are two functions, derived from Thrift's own description of it: a writer and a reader.
+(Its constructor is in tools/new_struct.c.) The reader takes what a node or Thrift's generated code
 writes: the fields in the order of their numbers, and no others. About all else it raises, and
 codec.decode() lets Thrift's C extension look at the same bytes: that alone decides what else is
 understood, and what is malformed. So it is with a value that the writer cannot write.
@@ -44,6 +44,7 @@ from mypy_extensions import i64
 from paxoskv.wire import structs
 
 _new: Final[Any] = import_module("paxoskv.wire.new_struct").new  # tools/new_struct.c
+adopt: Final[Any] = import_module("paxoskv.wire.new_struct").adopt
 
 
 class Strange(ValueError):
@@ -232,13 +233,7 @@ def functions(name: str, spec: Any, required: set[str]) -> list[str]:
     before, after = [], []
     if name == "Session":
         before, after = SAME_SESSION, NEW_SESSION.format(values=values).split("\n")
-    names = [field[2] for _, field in fields]
-    parameters = [f"{field}: Any" + ("" if field in required else " = None") for field in names]
     return [
-        f"def new_{name}({', '.join(['kind: Any', *parameters])}) -> Any:",
-        f"    return _new(kind, {', '.join(names)})",
-        "",
-        "",
         f"def read_{name}(reader: Reader, kind: Any) -> Any:",
         "    data, at = reader.data, reader.at",
         *("    " + line for line in [*before, *reading]),
@@ -287,7 +282,7 @@ def text() -> str:
     kind = codec.named_tuple(KeyValue.execute_result)
     lines += functions(kind.__name__, kind.thrift_spec, set())
     done.append(kind.__name__)
-    pairs = [f'    "{name}": (new_{name}, encode_{name}, decode_{name}),' for name in done]
+    pairs = [f'    "{name}": (encode_{name}, decode_{name}),' for name in done]
     return "\n".join([*lines, "CODECS: Final[dict[str, Any]] = {", *pairs, "}", ""])
 
 

@@ -57,7 +57,7 @@ def sync(handle: int, whole: bool = False) -> None:
     On macOS fsync() leaves what it writes in the drive's cache, and F_FULLFSYNC asks for more; some file
     systems refuse that, and have no more to offer than fsync().
     """
-    full: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+    full: int | None = vars(fcntl).get("F_FULLFSYNC")  # getattr() makes an exception where it is missing
     if full is not None:
         try:
             fcntl.fcntl(handle, full)

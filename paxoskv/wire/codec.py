@@ -94,7 +94,8 @@ def _adopt(kind: Any, light: Any) -> None:
     light.thrift_spec = _spec(kind)
     _NAMED_TUPLES[kind] = _NAMED_TUPLES[light] = light
     if codec and kind.__name__ in codec.CODECS:
-        light.__new__, _ENCODERS[light], _DECODERS[light] = codec.CODECS[kind.__name__]
+        _ENCODERS[light], _DECODERS[light] = codec.CODECS[kind.__name__]
+        codec.adopt(light, light._fields, len(light._fields) - len(light._field_defaults))
 
 
 for _name, _kind in vars(structs).items():

@@ -135,12 +135,12 @@ def check(codec: Any, seed: int, rounds: int) -> tuple[int, int]:
     understood = 0
     for _ in range(rounds):
         name = rng.choice(sorted(codec.CODECS))
-        new, encode, decode = codec.CODECS[name]
+        encode, decode = codec.CODECS[name]
         kind = kinds[name]
         struct = value(rng, kind, rng.choice((0.0, 0.5, 1.0)))
         data = fastbinary.encode_binary(struct, [kind, kind.thrift_spec])
         assert encode(struct) == data, struct
-        assert new(kind, *struct) == new(kind, **struct._asdict()) == struct
+        assert kind(*struct) == kind(**struct._asdict()) == struct
         assert decode(kind, b"before" + data + b"behind", 6) == struct
         assert type(decode(kind, data, 0)) is kind
         broken = bytearray(data)
@@ -156,14 +156,48 @@ def check(codec: Any, seed: int, rounds: int) -> tuple[int, int]:
     return rounds, understood
 
 
+WRONG: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = (
+    ((1,), {}), ((1, 2, 3), {}), ((1, 2, 3, 4, 5), {}), ((1, 2, 3), {"log": 4}), ((1, 2, 3), {"other": 4}),
+    ((1, 2, 3, 4), {"log": 1}), ((), {}),
+)  # fmt: skip
+
+
+def takes_what_a_named_tuple_takes() -> None:
+    fields = structs.Fact._fields
+    for positional in range(len(fields) + 1):
+        named = {"".join([*name]): index for index, name in enumerate(fields) if index >= positional}
+        for order in (list(named), list(named)[::-1]):
+            made = structs.Fact(*range(positional), **{name: named[name] for name in order})
+            assert made == (0, 1, 2, 3) and type(made) is structs.Fact
+    for arguments, names in WRONG:
+        with pytest.raises(TypeError):
+            structs.Fact(*arguments, **names)
+    assert structs.RequestId(sequence=7) == (None, 7, None) and structs.RequestId() == (None, None, None)
+
+
+def takes_only_types_of_tuples(new_struct: Any) -> None:
+    assert new_struct.new(structs.Fact, 1, 2, 3, 4) == structs.Fact(1, 2, 3, 4)
+    for wrong in ((), (1, 2), (list, 1), (dict,)):
+        with pytest.raises(TypeError):
+            new_struct.new(*wrong)
+    for wrong in ((), (list, ("a",), 1), (structs.Fact, ["a"], 1)):
+        with pytest.raises(TypeError):
+            new_struct.adopt(*wrong)
+
+
 @pytest.fixture(scope="module")
 def codec() -> Any:
     pytest.importorskip("librt.strings", reason="librt comes with mypy")
     module, in_c = types.ModuleType("kvstore_codec"), types.ModuleType("new_struct")
+    in_c.adopt = None  # type: ignore[attr-defined]
     in_c.new = lambda kind, *fields: tuple.__new__(kind, fields)  # type: ignore[attr-defined]
     with mock.patch.dict(sys.modules, {"paxoskv.wire.new_struct": in_c}):
         exec(make_codec.text(), module.__dict__)
     return module
+
+
+def test_structs_have_the_fields_that_they_must_have() -> None:
+    takes_what_a_named_tuple_takes()
 
 
 def test_the_made_codec_writes_and_reads_what_thrift_does(codec: Any) -> None:
@@ -172,9 +206,7 @@ def test_the_made_codec_writes_and_reads_what_thrift_does(codec: Any) -> None:
 
 
 def test_what_the_made_codec_cannot_write_is_left_to_thrift(codec: Any) -> None:
-    new, encode, _ = codec.CODECS["Fact"]
-    with pytest.raises(TypeError):
-        new(structs.Fact, 1, 2, 3)
+    encode, _ = codec.CODECS["Fact"]
     for wrong in (structs.Fact(1 << 31, 0, 0, 0), structs.Fact(0, 1 << 63, 0, 0), structs.Fact(0, "1", 0, 0)):  # type: ignore[arg-type]
         with pytest.raises((ValueError, TypeError, OverflowError)):
             encode(wrong)
@@ -200,15 +232,12 @@ def test_the_compiled_codec_writes_and_reads_what_thrift_does() -> None:
 @pytest.mark.skipif(
     not compiled.directory().exists(), reason="nothing is compiled (scripts/setup.sh --fast does it)"
 )
-def test_what_makes_structs_in_c_takes_only_types_of_tuples() -> None:
+def test_structs_made_in_c_have_the_fields_that_they_must_have() -> None:
     code = (
         "from paxoskv import compiled; compiled.use()\n"
-        "from paxoskv.wire import structs; from paxoskv.wire.new_struct import new\n"
-        "assert new(structs.Fact, 1, 2, 3, 4) == structs.Fact(1, 2, 3, 4)\n"
-        "for wrong in ((), (1, 2), (list, 1), (dict,)):\n"
-        "    try: new(*wrong)\n"
-        "    except TypeError: continue\n"
-        "    raise AssertionError(wrong)\n"
+        "from tests.wire import test_structs; from paxoskv.wire import new_struct\n"
+        "test_structs.takes_what_a_named_tuple_takes()\n"
+        "test_structs.takes_only_types_of_tuples(new_struct)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
