@@ -704,6 +704,16 @@ struct Rejoin {
     2: i64 incarnation
 } (python.immutable = "")
 
+/** Which disk and which start of a peer were heard of: older ones are refused. */
+struct Noted {
+    /** The peer. */
+    1: i32 node
+    /** Its highest incarnation. */
+    2: i64 incarnation
+    /** The highest life of that incarnation. */
+    3: i64 life
+} (python.immutable = "")
+
 /** The answer to a Rejoin. It leaves when the incarnation is noted durably. */
 struct Rejoined {
     /** The log. */
@@ -726,6 +736,8 @@ struct Rejoined {
     9: Fact fact
     /** The peer's clock. */
     10: i64 clock
+    /** The peer's own disk and start, and those that it has noted of all others; absent: a version that does not tell. */
+    11: optional list<Noted> lives
 } (python.immutable = "")
 
 /** A reader asks for a node's clock, and tells the timestamp that it waits for. */
@@ -880,16 +892,6 @@ struct Chosen {
     2: i64 chosen
     /** The established ballot that they were counted in. */
     3: Ballot evidence
-} (python.immutable = "")
-
-/** Which disk and which start of a peer were heard of: older ones are refused. */
-struct Noted {
-    /** The peer. */
-    1: i32 node
-    /** Its highest incarnation. */
-    2: i64 incarnation
-    /** The highest life of that incarnation. */
-    3: i64 life
 } (python.immutable = "")
 
 /** What a node must not forget. Exactly one field is set. */

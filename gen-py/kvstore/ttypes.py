@@ -5629,6 +5629,117 @@ class Rejoin(object):
         return not (self == other)
 
 
+class Noted(object):
+    """
+    Which disk and which start of a peer were heard of: older ones are refused.
+
+    Attributes:
+     - node: The peer.
+     - incarnation: Its highest incarnation.
+     - life: The highest life of that incarnation.
+
+    """
+
+    __slots__ = (
+        'node',
+        'incarnation',
+        'life',
+    )
+
+
+    def __init__(self, node=None, incarnation=None, life=None,):
+        super(Noted, self).__setattr__('node', node)
+        super(Noted, self).__setattr__('incarnation', incarnation)
+        super(Noted, self).__setattr__('life', life)
+
+    def __setattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __delattr__(self, *args):
+        raise TypeError("can't modify immutable instance")
+
+    def __hash__(self):
+        return hash(self.__class__) ^ hash((self.node, self.incarnation, self.life, ))
+
+    @classmethod
+    def read(cls, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
+            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
+        iprot.readStructBegin()
+        node = None
+        incarnation = None
+        life = None
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.I32:
+                    node = iprot.readI32()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.I64:
+                    incarnation = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.I64:
+                    life = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+        return cls(
+            node=node,
+            incarnation=incarnation,
+            life=life,
+        )
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Noted')
+        if self.node is not None:
+            oprot.writeFieldBegin('node', TType.I32, 1)
+            oprot.writeI32(self.node)
+            oprot.writeFieldEnd()
+        if self.incarnation is not None:
+            oprot.writeFieldBegin('incarnation', TType.I64, 2)
+            oprot.writeI64(self.incarnation)
+            oprot.writeFieldEnd()
+        if self.life is not None:
+            oprot.writeFieldBegin('life', TType.I64, 3)
+            oprot.writeI64(self.life)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
 class Rejoined(object):
     """
     The answer to a Rejoin. It leaves when the incarnation is noted durably.
@@ -5644,6 +5755,7 @@ class Rejoined(object):
      - entries: All entries held from there on; of a log that it leads, also those proposed and not yet voted for.
      - fact: What the peer knows of the log.
      - clock: The peer's clock.
+     - lives: The peer's own disk and start, and those that it has noted of all others; absent: a version that does not tell.
 
     """
 
@@ -5658,10 +5770,11 @@ class Rejoined(object):
         'entries',
         'fact',
         'clock',
+        'lives',
     )
 
 
-    def __init__(self, log=None, incarnation=None, noted=None, rejoining=None, promised=None, accepted=None, start=None, entries=None, fact=None, clock=None,):
+    def __init__(self, log=None, incarnation=None, noted=None, rejoining=None, promised=None, accepted=None, start=None, entries=None, fact=None, clock=None, lives=None,):
         super(Rejoined, self).__setattr__('log', log)
         super(Rejoined, self).__setattr__('incarnation', incarnation)
         super(Rejoined, self).__setattr__('noted', noted)
@@ -5672,6 +5785,7 @@ class Rejoined(object):
         super(Rejoined, self).__setattr__('entries', entries)
         super(Rejoined, self).__setattr__('fact', fact)
         super(Rejoined, self).__setattr__('clock', clock)
+        super(Rejoined, self).__setattr__('lives', lives)
 
     def __setattr__(self, *args):
         raise TypeError("can't modify immutable instance")
@@ -5680,7 +5794,7 @@ class Rejoined(object):
         raise TypeError("can't modify immutable instance")
 
     def __hash__(self):
-        return hash(self.__class__) ^ hash((self.log, self.incarnation, self.noted, self.rejoining, self.promised, self.accepted, self.start, self.entries, self.fact, self.clock, ))
+        return hash(self.__class__) ^ hash((self.log, self.incarnation, self.noted, self.rejoining, self.promised, self.accepted, self.start, self.entries, self.fact, self.clock, self.lives, ))
 
     @classmethod
     def read(cls, iprot):
@@ -5697,6 +5811,7 @@ class Rejoined(object):
         entries = None
         fact = None
         clock = None
+        lives = None
         while True:
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
@@ -5756,6 +5871,16 @@ class Rejoined(object):
                     clock = iprot.readI64()
                 else:
                     iprot.skip(ftype)
+            elif fid == 11:
+                if ftype == TType.LIST:
+                    lives = []
+                    (_etype137, _size134) = iprot.readListBegin()
+                    for _i138 in range(_size134):
+                        _elem139 = Noted.read(iprot)
+                        lives.append(_elem139)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -5771,6 +5896,7 @@ class Rejoined(object):
             entries=entries,
             fact=fact,
             clock=clock,
+            lives=lives,
         )
 
     def write(self, oprot):
@@ -5809,8 +5935,8 @@ class Rejoined(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 8)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter134 in self.entries:
-                iter134.write(oprot)
+            for iter140 in self.entries:
+                iter140.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.fact is not None:
@@ -5820,6 +5946,13 @@ class Rejoined(object):
         if self.clock is not None:
             oprot.writeFieldBegin('clock', TType.I64, 10)
             oprot.writeI64(self.clock)
+            oprot.writeFieldEnd()
+        if self.lives is not None:
+            oprot.writeFieldBegin('lives', TType.LIST, 11)
+            oprot.writeListBegin(TType.STRUCT, len(self.lives))
+            for iter141 in self.lives:
+                iter141.write(oprot)
+            oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -6009,10 +6142,10 @@ class Reading(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     facts = []
-                    (_etype138, _size135) = iprot.readListBegin()
-                    for _i139 in range(_size135):
-                        _elem140 = Fact.read(iprot)
-                        facts.append(_elem140)
+                    (_etype145, _size142) = iprot.readListBegin()
+                    for _i146 in range(_size142):
+                        _elem147 = Fact.read(iprot)
+                        facts.append(_elem147)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -6054,8 +6187,8 @@ class Reading(object):
         if self.facts is not None:
             oprot.writeFieldBegin('facts', TType.LIST, 3)
             oprot.writeListBegin(TType.STRUCT, len(self.facts))
-            for iter141 in self.facts:
-                iter141.write(oprot)
+            for iter148 in self.facts:
+                iter148.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.promised is not None:
@@ -6588,10 +6721,10 @@ class Identity(object):
             elif fid == 6:
                 if ftype == TType.LIST:
                     recovered = []
-                    (_etype145, _size142) = iprot.readListBegin()
-                    for _i146 in range(_size142):
-                        _elem147 = Recovered.read(iprot)
-                        recovered.append(_elem147)
+                    (_etype152, _size149) = iprot.readListBegin()
+                    for _i153 in range(_size149):
+                        _elem154 = Recovered.read(iprot)
+                        recovered.append(_elem154)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -6672,8 +6805,8 @@ class Identity(object):
         if self.recovered is not None:
             oprot.writeFieldBegin('recovered', TType.LIST, 6)
             oprot.writeListBegin(TType.STRUCT, len(self.recovered))
-            for iter148 in self.recovered:
-                iter148.write(oprot)
+            for iter155 in self.recovered:
+                iter155.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.reserved is not None:
@@ -6888,10 +7021,10 @@ class Held(object):
             elif fid == 4:
                 if ftype == TType.LIST:
                     entries = []
-                    (_etype152, _size149) = iprot.readListBegin()
-                    for _i153 in range(_size149):
-                        _elem154 = Entry.read(iprot)
-                        entries.append(_elem154)
+                    (_etype159, _size156) = iprot.readListBegin()
+                    for _i160 in range(_size156):
+                        _elem161 = Entry.read(iprot)
+                        entries.append(_elem161)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -6926,8 +7059,8 @@ class Held(object):
         if self.entries is not None:
             oprot.writeFieldBegin('entries', TType.LIST, 4)
             oprot.writeListBegin(TType.STRUCT, len(self.entries))
-            for iter155 in self.entries:
-                iter155.write(oprot)
+            for iter162 in self.entries:
+                iter162.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -7040,117 +7173,6 @@ class Chosen(object):
         if self.evidence is not None:
             oprot.writeFieldBegin('evidence', TType.I64, 3)
             oprot.writeI64(self.evidence)
-            oprot.writeFieldEnd()
-        oprot.writeFieldStop()
-        oprot.writeStructEnd()
-
-    def validate(self):
-        return
-
-    def __repr__(self):
-        L = ['%s=%r' % (key, getattr(self, key))
-             for key in self.__slots__]
-        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
-
-    def __eq__(self, other):
-        if not isinstance(other, self.__class__):
-            return False
-        for attr in self.__slots__:
-            my_val = getattr(self, attr)
-            other_val = getattr(other, attr)
-            if my_val != other_val:
-                return False
-        return True
-
-    def __ne__(self, other):
-        return not (self == other)
-
-
-class Noted(object):
-    """
-    Which disk and which start of a peer were heard of: older ones are refused.
-
-    Attributes:
-     - node: The peer.
-     - incarnation: Its highest incarnation.
-     - life: The highest life of that incarnation.
-
-    """
-
-    __slots__ = (
-        'node',
-        'incarnation',
-        'life',
-    )
-
-
-    def __init__(self, node=None, incarnation=None, life=None,):
-        super(Noted, self).__setattr__('node', node)
-        super(Noted, self).__setattr__('incarnation', incarnation)
-        super(Noted, self).__setattr__('life', life)
-
-    def __setattr__(self, *args):
-        raise TypeError("can't modify immutable instance")
-
-    def __delattr__(self, *args):
-        raise TypeError("can't modify immutable instance")
-
-    def __hash__(self):
-        return hash(self.__class__) ^ hash((self.node, self.incarnation, self.life, ))
-
-    @classmethod
-    def read(cls, iprot):
-        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and cls.thrift_spec is not None:
-            return iprot._fast_decode(None, iprot, [cls, cls.thrift_spec])
-        iprot.readStructBegin()
-        node = None
-        incarnation = None
-        life = None
-        while True:
-            (fname, ftype, fid) = iprot.readFieldBegin()
-            if ftype == TType.STOP:
-                break
-            if fid == 1:
-                if ftype == TType.I32:
-                    node = iprot.readI32()
-                else:
-                    iprot.skip(ftype)
-            elif fid == 2:
-                if ftype == TType.I64:
-                    incarnation = iprot.readI64()
-                else:
-                    iprot.skip(ftype)
-            elif fid == 3:
-                if ftype == TType.I64:
-                    life = iprot.readI64()
-                else:
-                    iprot.skip(ftype)
-            else:
-                iprot.skip(ftype)
-            iprot.readFieldEnd()
-        iprot.readStructEnd()
-        return cls(
-            node=node,
-            incarnation=incarnation,
-            life=life,
-        )
-
-    def write(self, oprot):
-        if oprot._fast_encode is not None and self.thrift_spec is not None:
-            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
-            return
-        oprot.writeStructBegin('Noted')
-        if self.node is not None:
-            oprot.writeFieldBegin('node', TType.I32, 1)
-            oprot.writeI32(self.node)
-            oprot.writeFieldEnd()
-        if self.incarnation is not None:
-            oprot.writeFieldBegin('incarnation', TType.I64, 2)
-            oprot.writeI64(self.incarnation)
-            oprot.writeFieldEnd()
-        if self.life is not None:
-            oprot.writeFieldBegin('life', TType.I64, 3)
-            oprot.writeI64(self.life)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -7439,10 +7461,10 @@ class Frame(object):
             if fid == 1:
                 if ftype == TType.LIST:
                     records = []
-                    (_etype159, _size156) = iprot.readListBegin()
-                    for _i160 in range(_size156):
-                        _elem161 = Record.read(iprot)
-                        records.append(_elem161)
+                    (_etype166, _size163) = iprot.readListBegin()
+                    for _i167 in range(_size163):
+                        _elem168 = Record.read(iprot)
+                        records.append(_elem168)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -7462,8 +7484,8 @@ class Frame(object):
         if self.records is not None:
             oprot.writeFieldBegin('records', TType.LIST, 1)
             oprot.writeListBegin(TType.STRUCT, len(self.records))
-            for iter162 in self.records:
-                iter162.write(oprot)
+            for iter169 in self.records:
+                iter169.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
@@ -7826,6 +7848,13 @@ Rejoin.thrift_spec = (
     (1, TType.I32, 'log', None, None, ),  # 1
     (2, TType.I64, 'incarnation', None, None, ),  # 2
 )
+all_structs.append(Noted)
+Noted.thrift_spec = (
+    None,  # 0
+    (1, TType.I32, 'node', None, None, ),  # 1
+    (2, TType.I64, 'incarnation', None, None, ),  # 2
+    (3, TType.I64, 'life', None, None, ),  # 3
+)
 all_structs.append(Rejoined)
 Rejoined.thrift_spec = (
     None,  # 0
@@ -7839,6 +7868,7 @@ Rejoined.thrift_spec = (
     (8, TType.LIST, 'entries', (TType.STRUCT, [Entry, None], False), None, ),  # 8
     (9, TType.STRUCT, 'fact', [Fact, None], None, ),  # 9
     (10, TType.I64, 'clock', None, None, ),  # 10
+    (11, TType.LIST, 'lives', (TType.STRUCT, [Noted, None], False), None, ),  # 11
 )
 all_structs.append(Barrier)
 Barrier.thrift_spec = (
@@ -7916,13 +7946,6 @@ Chosen.thrift_spec = (
     (1, TType.I32, 'log', None, None, ),  # 1
     (2, TType.I64, 'chosen', None, None, ),  # 2
     (3, TType.I64, 'evidence', None, None, ),  # 3
-)
-all_structs.append(Noted)
-Noted.thrift_spec = (
-    None,  # 0
-    (1, TType.I32, 'node', None, None, ),  # 1
-    (2, TType.I64, 'incarnation', None, None, ),  # 2
-    (3, TType.I64, 'life', None, None, ),  # 3
 )
 all_structs.append(Record)
 Record.thrift_spec = (

@@ -123,10 +123,14 @@ class BaseClient:
         for moved in membership.moved or ():
             if moved.node == membership.node or moved.since <= self._since.get(moved.node, 0):
                 continue
+            try:
+                address = Address(moved.node, *parse_address(moved.address))
+            except ValueError:  # of a later version, perhaps: what is known of the node holds
+                continue
             self._since[moved.node] = moved.since
             for index, node in enumerate(self.nodes):
-                if node.id == moved.node and node[1:] != parse_address(moved.address):
-                    self.nodes[index] = Address(node.id, *parse_address(moved.address))
+                if node.id == moved.node and node != address:
+                    self.nodes[index] = address
                     self.calls.renamed(index, str(self.nodes[index]))
                     self._moved(index)
 

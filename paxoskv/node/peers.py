@@ -178,8 +178,9 @@ class Peers:
 
     def tick(self) -> None:
         """Tell the core which peers refuse connections; hang up on those that are too old by now."""
-        for connection, (peer, _) in [*self.processes.items()] if self.formats.old else ():
-            if peer in self.formats.old:
+        for connection, (peer, who) in [*self.processes.items()]:
+            replaced = who[0] > 0 and who < self.core.noted(peer)  # others may have told of a later process
+            if replaced or peer in self.formats.old:
                 connection.close()
         for peer, link in self.links.items():
             self.core.link(peer, link.refused)
@@ -315,10 +316,17 @@ class Peers:
             connection.send(call.method.fail(call.sequence, Refused(reason)))
             return
         if identity.address is not None and identity.node in self.links:  # it knows better where it is
-            self.links[identity.node].go_to(*parse_address(identity.address))
+            self._follow(identity.node, identity.address)
         connection.user = identity.node
         connection.max_frame = MAX_NODE_FRAME
         connection.send(call.method.reply(call.sequence, self.who()))
+
+    def _follow(self, peer: int, address: str) -> None:
+        """A peer has said where it listens; a later version, perhaps, in a way that we do not know."""
+        try:
+            self.links[peer].go_to(*parse_address(address))
+        except ValueError as error:
+            self.complaints.add("address", peer, error, self.loop.time())
 
     def rejoins(self, connection: Connection, incarnation: int) -> None:
         """The process at the other end of this connection has taken a new incarnation."""
@@ -356,18 +364,25 @@ class Peers:
             return f"node: {identity.node} is no peer of node {ours.node}"
         if identity.node in self.cut_off:
             return f"faults: the link of nodes {ours.node} and {identity.node} is cut on purpose"
-        return self.addresses.refusal(identity)
+        return None
 
     def _listen_to(self, identity: Identity, connection: Connection) -> str | None:
         """A process has said who it is, on this connection: why it must not be listened to, or None.
 
-        Of two processes with one id the newer is refused as long as the older one is heard of. When a later
-        disk or start of a node has been noted, connections of the earlier ones are closed.
+        A stale copy is told that, and ends, even if its node was replaced: it is told where that is now. Of
+        two processes with one id, the one with the higher incarnation is listened to: it has taken the other
+        one's place (N26). If both have the same, or one has begun to rejoin, which says 0, the newer is
+        refused as long as the older one is heard of. When a later disk or start of a node has been noted,
+        connections of the earlier ones are closed.
         """
         node, who = identity.node, (identity.incarnation, identity.life)
+        stale, moved = self.core.refusal(identity), self.addresses.refusal(identity)
+        if stale or moved:
+            return "; ".join(filter(None, (stale, moved)))
         alive = self.loop.time() - self.core.heard_at(node) < BOTH_ALIVE
-        for other, theirs in self.processes.items():
-            if alive and other is not connection and theirs[0] == node and theirs[1][1] != identity.life:
+        for other, (peer, (disk, life)) in self.processes.items():
+            replaces = 0 < disk < identity.incarnation
+            if alive and not replaces and other is not connection and peer == node and life != identity.life:
                 return f"node {node}: {ANOTHER} is alive, at {other.peer}"
         reason = self.core.greet(identity) or self.formats.hear(identity)
         if reason is None:

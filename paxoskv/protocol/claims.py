@@ -116,6 +116,10 @@ class Claims:
 
     def _rejoined(self, sender: int, message: Rejoined) -> str | None:
         noted = f"incarnation {message.noted}" if message.noted > LAST else None
+        for node, incarnation, life in message.lives or ():
+            disk, last = self.incarnations.lives.get(node, (0, 0))
+            if is_too_high(incarnation, disk) or is_too_high(life, last):
+                noted = f"incarnation {incarnation}, life {life} of node {node}"
         return noted or self._clock(message.clock) or self._promise(sender, message)
 
     def _ballot(self, log: int, ballot: int) -> str | None:

@@ -156,7 +156,11 @@ class Core(ABC):
 
     @abstractmethod
     def greet(self, identity: Identity) -> str | None:
-        """Say why nobody may listen to this process, which says who it is; None if one may."""
+        """Say why nobody may listen to this process, which says who it is; None if one may: then note it."""
+
+    @abstractmethod
+    def refusal(self, identity: Identity) -> str | None:
+        """Say the same as greet(), and note nothing."""
 
     @abstractmethod
     def noted(self, peer: int) -> tuple[int, int]:

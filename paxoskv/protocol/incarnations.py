@@ -75,6 +75,22 @@ class Incarnations:
         self.outbox.journal(Record(noted=Noted(peer, incarnation, life)))
         return other
 
+    def told(self, me: int) -> list[Noted]:
+        """Tell which disk and which start of every node we know of, our own included."""
+        others = [Noted(peer, *lives) for peer, lives in self.lives.items() if any(lives)]
+        return [Noted(me, self.incarnation, self.life), *others]
+
+    def newer(self, lives: list[Noted] | None) -> list[Noted]:
+        """Return what is told here of peers and is higher than what was noted of them.
+
+        So a node that has forgotten whom it must refuse is told (N26).
+        """
+        return [of for of in lives or () if of.node in self.lives and of[1:] > self.lives[of.node]]
+
+    def is_older(self, sender: int, lives: list[Noted] | None) -> bool:
+        """Whether an earlier disk or start of the sender than was noted tells this; no if it does not say."""
+        return any(of.node == sender and of[1:] < self.lives[sender] for of in lives or ())
+
     def state(self, joined: bool) -> list[Record]:
         """What must not be forgotten of all this, besides the life; `joined`: whether we do not rejoin."""
         records = []

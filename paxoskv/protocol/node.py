@@ -400,6 +400,8 @@ class Node(Core):
 
     def note(self, peer: int, incarnation: int, life: int) -> None:
         """Remember, durably, which disk and which start of it a peer has."""
+        if self.rejoining is not None and (incarnation, life) > self.noted(peer):
+            self.rejoining.forget(peer)
         if self.incarnations.note(peer, incarnation, life):
             self._forget(peer)
 
@@ -421,24 +423,16 @@ class Node(Core):
         )  # fmt: skip
 
     def greet(self, identity: Identity) -> str | None:
-        """Say why nobody may listen to a process that claims to be this peer; None if one may.
-
-        A copy of an older state, which has forgotten votes, shows itself by its number, or by what its start
-        has found: less than what an earlier start had let us know to be durable (N25).
-        """
+        refusal = self.refusal(identity)
         peer, incarnation, life = identity.node, identity.incarnation, identity.life
-        if not incarnation or (incarnation, life) == self.noted(peer):
-            return None
-        refusal = self.claims.refusal(identity) or self.incarnations.refusal(peer, incarnation, life)
-        if refusal is None and incarnation == self.noted(peer)[0]:
-            lost = self.witness.missing(identity, self.compaction.held(peer), self.acceptors)
-            if lost is not None:
-                refusal = (
-                    f"node {peer} is a stale copy: {lost}: move its data aside and start it with --rejoin"
-                )
-        if refusal is None:
+        if refusal is None and incarnation and (incarnation, life) != self.noted(peer):
             self.note(peer, incarnation, life)
         return refusal
+
+    def refusal(self, identity: Identity) -> str | None:
+        held = self.compaction.held(identity.node)
+        stale = self.witness.refusal(identity, self.incarnations, held, self.acceptors)
+        return self.claims.refusal(identity) or stale
 
     def _forget(self, peer: int) -> None:
         """A peer has lost its disk: drop what the old one has said."""
@@ -458,9 +452,14 @@ class Node(Core):
         answer = testimony(
             message, noted, not self.joined or message.incarnation < noted, self.acceptors[message.log],
             self.proposers.get(message.log), self.logs.fact(message.log), self.clock.time,
+            self.incarnations.told(self.me),
         )  # fmt: skip
         self.outbox.send_after(sender, answer, call)
 
     def _on_rejoined(self, sender: int, message: Rejoined, now: float) -> None:
-        if self.rejoining is not None and self.rejoining.on_rejoined(sender, message):
+        if self.rejoining is None:
+            return
+        for process in self.incarnations.newer(message.lives):
+            self.note(*process)
+        if self.rejoining.on_rejoined(sender, message):
             self.logs.learn(message.fact, now, sender)

@@ -7,7 +7,7 @@ from paxoskv.protocol.clock import Clock
 from paxoskv.protocol.incarnations import Incarnations
 from paxoskv.protocol.outbox import Outbox
 from paxoskv.protocol.persistence import Persistence
-from paxoskv.wire.structs import Fact, Record, Rejoin, Rejoined
+from paxoskv.wire.structs import Fact, Noted, Record, Rejoin, Rejoined
 
 
 def testimony(
@@ -18,11 +18,13 @@ def testimony(
     proposer: Proposer | None,
     fact: Fact,
     clock: int,
+    lives: list[Noted],
 ) -> Rejoined:
     """Tell a node that rejoins all of one log that it may have had a part in.
 
     `noted`: the highest incarnation of it that is noted here; once it is, no quorum counts an older disk.
     `mute`: tell it only that, for we rejoin ourselves, or it asks with a lower one.
+    `lives`: which processes speak for the other nodes, as far as we know, and which one we are.
     """
     promised, accepted = acceptor.promised, acceptor.accepted
     entries = acceptor.from_slot(acceptor.chosen)
@@ -34,7 +36,7 @@ def testimony(
         promised, accepted, entries = 0, 0, []
     return Rejoined(
         message.log, message.incarnation, noted, mute,
-        promised, accepted, acceptor.chosen, entries, fact, clock,
+        promised, accepted, acceptor.chosen, entries, fact, clock, lives,
     )  # fmt: skip
 
 
@@ -45,6 +47,11 @@ class Rejoining:
     for the incarnations that they have noted; its own is to be higher than all. Once a node has noted that,
     no quorum there counts the lost disk, and its answer holds the ballots that it stood with, and the
     entries that it proposed, while that disk still counted. The highest is taken over.
+
+    It has forgotten, too, which disks and starts of the others it must refuse. Each of them tells what it
+    has noted, and only the newest process of a node counts as that node (N26): a node that was replaced has
+    been noted by all others before it took part, so that any of them knows. (One of a version that does not
+    tell is believed to be the newest that was greeted.)
 
     Whoever is rejoining itself has nothing to tell; a quorum must have. Until the end is durable a node
     neither votes, proposes nor reads, and says nothing of its clock that counts; but it learns, and fetches.
@@ -109,6 +116,8 @@ class Rejoining:
                 self.incarnations.take(max(2, 1 + max(self.noted.values())))
                 self.asked_at = float("-inf")
             return False
+        if self.incarnations.is_older(sender, message.lives):
+            return False
         if message.noted > incarnation:
             self._ask_again(noted_by_all=False)
             self.incarnations.take(message.noted + 1)
@@ -116,6 +125,10 @@ class Rejoining:
         self.answers[sender][message.log] = message
         self.clock.hear(message.clock)
         return True
+
+    def forget(self, peer: int) -> None:
+        """Another process speaks for this peer: ask that."""
+        self.answers[peer] = {}
 
     def is_done(self, turn: int) -> bool:
         """Whether the end is among the records that are durable with this turn."""

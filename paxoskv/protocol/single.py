@@ -122,6 +122,9 @@ class Single(Core):
     def greet(self, identity: Identity) -> str | None:
         return "this server has no peers"
 
+    def refusal(self, identity: Identity) -> str | None:
+        return "this server has no peers"
+
     def noted(self, peer: int) -> tuple[int, int]:
         return (0, 0)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from paxoskv.multipaxos import Acceptor, node_of
+from paxoskv.protocol.incarnations import Incarnations
 from paxoskv.wire.structs import Fact, Identity, Recovered
 
 NOTHING: Final = Fact(0, 0, 0, 0)
@@ -49,6 +50,25 @@ class Witness:
         self.promises[peer] = dict.fromkeys(self.logs, 0)
         self.votes[peer] = dict.fromkeys(self.logs, (0, 0))
         self.candidates[peer] = dict.fromkeys(self.logs, 0)
+
+    def refusal(
+        self, identity: Identity, incarnations: Incarnations, held: list[int], acceptors: dict[int, Acceptor]
+    ) -> str | None:
+        """Say why a process that claims to be this peer is a copy of an older state; None if it is not.
+
+        Such a copy has forgotten votes. It shows itself by its number, or by what its start has found: less
+        than what an earlier start had let us know to be durable (N25).
+        """
+        peer, incarnation, life = identity.node, identity.incarnation, identity.life
+        disk, last = incarnations.lives[peer]
+        refusal = incarnations.refusal(peer, incarnation, life)
+        if refusal is None and incarnation == disk > 0 and life != last:
+            lost = self.missing(identity, held, acceptors)
+            if lost is not None:
+                refusal = (
+                    f"node {peer} is a stale copy: {lost}: move its data aside and start it with --rejoin"
+                )
+        return refusal
 
     def missing(self, identity: Identity, held: list[int], acceptors: dict[int, Acceptor]) -> str | None:
         """What a start of a peer should have found on its disk, and has not; None if nothing is known.

@@ -308,6 +308,12 @@ class Rejoin(NamedTuple):
     incarnation: int
 
 
+class Noted(NamedTuple):
+    node: int
+    incarnation: int
+    life: int
+
+
 class Rejoined(NamedTuple):
     log: int
     incarnation: int
@@ -319,6 +325,7 @@ class Rejoined(NamedTuple):
     entries: list[Entry]
     fact: Fact
     clock: int
+    lives: list[Noted] | None = None
 
 
 class Barrier(NamedTuple):
@@ -387,12 +394,6 @@ class Chosen(NamedTuple):
     log: int
     chosen: int
     evidence: int
-
-
-class Noted(NamedTuple):
-    node: int
-    incarnation: int
-    life: int
 
 
 class Record(NamedTuple):

@@ -811,6 +811,27 @@ MUTANTS = [
         ),
     ),
     told(
+        "N26: an answer to a rejoin counts whichever process gives it",
+        "test_replaced_nodes."
+        "test_an_answer_of_an_older_process_does_not_count_whether_it_comes_early_or_late",
+        ("protocol.rejoin", "if self.incarnations.is_older(sender, message.lives):", "if False:"),
+    ),
+    told(
+        "N26: an answer to a rejoin goes on counting when a newer process of its node is noted",
+        "test_replaced_nodes."
+        "test_an_answer_of_an_older_process_does_not_count_whether_it_comes_early_or_late",
+        ("protocol.node", "            self.rejoining.forget(peer)\n", "            pass\n"),
+    ),
+    told(
+        "N26: what a rejoining node is told of others is noted for this start only",
+        "test_replaced_nodes.test_what_was_told_of_others_survives_a_crash_in_the_middle_of_the_rejoin",
+        (
+            "protocol.node",
+            "            self.note(*process)\n",
+            "            lives = self.incarnations.lives\n            lives[process[0]] = process[1:]\n",
+        ),
+    ),
+    told(
         "an older start of a disk is listened to",
         "test_rejoin.test_which_processes_may_speak_for_a_node",
         ("protocol.incarnations", "(incarnation == disk and older)", "False"),
@@ -1708,7 +1729,17 @@ MUTANTS = [
     told(
         "a second process with the id of one that is alive is listened to",
         "test_peers.test_of_two_processes_with_one_id_the_newer_is_refused_while_the_older_is_heard_of",
-        ("node.peers", "if alive and other is not connection", "if False and other is not connection"),
+        ("node.peers", "if alive and not replaces", "if False and not replaces"),
+    ),
+    told(
+        "N26: of two processes with one id the first to come is listened to, whatever its disk",
+        "test_peers.test_of_two_processes_with_one_id_the_one_with_the_higher_incarnation_is_listened_to",
+        ("node.peers", "replaces = 0 < disk < identity.incarnation", "replaces = False"),
+    ),
+    told(
+        "N26: who others say was replaced keeps its connections",
+        "test_peers.test_a_process_of_which_others_tell_that_it_was_replaced_is_hung_up",
+        ("node.peers", "replaced = who[0] > 0 and who < self.core.noted(peer)", "replaced = False"),
     ),
     told(
         "a lost disk's connections stay",

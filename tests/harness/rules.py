@@ -19,6 +19,7 @@ from tests.protocol import test_acceptor as acceptors
 from tests.protocol import test_forgotten as forgotten
 from tests.protocol import test_more_scenarios as more_stories
 from tests.protocol import test_node as nodes
+from tests.protocol import test_replaced_nodes as replaced
 from tests.protocol import test_scenarios as stories
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -367,14 +368,22 @@ RULES: dict[str, Rule] = {
     "N25: who has found less than its peers were told is refused": rule(
         forgotten.test_a_copy_of_a_running_nodes_data_that_is_put_back_is_refused,
         (
-            "protocol.node",
-            "if refusal is None and incarnation == self.noted(peer)[0]:",
+            "protocol.witness",
+            "if refusal is None and incarnation == disk > 0 and life != last:",
             "if False:",
         ),
     ),
     "N25: who restarts knows what it had applied": rule(
         forgotten.test_two_histories_are_found_out_when_the_others_return,
         ("protocol.persistence", "if idle and self.learner.position > self.noted_position:", "if False:"),
+    ),
+    "N26: who rejoins is told which processes speak for the others": rule(
+        replaced.test_what_only_the_process_in_place_of_a_replaced_node_knows_is_told_to_who_rejoins,
+        ("protocol.node", "for process in self.incarnations.newer(message.lives):", "for process in ():"),
+    ),
+    "N26: whoever answers a rejoin tells what it has noted": rule(
+        replaced.test_a_vote_of_the_old_process_of_a_replaced_node_counts_for_nobody,
+        ("protocol.node", "self.incarnations.told(self.me),", "None,"),
     ),
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from paxoskv.config import Member
 from paxoskv.node import eventlog
 from paxoskv.node.addresses import Addresses
 from paxoskv.node.calls import Call
@@ -16,11 +17,11 @@ from paxoskv.node.identity import Trust
 from paxoskv.node.metrics import Counts
 from paxoskv.node.peers import BOTH_ALIVE, HELLO_WAIT, MAX_COMPLAINTS, RECENT, Complaints, Peers
 from paxoskv.protocol.node import Node
-from paxoskv.state.store import Store
+from paxoskv.state.store import Store, encode_batch
 from paxoskv.wire.codec import Malformed, NotDone, Refused
 from paxoskv.wire.connection import Flusher
 from paxoskv.wire.methods import METHODS, header
-from paxoskv.wire.structs import Accepted, Fact, Fetch, Identity, Vote
+from paxoskv.wire.structs import Accepted, Command, Fact, Fetch, Identity, Verb, Vote
 from paxoskv.wire.validation import MAX_NODE_FRAME
 
 US = Identity("ours", "d" * 64, 1, 1, 0)
@@ -65,7 +66,7 @@ class Bench:
         self.core = Node(1, [1, 2, 3], Random(0))
         self.core.start(0.0)
         self.counts = Counts()
-        members = {node: SimpleNamespace(host="127.0.0.1", port=node) for node in (2, 3)}
+        members = {node: Member(node, "127.0.0.1", node) for node in (2, 3)}
         loop: Any = SimpleNamespace(time=lambda: self.now)
         self.store = Store("never-written.json")
         self.condemned: list[str] = []
@@ -153,6 +154,56 @@ def test_of_two_processes_with_one_id_the_newer_is_refused_while_the_older_is_he
     assert bench.hello(peer()) is None, "the same process on another connection"
     bench.now += BOTH_ALIVE
     assert bench.hello(peer(life=2 * LIFE)) is None and first.closed, "the older one has been silent"
+
+
+def test_of_two_processes_with_one_id_the_one_with_the_higher_incarnation_is_listened_to(
+    bench: Bench,
+) -> None:
+    """N26. Nothing was noted of it so far: this node has lost its disk."""
+    old, new, again = Wire(), Wire(), Wire()
+    assert bench.hello(peer(life=9 * LIFE), old) is None
+    bench.core.contacts.heard[2] = bench.now
+    assert "another process" in (bench.hello(peer(incarnation=0)) or ""), (
+        "one that rejoins does not replace it"
+    )
+    assert bench.hello(peer(incarnation=3), new) is None
+    assert old.closed and not new.closed
+    assert "is a stale copy" in (bench.hello(peer(life=9 * LIFE), again) or "")
+    assert bench.core.noted(2) == (3, LIFE)
+
+
+def test_a_process_of_which_others_tell_that_it_was_replaced_is_hung_up(bench: Bench) -> None:
+    """N26."""
+    old, rejoining = Wire(), Wire()
+    bench.hello(peer(), old)
+    bench.hello(peer(3, incarnation=0), rejoining)
+    bench.core.note(2, 3, LIFE)
+    bench.core.note(3, 3, LIFE)
+    bench.part.tick()
+    assert old.closed and not rejoining.closed
+
+
+def test_a_process_that_was_replaced_is_told_that_it_is_stale_and_where_its_node_is(bench: Bench) -> None:
+    bench.store.apply(
+        1,
+        1,
+        encode_batch([Command(Verb.UPGRADE, delta=1), Command(Verb.REPLACE_NODE, "2", "elsewhere:7")]),
+    )
+    moved = "node 2 was replaced: it is at elsewhere:7, and this process at 127.0.0.1:2"
+    here = peer(life=2 * LIFE)._replace(address="127.0.0.1:2")
+    bench.core.note(2, 1, LIFE)
+    assert bench.hello(here) == moved, "it was not replaced by a rejoin so far: its data is worth something"
+    assert bench.core.noted(2) == (1, LIFE), "who is refused is not noted"
+    bench.core.note(2, 3, LIFE)
+    told = bench.hello(here) or ""
+    assert "is a stale copy" in told and told.endswith(f"; {moved}")
+
+
+def test_an_address_that_is_none_is_told_and_leaves_the_link_where_it_was(bench: Bench) -> None:
+    link = bench.link(2)
+    link.go_to = lambda host, port: None
+    assert bench.hello(peer()._replace(address="nonsense")) is None
+    assert bench.part.complaints.recent(bench.now) == ["address 2: 'nonsense' is not HOST:PORT"]
 
 
 def test_a_second_process_is_welcome_when_the_connection_of_the_first_is_gone(bench: Bench) -> None:

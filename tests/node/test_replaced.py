@@ -1,6 +1,8 @@
 """A node that is at another address: all agree on it, and whoever holds an old file learns it."""
 
 import json
+import shutil
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from paxoskv.client.operations import NotDoneError
 from paxoskv.client.sync import Client
 from paxoskv.config import Cluster, ClusterError, Member, address_text, load, parse_address
 from paxoskv.node.addresses import Addresses
+from paxoskv.node.eventlog import EXIT_STALE
 from paxoskv.state.store import RESERVED_KEY, Store, encode_batch
 from paxoskv.wire.structs import Command, Identity, Membership, Moved, Outcome, Verb
 from paxoskv.wire.validation import FORMAT, invalid
@@ -170,6 +173,7 @@ def test_what_a_node_says_that_was_away_does_not_replace_what_was_agreed_since()
         assert learn("d:3", 9) == "d:3"
         assert learn("e:7", 5) == "d:3", "node 3 was away when it came back"
         assert learn("f:7", 10) == "f:7"
+        assert learn("nonsense", 11) == "f:7", "a later version may say it in another way"
         assert learn("g:7", 11, of=3) == "f:7", "it answers where it is"
 
 
@@ -224,11 +228,9 @@ def test_a_node_is_replaced_under_load_and_no_operation_fails(tmp_path: Path) ->
             clients.progress(200)
         assert not clients.failures, clients.failures
         cluster.nodes[3].start()  # the old one comes back
-        eventually(lambda: f"node 3 was replaced: it is at {address}" in cluster.nodes[3].log(), "it is told")
-        old = Client(f"127.0.0.1:{cluster.settings.member(3).port}", timeout=3)
-        with old, pytest.raises(NotDoneError):
-            old.put("from", "a node that was replaced")
-        cluster.nodes[3].end()
+        assert cluster.nodes[3].wait() == EXIT_STALE
+        told = cluster.nodes[3].log(5)
+        assert "is a stale copy" in told and f"node 3 was replaced: it is at {address}" in told
 
         for node in (1, 2, 4, 5):  # all forget what they have in memory
             with cluster.client() as client:
@@ -250,6 +252,41 @@ def test_a_node_is_replaced_under_load_and_no_operation_fails(tmp_path: Path) ->
             assert {client.status(node).hash for node in (1, 3, 5)} == {client.status(2).hash}
         violation = check([*history, *final_reads(store, history)])
         assert violation is None, str(violation)
+
+
+@pytest.mark.slow
+def test_a_process_that_was_replaced_has_no_part_in_the_rejoin_of_another_node(tmp_path: Path) -> None:
+    """N26. Node 3 has lost its disk; it alone hears the old process of node 4, and before the new one."""
+    with RealCluster(tmp_path) as cluster:
+        with cluster.client() as client:
+            client.put("key", "value")
+        cluster.kill(4)
+        file, _ = told_to(cluster, 4, tmp_path)
+        new = replacement(cluster, 4, file)
+        new.start("--rejoin")
+        eventually(lambda: serves(cluster, 4, 2), f"node 4 serves elsewhere:\n{new.log(20)}")
+        settings = json.loads(cluster.file.read_text())
+        for node in settings["nodes"]:
+            if node["id"] in (1, 2, 5):  # for the old process these are where nobody listens
+                node["first_address"] = address_text(node["host"], node["port"])
+                node["port"] = free()
+        alone = tmp_path / "alone.json"
+        alone.write_text(json.dumps(settings))
+        cluster.kill(3)
+        shutil.rmtree(cluster.data / "node-3")
+        new.signal(signal.SIGSTOP)
+        old = replacement(cluster, 4, alone)
+        old.arguments[-1] = str(cluster.data)
+        old.start()
+        eventually(lambda: "event=listening" in old.log(), "the old process runs")
+        cluster.nodes[3].start("--rejoin")
+        assert old.wait() == EXIT_STALE, "node 3 was told by others, and tells it"
+        assert "is a stale copy" in old.log(5)
+        status = cluster.status(3)
+        assert status is not None and status.state == "rejoining", "the new process was not asked yet"
+        new.signal(signal.SIGCONT)
+        cluster.wait_until_ready([3])
+        assert serves(cluster, 3, 2) and serves(cluster, 4, 2) and new.running
 
 
 @pytest.mark.slow
