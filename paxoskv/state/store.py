@@ -27,11 +27,13 @@ repeated command is a use as well.
 
 Results hold what was read, so two more limits bound the table's size. Of a session's results at most
 MAX_KEPT_BY_ONE characters are kept: beyond that the oldest are given up, and a repeat of theirs is FORGOTTEN.
-Of all sessions' at most MAX_KEPT: beyond that the least recently used sessions are removed.
+Of all sessions' at most MAX_KEPT: beyond that the least recently used sessions are removed. These two hold
+from format 1 on: what was kept before counts when the next result is kept.
 
 Formats. A node of an older version answers INVALID to a verb that it does not know, and so do all: `format`
 is a part of the state, and a verb above it is INVALID. It rises by the command UPGRADE. A node proposes that
-when a client wants such a verb, and all nodes have said that they know it (paxoskv/node/formats.py).
+when a client wants such a verb, and all nodes have said that they know it (paxoskv/node/formats.py). What the
+verbs of a lower format answer, and which sessions are left, is a part of that format, with all limits.
 
 Keys and values are text; NUL and the empty value are ordinary. No key is empty, so that save_state() can put
 its bookkeeping under RESERVED_KEY = "", which is never a user's key.
@@ -77,6 +79,7 @@ from paxoskv.wire.validation import (
 )
 
 RESERVED_KEY: Final = ""  # invalid() refuses it as a user's key
+# A change of one of these belongs to a new format, as one in validation.py does.
 MAX_SESSIONS: Final = 65_536
 MAX_KEPT_BY_ONE: Final = 4 << 20  # characters: four of the largest results
 MAX_KEPT: Final = 64 << 20
@@ -117,15 +120,19 @@ class _Session:
         self.first_incomplete = first_incomplete
         return before - self.kept
 
-    def keep(self, sequence: int, length: int) -> int:
-        """The result of this sequence has so many characters; return how many more are kept now."""
+    def give_up(self, sequence: int) -> int:
+        """Give up the oldest results, but not this sequence's, until the rest holds few enough characters.
+
+        Return how many characters were given up.
+        """
         before = self.kept
-        self.kept += length
-        for other, result in self.results.items() if self.kept > MAX_KEPT_BY_ONE else ():
-            if self.kept > MAX_KEPT_BY_ONE and other != sequence:
+        for other, result in self.results.items():
+            if self.kept <= MAX_KEPT_BY_ONE:
+                break
+            if other != sequence:
                 self.kept -= _length(result)
                 self.results[other] = _FORGOTTEN
-        return self.kept - before
+        return before - self.kept
 
 
 class Digested(NamedTuple):
@@ -334,16 +341,19 @@ class Store:
         if result is None:
             result = session.results[sequence] = self._execute(command, index)
             if result is not OK and (length := _length(result)):
-                self._kept += session.keep(sequence, length)
-                if self._kept > MAX_KEPT:
-                    self._make_room()
+                session.kept += length
+                self._kept += length
+                if self.format:
+                    self._make_room(session, sequence)
         return result
 
-    def _make_room(self) -> None:
-        """Remove the sessions that were used least recently, until the results of all hold few enough."""
-        while self._kept > MAX_KEPT:
+    def _make_room(self, session: _Session, sequence: int) -> None:
+        """Let the results that are kept hold few enough characters, now that this one was added."""
+        if session.kept > MAX_KEPT_BY_ONE:
+            self._kept -= session.give_up(sequence)
+        while self._kept > MAX_KEPT:  # the sessions that were used least recently
             self._kept -= self._sessions.popitem(last=False)[1].kept
-        self._named = None
+            self._named = None
 
     def _is_too_new(self, command: Command) -> bool:
         """Whether not all nodes are known to understand the command."""

@@ -1291,7 +1291,23 @@ MUTANTS = [
     told(
         "what results keep has no bound",
         "test_transactions.test_results_that_are_kept_have_a_bound_and_those_given_up_are_forgotten",
-        ("state.store", "if self.kept > MAX_KEPT_BY_ONE else ()", "if False else ()"),
+        ("state.store", "if session.kept > MAX_KEPT_BY_ONE:", "if False:"),
+    ),
+    told(
+        "the new limits of what results keep hold for the old version's commands",
+        "test_old_verbs.test_an_old_verb_answers_what_the_first_version_answers",
+        ("state.store", "                if self.format:\n", "                if True:\n"),
+    ),
+    told(
+        "a put does not look at a value that it does not need",
+        "test_old_verbs.test_an_old_verb_answers_what_the_first_version_answers",
+        ("wire.validation", "if verb == Verb.PUT or verb == Verb", "if verb == Verb"),
+        (
+            "wire.validation",
+            "    if verb == Verb.TRANSACTION:\n        return",
+            "    if verb == Verb.PUT:\n        return _invalid_value(command.value)\n"
+            "    if verb == Verb.TRANSACTION:\n        return",
+        ),
     ),
     told(
         "the result of a transaction is not in the checkpoint",
