@@ -91,7 +91,7 @@ def put_together(
     loop = asyncio.get_running_loop()
     turns, flusher, counts = Turns(loop), Flusher(), Counts()
     writer, answer = Writer(journal, loop, counts.fsync), Answers(counts).answer
-    formats = Formats(store, members, partial(mark_format, directory, identity))
+    formats = Formats(store, members, partial(mark_format, directory, identity), core.report)
     addresses = Addresses(store, address, members)
     peers = Peers(
         identity, core, members, flusher, counts, trust, loop, partial(condemn, directory), formats, addresses

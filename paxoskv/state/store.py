@@ -153,6 +153,7 @@ class Store:
         self.position: tuple[int, int] = (0, 0)  # (timestamp, owner) of the last applied entry
         self.format = 0  # of which all nodes are known to understand the commands
         self.risen: Callable[[], None] = lambda: None  # is called when the format has
+        self.settled = False  # whether a command of this format was applied: all had applied UPGRADE before
         self.addresses: dict[int, Moved] = {}  # of nodes that were replaced; another dict for each change
         self.former: dict[int, list[str]] = {}  # where they were before, but for where cluster.json says
         self.hash = 0  # CRC-32 over all that was applied so far: the entries and their outcomes
@@ -272,6 +273,7 @@ class Store:
                 "hash": self.hash,
                 **({"leases": leases} if leases else {}),
                 **({"format": self.format} if self.format else {}),
+                **({"settled": True} if self.settled else {}),
                 **(
                     {"addresses": [[*moved, *self.former[moved.node]] for moved in self.addresses.values()]}
                     if self.addresses
@@ -296,7 +298,7 @@ class Store:
                 key: Lease(ttl_ms, (timestamp, owner, index))
                 for key, ttl_ms, timestamp, owner, index in bookkeeping.get("leases", ())
             }
-            format_ = int(bookkeeping.get("format", 0))
+            format_, settled = int(bookkeeping.get("format", 0)), bool(bookkeeping.get("settled"))
             addresses = {moved[0]: Moved(*moved[:3]) for moved in bookkeeping.get("addresses", [])}
             former = {moved[0]: moved[3:] for moved in bookkeeping.get("addresses", [])}
             sessions = OrderedDict(_load_session(*session) for session in bookkeeping["sessions"])
@@ -304,7 +306,7 @@ class Store:
             raise Malformed(f"state: no bookkeeping: {type(error).__name__}: {error}") from error
         self.position = (timestamp, owner)
         self.hash = rolling
-        rises, self.format = format_ > self.format, format_
+        rises, self.format, self.settled = format_ > self.format, format_, settled
         self.addresses, self.former = addresses, former
         self.database.db = content
         self._content = Content(content, self._changed)
@@ -365,17 +367,18 @@ class Store:
             return execute(self._content, command)
         if verb == Verb.OPEN_SESSION:
             return self._open_session(index)
+        if verb == Verb.UPGRADE:
+            if command.delta > self.format:
+                self.format, self.settled = command.delta, False
+                self.risen()
+            return OK
+        self.settled = True
         if verb == Verb.TRANSACTION:
             room = min(max(self._room, MIN_TRANSACTED), MAX_TRANSACTED)
             result = transact(self._content, command.transaction, (*self.position, index), room)
             self._room -= read_by(result)
             return result
-        if verb == Verb.REPLACE_NODE:
-            return self._replace_node(Moved(int(command.key), command.value, self.position[0]))
-        if command.delta > self.format:
-            self.format = command.delta
-            self.risen()
-        return OK
+        return self._replace_node(Moved(int(command.key), command.value, self.position[0]))
 
     def _replace_node(self, moved: Moved) -> Result:
         node, address = moved.node, moved.address

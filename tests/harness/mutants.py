@@ -1294,6 +1294,25 @@ MUTANTS = [
         ("state.store", "if session.kept > MAX_KEPT_BY_ONE:", "if False:"),
     ),
     told(
+        "a newer command is proposed before all nodes have noted that they may not go back",
+        "test_formats.test_a_newer_command_is_not_proposed_before_every_node_has_applied_the_upgrade",
+        ("node.formats", ", (0, 0)) < self.since:", ", (0, 0)) < (0, 0):"),
+    ),
+    told(
+        "a node that goes back while the upgrade is under way is not noticed",
+        "test_formats.test_a_node_that_goes_back_while_the_upgrade_is_under_way_is_waited_for",
+        (
+            "node.formats",
+            "        hindrance, applied = self.hindrance(besides)",
+            "        hindrance, applied = None",
+        ),
+    ),
+    told(
+        "that all nodes have applied the upgrade is forgotten by a restart",
+        "test_formats.test_what_all_have_applied_is_remembered_so_that_later_commands_wait_for_nobody",
+        ("state.store", "        self.settled = True\n", ""),
+    ),
+    told(
         "the new limits of what results keep hold for the old version's commands",
         "test_old_verbs.test_an_old_verb_answers_what_the_first_version_answers",
         ("state.store", "                if self.format:\n", "                if True:\n"),
@@ -1348,7 +1367,7 @@ MUTANTS = [
         "test_transactions.test_the_format_never_falls_and_lasts",
         (
             "state.store",
-            "        rises, self.format = format_ > self.format, format_\n",
+            "        rises, self.format, self.settled = format_ > self.format, format_, settled\n",
             "        rises = False\n",
         ),
     ),
