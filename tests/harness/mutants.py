@@ -1313,6 +1313,21 @@ MUTANTS = [
         ("state.store", "        self.settled = True\n", ""),
     ),
     told(
+        "a node whose full disk does not take the mark goes on",
+        "test_formats.test_a_full_disk_when_the_format_rises_ends_the_node_as_one_that_fails_until_there_is_room",
+        ("node.main", "disk_failed(JournalError(", "print(JournalError("),
+    ),
+    told(
+        "a restored cluster believes the addresses of the old one",
+        "test_checkpoint_files.test_a_restored_cluster_is_where_its_own_file_says",
+        ("storage.checkpoint", ' if name != "addresses"}', "}"),
+    ),
+    told(
+        "an older version may start on what is restored from a newer one",
+        "test_checkpoint_files.test_an_older_version_may_not_start_on_what_is_restored_from_a_newer_one",
+        ("storage.checkpoint", "identity._replace(format=store.format or None)", "identity"),
+    ),
+    told(
         "the new limits of what results keep hold for the old version's commands",
         "test_old_verbs.test_an_old_verb_answers_what_the_first_version_answers",
         ("state.store", "                if self.format:\n", "                if True:\n"),

@@ -1,5 +1,8 @@
 """When newer commands may be used: nobody proposes or applies them before all nodes know them."""
 
+import errno
+from functools import partial
+from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -7,12 +10,15 @@ from typing import Any
 import pytest
 
 from paxoskv.node.formats import WAITING, Formats
+from paxoskv.node.main import keep_older_out
 from paxoskv.node.service import Service
 from paxoskv.protocol.node import Node
 from paxoskv.state.store import Store, encode_batch
+from paxoskv.storage.data_dir import create, read_identity
 from paxoskv.wire.codec import NotDone, Unknown
 from paxoskv.wire.structs import Action, Command, Identity, Outcome, Transaction, Verb
 from paxoskv.wire.validation import FORMAT
+from tests.harness.disk import Disk
 
 CHANGES = Transaction([], [Action(Verb.PUT, "k", "v")], [])
 
@@ -306,3 +312,31 @@ def test_commands_that_wait_are_bounded(bench: Bench) -> None:
     for _ in range(WAITING + 1):
         bench.formats.wait(told.append, 0, 0.0)
     assert told == ["busy: too many commands wait"]
+
+
+@pytest.mark.parametrize("operation", ["create", "pwrite", "fdatasync", "sync_directory"])
+def test_a_full_disk_when_the_format_rises_ends_the_node_as_one_that_fails_until_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """Nobody hears that it has applied the upgrade; the next start finds what the journal holds."""
+    ended: list[tuple[Any, ...]] = []
+
+    def end(*told: Any, reason: object) -> None:
+        ended.append((*told, str(reason)))
+        raise SystemExit
+
+    monkeypatch.setattr("paxoskv.node.writer.end", end)
+    disk, directory = Disk(), Path("node-1")
+    create(directory, hello(1, None)._replace(life=0), files=disk)
+    identity = read_identity(disk.read(directory / "identity.json"))
+    store = Store("never-written.json")
+    core = Node(1, [1, 2, 3], Random(0))
+    Formats(store, [2, 3], partial(keep_older_out, directory, identity, files=disk), core.report)
+    disk.fail_next(operation, errno.ENOSPC)
+    with pytest.raises(SystemExit):
+        store.apply(1, 1, encode_batch([Command(Verb.UPGRADE, delta=FORMAT)]))
+    reason = "node-1/identity.json: cannot note that all nodes know newer commands: No space left on device"
+    assert ended == [(74, "disk-failed", reason)]
+    assert not disk.exists(directory / "identity.json.new")
+    Formats(store, [2, 3], partial(keep_older_out, directory, identity, files=disk), core.report)
+    assert read_identity(disk.read(directory / "identity.json")).format == FORMAT
