@@ -42,7 +42,7 @@ from paxoskv.node.switches import Switches
 from paxoskv.node.tracing import Tracing
 from paxoskv.node.turns import Turns
 from paxoskv.node.watches import Watches
-from paxoskv.node.writer import Writer
+from paxoskv.node.writer import Writer, disk_failed
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.faults import Failures
 from paxoskv.protocol.node import Node
@@ -51,7 +51,7 @@ from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import Checkpoints
 from paxoskv.storage.checkpoint_process import CheckpointProcess
 from paxoskv.storage.data_dir import condemn, discard_replacement, mark_format
-from paxoskv.storage.files import Damaged, Full, JournalError, Unreadable
+from paxoskv.storage.files import Damaged, Files, Full, JournalError, Unreadable
 from paxoskv.storage.journal import Journal
 from paxoskv.wire.connection import Flusher, new_event_loop
 from paxoskv.wire.structs import Identity
@@ -91,7 +91,7 @@ def put_together(
     loop = asyncio.get_running_loop()
     turns, flusher, counts = Turns(loop), Flusher(), Counts()
     writer, answer = Writer(journal, loop, counts.fsync), Answers(counts).answer
-    formats = Formats(store, members, partial(mark_format, directory, identity))
+    formats = Formats(store, members, partial(keep_older_out, directory, identity), core.report)
     addresses = Addresses(store, address, members)
     peers = Peers(
         identity, core, members, flusher, counts, trust, loop, partial(condemn, directory), formats, addresses
@@ -119,6 +119,19 @@ def put_together(
         replica, turns, flusher, writer, inbox, checkpointing, health, status, request_timeout_s,
         switches(peers) if switches else None,
     )  # fmt: skip
+
+
+def keep_older_out(directory: Path, identity: Identity, format_: int, files: Files | None = None) -> None:
+    """Let no version start on our data that does not know the commands of this format.
+
+    Nobody may hear that we have applied UPGRADE before that is durable, and what is being applied cannot
+    wait. So without room on the disk the node ends as one whose disk fails; the next start tries again.
+    """
+    try:
+        mark_format(directory, identity, format_, files)
+    except OSError as error:
+        path, reason = directory / "identity.json", error.strerror or error
+        disk_failed(JournalError(f"{path}: cannot note that all nodes know newer commands: {reason}"))
 
 
 def switched(settings: configuration.Cluster, node: int, core: Node) -> Callable[[Peers], Switches] | None:

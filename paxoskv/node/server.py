@@ -13,11 +13,13 @@ import signal
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final, cast
 
 from paxoskv.multipaxos import Diverged
 from paxoskv.node.checkpointing import Checkpointing
 from paxoskv.node.eventlog import EXIT_BUG, Usage, end, log
+from paxoskv.node.formats import PATIENCE
 from paxoskv.node.health import Health
 from paxoskv.node.inbox import Inbox
 from paxoskv.node.metrics import Page as MetricsPage
@@ -56,6 +58,7 @@ class Server:
     def __post_init__(self) -> None:
         self.loop = self.turns.loop
         self.peers = self.inbox.peers
+        self.formats = self.peers.formats
         self.watches = self.status.watches
         self.connections = self.status.connections
         self.trust = self.peers.trust
@@ -134,6 +137,7 @@ class Server:
         """Take no more commands, and give those that were taken a little time."""
         self.health.stopping = True
         self.watches.refuse("this node is stopping")
+        self.formats.expire(inf, "this node is stopping")
         self.checkpointing.close()
         deadline = self.loop.time() + DRAIN
         while self.replica.pending and self.loop.time() < deadline:
@@ -153,6 +157,8 @@ class Server:
     # ---------------------------------------------------------------------------------------------- the loop
 
     def _turn(self) -> None:
+        if self.formats.waiting:
+            self.formats.look()
         self.replica.turn()
         self._carry_out()
 
@@ -175,6 +181,7 @@ class Server:
 
     def _tick(self) -> None:
         self.peers.tick()
+        self.formats.expire(self.loop.time() - min(PATIENCE, self.request_timeout_s))
         self.watches.tick()
         self.replica.tick()
         self._turn()

@@ -164,7 +164,7 @@ class Service:
     def _submit_newer(
         self, token: Any, commands: list[Command], batch: bool, besides: int | None = None
     ) -> None:
-        """Submit commands that older versions do not know, after an UPGRADE if there was none."""
+        """Submit commands that older versions do not know, when all nodes have applied an UPGRADE."""
         refusal = self._refusal(commands, batch)
         if batch and any(command.verb == Verb.REPLACE_NODE for command in commands):
             refusal = NotDone("only replace_node says REPLACE_NODE", True)
@@ -172,19 +172,28 @@ class Service:
             refusal = NotDone("only nodes say UPGRADE", True)
         if refusal is not None:
             self.answer(token, refusal)
-        elif self.store.format >= FORMAT:
+        elif self.formats.settled:
             self._submit(token, commands, batch)
         elif (hindrance := self.formats.hindrance(besides)) is not None:
             self.answer(token, NotDone(hindrance, False))
         else:
 
+            def proposed(reason: str | None) -> None:
+                if reason is None:
+                    self._submit(token, commands, batch)
+                else:
+                    self.answer(token, NotDone(reason, False))
+
             def upgraded(value: Any) -> None:
                 if isinstance(value, Exception) or self.store.format < FORMAT:
-                    self.answer(token, NotDone("the nodes did not agree in time that all know this", False))
+                    proposed("the nodes did not agree in time that all know this")
                 else:
-                    self._submit(token, commands, batch)
+                    self.formats.wait(proposed, besides, self.replica.clock())
 
-            self.replica.submit(upgraded, [Command(Verb.UPGRADE, delta=FORMAT)])
+            if self.store.format < FORMAT:
+                self.replica.submit(upgraded, [Command(Verb.UPGRADE, delta=FORMAT)])
+            else:
+                upgraded(None)
 
     def _submit(self, token: Any, commands: list[Command], batch: bool = False) -> None:
         refusal = self._refusal(commands, batch)

@@ -4,7 +4,7 @@ Core stands in this folder because Node derives from it, and the protocol import
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from paxoskv.multipaxos import Cut
@@ -29,6 +29,7 @@ class Report(NamedTuple):
     rejoin_waits: str | None  # what a rejoin waits for, in words; None: the node is not rejoining
     claims_refused: int  # how many messages of peers made no sense
     last_claim: tuple[int, str]  # whose was the last of them, and what was wrong
+    applied: Mapping[int, tuple[int, int]]  # by peer: the last entry that it has told to have applied
 
 
 class Core(ABC):

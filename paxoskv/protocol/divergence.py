@@ -25,6 +25,7 @@ class Divergence:
         self.short: dict[
             int, tuple[float, Position]
         ] = {}  # by peer: (since when, position), see look_what_is_missing()
+        self.applied: dict[int, Position] = {}  # by peer: the last entry that it has told to have applied
         self.agrees: dict[int, bool] = {}  # by peer: whether its hash is ours, at that entry or later
 
     def hashed(self, position: tuple[int, int], rolling: int) -> None:
@@ -34,8 +35,9 @@ class Divergence:
         if len(self.hashes) == RECENT:
             self.hashes, self.hashes_before = {}, self.hashes
 
-    def compare(self, peer: int, position: tuple[int, int], rolling: int, now: float) -> None:
-        """A peer says what its hash is at this position."""
+    def compare(self, peer: int, position: Position, rolling: int, now: float) -> None:
+        """A peer says what its hash is at this position, the last that it has applied."""
+        self.applied[peer] = position
         ours = self.hashes.get(position, self.hashes_before.get(position))
         if ours is not None:
             self._judge(peer, position, ours == rolling, now)

@@ -419,7 +419,7 @@ class Node(Core):
         return Report(
             self.clock.time, own.incarnation, own.life, self.in_flight, self.way.stands,
             self.way.revocations, self.way.leads(), self.me * self.way.owners, self.logs.status(), waits,
-            self.claims.refused, self.claims.last,
+            self.claims.refused, self.claims.last, self.divergence.applied,
         )  # fmt: skip
 
     def greet(self, identity: Identity) -> str | None:

@@ -141,4 +141,4 @@ class Single(Core):
         return 1
 
     def report(self) -> Report:
-        return Report(self.clock, 1, 0, self._in_flight, 0, 0, frozenset(), 0, [], None, 0, (0, ""))
+        return Report(self.clock, 1, 0, self._in_flight, 0, 0, frozenset(), 0, [], None, 0, (0, ""), {})

@@ -27,11 +27,13 @@ repeated command is a use as well.
 
 Results hold what was read, so two more limits bound the table's size. Of a session's results at most
 MAX_KEPT_BY_ONE characters are kept: beyond that the oldest are given up, and a repeat of theirs is FORGOTTEN.
-Of all sessions' at most MAX_KEPT: beyond that the least recently used sessions are removed.
+Of all sessions' at most MAX_KEPT: beyond that the least recently used sessions are removed. These two hold
+from format 1 on: what was kept before counts when the next result is kept.
 
 Formats. A node of an older version answers INVALID to a verb that it does not know, and so do all: `format`
 is a part of the state, and a verb above it is INVALID. It rises by the command UPGRADE. A node proposes that
-when a client wants such a verb, and all nodes have said that they know it (paxoskv/node/formats.py).
+when a client wants such a verb, and all nodes have said that they know it (paxoskv/node/formats.py). What the
+verbs of a lower format answer, and which sessions are left, is a part of that format, with all limits.
 
 Keys and values are text; NUL and the empty value are ordinary. No key is empty, so that save_state() can put
 its bookkeeping under RESERVED_KEY = "", which is never a user's key.
@@ -77,6 +79,7 @@ from paxoskv.wire.validation import (
 )
 
 RESERVED_KEY: Final = ""  # invalid() refuses it as a user's key
+# A change of one of these belongs to a new format, as one in validation.py does.
 MAX_SESSIONS: Final = 65_536
 MAX_KEPT_BY_ONE: Final = 4 << 20  # characters: four of the largest results
 MAX_KEPT: Final = 64 << 20
@@ -119,15 +122,19 @@ class _Session:
         self.first_incomplete = first_incomplete
         return before - self.kept
 
-    def keep(self, sequence: int, length: int) -> int:
-        """The result of this sequence has so many characters; return how many more are kept now."""
+    def give_up(self, sequence: int) -> int:
+        """Give up the oldest results, but not this sequence's, until the rest holds few enough characters.
+
+        Return how many characters were given up.
+        """
         before = self.kept
-        self.kept += length
-        for other, result in self.results.items() if self.kept > MAX_KEPT_BY_ONE else ():
-            if self.kept > MAX_KEPT_BY_ONE and other != sequence:
+        for other, result in self.results.items():
+            if self.kept <= MAX_KEPT_BY_ONE:
+                break
+            if other != sequence:
                 self.kept -= _length(result)
                 self.results[other] = _FORGOTTEN
-        return self.kept - before
+        return before - self.kept
 
 
 class Digested(NamedTuple):
@@ -148,6 +155,7 @@ class Store:
         self.position: tuple[int, int] = (0, 0)  # (timestamp, owner) of the last applied entry
         self.format = 0  # of which all nodes are known to understand the commands
         self.risen: Callable[[], None] = lambda: None  # is called when the format has
+        self.settled = False  # whether a command of this format was applied: all had applied UPGRADE before
         self.addresses: dict[int, Moved] = {}  # of nodes that were replaced; another dict for each change
         self.former: dict[int, list[str]] = {}  # where they were before, but for where cluster.json says
         self.hash = 0  # CRC-32 over all that was applied so far: the entries and their outcomes
@@ -276,6 +284,7 @@ class Store:
                 "hash": self.hash,
                 **({"leases": leases} if leases else {}),
                 **({"format": self.format} if self.format else {}),
+                **({"settled": True} if self.settled else {}),
                 **(
                     {"addresses": [[*moved, *self.former[moved.node]] for moved in self.addresses.values()]}
                     if self.addresses
@@ -300,7 +309,7 @@ class Store:
                 key: Lease(ttl_ms, (timestamp, owner, index))
                 for key, ttl_ms, timestamp, owner, index in bookkeeping.get("leases", ())
             }
-            format_ = int(bookkeeping.get("format", 0))
+            format_, settled = int(bookkeeping.get("format", 0)), bool(bookkeeping.get("settled"))
             addresses = {moved[0]: Moved(*moved[:3]) for moved in bookkeeping.get("addresses", [])}
             former = {moved[0]: moved[3:] for moved in bookkeeping.get("addresses", [])}
             sessions = OrderedDict(_load_session(*session) for session in bookkeeping["sessions"])
@@ -308,7 +317,7 @@ class Store:
             raise Malformed(f"state: no bookkeeping: {type(error).__name__}: {error}") from error
         self.position = (timestamp, owner)
         self.hash = rolling
-        rises, self.format = format_ > self.format, format_
+        rises, self.format, self.settled = format_ > self.format, format_, settled
         self.addresses, self.former = addresses, former
         self.database.db = content
         self._content = Content(content, self._changed)
@@ -345,16 +354,19 @@ class Store:
         if result is None:
             result = session.results[sequence] = self._execute(command, index)
             if result is not OK and (length := _length(result)):
-                self._kept += session.keep(sequence, length)
-                if self._kept > MAX_KEPT:
-                    self._make_room()
+                session.kept += length
+                self._kept += length
+                if self.format:
+                    self._make_room(session, sequence)
         return result
 
-    def _make_room(self) -> None:
-        """Remove the sessions that were used least recently, until the results of all hold few enough."""
-        while self._kept > MAX_KEPT:
+    def _make_room(self, session: _Session, sequence: int) -> None:
+        """Let the results that are kept hold few enough characters, now that this one was added."""
+        if session.kept > MAX_KEPT_BY_ONE:
+            self._kept -= session.give_up(sequence)
+        while self._kept > MAX_KEPT:  # the sessions that were used least recently
             self._kept -= self._sessions.popitem(last=False)[1].kept
-        self._named = None
+            self._named = None
 
     def _is_too_new(self, command: Command) -> bool:
         """Whether not all nodes are known to understand the command."""
@@ -366,17 +378,18 @@ class Store:
             return execute(self._content, command)
         if verb == Verb.OPEN_SESSION:
             return self._open_session(index)
+        if verb == Verb.UPGRADE:
+            if command.delta > self.format:
+                self.format, self.settled = command.delta, False
+                self.risen()
+            return OK
+        self.settled = True
         if verb == Verb.TRANSACTION:
             room = min(max(self._room, MIN_TRANSACTED), MAX_TRANSACTED)
             result = transact(self._content, command.transaction, (*self.position, index), room)
             self._room -= read_by(result)
             return result
-        if verb == Verb.REPLACE_NODE:
-            return self._replace_node(Moved(int(command.key), command.value, self.position[0]))
-        if command.delta > self.format:
-            self.format = command.delta
-            self.risen()
-        return OK
+        return self._replace_node(Moved(int(command.key), command.value, self.position[0]))
 
     def _replace_node(self, moved: Moved) -> Result:
         node, address = moved.node, moved.address

@@ -409,6 +409,8 @@ def restore(
     rejoins) must fetch a checkpoint. New entries are stamped above the state's clock and so above everything
     applied; no session id is used twice. The sessions stay known, so that repeated commands are recognized.
     The new cluster needs another name, because a node of the old one that joined would bring the old logs.
+    Its own file says where its nodes are: the addresses that the old cluster has agreed on are dropped. Where
+    the state is of a newer format, older versions may not start on it, as on the data that it came from.
     """
     files = files or Files()
     if state[RESERVED_KEY].get("cluster") == identity.cluster:
@@ -419,10 +421,12 @@ def restore(
     cut = cut_of(state)
     clock = max(cut.clock, cut.position[0])
     cut = Cut(cut.position, {log: Covered(1, 0, clock) for log in logs}, clock)
-    state = {**state, RESERVED_KEY: {**state[RESERVED_KEY], **bookkeeping(cut)}}
-    Store("unused").load_state(state)  # raises what is wrong with it
+    kept = {name: value for name, value in state[RESERVED_KEY].items() if name != "addresses"}
+    state = {**state, RESERVED_KEY: {**kept, **bookkeeping(cut)}}
+    store = Store("unused")
+    store.load_state(state)  # raises what is wrong with it
     unfinished = directory.with_name(directory.name + ".new")
-    create(unfinished, identity, files=files)
+    create(unfinished, identity._replace(format=store.format or None), files=files)
     journal = Journal(unfinished, files=files)
     try:
         for _ in journal.recover():

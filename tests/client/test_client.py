@@ -965,6 +965,20 @@ def test_nodes_of_a_version_without_transactions_say_so_and_nothing_is_in_doubt(
     assert shell("transaction", str(file))[0] == 1  # one of them has been upgraded
 
 
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [(b"watch", ("watch", "k")), (b"replace_node", ("replace", "3", "127.0.0.1:9"))],
+)
+def test_nodes_of_a_version_without_watches_or_replacement_say_so_in_one_line(
+    shell: Any, fakes: FakeCluster, method: bytes, words: tuple[str, ...]
+) -> None:
+    for node in fakes.nodes:
+        node.unknown = frozenset({method})
+    code, out, errors = shell(*words, "--timeout", "0.3")
+    assert (code, out) == (1, "") and errors.count("\n") == 1
+    assert f"its version does not know {method.decode()}" in errors
+
+
 def test_a_range_is_scanned_forward_and_backward_and_counted(shell: Any, fakes: FakeCluster) -> None:
     with Client(fakes.cluster) as client:
         client.execute([Command(Verb.PUT, f"{name}{i}", str(i)) for name in "ab" for i in range(5)])

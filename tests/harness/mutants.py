@@ -1312,7 +1312,57 @@ MUTANTS = [
     told(
         "what results keep has no bound",
         "test_transactions.test_results_that_are_kept_have_a_bound_and_those_given_up_are_forgotten",
-        ("state.store", "if self.kept > MAX_KEPT_BY_ONE else ()", "if False else ()"),
+        ("state.store", "if session.kept > MAX_KEPT_BY_ONE:", "if False:"),
+    ),
+    told(
+        "a newer command is proposed before all nodes have noted that they may not go back",
+        "test_formats.test_a_newer_command_is_not_proposed_before_every_node_has_applied_the_upgrade",
+        ("node.formats", ", (0, 0)) < self.since:", ", (0, 0)) < (0, 0):"),
+    ),
+    told(
+        "a node that goes back while the upgrade is under way is not noticed",
+        "test_formats.test_a_node_that_goes_back_while_the_upgrade_is_under_way_is_waited_for",
+        (
+            "node.formats",
+            "        hindrance, applied = self.hindrance(besides)",
+            "        hindrance, applied = None",
+        ),
+    ),
+    told(
+        "that all nodes have applied the upgrade is forgotten by a restart",
+        "test_formats.test_what_all_have_applied_is_remembered_so_that_later_commands_wait_for_nobody",
+        ("state.store", "        self.settled = True\n", ""),
+    ),
+    told(
+        "a node whose full disk does not take the mark goes on",
+        "test_formats.test_a_full_disk_when_the_format_rises_ends_the_node_as_one_that_fails_until_there_is_room",
+        ("node.main", "disk_failed(JournalError(", "print(JournalError("),
+    ),
+    told(
+        "a restored cluster believes the addresses of the old one",
+        "test_checkpoint_files.test_a_restored_cluster_is_where_its_own_file_says",
+        ("storage.checkpoint", ' if name != "addresses"}', "}"),
+    ),
+    told(
+        "an older version may start on what is restored from a newer one",
+        "test_checkpoint_files.test_an_older_version_may_not_start_on_what_is_restored_from_a_newer_one",
+        ("storage.checkpoint", "identity._replace(format=store.format or None)", "identity"),
+    ),
+    told(
+        "the new limits of what results keep hold for the old version's commands",
+        "test_old_verbs.test_an_old_verb_answers_what_the_first_version_answers",
+        ("state.store", "                if self.format:\n", "                if True:\n"),
+    ),
+    told(
+        "a put does not look at a value that it does not need",
+        "test_old_verbs.test_an_old_verb_answers_what_the_first_version_answers",
+        ("wire.validation", "if verb == Verb.PUT or verb == Verb", "if verb == Verb"),
+        (
+            "wire.validation",
+            "    if verb == Verb.TRANSACTION:\n        return",
+            "    if verb == Verb.PUT:\n        return _invalid_value(command.value)\n"
+            "    if verb == Verb.TRANSACTION:\n        return",
+        ),
     ),
     told(
         "the result of a transaction is not in the checkpoint",
@@ -1353,7 +1403,7 @@ MUTANTS = [
         "test_transactions.test_the_format_never_falls_and_lasts",
         (
             "state.store",
-            "        rises, self.format = format_ > self.format, format_\n",
+            "        rises, self.format, self.settled = format_ > self.format, format_, settled\n",
             "        rises = False\n",
         ),
     ),

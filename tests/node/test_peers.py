@@ -72,7 +72,7 @@ class Bench:
         self.condemned: list[str] = []
         trust = Trust("ours", 1)
         parts: Any = (US, self.core, members, Flusher(), self.counts, trust, loop, self.condemned.append,
-            Formats(self.store, members, lambda _: None),
+            Formats(self.store, members, lambda _: None, self.core.report),
             Addresses(self.store, "127.0.0.1:1", members))  # fmt: skip
         self.part = Peers(*parts)
         self.part.introduced = True

@@ -287,7 +287,7 @@ requests = st.builds(
 texts = st.none() | st.text(max_size=20)
 commands = st.builds(
     Command,
-    st.integers(-1, Verb.OPEN_SESSION) | st.just(9),  # test_transactions.py has the others
+    st.integers(-1, Verb.OPEN_SESSION) | st.just(77),  # test_transactions.py has the others
     texts,
     texts,
     texts,

@@ -19,7 +19,7 @@ from paxoskv.multipaxos import Cut
 from paxoskv.node.replica import Replica
 from paxoskv.protocol.node import Node
 from paxoskv.protocol.single import Single
-from paxoskv.state.store import RESERVED_KEY, Store
+from paxoskv.state.store import RESERVED_KEY, Store, encode_batch
 from paxoskv.storage.checkpoint import (
     CHUNK_BYTES,
     PIECE_ITEMS,
@@ -32,12 +32,23 @@ from paxoskv.storage.checkpoint import (
     parse,
     read_sum,
     recover,
+    restore,
+    state_of,
     sum_path,
 )
-from paxoskv.storage.data_dir import MANIFEST, Manifest, Saved, create, manifest_json, read_manifest
+from paxoskv.storage.data_dir import (
+    MANIFEST,
+    Manifest,
+    Saved,
+    create,
+    manifest_json,
+    read_identity,
+    read_manifest,
+)
 from paxoskv.storage.files import Damaged, Files
 from paxoskv.storage.journal import Journal
 from paxoskv.storage.segments import segment_path
+from paxoskv.wire import validation
 from paxoskv.wire.codec import Malformed
 from paxoskv.wire.structs import (
     Command,
@@ -504,3 +515,32 @@ def disk_copy(directory: Path, number: int) -> bytes:
     data = checkpoint_path(directory, number).read_bytes()
     assert saved == Saved(number, len(data), zlib.crc32(data))
     return data
+
+
+def restored_from(disk: Disk, *commands: Command) -> tuple[Store, Identity]:
+    """What node 1 of a cluster has that is restored from a backup of one that applied these commands."""
+    store = Store("never-written.json")
+    store.apply(5, 1, encode_batch(commands))
+    state = state_of(store, Cut(store.position, {}, 5))
+    restore(Path("new"), Identity("new", "digest", 1, 1, 0), [1, 2, 3], state, disk)
+    identity = read_identity(disk.read(Path("new/identity.json")))
+    with contextlib.closing(Journal(Path("new"), identity, files=disk)) as journal:
+        core, found = Node(1, [1, 2, 3], Random(0)), Store("never-written.json")
+        recover(journal, Path("new"), core, found, disk)
+    return found, identity
+
+
+def test_a_restored_cluster_is_where_its_own_file_says() -> None:
+    """The old cluster had moved node 3 twice: its hosts have no part in the new one."""
+    moves = [Command(Verb.REPLACE_NODE, "3", f"10.0.0.{host}:7001") for host in (8, 9)]
+    upgrade = Command(Verb.UPGRADE, delta=validation.FORMAT)
+    store, _ = restored_from(Disk(), upgrade, *moves, Command(Verb.PUT, "k", "v"))
+    assert store.get("k").value == "v" and store.format == validation.FORMAT and store.settled
+    assert store.addresses == {} and store.former == {}
+
+
+def test_an_older_version_may_not_start_on_what_is_restored_from_a_newer_one() -> None:
+    _, identity = restored_from(Disk(), Command(Verb.PUT, "k", "v"))
+    assert identity.format is None
+    _, identity = restored_from(Disk(), Command(Verb.UPGRADE, delta=validation.FORMAT))
+    assert identity.format == validation.FORMAT
