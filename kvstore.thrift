@@ -333,7 +333,7 @@ struct Status {
     2: string cluster
     /** Version of the software. */
     3: string version
-    /** Whether it takes commands now: it leads its own log, established. */
+    /** Whether it takes commands now: its state is serving. */
     4: bool ready
     /** Its Lamport clock. */
     5: i64 clock
@@ -363,7 +363,7 @@ struct Status {
     17: optional double checkpoint_age_s
     /** Which disk the node has: raised by a rejoin. */
     18: i64 incarnation
-    /** How often the node was started with this disk. */
+    /** Which start of this disk: the count in the upper bits, random in the lower 20. */
     19: i64 life
     /** Entries of its own log that are not applied yet. */
     20: i64 in_flight
@@ -489,7 +489,7 @@ service KeyValue {
         throws (1: NotDone not_done, 2: Unknown unknown)
 
     /**
-     * Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 1,000). If there are
+     * Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 256). If there are
      * none yet, the node waits for one, at most so many milliseconds (and a minute). Absent `after`: answers at once with
      * the place of all that was answered before the call.
      */
@@ -799,7 +799,7 @@ struct Identity {
     3: i32 node
     /** Which disk: raised by a rejoin. */
     4: i64 incarnation
-    /** How often the node was started with this disk: a copy of an older state has a smaller one. */
+    /** Which start of this disk: the count in the upper bits, random in the lower 20. A copy of an older state has less. */
     5: i64 life
     /** What this start has found of each log: less than its peers were told is a copy of an older state. */
     6: optional list<Recovered> recovered

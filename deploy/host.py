@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-FREE = 320 << 20  # bytes: .venv takes 80 MiB, a new journal two segments of 64 MiB
+FREE = 320 << 20  # bytes: .venv takes 80 MiB, the journal 112 before its first checkpoint, data the rest
 READY_S = 60.0  # within which a node that was started takes commands
 REST_S = 2.0  # that are still given to the others when one has ended
 STOP_S = 15.0  # within which a node that was told to stop ends; it gives its clients' requests 3 s

@@ -68,7 +68,7 @@ def of_scenario(name: str, last: int, way: str | None) -> list[str]:
     if cluster.proposing != story.way:
         command += f" --proposing {cluster.proposing}"
         title += f" ({cluster.proposing})"
-        text = f"The same script with another way to propose. As it is told for {story.way}: {text}"
+        text = f"The same script with another way to propose; without --proposing it is told for {story.way}."
     return lines_of(cluster.trace, last, text, title=title, command=command, nodes=cluster.ids)
 
 

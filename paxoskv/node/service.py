@@ -36,7 +36,7 @@ from paxoskv.wire.structs import (
 )
 from paxoskv.wire.validation import FORMAT, MAX_BATCH, MAX_CLIENT_FRAME, MAX_KEY_BYTES, invalid
 
-MAX_SCAN: Final = 1000  # items in a page, or changes
+MAX_SCAN: Final = 1000  # items in a page
 MAX_WAIT_MS: Final = 60_000  # that a watch waits
 EXECUTE: Final = b"execute"
 TOO_MANY: Final = f"commands: a list of at most {MAX_BATCH} is needed"

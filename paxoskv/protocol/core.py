@@ -1,6 +1,6 @@
 """What the loop, the recovery and the server need of a core: Node, or Single, the same without replication.
 
-Core stands in this folder because Node derives from it, and the protocol imports nothing of a node's rooms.
+Core stands in this folder because Node derives from it, and the protocol imports nothing of node/.
 """
 
 from abc import ABC, abstractmethod

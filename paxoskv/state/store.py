@@ -362,6 +362,8 @@ class Store:
             return result
         if verb == Verb.REPLACE_NODE:
             return self._replace_node(Moved(int(command.key), command.value, self.position[0]))
+        if verb != Verb.UPGRADE:
+            return _INVALID  # no verb that this version knows: alike on every node
         if command.delta > self.format:
             self.format = command.delta
             self.risen()

@@ -159,7 +159,7 @@ def test_a_put_in_the_command_box_is_answered_and_the_lanes_grow(driver: Any, de
         > 0
     )
     eventually(
-        lambda: re.fullmatch(r"half below [\d.]+, 99 % below [\d.]+", page.text("spread")), "the spread"
+        lambda: re.fullmatch(r"median under [\d.]+, p99 under [\d.]+", page.text("spread")), "the spread"
     )
     page.command("delete color")
     page.await_text("said", "delete color: ok (")
