@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from paxoskv.multipaxos import Diverged
+from paxoskv.multipaxos import Diverged, needed
 from paxoskv.wire.structs import Learn, Position
 
 RECENT: Final = 2048  # applied entries whose hashes are remembered, at least: gossip is not older
@@ -51,7 +51,7 @@ class Divergence:
         stands = message.applied < (timestamp, owner) and all(
             fact.log in self.nodes
             and fact.chosen <= held[self.nodes.index(fact.log)]
-            and fact.frontier >= timestamp - (fact.log > owner)
+            and fact.frontier >= needed(timestamp, owner, fact.log)
             for fact in message.facts
         )
         if not stands:

@@ -245,22 +245,26 @@ class Logs:
         has none but that of its last chosen entry.
         """
         learner = self.learner
-        of, frontier = learner.logs[self.home], self.clock.frontier_limit()
-        if frontier > of.known and self.owners and self.own.established:
+        learned, frontier = learner.logs[self.home], self.clock.frontier_limit()
+        if frontier > learned.known and self.owners and self.own.established:
             first = self.own.first_unchosen_command()
             if first is not None:
                 frontier = min(frontier, first - 1)
-            if frontier > of.known:
-                of.known = frontier
+            if frontier > learned.known:
+                learned.known = frontier
                 learner.settle(self.home)
         return learner.fact(self.home)
 
     def learn(self, fact: Fact, now: float, sender: int) -> None:
         log = fact.log
-        of = self.learner.logs.get(log)
-        if of is None:
+        learned = self.learner.logs.get(log)
+        if learned is None:
             return  # no log of ours
-        if fact.chosen <= of.chosen and fact.frontier <= of.known and fact.evidence <= of.evidence:
+        if (
+            fact.chosen <= learned.chosen
+            and fact.frontier <= learned.known
+            and fact.evidence <= learned.evidence
+        ):
             return
         if fact.chosen > self.acceptors[log].length + self.catch_up.credit:
             self.catch_up.pursue(log, fact.chosen, sender, now)

@@ -140,7 +140,7 @@ class Persistence:
         ):
             self.outbox.apply(timestamp, owner, payload, None)
         self._noted()
-        self.executed_in_frame = [of.executed for of in self.learner.logs.values()]
+        self.executed_in_frame = [learned.executed for learned in self.learner.logs.values()]
         self.durable = {log: (acceptor.accepted, acceptor.length) for log, acceptor in self.acceptors.items()}
 
     def _notes(self) -> list[Record]:
@@ -161,4 +161,4 @@ class Persistence:
     def _frame(self) -> None:
         """A frame is about to be written, with all that is noted."""
         self.chosen_in_frame = self.noted_chosen
-        self.executed_in_frame = [of.executed for of in self.learner.logs.values()]
+        self.executed_in_frame = [learned.executed for learned in self.learner.logs.values()]

@@ -529,8 +529,8 @@ MUTANTS = [
         "default 1",
         (
             CORE,
-            "of.chosen, of.evidence = chosen, evidence",
-            "of.chosen, of.evidence = chosen, of.evidence or evidence",
+            "learned.chosen, learned.evidence = chosen, evidence",
+            "learned.chosen, learned.evidence = chosen, learned.evidence or evidence",
         ),
     ),
     told(
@@ -638,7 +638,7 @@ MUTANTS = [
     told(
         "positions are not merged: a checkpoint's are taken",
         "test_learner.test_positions_merge_log_by_log",
-        (CORE, "of.executed = max(of.executed, executed)", "of.executed = executed"),
+        (CORE, "learned.executed = max(learned.executed, executed)", "learned.executed = executed"),
     ),
     told(
         "a checkpoint does not know the timestamp of a skip that was given up",
@@ -870,8 +870,8 @@ MUTANTS = [
         "default 1",
         (
             "protocol.logs",
-            "if frontier > of.known and self.owners and self.own.established:",
-            "if frontier > of.known:",
+            "if frontier > learned.known and self.owners and self.own.established:",
+            "if frontier > learned.known:",
         ),
     ),
     met(
@@ -926,17 +926,25 @@ MUTANTS = [
     met(
         "a frontier may lie one below what a command needs",
         "default 1",
-        (CORE, "if of.frontier < timestamp - (log > owner):", "if of.frontier < timestamp - 1:"),
+        (
+            CORE,
+            "if learned.frontier < needed(timestamp, owner, log):",
+            "if learned.frontier < timestamp - 1:",
+        ),
     ),
     told(
         "a frontier must lie one above what a command needs",
         "test_more_scenarios.test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too",
-        (CORE, "if of.frontier < timestamp - (log > owner):", "if of.frontier < timestamp + (log < owner):"),
+        (
+            CORE,
+            "if learned.frontier < needed(timestamp, owner, log):",
+            "if learned.frontier < timestamp + (log < owner):",
+        ),
     ),
     met(
         "commands are applied in the order in which they are chosen",
         "default 1",
-        (CORE, "if of.frontier < timestamp - (log > owner):", "if False:"),
+        (CORE, "if learned.frontier < needed(timestamp, owner, log):", "if False:"),
         (CORE, "if head <= self.position:", "if False:"),
         (
             "state.store",
