@@ -491,10 +491,10 @@ class Proposer:
         self.preparing, self.leading, self.wanted = True, False, wanted
         self.lengths.clear()
         self.prepares = 0
-        self.catch_up(from_slot)
+        self.restart_at(from_slot)
         return Record(candidate=LogBallot(self.log, self.ballot))
 
-    def catch_up(self, from_slot: int) -> None:
+    def restart_at(self, from_slot: int) -> None:
         """Our chosen length has grown: promises that begin elsewhere would be adopted one off (N19)."""
         self.start = from_slot
         self.promises.clear()

@@ -176,7 +176,7 @@ def look_at(task: Task, node: Report) -> Report:
     }
     problem = whose(task, node["id"]) if found["data"] else None
     if running and not found["data"]:
-        gone = f"runs (process {running[0][0]}), but its data is no more at {data_of(task, node['id'])}"
+        gone = f"runs (process {running[0][0]}), but its data is no longer at {data_of(task, node['id'])}"
         problem = f"{gone}: was it moved? move it back, or stop the node first"
     if problem is None and not running:
         problem = port_problem(node)

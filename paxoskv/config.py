@@ -150,7 +150,7 @@ class Cluster:
         """Return the SHA-256, in hexadecimal, of what all nodes must agree on, and what never changes.
 
         That is the name, each node's id, host and port when the cluster began, and how they propose, if not
-        as clusters always did.
+        the default.
         """
         first = [
             [node.id, *(parse_address(node.first_address) if node.first_address else (node.host, node.port))]

@@ -185,7 +185,7 @@ class Attempt(NamedTuple):
                 raise NotDone(f"its version does not know {self.method.name}", False) from None
             raise Lost(f"the node failed: {error.message}") from None
         except Malformed as error:
-            raise Lost(f"an answer that makes no sense: {error}") from None
+            raise Lost(f"a malformed answer: {error}") from None
 
 
 class Greeting(NamedTuple):
@@ -207,7 +207,7 @@ class Greeting(NamedTuple):
                 return  # a node of a version that cannot say
             raise NotSent(f"the node failed: {error.message}") from None
         except Malformed as error:
-            raise NotSent(f"an answer that makes no sense: {error}") from None
+            raise NotSent(f"a malformed answer: {error}") from None
         name, digest, node, _ = self.expected
         if found.cluster != name:
             raise Stranger(f"it is a node of cluster {found.cluster!r}, not of {name!r}")
@@ -381,9 +381,8 @@ class Calls:
         self._clock = clock
         self._router = Router(len(names), first)
         self._numbers: _Numbers | None = None
-        self.learn: Callable[[Membership], None] | None = (
-            None  # gets what a node says of the others' addresses
-        )
+        # Gets what a node says of the others' addresses.
+        self.learn: Callable[[Membership], None] | None = None
         self._lost_sight = False  # of a node: it may have been replaced
 
     def renamed(self, node: int, name: str) -> None:
@@ -652,7 +651,7 @@ class Calls:
             raise operation.failure("this is another cluster")
         seconds = min(PAUSE_S * 2.0 ** min(rounds - 1, 16), MAX_PAUSE_S)
         if self._clock() + seconds >= operation.deadline:
-            raise operation.failure(f"no node did it within {self._timeout:g} s")
+            raise operation.failure(f"no node completed it within {self._timeout:g} s")
         return seconds
 
     def _once(self, operation: AnyOperation, method: Method, arguments: tuple[Any, ...], node: int) -> Steps:
@@ -689,7 +688,7 @@ def _refuse(operation: AnyOperation, result: Result) -> Any:
     if result.outcome == Outcome.INVALID:
         raise operation.failure("the store says that the command is invalid", permanent=True)
     operation.doubt = True
-    raise operation.failure(f"an answer that makes no sense: outcome {result.outcome}")
+    raise operation.failure(f"a malformed answer: outcome {result.outcome}")
 
 
 def _done(operation: AnyOperation, result: Result) -> None:
@@ -727,7 +726,7 @@ def _sum(operation: AnyOperation, result: Result) -> int:
 
 def _count(operation: AnyOperation, page: Page) -> int:
     if page.keys is None:
-        raise operation.failure("an answer that makes no sense: a page without a count")
+        raise operation.failure("a malformed answer: a page without a count")
     return page.keys
 
 

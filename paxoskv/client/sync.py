@@ -394,7 +394,7 @@ class _Socket:
         except OSError as error:
             raise Lost(described("connection lost", error)) from None
         except Malformed as error:
-            raise Lost(f"an answer that makes no sense: {error}") from None
+            raise Lost(f"a malformed answer: {error}") from None
         if echoed != sequence:
             raise Lost("an answer to another call")
         return kind, answer, offset

@@ -55,7 +55,7 @@ class Digests:
         self.long_work = long_work
         self.answer = answer
         self.asking: list[Call] = []
-        self.held: list[Call] = []  # those of them whose connections are held
+        self.paused: list[Call] = []  # those of them whose connections are held
         self.working = False
         self.last = Digested()
         self.made = 0
@@ -65,7 +65,7 @@ class Digests:
         self.asking.append(call)
         if len(self.asking) > SHARING:
             call.connection.hold()
-            self.held.append(call)
+            self.paused.append(call)
         if not self.working:
             self.working = True
             self.long_work.begin(self._work())
@@ -73,7 +73,7 @@ class Digests:
     def _work(self) -> Work:
         while self.asking:
             calls, self.asking = self.asking, []
-            held, self.held = self.held, []
+            paused, self.paused = self.paused, []
             if (self.store.position, self.store.hash) != self.last[:2]:
                 self.last = yield from self.store.digest_in_pieces()
                 self.made += 1
@@ -81,6 +81,6 @@ class Digests:
                 self.answer(call, self.last)
                 if index % ANSWERS == 0:
                     yield
-            for call in held:
+            for call in paused:
                 call.connection.release()
         self.working = False

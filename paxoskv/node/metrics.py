@@ -37,7 +37,7 @@ COUNTERS: Final = {
     "messages": "Frames sent to peers, answers included.",
     "message_bytes": "Bytes of these frames.",
     "revocations": "Logs that this node set out to take over from nodes that made no progress.",
-    "claims_refused": "Messages of nodes that were refused because what they say makes no sense.",
+    "claims_refused": "Messages of nodes that were refused because they claim implausible numbers.",
     "fsyncs": "Frames of the journal written, each with one fdatasync.",
 }
 GAUGES: Final = {

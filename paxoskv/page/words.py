@@ -237,9 +237,8 @@ class Memory:
         self.quorum = len(members) // 2 + 1
         self.waiting: dict[int, Event] = {}  # promises and votes that are not durable, by event
         self.frames: dict[int, list[int]] = {}
-        self.held: dict[
-            tuple[int, int, int], list[Any]
-        ] = {}  # by node, log and slot: the entry accepted last
+        # By node, log and slot: the entry accepted last.
+        self.held: dict[tuple[int, int, int], list[Any]] = {}
         self.asked: dict[int, int] = {}  # by Accept and what answers it: the last slot that it is about
         self.having: dict[tuple[int, int, str], set[int]] = {}  # who has (log, slot, ballot) on the disk
 

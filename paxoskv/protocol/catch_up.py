@@ -99,7 +99,7 @@ class CatchUp:
             return False
         if not message.entries:
             if message.base > self._fetch(message.log).from_slot:
-                self.outbox.ready.catch_up = sender
+                self.outbox.ready.checkpoint_from = sender
             else:
                 self.pursued.pop(message.log, None)
             self.fetching[message.log] = (now + FETCH_AFTER, self._another(sender))

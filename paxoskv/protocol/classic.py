@@ -22,7 +22,7 @@ from paxoskv.protocol.way import Parts
 from paxoskv.wire.structs import Reading
 
 SHORTEST: Final = 0.001  # seconds: a round trip that was not measured, at least
-DOUBLINGS: Final = 64  # times the first limit is the last one: enough for many times as many nodes
+LONGEST: Final = 64  # times the first limit: the last one, enough for many times as many nodes
 
 
 class Classic(OneLog):
@@ -64,7 +64,7 @@ class Classic(OneLog):
         proposer.step_down(promised)
         self.waiting[:0], self.riding = self.riding, []
         first = 2 * max(self.round_trips.longest(now), SHORTEST)
-        self.limit = min(max(2 * self.limit, first), DOUBLINGS * first)
+        self.limit = min(max(2 * self.limit, first), LONGEST * first)
         self.stand_at = now + self.limit * self.random.random()
 
     def end_turn(self, now: float) -> None:

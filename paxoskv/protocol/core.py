@@ -81,7 +81,7 @@ class Core(ABC):
 
     @property
     @abstractmethod
-    def fetch_due(self) -> float | None:
+    def turn_due(self) -> float | None:
         """When a turn must be made, whatever happens until then; None: at no certain time."""
 
     # recovery, and what lasts

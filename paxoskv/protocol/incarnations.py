@@ -54,7 +54,7 @@ class Incarnations:
 
         Incarnation 0 is rejoining, and says nothing that counts.
         An older disk, or an earlier start of the same one, is a copy that was put back: it has forgotten
-        votes. So it is if there was another start with the same count.
+        votes. The same holds for another start with the same count.
         """
         disk, last = self.lives[peer]
         older = life >> LIFE_BITS <= last >> LIFE_BITS and life != last

@@ -284,7 +284,7 @@ class Logs:
             if proposer is not None and proposer.leading:
                 proposer.advance(chosen)
             elif proposer is not None and proposer.preparing:
-                proposer.catch_up(chosen)
+                proposer.restart_at(chosen)
                 self.way.send_prepare(proposer, now)
         if self.acceptors[log].chosen < self.learner.logs[log].chosen:
             self.catch_up.lacking(log, sender, now)

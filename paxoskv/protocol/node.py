@@ -13,8 +13,8 @@ simulator:
 Messages that a node addresses to itself go into its step() when they would leave.
 
 Now and then the journal begins a new segment with node.state(), and a checkpoint is made of the segments
-before it; node.checkpointed() then lets the entries that it covers be given up. Where ready.catch_up names a
-peer, entries that we lack were given up there: the caller takes that peer's checkpoint, and node.install()
+before it; node.checkpointed() then lets the entries that it covers be given up. ready.checkpoint_from names
+a peer that has given up entries that we lack: the caller takes that peer's checkpoint, and node.install()
 merges it.
 """
 
@@ -67,10 +67,8 @@ from paxoskv.wire.structs import (
     Rejoined,
 )
 
-WHILE_REJOINING: Final = frozenset(
-    {Learn, Fetch, Fetched, Rejoin, Rejoined, Persisted}
-)  # all else is ignored
-
+# The messages that a rejoining node handles; it ignores all others.
+WHILE_REJOINING: Final = frozenset({Learn, Fetch, Fetched, Rejoin, Rejoined, Persisted})
 
 OWN_LOGS: Final = "own-logs"
 ONE_LOG: Final = 1  # its number, where there is no more than one
@@ -331,7 +329,7 @@ class Node(Core):
         self.way.on_reading(sender, message, now)
 
     @property
-    def fetch_due(self) -> float | None:
+    def turn_due(self) -> float | None:
         return earliest(self.catch_up.due, self.way.due)
 
     # ----------------------------------------------------------------------------- the end of a turn

@@ -55,7 +55,7 @@ class Single(Core):
         return True
 
     @property
-    def fetch_due(self) -> float | None:
+    def turn_due(self) -> float | None:
         return None
 
     def replay(self, record: Record) -> None:

@@ -73,7 +73,7 @@ def read_identity(data: bytes) -> Identity:
     if content.get("format") != FORMAT:
         raise ValueError(f"format: {content.get('format')!r:.40} is not {FORMAT}, the only one known here")
     types = {"format": int, "cluster": str, "digest": str, "node": int, "incarnation": int, "crc32": int}
-    if "proposing" in content:  # else as clusters always did
+    if "proposing" in content:  # else the default
         types["proposing"] = str
     if NEWER in content:
         types[NEWER] = int
@@ -212,8 +212,8 @@ def create(
 ) -> None:
     """Make a data directory, durably. JournalError if it exists and is not empty.
 
-    The identity comes last: what a crash leaves half made is no data directory, and refused until
-    removed.
+    The identity comes last. So what a crash leaves half made is no data directory, and is refused until it
+    is removed.
     """
     files = files or Files()
     if segment_bytes < FIRST:

@@ -89,12 +89,12 @@ MUTANTS = [
     told(
         "classic: pauses do not grow",
         "test_one_log.test_a_refused_candidate_waits_longer_each_time_and_not_for_ever",
-        (CLASSIC, "min(max(2 * self.limit, first), DOUBLINGS * first)", "first"),
+        (CLASSIC, "min(max(2 * self.limit, first), LONGEST * first)", "first"),
     ),
     told(
         "classic: pauses grow without end",
         "test_one_log.test_a_refused_candidate_waits_longer_each_time_and_not_for_ever",
-        (CLASSIC, "min(max(2 * self.limit, first), DOUBLINGS * first)", "max(2 * self.limit, first)"),
+        (CLASSIC, "min(max(2 * self.limit, first), LONGEST * first)", "max(2 * self.limit, first)"),
     ),
     met(
         "classic: what was adopted is appended once more",
@@ -380,8 +380,8 @@ MUTANTS = [
         "lossy 1",
         (
             "node.replica",
-            "        elif self.after and not self.records:",
-            "        elif self.after:",
+            "        elif self.when_durable and not self.records:",
+            "        elif self.when_durable:",
         ),
     ),
     met(
