@@ -280,7 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         answer = changed(lab, text_at(path), str(path))
         pages = (found.pages or PAGES) / f"{lab.number:02}"
-        pages.mkdir(parents=True, exist_ok=True)  # now, for the child can tell nobody that it cannot
+        pages.mkdir(parents=True, exist_ok=True)  # now, because the child can tell nobody that it cannot
         points = grade(lab, answer, pages)
     except Unusable as unusable:
         print(f"{program.name()}: {unusable}", file=sys.stderr)

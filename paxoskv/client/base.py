@@ -118,7 +118,7 @@ class BaseClient:
         """A node has said where the others are now: that comes before what the cluster's file says.
 
         A node that was away may say what was so before: the latest agreement holds, and of itself a node is
-        not believed, for it answers here.
+        not believed, because it answers here.
         """
         for moved in membership.moved or ():
             if moved.node == membership.node or moved.since <= self._since.get(moved.node, 0):

@@ -369,7 +369,7 @@ def _one(
 
 
 def _connect(client: Client, timeout: float) -> None:
-    """Connect to the nodes; if there is none yet, wait for the first one, for one may be starting."""
+    """Connect to the nodes; if there is none yet, wait for the first one, because one may be starting."""
     deadline = time.monotonic() + min(FIRST_NODE_S, timeout)
     told = False
     while True:

@@ -20,7 +20,7 @@ attempts, by these rules:
   session.
 - A write is reported as not done only if no attempt was done: each was refused with NotDone or had no
   connection. After Unknown, a lost connection or a timeout the attempt may have been done. Then only an
-  answer ends the doubt, for a repeat with the same number gets the first attempt's result. Without an answer
+  answer ends the doubt: a repeat with the same number gets the first attempt's result. Without an answer
   the outcome is unknown at the deadline.
 - After Expired or Forgotten the attempt was not applied. If no earlier attempt may have been, the write gets
   a number in a new session and is repeated. Otherwise the outcome is unknown.
@@ -72,7 +72,7 @@ READ_MODES: Final[dict[str, int]] = {
 SKIP_S, MAX_SKIP_S = 1.0, 5.0
 # Seconds that an operation pauses when every node has failed: at first, doubled by each round, and at most.
 PAUSE_S, MAX_PAUSE_S = 0.01, 0.5
-# How often a round over all nodes doubles the time of an attempt, for a slow node is not a dead one.
+# How often a round over all nodes doubles the time of an attempt, because a slow node is not a dead one.
 MAX_DOUBLINGS: Final = 6
 # Items that one page of a scan may have (kvstore.thrift).
 PAGE_ITEMS: Final = 1000
@@ -639,7 +639,7 @@ class Calls:
         return isinstance(error, Unfit) or (isinstance(error, NotDone) and error.permanent)
 
     def _look_around(self, node: int, patience: float) -> Steps:
-        """Ask this node where the others are, for one could not be reached."""
+        """Ask this node where the others are, because one could not be reached."""
         self._lost_sight = False
         if self.learn:
             with contextlib.suppress(*FAILURES):

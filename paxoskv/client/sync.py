@@ -5,7 +5,7 @@
         client.get("key")                               # "value"
 
 It keeps one connection to each node, made when it is first needed, and has one call under way at a time.
-After an error it closes the connection, for a late answer would be taken for the answer to the next call.
+After an error it closes the connection, because a late answer would be taken for the answer to the next call.
 A client must not be shared between threads or processes.
 """
 
@@ -182,7 +182,7 @@ class Client(BaseClient):
     ) -> Committed:
         """Do `then` if all comparisons hold, else `otherwise`: all of it or nothing, with nothing in between.
 
-        paxoskv.transactions makes comparisons and actions. NotANumber: nothing was done, for an increment
+        paxoskv.transactions makes comparisons and actions. NotANumber: nothing was done, because an increment
         found no integer.
         """
         return self.run(self.calls.transaction(compares, then, otherwise))

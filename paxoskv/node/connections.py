@@ -25,7 +25,7 @@ class Connections:
         self.most = most
         self.open: dict[Connection, None] = {}  # oldest first
         self.silent: dict[Connection, None] = {}  # those of them that had said nothing when last looked at
-        self.crowded = 0  # of them hung up since the last sweep, for there were too many
+        self.crowded = 0  # of them hung up since the last sweep, because there were too many
         self.hung_up = 0  # that sent something else, or dawdled, since the last sweep
 
     def made(self, connection: Connection) -> None:

@@ -71,7 +71,7 @@ Deliver = Callable[[Connection, int, bytes, int, bytes, int], None]
 
 
 class Complaints:
-    """What is wrong with strangers and peers: logged once a minute, for it is tried again and again."""
+    """What is wrong with strangers and peers: logged once a minute, because it is tried again and again."""
 
     def __init__(self, counts: Counts) -> None:
         self.counts = counts
@@ -121,7 +121,7 @@ class Peers:
     ) -> None:
         """`members`: the peers. `trust`: what whoever calls itself one must prove.
 
-        `condemn`: let no later start use our data, for it is a stale copy.
+        `condemn`: let no later start use our data, because it is a stale copy.
         """
         self.identity = identity._replace(format=FORMAT, address=addresses.own)
         self.core = core

@@ -558,7 +558,7 @@ class Replica:
         """A checkpoint of another node is durable here, as this number: merge it.
 
         Nothing that rests on it leaves before the record is durable that tells a restart to do the same. A
-        checkpoint of our own is due, for until then the journal does not reach further back than this one.
+        checkpoint of our own is due: until then the journal does not reach further back than this one.
         """
         assert self.download, "only what was asked for is installed"
         self.download.stop()

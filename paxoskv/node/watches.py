@@ -105,7 +105,7 @@ class Watches:
     def tick(self) -> None:
         """No watch waits longer than it wants to.
 
-        Those whose time is over are found one after the other, not once a second, for all of them ask again.
+        Those whose time is over are found one after the other, not once a second: all of them ask again.
         """
         now = self.clock() / STEP
         while self.ended <= now:

@@ -13,7 +13,7 @@ BEGIN: Final = frozenset({
 })  # fmt: skip  # kinds that a step begins with
 MINOR: Final = frozenset({"state", "timer", "journaled", "duplicated"})  # kinds that tell no story
 UNTOLD: Final = frozenset({"journaled", "proposed", "timer", "duplicated"})  # kinds that a caption leaves out
-# Kinds that it begins with, for its end may be cut off, and those that it ends with; others lie between.
+# Kinds that it begins with, because its end may be cut off, and those that it ends with; others lie between.
 ORDER: Final = {"violation": 0, "chosen": 0, "leads": 0, "answered": 0, "delivered": 2}
 NO_OP: Final = "no-op"
 SKIP: Final = "a skip (no-op)"

@@ -339,7 +339,7 @@ class Node(Core):
 
         `more`: commands wait that will be proposed soon, and reads for their entry.
         """
-        self.way.end_turn(now)  # first, for what is proposed again leaves with this turn's Accepts
+        self.way.end_turn(now)  # first, because what is proposed again leaves with this turn's Accepts
         self.logs.send_accepts(now)  # our own acceptor takes them here, so that its records join this frame
         own = self.logs.own_fact()  # it may move our own frontier, for which commands wait to be applied
         if self.learner.moved:

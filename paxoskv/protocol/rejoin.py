@@ -22,7 +22,7 @@ def testimony(
     """Tell a node that rejoins all of one log that it may have had a part in.
 
     `noted`: the highest incarnation of it that is noted here; once it is, no quorum counts an older disk.
-    `mute`: tell it only that, for we rejoin ourselves, or it asks with a lower one.
+    `mute`: tell it only that, because we rejoin ourselves, or it asks with a lower one.
     """
     promised, accepted = acceptor.promised, acceptor.accepted
     entries = acceptor.from_slot(acceptor.chosen)

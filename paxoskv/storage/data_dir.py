@@ -186,7 +186,7 @@ def is_manifest_of_another_version(data: bytes) -> bool:
 def condemn(directory: Path, reason: str, files: Files | None = None) -> None:
     """Let no start use this data any more: a peer has refused it as a stale copy.
 
-    Durably, for those who know better may be gone at the next start. OSError if that fails.
+    Durably, because those who know better may be gone at the next start. OSError if that fails.
     """
     files = files or Files()
     if not files.exists(directory / STALE):

@@ -41,7 +41,7 @@ class Counted(NamedTuple):
 
 
 # What may have made a turn: an event (0: none yet), its log, and if it is gossip, the sender and that.
-# A plain tuple, for one is made for each message.
+# A plain tuple, because one is made for each message.
 Trigger = tuple[int, int | None, tuple[int, Message] | None]
 
 
