@@ -243,7 +243,7 @@ struct Range {
     4: optional string after
     /** Whether the order is the descending one. */
     5: optional bool reverse
-    /** At most so many items, up to 1,000; absent: 1,000. */
+    /** At most this many items, up to 1,000; absent: 1,000. */
     6: optional i32 limit
     /** Whether the values are left out: they are empty then. */
     7: optional bool keys_only
@@ -490,7 +490,7 @@ service KeyValue {
 
     /**
      * Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 256). If there are
-     * none yet, the node waits for one, at most so many milliseconds (and a minute). Absent `after`: answers at once with
+     * none yet, the node waits for one, at most this many milliseconds (and a minute). Absent `after`: answers at once with
      * the place of all that was answered before the call.
      */
     Watched watch(1: string prefix, 2: Place after, 3: i32 limit, 4: i32 wait_ms)
@@ -632,7 +632,7 @@ enum Vote {
     REFUSED = 1,
     /** This acceptor has not taken the ballot's sync, or must first fetch chosen entries below it. */
     NEEDS_SYNC = 2,
-    /** No vote: the acceptor fails on purpose. The fact counts all the same. */
+    /** No vote: the acceptor fails on purpose. The fact still counts. */
     WITHHELD = 3,
 }
 
@@ -803,7 +803,7 @@ struct Identity {
     5: i64 life
     /** What this start has found of each log: less than its peers were told is a copy of an older state. */
     6: optional list<Recovered> recovered
-    /** Likewise of the clock: no frontier was made from it above this. */
+    /** The clock's reservation that this start has found: no frontier was made from the clock above it. */
     7: optional i64 reserved
     /** Where the nodes share a secret: the number that this side has drawn for this connection. */
     8: optional binary nonce

@@ -25,7 +25,7 @@ order, a command whose client was answered must never be lost, and a minority of
      | a quorum: adopt the best log, and lead  |    are the entries that I have accepted"
      | Accept(ballot, start, entries) -------> |   phase 2, for each entry; the first Accept of a ballot,
      | <----------- Accepted(vote, length)     |   its *sync*, has all that is adopted and not known as chosen
-     | a quorum: chosen                        |   "so many entries of your log are on my disk"
+     | a quorum: chosen                        |   "so much of your log is on my disk"
 
 The best log is that of the highest accepted ballot, and of those the longest. The two examples, which
 tests/protocol/test_essay.py plays, have three nodes; 2.3 is round 2 of node 3. They show of each acceptor the
@@ -74,9 +74,9 @@ command d while its clock is 89. It stamps d with 90, and sends it to all.
 
 a and b are applied. d is *chosen* with the third vote, its own node's included: it can never be lost. d is
 *applied* when c is, and the frontier of log 3 is 90: so on every node in the order a, b, c, d. Without c, one
-round trip does both. What is known of a log travels as a *fact*, (chosen, evidence, frontier): so many
-entries are chosen, as was counted at the ballot `evidence`. A fact stays true whatever happens, so anybody
-may pass it on. A ballot is *established* when a quorum has accepted its sync.
+round trip does both. What is known of a log travels as a *fact*, (chosen, evidence, frontier): the first
+`chosen` entries are chosen, as was counted at the ballot `evidence`. A fact stays true whatever happens, so
+anybody may pass it on. A ballot is *established* when a quorum has accepted its sync.
 
 Six rules, and what breaks without them:
 
@@ -89,8 +89,8 @@ Six rules, and what breaks without them:
       leader may adopt the log of an older ballot, with commands below the frontier.
   R5  A client is answered when its command is applied, not when it is chosen. Else its next command, sent to
       a node with a lower clock, is stamped and applied before the one that was answered.
-  R6  Whoever receives an entry raises its clock to it before it answers. Else a read can miss a write that
-      was answered (see below), and the proposer waits for another round trip.
+  R6  A node that receives an entry raises its clock to it before it answers. Else a read can miss a write
+      that was answered (see below), and the proposer waits for another round trip.
 
 **A dead node** gives no frontiers, so another one *revokes* it: stands for its log, finishes it, and appends
 a *skip*, a no-op stamped far ahead. The owner, when it is back, stands for its log with a higher ballot.
@@ -100,8 +100,8 @@ all up to there is applied. That is late enough: a write that was answered befor
 which raised its clocks to it (R6), and one node of that quorum is among those that the read has asked.
 
 **Durability.** Whatever others rely on leaves when it is on the disk: a Prepare, PROMISED, ACCEPTED, and what
-is said of a lost disk; all else, at once. (It goes to `Acceptor.journal`; paxoskv/protocol/node.py draws the
-way from there to the disk, paxoskv/storage/journal.py writes it.)
+is said of a lost disk; everything else, at once. (It goes to `Acceptor.journal`; docs/architecture.md names
+the functions from there to the disk.)
 
 **Which function is which.**
 
@@ -134,7 +134,7 @@ paxoskv/protocol/, to be read beside the others: classic.py, leader.py, own_logs
   a command costs      two round trips, three      one round trip, one       one round trip, one fsync
                        fsyncs one after another    fsync; elsewhere than     at every node; and the frontiers
                                                    at the leader, two        of all nodes that live
-  two at a time        a duel: who is refused      wait for nothing          wait for nothing
+  two at a time        a duel: the one refused     wait for nothing          wait for nothing
                        waits at random, longer
                        each time
   a dead node          stops nobody                stops all for a while,    stops all for a while
@@ -248,7 +248,7 @@ class Acceptor:
     entries at one `accepted`, never decrease; `evidence` <= `accepted` <= `promised`.
 
     Every handler gives its changes to `journal`, a callable. The caller sends PROMISED when the promise is on
-    the disk, and ACCEPTED with a length when so many entries are. (So a vote that can wait leaves at once,
+    the disk, and ACCEPTED with a length when that many entries are. (So a vote that can wait leaves at once,
     with the length that is on the disk by then.)
     """
 
@@ -312,7 +312,7 @@ class Acceptor:
         return Vote.ACCEPTED
 
     def _take_sync(self, message: Accept) -> int:
-        """A new ballot's log replaces ours, but for the entries that we know to be chosen."""
+        """A new ballot's log replaces ours, except for the entries that we know to be chosen."""
         if not message.sync or not message.start <= self.chosen <= message.start + len(message.entries):
             return Vote.NEEDS_SYNC
         self._check_same(message.start, message.entries, self.chosen)
@@ -368,7 +368,7 @@ class Acceptor:
             self.journal(Record(promised=LogBallot(self.log, promised)))
 
     def drop(self, below: int) -> None:
-        """Give up the entries below this slot, which are executed: whoever lacks them needs a checkpoint."""
+        """Give up the executed entries below this slot: a node that lacks them needs a checkpoint."""
         assert below <= self.chosen, "only chosen entries can be given up"
         if below > self.base:
             self.floor = self.entries[below - self.base - 1].timestamp
@@ -528,7 +528,7 @@ class Proposer:
         self.lengths.clear()
 
     def forget(self, peer: int) -> None:
-        """The peer has lost its disk: its promise and its votes count no more, and it lacks all entries."""
+        """The peer has lost its disk: its promise and its votes no longer count, and it lacks all entries."""
         self.promises.pop(peer, None)
         self.lengths.pop(peer, None)
         if peer in self.couriers:

@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--seconds", type=float, default=600, metavar="S", help="stop after so long (default: 600)"
         )
-        sub.add_argument("--states", type=int, default=20_000_000, metavar="N", help="or so many states")
+        sub.add_argument("--states", type=int, default=20_000_000, metavar="N", help="or this many states")
         sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
         if layer == "one-log":
             sub.add_argument("--acceptors", type=int, default=3, metavar="N", help="(default: 3)")

@@ -1791,7 +1791,7 @@ class Range(object):
      - below: They are below this.
      - after: They come after this one, in the order of the page: the last key of the page before.
      - reverse: Whether the order is the descending one.
-     - limit: At most so many items, up to 1,000; absent: 1,000.
+     - limit: At most this many items, up to 1,000; absent: 1,000.
      - keys_only: Whether the values are left out: they are empty then.
      - counted: Whether the page says how many keys the range has, and holds none of them.
 
@@ -6491,7 +6491,7 @@ class Identity(object):
      - incarnation: Which disk: raised by a rejoin.
      - life: Which start of this disk: the count in the upper bits, random in the lower 20. A copy of an older state has less.
      - recovered: What this start has found of each log: less than its peers were told is a copy of an older state.
-     - reserved: Likewise of the clock: no frontier was made from it above this.
+     - reserved: The clock's reservation that this start has found: no frontier was made from the clock above it.
      - nonce: Where the nodes share a secret: the number that this side has drawn for this connection.
      - proof: Where the nodes share a secret: proves that its sender knows it; made of both sides' ids and nonces.
      - proposing: How its cluster proposes, as cluster.json says; absent: "own-logs".

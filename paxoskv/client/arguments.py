@@ -224,10 +224,10 @@ def _add_run(add: Add) -> None:
                           f"may overtake one another (default: 1; with --rate, {OPEN_LOOP_IN_FLIGHT})",
                      )  # fmt: skip
     run.add_argument("--rate", metavar="N", type=_rate, default=0.0,
-                     help="start so many operations per second, whether or not those before are done, and "
+                     help="start this many operations per second, whether or not those before are done, and "
                           "count each one's latency from when it was due")  # fmt: skip
     run.add_argument("--duration", metavar="S", type=_seconds, default=0.0,
-                     help="run for so many seconds after the warm-up, and repeat the rows")  # fmt: skip
+                     help="run for this many seconds after the warm-up, and repeat the rows")  # fmt: skip
     run.add_argument("--warmup", metavar="S", type=_seconds, default=0.0,
                      help="leave the first seconds out of the summary")  # fmt: skip
     _add_read(run, node=False)
@@ -248,7 +248,7 @@ def _add_operations(add: Add) -> None:
     put.add_argument("key", type=_text)
     put.add_argument("value", type=_text)
     put.add_argument("--ttl", metavar="S", type=_ttl,
-                     help="remove it in so many seconds, unless it is written again by then")  # fmt: skip
+                     help="remove it after this many seconds, unless it is written again")  # fmt: skip
     get = add("get", "print the value of a key")
     get.add_argument("key", type=_text)
     _add_read(get)
@@ -301,7 +301,7 @@ def _add_transfers(add: Add) -> None:
     into = add("import", "set the keys of a file that an export has written", more)
     into.add_argument("file", metavar="FILE|-", help="the file; - reads from stdin")
     into.add_argument("--skip", metavar="N", type=_between(0, 2**62), default=0,
-                      help="leave out so many lines at the beginning")  # fmt: skip
+                      help="leave out this many lines at the beginning")  # fmt: skip
 
 
 def _place(word: str) -> Place:

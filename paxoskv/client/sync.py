@@ -155,7 +155,7 @@ class Client(BaseClient):
         self.run(self.calls.open_session())
 
     def put(self, key: str, value: str, ttl: float | None = None) -> None:
-        """Set the key; `ttl`: in so many seconds the nodes remove it, unless it was written again by then."""
+        """Set the key; `ttl`: the nodes remove it after this many seconds, unless it was written again."""
         self.run(self.calls.put(key, value, ttl))
 
     def get(self, key: str, read: ReadName = "linearizable", node: int | None = None) -> str | None:

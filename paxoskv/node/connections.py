@@ -96,7 +96,7 @@ class Connections:
 
 
 def most_connections() -> int:
-    """How many connections of others this process can have, with files to spare for all else."""
+    """How many connections of others this process can have, with files to spare for everything else."""
     with contextlib.suppress(OSError, ValueError):
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -8,7 +8,7 @@ from paxoskv.node.calls import Call
 from paxoskv.node.turns import Turns
 from paxoskv.state.store import Digested, Store
 
-REST: Final = 0.001  # seconds after each piece: whoever shares our processor works meanwhile
+REST: Final = 0.001  # seconds after each piece: other processes get the processor meanwhile
 ANSWERS: Final = 16  # digests sent in a piece
 SHARING: Final = 1000  # clients' calls for a digest, of one connection or many, beyond which nobody sends two
 

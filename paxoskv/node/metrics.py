@@ -75,7 +75,7 @@ class Histogram:
 
 
 class Counts:
-    """What a node counts of its own dealings since it started."""
+    """What a node has counted since it started."""
 
     def __init__(self) -> None:
         self.operations: dict[tuple[str, str], int] = {}  # by method and outcome
@@ -111,7 +111,7 @@ class Counts:
         self.refusals[what] = self.refusals.get(what, 0) + times
 
     def answer_times(self) -> dict[str, int]:
-        """How many answers to clients took below so many microseconds, and not below half of that."""
+        """How many answers to clients took less than this many microseconds, and at least half as many."""
         histograms = [self.latency[method].buckets for method in OPERATIONS if method in self.latency]
         counts = enumerate(map(sum, zip(*histograms, strict=True)))
         return {f"answers_below_{1 << bits}us": count for bits, count in counts if count}

@@ -48,7 +48,7 @@ MAX_PROBLEM: Final = 300  # characters of a complaint in the status
 MAX_COMPLAINTS: Final = 1000  # strangers and refusing peers that are remembered, so as to be logged seldom
 NEWS: Final = 1.0  # seconds between two lines in the log about the same stranger, for different reasons
 LOG_AGAIN: Final = 60.0  # seconds after which a complaint that is still made is logged again
-DAILY: Final = 86400.0  # seconds, likewise, for what nobody can mend within minutes
+DAILY: Final = 86400.0  # seconds between two lines about what nobody can mend within minutes
 HELLO_WAIT: Final = 0.5  # seconds that a start waits for peers to answer its hello
 HELLO_LOOK: Final = 0.002  # seconds between two looks whether they have
 BOTH_ALIVE: Final = 1.0  # seconds without a message from a process, after which another may take its place
@@ -376,7 +376,7 @@ class Peers:
         return reason
 
     def _close_older(self, node: int, kept: int = 0) -> None:
-        """What an earlier disk of a node says counts no more, nor what an earlier start of this one does.
+        """What an earlier disk of a node says no longer counts, nor what an earlier start of this disk says.
 
         `kept`: an incarnation that is not closed. (0 is one that has begun to rejoin.)
         """

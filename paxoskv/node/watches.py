@@ -32,7 +32,7 @@ BEGINNINGS: Final = 10_000
 PIECE: Final = 8192
 PAGE, PAGE_BYTES = 256, 256 << 10
 STEP: Final = 0.1  # seconds: so exactly is it looked for watches whose time is over
-AT_ONCE: Final = 8  # watches that are answered in a piece: with more, whoever writes waits for them
+AT_ONCE: Final = 8  # watches that are answered in a piece: with more, writers wait for them
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +71,7 @@ class Watches:
         self.seen = self.changes.end  # look() has looked at all changes up to there
 
     def begin(self, call: Call, prefix: str, after: At, limit: int, wait_s: float) -> None:
-        """Answer the call with at most `limit` changes after this place, within about so many seconds."""
+        """Answer the call with at most `limit` changes after this place, within about this many seconds."""
         if self.count >= MAX_WATCHES or self.of[call.connection] >= MAX_OF_ONE:
             self.answer(call, NotDone("busy: too many watches wait", False))
             return

@@ -165,7 +165,7 @@ def message(event: Event) -> str:
     elif kind == "Learn" and event["chosen"]:
         text = "Learn what is chosen"
     elif kind == "Forwarded":
-        text = "Forwarded: it stands in the log" if event["taken"] else "No: this ballot leads no more"
+        text = "Forwarded: it stands in the log" if event["taken"] else "No: this ballot no longer leads"
     return text
 
 
@@ -231,7 +231,7 @@ def told(event: Event) -> tuple[str, str]:
 
 
 class Memory:
-    """Tells each step, with what those before say of it: such as what was written, when a disk is done."""
+    """Tells each step, with the help of those before it: what a disk was writing, for example."""
 
     def __init__(self, members: Sequence[int]) -> None:
         self.quorum = len(members) // 2 + 1
@@ -309,7 +309,7 @@ class Memory:
 
 
 def merged(events: Iterable[Event]) -> list[Event]:
-    """The events of a step; messages to several nodes that say the same, or are lost likewise, become one."""
+    """The events of a step. Messages to several nodes become one if they say the same, or are all lost."""
     found: list[Event] = []
     places: dict[str, int] = {}
     for event in events:

@@ -14,7 +14,7 @@ FETCH_ENTRIES: Final = 44  # at most in one: a millisecond or two of work, in wh
 # So many entries may be chosen that we do not hold, as somebody says, and be believed: a leader has half of
 # them under way. Whether there are more is seen when they are fetched.
 CREDIT: Final = 2 * UNCHOSEN_ENTRIES
-FETCH_PAUSE: Final = 0.003  # seconds between two Fetches: who shares a processor with us works meanwhile
+FETCH_PAUSE: Final = 0.003  # seconds between two Fetches: other processes get the processor meanwhile
 
 
 class CatchUp:
@@ -36,7 +36,7 @@ class CatchUp:
         self.fetching: dict[int, tuple[float, int]] = {}  # by log: when to ask (again), whom
         self.fetch_at = 0.0  # not earlier
         self.credit = CREDIT
-        self.pursued: dict[int, int] = {}  # by log: so many entries are chosen, as was said and not believed
+        self.pursued: dict[int, int] = {}  # by log: how many entries are said to be chosen, not yet believed
 
     @property
     def due(self) -> float | None:

@@ -20,7 +20,7 @@ class Incarnations:
         self.incarnation = incarnation  # 0: a new disk in place of one that was lost
         self.life = 0  # grows
         self.recovered: list[Recovered] | None = None  # what this start found; None: it had to rejoin
-        self.recovered_clock: int | None = None  # likewise, the reservation
+        self.recovered_clock: int | None = None  # the reservation that this start has found
         self.lives: dict[int, tuple[int, int]] = dict.fromkeys(peers, (0, 0))  # by peer: (incarnation, life)
 
     def found(self, recovered: list[Recovered], reserved: int) -> None:

@@ -345,7 +345,7 @@ class Node(Core):
         if self.learner.moved:
             self._apply()
         self.way.answer_reads(now, more)  # all frontiers of this turn are known
-        self.gossip.end_turn(own, now)  # whoever an Accept has told needs no gossip
+        self.gossip.end_turn(own, now)  # a peer that an Accept has told needs no gossip
         if self.catch_up.fetching:
             self.catch_up.send(now)
         self.outbox.look_who_waits(now)  # before the message to ourselves, for which nobody waits

@@ -107,7 +107,7 @@ class OneLog(Way):
             self.stand(self.own.log, 0, now)
 
     def _is_in_contact(self, now: float) -> bool:
-        """Whether a quorum is heard of: whoever was cut off deposes nobody on healing (N11)."""
+        """Whether a quorum is heard of: a node that was cut off deposes nobody when it comes back (N11)."""
         return self.contacts.reached(self.revocation.patience(now) / 2, now) >= self.own.quorum
 
     def _is_held_up(self, now: float) -> bool:

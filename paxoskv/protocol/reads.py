@@ -111,7 +111,7 @@ class Reads:
             self._date()
 
     def forget(self, peer: int) -> None:
-        """The peer has lost its disk: its clock counts no more."""
+        """The peer has lost its disk: its clock no longer counts."""
         if self.round is not None:
             self.round.clocks.pop(peer, None)
 

@@ -210,7 +210,7 @@ class Way(ABC):
 
     @abstractmethod
     def forget(self, peer: int) -> None:
-        """A peer has lost its disk: what it has told counts no more."""
+        """A peer has lost its disk: what it has told no longer counts."""
 
     def on_forward(self, sender: int, message: Forward | Forwarded, call: Any) -> None:
         """A peer hands us commands, or answers that we did so. We take none, unless one leads for all."""

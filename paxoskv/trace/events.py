@@ -58,8 +58,8 @@ OUTCOMES: Final = {
 }  # fmt: skip
 
 
-# As a ring keeps an event, for tuples are made in no time: the fields of Event; or, of one with a message,
-# (id, time, node, kind, cause, message, peer, because).
+# As a ring keeps an event, because tuples are made in no time: the fields of Event; or, of an event with a
+# message, (id, time, node, kind, cause, message, peer, because).
 Raw = tuple[Any, ...]
 OF_MESSAGE: Final = 8  # fields
 
