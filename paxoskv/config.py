@@ -390,7 +390,7 @@ def _roles(value: Any, where: str) -> dict[str, str]:
         _refuse(where, value, "is not an object")
     for name, role in value.items():
         if role not in ROLES:
-            _refuse(_field(where, name), role, f"is no role ({', '.join(ROLES)})")
+            _refuse(_field(where, name), role, f"is not a role ({', '.join(ROLES)})")
     return value
 
 
@@ -417,7 +417,7 @@ def _number(low: float, high: float, what: str) -> Check:
 
 def _way(value: Any, where: str) -> str:
     if value not in WAYS:
-        _refuse(where, value, f"is no way to propose (known: {', '.join(WAYS)})")
+        _refuse(where, value, f"is not a way to propose (known: {', '.join(WAYS)})")
     return str(value)
 
 
@@ -458,7 +458,7 @@ def _host(value: Any, where: str) -> str:
             _refuse(where, value, "is not a host name or IP address")
         return value.lower()
     if address.is_unspecified:
-        _refuse(where, value, "is no address at which the other nodes find this one")
+        _refuse(where, value, "is not an address at which the other nodes find this one")
     return str(address)
 
 

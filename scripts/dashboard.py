@@ -345,7 +345,7 @@ class Desk:
             case ["explain", key]:
                 path = self._new_page()
                 await self._client("explain", "--html", path, "--", key)
-                return self._page(path, f"how the last value of {key!r} came to be")
+                return self._page(path, f"how the last value of {key!r} was chosen")
         node = asked.get("node")
         nodes = [known.id for known in self.machine.settings.nodes]
         first = 0 if node is None else nodes.index(self.machine.node(node))
@@ -431,7 +431,7 @@ def _whole(text: str = "1") -> int:
     try:
         return int(text)
     except ValueError:
-        raise Wrong(f"{text!r} is no whole number") from None
+        raise Wrong(f"{text!r} is not a whole number") from None
 
 
 def head(status: str, kind: str, more: str) -> bytes:

@@ -23,7 +23,7 @@ NOTES: Final = "on disk: no promise, no vote"
 
 # What each kind of event says: in a few words, and in a sentence; `facts` has the fields.
 TEXTS: Final = {
-    "state": ("how it stands", "So it stands at node {node} now."),
+    "state": ("state", "This is the state of node {node} now."),
     "asked": ("client: {what}", "A client asks node {node}: {what}."),
     "proposed": ("proposes", "Node {node} proposes it."),
     "stands": (
@@ -76,7 +76,7 @@ TEXTS: Final = {
     "answered": ("answers {answer}", "Node {node} answers its client: {answer}."),
     "crash": ("dies", "Node {node} dies: what is not on its disk is lost."),
     "restart": ("starts", "Node {node} starts, with what is on its disk."),
-    "pause": ("stands still", "Node {node} stands still."),
+    "pause": ("is paused", "Node {node} is paused."),
     "resume": ("goes on", "Node {node} goes on."),
     "wipe": ("has an empty disk", "Node {node} gets an empty disk: it has forgotten its promises and votes."),
     "refused": ("is refused", "Node {node} is refused: its disk is older than what it has said."),
@@ -165,7 +165,7 @@ def message(event: Event) -> str:
     elif kind == "Learn" and event["chosen"]:
         text = "Learn what is chosen"
     elif kind == "Forwarded":
-        text = "Forwarded: it stands in the log" if event["taken"] else "No: this ballot no longer leads"
+        text = "Forwarded: it is in the log" if event["taken"] else "No: this ballot no longer leads"
     return text
 
 
