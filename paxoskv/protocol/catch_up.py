@@ -8,11 +8,11 @@ from paxoskv.multipaxos import FETCH_BYTES, UNCHOSEN_ENTRIES, Acceptor, Learner,
 from paxoskv.protocol.outbox import Outbox
 from paxoskv.wire.structs import Entry, Fetch, Fetched
 
-FETCH_AFTER: Final = 0.02  # seconds: entries known by hearsay to be chosen may still be on their way
+FETCH_AFTER: Final = 0.02  # seconds: entries that others call chosen may still be on their way
 FETCH_AGAIN: Final = 0.1  # seconds: a fetch unanswered goes to another node
-FETCH_ENTRIES: Final = 44  # at most in one: a millisecond or two of work, in which nobody else is served
-# So many entries may be chosen that we do not hold, as somebody says, and be believed: a leader has half of
-# them under way. Whether there are more is seen when they are fetched.
+FETCH_ENTRIES: Final = 44  # at most in one: they take a millisecond or two, in which nobody else is served
+# How many entries that we do not hold may be called chosen, and be believed: a leader has half of them under
+# way. Whether there are more is seen when they are fetched.
 CREDIT: Final = 2 * UNCHOSEN_ENTRIES
 FETCH_PAUSE: Final = 0.003  # seconds between two Fetches: other processes get the processor meanwhile
 

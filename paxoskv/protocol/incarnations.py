@@ -8,7 +8,7 @@ from paxoskv.multipaxos import Diverged
 from paxoskv.protocol.outbox import Outbox
 from paxoskv.wire.structs import Identity, Noted, Record, Recovered
 
-LIFE_BITS: Final = 20  # of a life's number are chance: starts of a disk's two copies never have the same
+LIFE_BITS: Final = 20  # of a life's number are random: two copies of a disk never start with the same number
 
 
 class Incarnations:

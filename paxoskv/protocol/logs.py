@@ -1,4 +1,4 @@
-"""All logs as one node holds, leads and learns them: what one of these roles finds out, the others hear."""
+"""All logs as one node holds, leads and learns them: what one role finds out, the others hear."""
 
 from typing import Any
 
@@ -228,7 +228,7 @@ class Logs:
             self.outbox.send(node, message)
 
     def ask_to_vote(self, nodes: list[int]) -> None:
-        """Their votes were to wait, and now we wait for them: all are to say what they hold."""
+        """We now wait for votes that were deferred: ask these nodes what they hold."""
         if nodes:
             message = Accept(self.home, self.own.ballot, self.own.end, [], False, self.own_fact(), [])
             for node in nodes:
@@ -310,7 +310,7 @@ class Logs:
             self.way.lose(proposer, promised, now)
 
     def check_evidence(self, log: int, evidence: int, now: float) -> None:
-        """Likewise a leader that hears of a higher ballot that was established."""
+        """Step down also when a higher ballot is heard of that was established."""
         proposer = self.proposers.get(log)
         if proposer is not None and proposer.leading and evidence > proposer.ballot:
             self.way.lose(proposer, evidence, now)

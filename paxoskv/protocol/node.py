@@ -168,7 +168,7 @@ class Node(Core):
             self.acceptors[of.log].replay(record)
 
     def start(self, now: float) -> None:
-        """Begin a life: apply once more what was applied, and stand for our own log."""
+        """Begin a life: apply once more what was applied, and let the way to propose begin."""
         if self.rejoining is None:
             self.incarnations.found(self.persistence.recovered(), self.clock.reserved)
         self.incarnations.begin_life()
@@ -340,7 +340,7 @@ class Node(Core):
         `more`: commands wait that will be proposed soon, and reads for their entry.
         """
         self.way.end_turn(now)  # first, because what is proposed again leaves with this turn's Accepts
-        self.logs.send_accepts(now)  # our own acceptor takes them here, so that its records join this frame
+        self.logs.send_accepts(now)  # our own acceptor gets them here, so that its records join this frame
         own = self.logs.own_fact()  # it may move our own frontier, for which commands wait to be applied
         if self.learner.moved:
             self._apply()
@@ -422,7 +422,7 @@ class Node(Core):
         """Say why nobody may listen to a process that claims to be this peer; None if one may.
 
         A copy of an older state, which has forgotten votes, shows itself by its number, or by what its start
-        has found: less than what an earlier start had let us know to be durable (N25).
+        has found: less than what an earlier start had told us is durable (N25).
         """
         peer, incarnation, life = identity.node, identity.incarnation, identity.life
         if not incarnation or (incarnation, life) == self.noted(peer):

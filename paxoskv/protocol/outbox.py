@@ -26,9 +26,7 @@ class Ready:
         self.apply: list[Applied] = []
         self.reads: list[Any] = []  # the tokens of those to be answered
         self.lost: list[Any] = []  # of own commands that a checkpoint covers: they may have been applied
-        self.checkpoint_from: int | None = (
-            None  # a peer to take a checkpoint from: it has given up what we lack
-        )
+        self.checkpoint_from: int | None = None  # a peer that has given up what we lack
 
 
 class Outbox:

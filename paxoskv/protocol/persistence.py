@@ -60,7 +60,7 @@ class Persistence:
         return self.turn > self.persisted_turn
 
     def end_turn(self, now: float) -> None:
-        """Have us told when the records of this turn are durable."""
+        """Send ourselves a message that leaves when the records of this turn are durable."""
         self.turn += 1
         self.journaled_at = now
         logs: set[int] = set()
@@ -80,7 +80,7 @@ class Persistence:
         self.chosen_durable = self.chosen_in_frame
 
     def tick(self, now: float) -> None:
-        """Where no frame comes along to bring it, journal what is chosen and applied by itself.
+        """If no frame is written anyway, journal what is chosen and applied in a frame of its own.
 
         A restart that does not know that an entry was chosen and acknowledged cannot tell when it meets nodes
         that have lost it (N25).

@@ -46,8 +46,9 @@ class Rejoining:
     no quorum there counts the lost disk, and its answer holds the ballots that it stood with, and the
     entries that it proposed, while that disk still counted. The highest is taken over.
 
-    Whoever is rejoining itself has nothing to tell; a quorum must have. Until the end is durable a node
-    neither votes, proposes nor reads, and says nothing of its clock that counts; but it learns, and fetches.
+    A node that is rejoining itself has nothing to tell; a quorum must have something. Until the end is durable,
+    a node neither votes, proposes nor reads, and nothing counts that it says of its clock; but it learns, and
+    fetches.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Rejoining:
         self.turn = 0  # with the records that end it
 
     def tick(self, now: float) -> None:
-        """Ask again who has not answered; when all have, take over what they say."""
+        """Ask those again that have not answered; when all have, take over what they say."""
         incarnation = self.incarnations.incarnation
         if not self.turn and incarnation and self.complete():
             if self.noted_by_all:
@@ -160,14 +161,14 @@ class Rejoining:
 
         Once everybody has noted us, the lost disk is counted nowhere any more. But some answers are older
         than that: a vote of the lost disk may have made a quorum since, at a node that has lost its own disk
-        meanwhile and so tells nothing. Who gave the other votes tells of it when asked now.
+        meanwhile and so tells nothing. The nodes that gave the other votes tell of it when asked now.
 
         Else somebody has noted more than it said: a late message of a disk that rejoined before us, and was
         lost too. We begin anew.
         """
         self.noted_by_all = noted_by_all
         self.answers = {peer: {} for peer in self.answers}
-        if noted_by_all:  # else two that believe to be one node would drive each other without a pause
+        if noted_by_all:  # else two processes with one id would drive each other without a pause
             self.asked_at = float("-inf")
 
     def _take_over(self) -> None:

@@ -36,7 +36,7 @@ class Advice:
 class Step(NamedTuple):
     advice: int
     log: int
-    needed: int  # so far is its frontier to come
+    needed: int  # the timestamp that its frontier has to reach
 
 
 class Revocation:
@@ -70,7 +70,7 @@ class Revocation:
     def patience(self, now: float) -> float:
         """Seconds that a log may hold us up.
 
-        They are measured, or a uniformly slow cluster would revoke itself for ever (N12).
+        It is measured; otherwise a uniformly slow cluster would revoke itself for ever (N12).
         """
         return max(self.revoke_after, 8 * self.round_trips.longest(now))
 
