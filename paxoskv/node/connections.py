@@ -29,7 +29,7 @@ class Connections:
         self.hung_up = 0  # that sent something else, or dawdled, since the last sweep
 
     def made(self, connection: Connection) -> None:
-        """Where there are too many connections, a silent one leaves, or a client's: it comes back if need be.
+        """If there are too many connections, close a silent one, or a client's, which comes back if need be.
 
         So nobody is kept out, no peer, and the journal has the files that it needs. (With TLS a
         connection counts from its handshake on, for which it has ten seconds.)
@@ -54,7 +54,7 @@ class Connections:
                 log("hung-up", "warning", address=connection.peer, reason=error)
 
     def sweep(self, now: float) -> None:
-        """About once a second: cut off who dawdles, and log what has happened."""
+        """About once a second: close connections that dawdle, and log what has happened."""
         for connection in [*self.open]:
             if connection.stale(now):
                 self.counts.refused("late_connection")
@@ -69,7 +69,7 @@ class Connections:
         self.crowded = 0
 
     def _relieve(self) -> None:
-        """Where too much waits, hang up on those clients for whom most does."""
+        """If too much waits, disconnect the clients with most of it."""
         clients = [(other.waiting(), other) for other in self.open if other.user is None]
         total = sum(size for size, _ in clients)
         if total > MAX_WAITING:

@@ -16,7 +16,7 @@ Work = Generator[None, None, Any]  # it yields after each piece
 
 
 class LongWork:
-    """Does one piece of one work, rests, and goes on with the next work: in turns for all who have asked."""
+    """Does one piece of one work, rests, and goes on with the next work: all callers in turns."""
 
     def __init__(self, turns: Turns) -> None:
         self.turns = turns
@@ -26,7 +26,7 @@ class LongWork:
     def begin(self, work: Work, call: Call | None = None) -> None:
         """Do this, too: its first piece at once if nothing else is being done.
 
-        `call`: for whom. The work ends early if the connection is lost.
+        `call`: the call that it is for. The work ends early if the connection is lost.
         """
         self.waiting.append((work, call))
         if not self.resting:
@@ -44,7 +44,7 @@ class LongWork:
 
 
 class Digests:
-    """Makes one digest of the store at a time. All who ask meanwhile share the next one.
+    """Makes one digest of the store at a time. All callers meanwhile share the next one.
 
     (They may have written what the one that is being made does not contain.) None is made if nothing was
     applied since the last.

@@ -26,7 +26,7 @@ MAX_CONNECTIONS: Final = 16
 # Methods whose answers clients wait for.
 OPERATIONS: Final = ("put", "get", "delete", "compare_and_set", "increment", "transaction", "execute")
 
-# What the server tells of itself when it is asked, and what it says about it.
+# What the server tells of itself when it is asked, with an explanation.
 COUNTERS: Final = {
     "entries_applied": "Entries applied to the store.",
     "commands_applied": "Commands applied to the store.",
@@ -236,9 +236,9 @@ class Page:
             self.server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request. Whoever dawdles, sends something else or does not read is hung up on."""
+        """One request. A client that dawdles, sends something else or does not read is disconnected."""
         self.open += 1
-        # A request that is none, a lost connection, or the end of somebody's time: nobody else's matter.
+        # A malformed request, a lost connection, or one that took too long: it concerns nobody else.
         with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             try:
                 async with asyncio.timeout(REQUEST_S):

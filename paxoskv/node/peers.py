@@ -143,7 +143,7 @@ class Peers:
         self.refused_at: float | None = None  # since when peers say that another process has our id
         self.sequence = 0
         self.encoded: tuple[Message, bytes] = (None, b"")  # the last request, which often goes to all peers
-        self.claims_refused = 0  # messages that made no sense, when last looked at
+        self.claims_refused = 0  # implausible messages, when last looked at
         self.closed = False
         self.introduced = False  # whether all peers that are there have had the time to refuse this start
 

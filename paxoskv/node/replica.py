@@ -1,8 +1,8 @@
 """The loop around the core: one node's protocol, store and journal joined, without any socket, file or clock.
 
-The server and the simulator both run it. Whoever embeds a Replica gives it four things: a clock, `send` (to a
-peer), `write` (a frame of records, made durable), `answer` (to a client). It calls step(), submit(), read()
-and tick() as things happen, and turn() once when they have all been handed in:
+The server and the simulator both run it. The code that embeds a Replica gives it four things: a clock, `send`
+(to a peer), `write` (a frame of records, made durable), `answer` (to a client). It calls step(), submit(),
+read() and tick() as things happen, and turn() once when they have all been handed in:
 
     receive -> step the core -> send what may leave at once -> journal -> send the rest -> apply -> answer
 
@@ -51,7 +51,7 @@ BACKLOG: Final = 10_000  # records that may wait for the disk
 ENTRY_BYTES: Final = MAX_CLIENT_FRAME  # encoded commands in one entry, about: one client's largest frame
 ASK_AGAIN: Final = 0.05  # seconds: a checkpoint's piece that has not come is asked for again; then doubled
 ASK_AT_MOST: Final = 1.0  # seconds: the longest such pause
-CHUNK_PAUSE: Final = 0.01  # seconds between two pieces: who shares our processor works meanwhile
+CHUNK_PAUSE: Final = 0.01  # seconds between two pieces: other processes get the processor meanwhile
 GIVE_UP: Final = 5.0  # seconds without any piece: then another node may have a checkpoint
 
 NOBODY: Final = object()  # whose commands are our own: no answer is due
@@ -66,7 +66,7 @@ class CheckpointFiles(Protocol):
         """A piece of a checkpoint (0: the newest). Chunk.number is 0 if there is none such (any more)."""
 
     def begin(self, size: int) -> None:
-        """Take a checkpoint of so many bytes. What was being taken is dropped. OSError: there is no room."""
+        """Begin to take a checkpoint of this size; drop one that is being taken. OSError: no room."""
 
     def write(self, offset: int, data: bytes) -> None:
         """A piece of it. OSError: drop() it."""
@@ -87,7 +87,7 @@ class CheckpointFiles(Protocol):
 
 
 class Request:
-    """A client's request that waits for its answer. `token` belongs to whoever embeds the replica."""
+    """A client's request that waits for its answer. `token` belongs to the code that embeds the replica."""
 
     __slots__ = ("arrived", "batch", "commands", "key", "proposed", "token")
 
@@ -124,10 +124,10 @@ class Gathering:
         self.pays = pays
         self.proposed_at = 0.0  # when the last entry was
         self.expected = 0  # requests that the next entry may come to have
-        self.until = 0.0  # so long it waits for them
+        self.until = 0.0  # how long it waits for them
 
     def applied(self, answered: int, waiting: int, now: float) -> None:
-        """An entry of ours was applied, with so many requests; so many others wait by now."""
+        """An entry of ours was applied: `answered` requests were in it, `waiting` others wait by now."""
         if self.pays:
             self.expected = waiting + answered if answered > max(waiting, 1) else 0
             self.until = now + min(now - self.proposed_at, GATHER)
@@ -147,11 +147,11 @@ class Download:
     def __init__(self, checkpoints: CheckpointFiles, send: Callable[[int, Message, Any], None]) -> None:
         self.checkpoints = checkpoints
         self.send = send
-        self.peer: int | None = None  # whom it is taken from; None: none is
+        self.peer: int | None = None  # which node it is taken from; None: none is taken
         self.number = 0  # which; 0: the newest, which has not been begun
         self.size = 0
         self.check = 0
-        self.offset = 0  # so much of it is there
+        self.offset = 0  # bytes of it that are there
         self.progress = 0.0  # when the last piece came
         self.ask_at: float | None = None  # when to ask for the next piece; None: it has been asked for
         self.asked = 0.0
@@ -278,7 +278,7 @@ class Replica:
         self.expiry = Expiry(store, core.me)
         self.download = Download(checkpoints, self._send) if checkpoints else None
         self.installed = 0  # checkpoints of others, in this life
-        self.recorder: Recorder | None = None  # who is told what happens; mostly nobody
+        self.recorder: Recorder | None = None  # is told what happens; mostly None
         self.entries_applied = self.commands_applied = 0
         self.frames = 0
         self.batches = [0] * 65  # entries proposed, by the bit length of how many commands they hold

@@ -2,7 +2,7 @@
 
 A watch is a long poll. It is answered at once if the store's queue of changes has something for it, else when
 that happens, or with nothing when its time is over. All that the node keeps of it is the waiting call: a
-client that does not read its answers has no other call here, and whoever comes back says where to go on.
+client that does not read its answers has no other call here, and one that comes back says where to go on.
 
 After each turn look() goes through what was applied in it, and finds the calls that it concerns by the
 beginnings of its keys, of those lengths that prefixes have. Their answers are made in pieces, between which
@@ -31,7 +31,7 @@ BEGINNINGS: Final = 10_000
 # in any case: it looks at state.changes.SCAN of them, and is told PAGE, of PAGE_BYTES.
 PIECE: Final = 8192
 PAGE, PAGE_BYTES = 256, 256 << 10
-STEP: Final = 0.1  # seconds: so exactly is it looked for watches whose time is over
+STEP: Final = 0.1  # seconds: how exactly the end of a watch's time is kept
 AT_ONCE: Final = 8  # watches that are answered in a piece: with more, writers wait for them
 
 
@@ -132,7 +132,7 @@ class Watches:
             self._work_on()
 
     def refuse(self, reason: str) -> None:
-        """Answer all watches that they must go on at another node."""
+        """Tell all watches to go on at another node."""
         self._all_due(self.seen)
         while self.due:
             self._end(self.due.popleft(), NotDone(reason, False))

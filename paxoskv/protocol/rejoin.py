@@ -46,9 +46,9 @@ class Rejoining:
     no quorum there counts the lost disk, and its answer holds the ballots that it stood with, and the
     entries that it proposed, while that disk still counted. The highest is taken over.
 
-    A node that is rejoining itself has nothing to tell; a quorum must have something. Until the end is durable,
-    a node neither votes, proposes nor reads, and nothing counts that it says of its clock; but it learns, and
-    fetches.
+    A node that is rejoining itself has nothing to tell; a quorum must have something. Until the end is
+    durable, a node neither votes, proposes nor reads, and nothing counts that it says of its clock; but it
+    learns, and fetches.
     """
 
     def __init__(

@@ -135,7 +135,7 @@ class Journal:
 
     @property
     def lock(self) -> int | None:
-        """The open file that carries the lock: who inherits it shares the lock."""
+        """The open file that carries the lock: a process that inherits it shares the lock."""
         return self._lock
 
     @property
