@@ -114,7 +114,7 @@ the functions from there to the disk.)
       adopt, and lead  `Proposer.on_promise`, with `best_log`
   2a  propose          `Proposer.append`, then `due`
   2b  accept           `Acceptor.on_accept`; the answer is a Vote:
-        ACCEPTED       the first `length` entries are accepted
+        ACCEPTED       the first `length` entries of this ballot's log are on the disk here
         REFUSED        a higher ballot is promised already
         NEEDS_SYNC     the sync of this ballot, or a chosen entry below it, is missing here
         WITHHELD       no vote: this acceptor fails on purpose, as in an experiment

@@ -125,7 +125,7 @@ class NotANumber(ClientError):
 class CompactedError(ClientError):
     """No node that answers has all changes any more from where the watch was to go on.
 
-    `oldest` is the oldest place from which one of them can. What was changed before has to be read anew.
+    `oldest` is the oldest place from which one of them can. Earlier changes have to be read anew.
     """
 
     def __init__(self, reason: str, oldest: Place) -> None:
@@ -460,7 +460,7 @@ class Calls:
     def page(self, wanted: Range, read: str = "linearizable", node: int | None = None) -> Operation[Page]:
         """Read a page of a range of keys; the result is a Page.
 
-        What the method `scan` can say is said by it, for older nodes know no other.
+        It is asked by the method `scan` if that suffices, because older nodes know no other.
         """
         prefix, mode = wanted.prefix or "", READ_MODES[read]
         if wanted == Range(wanted.prefix, after=wanted.after, limit=wanted.limit):
@@ -499,7 +499,7 @@ class Calls:
         return self._reading("read_checkpoint", "", _READ_CHECKPOINT, (number, offset), node)
 
     def replace_node(self, node: int, address: str) -> Operation[None]:
-        """Let the node with this id be at this address from now on; the result is None."""
+        """Move the node with this id to this address; the result is None."""
         return self._writing("replace_node", f"node {node}", _REPLACE_NODE, (node, address), _done)
 
     def trace(self, node: int | None, on: bool | None, after: int) -> Operation[Traced]:
@@ -512,7 +512,7 @@ class Calls:
         """Wait some seconds for changes of keys with this prefix, after this place; the result is Watched.
 
         `node`: the index of the node to begin with. `after`: None asks for the place of now. A node that no
-        longer has the changes is passed over; CompactedError: so are all that answer.
+        longer has the changes is passed over; CompactedError: all that answer are.
         """
         deadline = self._clock() + self._timeout + wait_s
         operation: Operation[Watched] = Operation("watch", prefix, deadline, True)
