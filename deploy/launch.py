@@ -532,7 +532,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--ssh-config", metavar="FILE", help="ssh's configuration, instead of ~/.ssh/config")
     parser.add_argument("--node", metavar="ID", type=int, help="logs: of this node only")
     parser.add_argument("--lines", metavar="N", type=int, default=LINES,
-                        help="logs: so many of each (default: %(default)s)")  # fmt: skip
+                        help="logs: this many of each (default: %(default)s)")  # fmt: skip
     parser.add_argument("--follow", action="store_true", help="logs: go on with what comes, until Ctrl-C")
     return parser
 

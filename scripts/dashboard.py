@@ -6,8 +6,9 @@
     scripts/dashboard.py --demo --proposing classic
     scripts/demo.sh --page                the same as --demo, from a fresh clone
 
-It prints a link, to be opened in a browser on this machine. Nobody else reaches the page; the token in the
-link lets it press buttons, and no page from elsewhere. Ctrl-C ends it, and stops the nodes that it started.
+It prints a link, to be opened in a browser on this machine. Nobody else reaches the page. The token in the
+link lets this page press buttons, and no page from elsewhere. Ctrl-C ends it, and stops the nodes that it
+started.
 
 Exit status: 130 after Ctrl-C; 1 the nodes did not start; 2 usage; 3 no node can be reached, and they are not
 on this machine.
