@@ -243,7 +243,7 @@ struct Range {
     4: optional string after
     /** Whether the order is the descending one. */
     5: optional bool reverse
-    /** At most so many items, up to 1,000; absent: 1,000. */
+    /** At most this many items, up to 1,000; absent: 1,000. */
     6: optional i32 limit
     /** Whether the values are left out: they are empty then. */
     7: optional bool keys_only
@@ -333,7 +333,7 @@ struct Status {
     2: string cluster
     /** Version of the software. */
     3: string version
-    /** Whether it takes commands now: it leads its own log, established. */
+    /** Whether it takes commands now: its state is serving. */
     4: bool ready
     /** Its Lamport clock. */
     5: i64 clock
@@ -363,7 +363,7 @@ struct Status {
     17: optional double checkpoint_age_s
     /** Which disk the node has: raised by a rejoin. */
     18: i64 incarnation
-    /** How often the node was started with this disk. */
+    /** Which start of this disk: the count in the upper bits, random in the lower 20. */
     19: i64 life
     /** Entries of its own log that are not applied yet. */
     20: i64 in_flight
@@ -489,8 +489,8 @@ service KeyValue {
         throws (1: NotDone not_done, 2: Unknown unknown)
 
     /**
-     * Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 1,000). If there are
-     * none yet, the node waits for one, at most so many milliseconds (and a minute). Absent `after`: answers at once with
+     * Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 256). If there are
+     * none yet, the node waits for one, at most this many milliseconds (and a minute). Absent `after`: answers at once with
      * the place of all that was answered before the call.
      */
     Watched watch(1: string prefix, 2: Place after, 3: i32 limit, 4: i32 wait_ms)
@@ -632,7 +632,7 @@ enum Vote {
     REFUSED = 1,
     /** This acceptor has not taken the ballot's sync, or must first fetch chosen entries below it. */
     NEEDS_SYNC = 2,
-    /** No vote: the acceptor fails on purpose. The fact counts all the same. */
+    /** No vote: the acceptor fails on purpose. The fact still counts. */
     WITHHELD = 3,
 }
 
@@ -811,11 +811,11 @@ struct Identity {
     3: i32 node
     /** Which disk: raised by a rejoin. */
     4: i64 incarnation
-    /** How often the node was started with this disk: a copy of an older state has a smaller one. */
+    /** Which start of this disk: the count in the upper bits, random in the lower 20. A copy of an older state has less. */
     5: i64 life
     /** What this start has found of each log: less than its peers were told is a copy of an older state. */
     6: optional list<Recovered> recovered
-    /** Likewise of the clock: no frontier was made from it above this. */
+    /** The clock's reservation that this start has found: no frontier was made from the clock above it. */
     7: optional i64 reserved
     /** Where the nodes share a secret: the number that this side has drawn for this connection. */
     8: optional binary nonce

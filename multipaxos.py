@@ -10,8 +10,8 @@ order, a command whose client was answered must never be lost, and a minority of
   quorum    a majority of the nodes, counted by who they are. Any two quorums share at least one node.
   entry     what is decided for one slot, a place in a log: a timestamp, and commands; if none, a *no-op*.
   ballot    the number of one attempt to lead a log: (round, node), compared as a pair, never used twice.
-  accepted  an acceptor has accepted an entry when the entry is on its disk, with the leader's ballot.
-  chosen    a quorum has accepted the entry at one and the same ballot: it keeps its slot for ever.
+  accepted  an acceptor has taken an entry, at its leader's ballot. It counts, as a *vote*, when on the disk.
+  chosen    a quorum has voted for the entry at one and the same ballot: it keeps its slot for ever.
   clock     a counter of each node, raised to the timestamp of every command that it sees: order, not time.
   frontier  of a log: its commands up to this timestamp are chosen, and no other will ever come among them.
   applied   executed on a node's store, once the frontiers of all logs say that nothing earlier can come.
@@ -25,7 +25,7 @@ order, a command whose client was answered must never be lost, and a minority of
      | a quorum: adopt the best log, and lead  |    are the entries that I have accepted"
      | Accept(ballot, start, entries) -------> |   phase 2, for each entry; the first Accept of a ballot,
      | <----------- Accepted(vote, length)     |   its *sync*, has all that is adopted and not known as chosen
-     | a quorum: chosen                        |   "so many entries of your log are on my disk"
+     | a quorum: chosen                        |   "so much of your log is on my disk"
 
 The best log is that of the highest accepted ballot, and of those the longest. The two examples, which
 tests/protocol/test_essay.py plays, have three nodes; 2.3 is round 2 of node 3. They show of each acceptor the
@@ -74,9 +74,9 @@ command d while its clock is 89. It stamps d with 90, and sends it to all.
 
 a and b are applied. d is *chosen* with the third vote, its own node's included: it can never be lost. d is
 *applied* when c is, and the frontier of log 3 is 90: so on every node in the order a, b, c, d. Without c, one
-round trip does both. What is known of a log travels as a *fact*, (chosen, evidence, frontier): so many
-entries are chosen, as was counted at the ballot `evidence`. A fact stays true whatever happens, so anybody
-may pass it on. A ballot is *established* when a quorum has accepted its sync.
+round trip does both. What is known of a log travels as a *fact*, (chosen, evidence, frontier): the first
+`chosen` entries are chosen, as was counted at the ballot `evidence`. A fact stays true whatever happens, so
+anybody may pass it on. A ballot is *established* when a quorum has accepted its sync.
 
 Six rules, and what breaks without them:
 
@@ -89,8 +89,8 @@ Six rules, and what breaks without them:
       leader may adopt the log of an older ballot, with commands below the frontier.
   R5  A client is answered when its command is applied, not when it is chosen. Else its next command, sent to
       a node with a lower clock, is stamped and applied before the one that was answered.
-  R6  Whoever receives an entry raises its clock to it before it answers. Else a read can miss a write that
-      was answered (see below), and the proposer waits for another round trip.
+  R6  A node that receives an entry raises its clock to it before it answers. Else a read can miss a write
+      that was answered (see below), and the proposer waits for another round trip.
 
 **A dead node** gives no frontiers, so another one *revokes* it: stands for its log, finishes it, and appends
 a *skip*, a no-op stamped far ahead. The owner, when it is back, stands for its log with a higher ballot.
@@ -99,9 +99,9 @@ a *skip*, a no-op stamped far ahead. The owner, when it is back, stands for its 
 all up to there is applied. That is late enough: a write that was answered before was accepted by a quorum,
 which raised its clocks to it (R6), and one node of that quorum is among those that the read has asked.
 
-**Durability.** What others count on leaves when it is on the disk: a Prepare, PROMISED, ACCEPTED, and what
-is said of a lost disk; all else, at once. (It goes to `Acceptor.journal`; paxoskv/protocol/node.py draws the
-way from there to the disk, paxoskv/storage/journal.py writes it.)
+**Durability.** Whatever others rely on leaves when it is on the disk: a Prepare, PROMISED, ACCEPTED, and what
+is said of a lost disk; everything else, at once. (It goes to `Acceptor.journal`; docs/architecture.md names
+the functions from there to the disk.)
 
 **Which function is which.**
 
@@ -110,11 +110,11 @@ way from there to the disk, paxoskv/storage/journal.py writes it.)
         PROMISED       nothing below this ballot is accepted any more
         NACK           a higher ballot is promised already
         BEHIND         the candidate must fetch chosen entries first: they were given up here, or are many
-        COVERED        the frontier that a revoker waits for is known here: it need not stand
+        COVERED        the frontier that a revoker waits for is known here: it need not stand (logs.py)
       adopt, and lead  `Proposer.on_promise`, with `best_log`
   2a  propose          `Proposer.append`, then `due`
   2b  accept           `Acceptor.on_accept`; the answer is a Vote:
-        ACCEPTED       so many entries as `length` says are accepted
+        ACCEPTED       the first `length` entries of this ballot's log are on the disk here
         REFUSED        a higher ballot is promised already
         NEEDS_SYNC     the sync of this ballot, or a chosen entry below it, is missing here
         WITHHELD       no vote: this acceptor fails on purpose, as in an experiment
@@ -124,7 +124,7 @@ way from there to the disk, paxoskv/storage/journal.py writes it.)
 
 **Three ways to propose.** All of the above is for own logs. Two more ways ("proposing" in cluster.json) have
 one log, with the same Acceptor, Proposer and Learner; they differ in who stands when. One log needs no merge:
-entries are applied in the order of their slots, and timestamps are but labels. Each way is a file in
+entries are applied in the order of their slots, and timestamps are only labels. Each way is a file in
 paxoskv/protocol/, to be read beside the others: classic.py, leader.py, own_logs.py.
 
                        classic                     leader                    own logs
@@ -134,7 +134,7 @@ paxoskv/protocol/, to be read beside the others: classic.py, leader.py, own_logs
   a command costs      two round trips, three      one round trip, one       one round trip, one fsync
                        fsyncs one after another    fsync; elsewhere than     at every node; and the frontiers
                                                    at the leader, two        of all nodes that live
-  two at a time        a duel: who is refused      wait for nothing          wait for nothing
+  two at a time        a duel: the one refused     wait for nothing          wait for nothing
                        waits at random, longer
                        each time
   a dead node          stops nobody                stops all for a while,    stops all for a while
@@ -149,7 +149,7 @@ node. With own logs every node has done phase 1 for ever, and no two compete; wh
 **Elsewhere** (paxoskv/protocol/ has the rest of a node; docs/protocol.md tells all of it in words):
 
   checkpoints     take the place of applied entries that are given up: compaction.py, `Acceptor.cover`
-  deferred votes  two of five answer at once, with what is on their disk by then: voters.py
+  deferred votes  of two of five nodes can wait: they answer with what is on their disk by then: voters.py
   reads           when a read may be answered; some *ride* on an entry instead of asking a quorum: reads.py
   rejoining       a node that has lost its disk asks all others before it votes again: docs/protocol.md,
                   "What survives"
@@ -175,7 +175,7 @@ from paxoskv.wire.structs import (
 )
 
 RESEND_AFTER: Final = 0.05  # seconds until what is unanswered is sent again; doubled while a peer is silent
-RESEND_AT_MOST: Final = 1.0  # seconds: the longest such pause
+RESEND_AT_MOST: Final = 1.0  # seconds: the longest pause before that
 UNCHOSEN_ENTRIES: Final = 1024  # in one log, at most: every sync and every Promise has to fit one frame
 UNCHOSEN_BYTES: Final = 4 << 20  # bytes of them, at most, for the same reason
 FETCH_BYTES: Final = 1 << 20  # bytes in one Fetched, about
@@ -248,7 +248,7 @@ class Acceptor:
     entries at one `accepted`, never decrease; `evidence` <= `accepted` <= `promised`.
 
     Every handler gives its changes to `journal`, a callable. The caller sends PROMISED when the promise is on
-    the disk, and ACCEPTED with a length when so many entries are. (So a vote that can wait leaves at once,
+    the disk, and ACCEPTED with a length when that many entries are. (So a vote that can wait leaves at once,
     with the length that is on the disk by then.)
     """
 
@@ -312,7 +312,7 @@ class Acceptor:
         return Vote.ACCEPTED
 
     def _take_sync(self, message: Accept) -> int:
-        """A new ballot's log replaces ours, but for the entries that we know to be chosen."""
+        """A new ballot's log replaces ours, except for the entries that we know to be chosen."""
         if not message.sync or not message.start <= self.chosen <= message.start + len(message.entries):
             return Vote.NEEDS_SYNC
         self._check_same(message.start, message.entries, self.chosen)
@@ -368,7 +368,7 @@ class Acceptor:
             self.journal(Record(promised=LogBallot(self.log, promised)))
 
     def drop(self, below: int) -> None:
-        """Give up the entries below this slot, which are executed: whoever lacks them needs a checkpoint."""
+        """Give up the executed entries below this slot: a node that lacks them needs a checkpoint."""
         assert below <= self.chosen, "only chosen entries can be given up"
         if below > self.base:
             self.floor = self.entries[below - self.base - 1].timestamp
@@ -491,10 +491,10 @@ class Proposer:
         self.preparing, self.leading, self.wanted = True, False, wanted
         self.lengths.clear()
         self.prepares = 0
-        self.catch_up(from_slot)
+        self.restart_at(from_slot)
         return Record(candidate=LogBallot(self.log, self.ballot))
 
-    def catch_up(self, from_slot: int) -> None:
+    def restart_at(self, from_slot: int) -> None:
         """Our chosen length has grown: promises that begin elsewhere would be adopted one off (N19)."""
         self.start = from_slot
         self.promises.clear()
@@ -528,7 +528,7 @@ class Proposer:
         self.lengths.clear()
 
     def forget(self, peer: int) -> None:
-        """The peer has lost its disk: its promise and its votes count no more, and it lacks all entries."""
+        """The peer has lost its disk: its promise and its votes no longer count, and it lacks all entries."""
         self.promises.pop(peer, None)
         self.lengths.pop(peer, None)
         if peer in self.couriers:
@@ -609,12 +609,21 @@ class Learned:
 
     acceptor: Acceptor
     fact: Fact  # as it was told to others last
-    chosen: int = 0  # how many entries are chosen, as far as was heard,
-    evidence: int = 0  # and the ballot that they were counted in
-    known: int = 0  # the frontier that was heard of
+    chosen: int = 0  # how many entries are chosen, as far as was heard
+    evidence: int = 0  # the ballot in which those were counted
+    known: int = 0  # the highest frontier that was heard of
     held: int = 0  # how many chosen entries the acceptor has
-    frontier: int = 0  # as much of `known` as they reach
-    executed: int = 0  # how many entries are applied, and the no-ops among them
+    frontier: int = 0  # up to here, the acceptor has all commands of the log
+    executed: int = 0  # how many entries are applied or, being no-ops, passed over
+
+
+def needed(timestamp: int, owner: int, log: int) -> int:
+    """The frontier that a log needs before the command of this timestamp and owner may be applied.
+
+    The order is that of (timestamp, owner). So a log up to the owner's must have no command of this timestamp
+    left. A later log may still bring one, which comes behind the command: one less is enough.
+    """
+    return timestamp - (log > owner)
 
 
 class Learner:
@@ -628,10 +637,10 @@ class Learner:
         self.moved = False  # whether a command may have become applicable
 
     def fact(self, log: int) -> Fact:
-        of = self.logs[log]
-        fact, chosen, evidence, known = of.fact, of.chosen, of.evidence, of.known
+        learned = self.logs[log]
+        fact, chosen, evidence, known = learned.fact, learned.chosen, learned.evidence, learned.known
         if fact.frontier != known or fact.chosen != chosen or fact.evidence != evidence:
-            fact = of.fact = Fact(log, chosen, evidence, known)
+            fact = learned.fact = Fact(log, chosen, evidence, known)
         return fact
 
     def last_timestamp(self, proposer: Proposer) -> int:
@@ -646,40 +655,40 @@ class Learner:
 
         (chosen, evidence) is one pair: the larger one stays. The frontier goes by itself.
         """
-        of = self.logs[log]
+        learned = self.logs[log]
         news = False
-        if chosen > of.chosen or (chosen == of.chosen and evidence > of.evidence):
-            of.chosen, of.evidence = chosen, evidence
+        if chosen > learned.chosen or (chosen == learned.chosen and evidence > learned.evidence):
+            learned.chosen, learned.evidence = chosen, evidence
             news = True
-        if frontier > of.known:
-            of.known = frontier
+        if frontier > learned.known:
+            learned.known = frontier
             news = True
         return news
 
     def settle(self, log: int) -> bool:
         """Bring the facts and the acceptor's entries together; True if more chosen entries are here now."""
-        of = self.logs[log]
-        acceptor = of.acceptor
-        if acceptor.chosen < of.chosen:
-            acceptor.learn(of.chosen, of.evidence)
-        before, chosen = of.held, acceptor.chosen
+        learned = self.logs[log]
+        acceptor = learned.acceptor
+        if acceptor.chosen < learned.chosen:
+            acceptor.learn(learned.chosen, learned.evidence)
+        before, chosen = learned.held, acceptor.chosen
         if chosen > before:
             self.moved = True
-            of.held = chosen
-            self.passed(log)
+            learned.held = chosen
+            self.find_head(log)
             if chosen > acceptor.base:  # else a checkpoint has just covered all of them
                 last = acceptor.timestamp_of(chosen)
-                of.frontier = max(of.frontier, last)
-                of.known = max(of.known, last)
-        if chosen >= of.chosen and of.known > of.frontier:
+                learned.frontier = max(learned.frontier, last)
+                learned.known = max(learned.known, last)
+        if chosen >= learned.chosen and learned.known > learned.frontier:
             self.moved = True
-            of.frontier = of.known
+            learned.frontier = learned.known
         return chosen > before
 
-    def passed(self, log: int) -> None:
+    def find_head(self, log: int) -> None:
         """Find the log's next command. No-ops count as executed at once: they wait for nothing."""
-        of = self.logs[log]
-        acceptor, slot = of.acceptor, of.executed
+        learned = self.logs[log]
+        acceptor, slot = learned.acceptor, learned.executed
         while slot < acceptor.chosen:
             entry = acceptor.entries[slot - acceptor.base]
             if entry.payload:
@@ -688,7 +697,7 @@ class Learner:
             slot += 1
         else:
             self.heads.pop(log, None)
-        of.executed = slot
+        learned.executed = slot
 
     def next(self) -> tuple[int, int] | None:
         """The (timestamp, owner) of the earliest chosen command that is not applied yet."""
@@ -703,18 +712,18 @@ class Learner:
         commands: list[tuple[int, int, bytes]] = []
         while (head := self.next()) is not None:
             timestamp, owner = head
-            for log, of in self.logs.items():
-                if of.frontier < timestamp - (log > owner):
+            for log, learned in self.logs.items():
+                if learned.frontier < needed(timestamp, owner, log):
                     return commands
             if head <= self.position:
                 raise Diverged(
                     f"command {timestamp} of log {owner} is chosen, after {self.position} was applied"
                 )
-            of = self.logs[owner]
-            payload = of.acceptor.entries[of.executed - of.acceptor.base].payload
-            of.executed += 1
+            learned = self.logs[owner]
+            payload = learned.acceptor.entries[learned.executed - learned.acceptor.base].payload
+            learned.executed += 1
             self.position = head
-            self.passed(owner)
+            self.find_head(owner)
             commands.append((timestamp, owner, payload))
         return commands
 
@@ -723,7 +732,7 @@ class Learner:
         timestamp, owner = position
         following = self.next()
         return (following is None or following > position) and all(
-            of.frontier >= timestamp - (log > owner) for log, of in self.logs.items()
+            learned.frontier >= needed(timestamp, owner, log) for log, learned in self.logs.items()
         )
 
     def waits_on(self, read: int) -> dict[int, int]:
@@ -733,10 +742,10 @@ class Learner:
         """
         timestamp, owner = self.next() or (0, 0)
         waits = {}
-        for log, of in self.logs.items():
-            needed = max(timestamp - (log > owner), read)
-            if of.frontier < needed:
-                waits[log] = needed
+        for log, learned in self.logs.items():
+            least = max(needed(timestamp, owner, log), read)
+            if learned.frontier < least:
+                waits[log] = least
         return waits
 
     def install(self, cut: Cut) -> bool:
@@ -747,13 +756,13 @@ class Learner:
         """
         timestamp, owner = cut.position
         for log, (executed, evidence, last) in cut.logs.items():
-            frontier = max(last, timestamp - (log > owner))
-            of = self.logs[log]
-            of.acceptor.cover(executed, evidence, last)
+            frontier = max(last, needed(timestamp, owner, log))
+            learned = self.logs[log]
+            learned.acceptor.cover(executed, evidence, last)
             self.learn(log, executed, evidence, frontier)
-            of.executed = max(of.executed, executed)
-            of.frontier = max(of.frontier, frontier)
-            self.passed(log)
+            learned.executed = max(learned.executed, executed)
+            learned.frontier = max(learned.frontier, frontier)
+            self.find_head(log)
         self.moved = True
         if cut.position <= self.position:
             return False
@@ -763,8 +772,10 @@ class Learner:
     def cut(self, clock: int) -> Cut:
         """Where a checkpoint would stand that is made of what is applied now."""
         logs = {
-            log: Covered(of.executed, of.acceptor.evidence, of.acceptor.timestamp_of(of.executed))
-            for log, of in self.logs.items()
+            log: Covered(
+                learned.executed, learned.acceptor.evidence, learned.acceptor.timestamp_of(learned.executed)
+            )
+            for log, learned in self.logs.items()
         }
         return Cut(self.position, logs, clock)
 
@@ -775,18 +786,18 @@ class Learner:
         """
         logs = []
         covered = self.position  # by an installed checkpoint
-        for log, of in self.logs.items():
-            acceptor = of.acceptor
+        for log, learned in self.logs.items():
+            acceptor = learned.acceptor
             self.learn(log, acceptor.chosen, acceptor.evidence, 0)
-            unapplied = acceptor.from_slot(of.executed, acceptor.chosen)
+            unapplied = acceptor.from_slot(learned.executed, acceptor.chosen)
             entries = [entry for entry in unapplied if (entry.timestamp, log) <= position]
-            of.executed += len(entries)
-            of.held = acceptor.chosen
+            learned.executed += len(entries)
+            learned.held = acceptor.chosen
             logs.append([(entry.timestamp, log, entry.payload) for entry in entries if entry.payload])
-            self.passed(log)
+            self.find_head(log)
             if acceptor.chosen > acceptor.base:
                 last = acceptor.timestamp_of(acceptor.chosen)
-                of.frontier = of.known = max(of.known, last)
+                learned.frontier = learned.known = max(learned.known, last)
         self.position = max(self.position, position)
         self.moved = True
         for timestamp, owner, payload in merge(*logs):

@@ -5,13 +5,15 @@
     entrypoint.py ready            exit status 0 if that node takes commands
     entrypoint.py client WORD ...  client.py with these words
 
-Which node it is says PAXOSKV_ID, or the end of the host's name, counted from 0 (paxoskv-0 is node 1). The
-cluster's file is PAXOSKV_CLUSTER. The secret that is mounted as PAXOSKV_SECRET is copied to a file that only
-the node may read, beside a copy of the cluster's file, for mounted files often have other modes and owners.
+PAXOSKV_ID says which node it is, or else the end of the host's name, counted from 0 (paxoskv-0 is node 1).
+The cluster's file is PAXOSKV_CLUSTER. The secret that is mounted as PAXOSKV_SECRET is copied to a file that
+only the node may read, beside a copy of the cluster's file, because mounted files often have other modes and
+owners; both copies are in PAXOSKV_RUN (default: /tmp/paxoskv). The node's data is in PAXOSKV_DATA (/data),
+and PAXOSKV_LOG is the format of its log (json).
 A container that begins as root, because only root may read what is mounted, goes on as the image's user.
 
-PAXOSKV_START says what is done if there is no data. Absent: nothing, the node ends, for a volume that is gone
-must be noticed. `init`: it is made, once in the life of the cluster. `rejoin`: as after a lost disk.
+PAXOSKV_START says what is done if there is no data. Absent: the node ends, because somebody must notice that
+a volume is gone. `init`: data is made, once in the life of the cluster. `rejoin`: as after a lost disk.
 """
 
 import json

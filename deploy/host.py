@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-FREE = 320 << 20  # bytes: .venv takes 80 MiB, a new journal two segments of 64 MiB
+FREE = 320 << 20  # bytes: .venv takes 80 MiB, the journal 112 before its first checkpoint, data the rest
 READY_S = 60.0  # within which a node that was started takes commands
 REST_S = 2.0  # that are still given to the others when one has ended
 STOP_S = 15.0  # within which a node that was told to stop ends; it gives its clients' requests 3 s
@@ -176,7 +176,7 @@ def look_at(task: Task, node: Report) -> Report:
     }
     problem = whose(task, node["id"]) if found["data"] else None
     if running and not found["data"]:
-        gone = f"runs (process {running[0][0]}), but its data is no more at {data_of(task, node['id'])}"
+        gone = f"runs (process {running[0][0]}), but its data is no longer at {data_of(task, node['id'])}"
         problem = f"{gone}: was it moved? move it back, or stop the node first"
     if problem is None and not running:
         problem = port_problem(node)

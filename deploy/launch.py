@@ -84,7 +84,7 @@ MEANINGS: Final = (
     ("port {number}: Invalid argument", "no route to it: a blackhole route stands before it (ip route)"),
     ("Network is unreachable", "no route to it: is this machine connected to its network?"),
     ("Connection timed out", "no route to it: no answer: is it up, does a firewall drop port {number}?"),
-    ("not responding", "the connection broke: it answers no more"),
+    ("not responding", "the connection broke: it no longer answers"),
     ("Connection closed by", "its ssh server hung up: its log says why"),
     ("Connection reset by", "its ssh server hung up: its log says why"),
     ("Bad configuration option", "ssh's configuration cannot be used: {last}"),
@@ -532,7 +532,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--ssh-config", metavar="FILE", help="ssh's configuration, instead of ~/.ssh/config")
     parser.add_argument("--node", metavar="ID", type=int, help="logs: of this node only")
     parser.add_argument("--lines", metavar="N", type=int, default=LINES,
-                        help="logs: so many of each (default: %(default)s)")  # fmt: skip
+                        help="logs: this many of each (default: %(default)s)")  # fmt: skip
     parser.add_argument("--follow", action="store_true", help="logs: go on with what comes, until Ctrl-C")
     return parser
 

@@ -89,7 +89,7 @@ class Local:
     def task(self, ids: Iterable[int]) -> dict[str, Any]:
         """As host.py wants it.
 
-        Each node stays on one processor: else the kernel gathers them, for they wake one another.
+        Each node stays on one processor: else the kernel gathers them, because they wake one another.
         """
         nodes = [
             {"id": node.id, "host": node.host, "port": node.port, "words": ["--cpu", str(node.id)]}

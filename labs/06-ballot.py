@@ -11,5 +11,5 @@ def prepare(self, from_slot: int, promised: int, wanted: int) -> Record:
     self.preparing, self.leading, self.wanted = True, False, wanted
     self.lengths.clear()
     self.prepares = 0
-    self.catch_up(from_slot)
+    self.restart_at(from_slot)
     return Record(candidate=LogBallot(self.log, self.ballot))

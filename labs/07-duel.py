@@ -1,7 +1,7 @@
 """Lab 7: a candidate is refused, the classic way. The text is 07-duel.md."""
 
 from paxoskv.multipaxos import Proposer
-from paxoskv.protocol.classic import DOUBLINGS, SHORTEST
+from paxoskv.protocol.classic import LONGEST, SHORTEST
 
 
 def lose(self, proposer: Proposer, promised: int, now: float) -> None:

@@ -8,10 +8,10 @@ def apply(self) -> list[tuple[int, int, bytes]]:
     commands: list[tuple[int, int, bytes]] = []
     while (head := self.next()) is not None:
         timestamp, owner = head
-        of = self.logs[owner]
-        payload = of.acceptor.entries[of.executed - of.acceptor.base].payload
-        of.executed += 1
+        learned = self.logs[owner]
+        payload = learned.acceptor.entries[learned.executed - learned.acceptor.base].payload
+        learned.executed += 1
         self.position = head
-        self.passed(owner)
+        self.find_head(owner)
         commands.append((timestamp, owner, payload))
     return commands

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Grades the answer to a lab: your function takes the place of the real one, and has to stand what it stands.
+"""Grades the answer to a lab: your function takes the place of the real one, and has to pass the same tests.
 
     labs/grade.py                       the labs
     labs/grade.py 4                     grade labs/04-value.py
     labs/grade.py 4 --answer mine.py    grade another file
 
 First come tests, then runs of the simulator, up to the first that breaks a rule: half of the 100 points each.
-Of a failure a page is written, to step through: what your code did, message by message. The text of a lab is
-labs/NN-name.md. Your file is nothing but the function, with what else you need at the top level; all names of
-the module that it belongs to are there.
+A failure gets a page to step through: what your code did, message by message. The text of a lab is
+labs/NN-name.md. Your file has the function and what else it needs, at the top level; it can use all names of
+the module that the function belongs to.
 
 Exit status: 0 all points; 1 fewer; 2 usage, or the file has no such function, or an import in it fails; 74 a
 page cannot be written.
@@ -280,7 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         answer = changed(lab, text_at(path), str(path))
         pages = (found.pages or PAGES) / f"{lab.number:02}"
-        pages.mkdir(parents=True, exist_ok=True)  # now, for the child can tell nobody that it cannot
+        pages.mkdir(parents=True, exist_ok=True)  # now, because the child can tell nobody that it cannot
         points = grade(lab, answer, pages)
     except Unusable as unusable:
         print(f"{program.name()}: {unusable}", file=sys.stderr)

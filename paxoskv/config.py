@@ -150,7 +150,7 @@ class Cluster:
         """Return the SHA-256, in hexadecimal, of what all nodes must agree on, and what never changes.
 
         That is the name, each node's id, host and port when the cluster began, and how they propose, if not
-        as clusters always did.
+        the default.
         """
         first = [
             [node.id, *(parse_address(node.first_address) if node.first_address else (node.host, node.port))]
@@ -390,7 +390,7 @@ def _roles(value: Any, where: str) -> dict[str, str]:
         _refuse(where, value, "is not an object")
     for name, role in value.items():
         if role not in ROLES:
-            _refuse(_field(where, name), role, f"is no role ({', '.join(ROLES)})")
+            _refuse(_field(where, name), role, f"is not a role ({', '.join(ROLES)})")
     return value
 
 
@@ -417,7 +417,7 @@ def _number(low: float, high: float, what: str) -> Check:
 
 def _way(value: Any, where: str) -> str:
     if value not in WAYS:
-        _refuse(where, value, f"is no way to propose (known: {', '.join(WAYS)})")
+        _refuse(where, value, f"is not a way to propose (known: {', '.join(WAYS)})")
     return str(value)
 
 
@@ -458,7 +458,7 @@ def _host(value: Any, where: str) -> str:
             _refuse(where, value, "is not a host name or IP address")
         return value.lower()
     if address.is_unspecified:
-        _refuse(where, value, "is no address at which the other nodes find this one")
+        _refuse(where, value, "is not an address at which the other nodes find this one")
     return str(address)
 
 

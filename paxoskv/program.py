@@ -73,7 +73,7 @@ def positive(text: str) -> int:
 
 @contextmanager
 def patience(text: str) -> Iterator[None]:
-    """Tell whoever sits at a terminal what is waited for, if the block takes longer than PATIENCE_S."""
+    """Say on a terminal what is waited for, if the block takes longer than PATIENCE_S."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield
         return
@@ -97,7 +97,7 @@ def _flush() -> None:
     try:
         if sys.stdout is not None:  # it may have been closed from the beginning
             sys.stdout.flush()
-    except BrokenPipeError:  # all is done, and who has read enough does not change what came of it
+    except BrokenPipeError:  # all is done: that the reader has gone does not change the outcome
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         _unwritten(error)
@@ -106,7 +106,7 @@ def _flush() -> None:
 
 
 def _unwritten(error: OSError) -> None:
-    """End: a file or the output cannot be written or read. Who reads no more (`| head`) is told nothing."""
+    """End: a file or the output cannot be written or read. If the reader has gone (`| head`), say nothing."""
     if isinstance(error, BrokenPipeError):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGPIPE)  # as it ends other programs

@@ -6,8 +6,9 @@
     scripts/dashboard.py --demo --proposing classic
     scripts/demo.sh --page                the same as --demo, from a fresh clone
 
-It prints a link, to be opened in a browser on this machine. Nobody else reaches the page; the token in the
-link lets it press buttons, and no page from elsewhere. Ctrl-C ends it, and stops the nodes that it started.
+It prints a link, to be opened in a browser on this machine. Nobody else reaches the page. The token in the
+link lets this page press buttons, and no page from elsewhere. Ctrl-C ends it, and stops the nodes that it
+started.
 
 Exit status: 130 after Ctrl-C; 1 the nodes did not start; 2 usage; 3 no node can be reached, and they are not
 on this machine.
@@ -345,7 +346,7 @@ class Desk:
             case ["explain", key]:
                 path = self._new_page()
                 await self._client("explain", "--html", path, "--", key)
-                return self._page(path, f"how the last value of {key!r} came to be")
+                return self._page(path, f"how the last value of {key!r} was chosen")
         node = asked.get("node")
         nodes = [known.id for known in self.machine.settings.nodes]
         first = 0 if node is None else nodes.index(self.machine.node(node))
@@ -431,7 +432,7 @@ def _whole(text: str = "1") -> int:
     try:
         return int(text)
     except ValueError:
-        raise Wrong(f"{text!r} is no whole number") from None
+        raise Wrong(f"{text!r} is not a whole number") from None
 
 
 def head(status: str, kind: str, more: str) -> bytes:

@@ -5,7 +5,7 @@
     scripts/explore.py nodes --put 1 --tick 1            three whole nodes
     scripts/explore.py --check-trace run.jsonl           was a recorded run one that the rules allow?
 
-Messages come in any order, late or never, in one-log also twice; what else may happen has a budget: how
+Messages come in any order, late or never, in one-log also twice; everything else has a budget: how
 often a candidate stands, appends one more entry, sends again or crashes, how often a node takes a command or
 a read, notices that time has passed, crashes, loses its disk, or makes a checkpoint. A breach is printed with
 the fewest steps that lead to it.
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--seconds", type=float, default=600, metavar="S", help="stop after so long (default: 600)"
         )
-        sub.add_argument("--states", type=int, default=20_000_000, metavar="N", help="or so many states")
+        sub.add_argument("--states", type=int, default=20_000_000, metavar="N", help="or this many states")
         sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
         if layer == "one-log":
             sub.add_argument("--acceptors", type=int, default=3, metavar="N", help="(default: 3)")

@@ -97,10 +97,10 @@ class Reader:
             if found.end > found.stop:
                 suspect = suspect or (path, found.stop)
             if found.stray is not None:
-                reason = f"frame {self.number + len(found.frames)} is damaged, for a later one follows"
+                reason = f"frame {self.number + len(found.frames)} is damaged, because a later one follows"
                 raise Damaged(*(suspect or (path, found.stop)), reason)
             if number == self.first and self.start > 1 and not found.frames:
-                raise Damaged(path, FIRST, f"frame {self.number} is damaged, for the manifest names it")
+                raise Damaged(path, FIRST, f"frame {self.number} is damaged, because the manifest names it")
             for start, end in found.frames:
                 yield read_frame(path, data, start, end, self.number)
                 self.number += 1

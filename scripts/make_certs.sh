@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Make an authority, and certificates of a cluster's nodes and of its clients by role. Needs openssl.
 # usage: scripts/make_certs.sh CLUSTER DIR [--days N]      (CLUSTER: its cluster.json; N: default 365)
-#   DIR/ca.pem, ca.key             the authority, if there is none: for ten years; keep its key to yourself
+#   DIR/ca.pem, ca.key             the authority, made if there is none, for ten years; keep its key to yourself
 #   DIR/node-N.pem, .key           for each node's host and id
 #   DIR/client-ROLE.pem, .key      for clients that are reader, writer or admin; client.pem, .key is admin's
 # cluster.json: "tls": {"certificate": "DIR/{name}.pem", "key": "DIR/{name}.key", "authority": "DIR/ca.pem"}
-# Again: new certificates of the same authority; then scripts/launch.sh reload.
+# Run it again for new certificates of the same authority; then scripts/launch.sh reload.
 # Exit codes: 0 done, 1 failed, 2 usage, 74 DIR cannot be written.
 set -euo pipefail
 umask 077

@@ -2,7 +2,7 @@
 # Make .venv with the pinned packages, unless it is there already.
 # usage: scripts/setup.sh [--dev] [--fast]
 #   --dev   the tools for tests and checks as well
-#   --fast  compile the busiest modules: optional, the nodes get about a third faster (needs gcc and Python's headers)
+#   --fast  compile the busiest modules: optional, it makes the nodes faster (needs gcc and Python's headers)
 # PYTHON names the Python that .venv is made with (default: the distribution's, if it can make one, else python3).
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -38,7 +38,7 @@ from paxoskv import compiled, program
 
 program.begin(*program.PACKAGES)
 
-# The core's are the same events in two thirds of the time; from the rest is derived, as text.
+# The compiled core runs the same events faster. Nothing else is compiled here: the simulator subclasses it.
 if "paxoskv.wire.structs" not in sys.modules:  # else a test has imported this, and some are interpreted
     compiled.use(("paxoskv", "paxoskv.wire", "paxoskv.protocol"))
 

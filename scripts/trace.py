@@ -14,7 +14,7 @@ scripts/simulate.py. Of a long run the last events are shown (--last). A run tha
 
 FILE may be -, for stdout.
 
-Exit status: 0 done; 1 the run broke a rule (it was drawn all the same); 2 usage; 74 a file cannot be written.
+Exit status: 0 done; 1 the run broke a rule (it was still drawn); 2 usage; 74 a file cannot be written.
 """
 
 import _signal  # what `signal` is made of: it takes no time to import
@@ -68,7 +68,7 @@ def of_scenario(name: str, last: int, way: str | None) -> list[str]:
     if cluster.proposing != story.way:
         command += f" --proposing {cluster.proposing}"
         title += f" ({cluster.proposing})"
-        text = f"The same script with another way to propose. As it is told for {story.way}: {text}"
+        text = f"The same script with another way to propose; without --proposing it is told for {story.way}."
     return lines_of(cluster.trace, last, text, title=title, command=command, nodes=cluster.ids)
 
 
@@ -102,7 +102,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     run.add_argument("--nodes", type=int, choices=range(1, 16, 2), metavar="N", help="another number, odd")
     run.add_argument("--set", type=setting_of, action="append", dest="settings", metavar="NAME=VALUE")
     parser.add_argument(
-        "--last", type=positive, default=LAST, metavar="N", help=f"show so many events (default: {LAST:,})"
+        "--last", type=positive, default=LAST, metavar="N", help=f"show this many events (default: {LAST:,})"
     )
     parser.add_argument(
         "--all", action="store_true", help="show gossip and timers, too (the page always can)"

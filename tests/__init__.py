@@ -1,1 +1,1 @@
-"""The tests: a folder for each room of the package, for scripts and project; harness/ has what they share."""
+"""The tests: a folder for each part of the package, for scripts and project; harness/ has what they share."""

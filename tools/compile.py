@@ -1,6 +1,6 @@
-"""Compile the busiest modules with mypyc: optional, the nodes get about a third faster.
+"""Compile the busiest modules with mypyc: optional, it makes the nodes faster.
 
-scripts/setup.sh --fast installs what it needs, and runs it.
+docs/performance.md has figures. scripts/setup.sh --fast installs what it needs, and runs it.
 Needs a C compiler and Python's headers (Debian: apt-get install gcc python3-dev). Takes about a minute.
 What it makes goes to build/compiled/DIGEST, and is used by server.py and client.py for as long as the
 modules' text, and what the codec is made of, stay what they were.

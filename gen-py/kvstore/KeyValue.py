@@ -144,8 +144,8 @@ class Iface(object):
 
     def watch(self, prefix, after, limit, wait_ms):
         """
-        Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 1,000). If there are
-        none yet, the node waits for one, at most so many milliseconds (and a minute). Absent `after`: answers at once with
+        Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 256). If there are
+        none yet, the node waits for one, at most this many milliseconds (and a minute). Absent `after`: answers at once with
         the place of all that was answered before the call.
 
         Parameters:
@@ -679,8 +679,8 @@ class Client(Iface):
 
     def watch(self, prefix, after, limit, wait_ms):
         """
-        Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 1,000). If there are
-        none yet, the node waits for one, at most so many milliseconds (and a minute). Absent `after`: answers at once with
+        Changes of the keys that begin with `prefix`, after this place, at most `limit` of them (and of 256). If there are
+        none yet, the node waits for one, at most this many milliseconds (and a minute). Absent `after`: answers at once with
         the place of all that was answered before the call.
 
         Parameters:

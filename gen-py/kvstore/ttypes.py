@@ -1791,7 +1791,7 @@ class Range(object):
      - below: They are below this.
      - after: They come after this one, in the order of the page: the last key of the page before.
      - reverse: Whether the order is the descending one.
-     - limit: At most so many items, up to 1,000; absent: 1,000.
+     - limit: At most this many items, up to 1,000; absent: 1,000.
      - keys_only: Whether the values are left out: they are empty then.
      - counted: Whether the page says how many keys the range has, and holds none of them.
 
@@ -2742,7 +2742,7 @@ class Status(object):
      - node: The node's id; 0 for the standalone server.
      - cluster: The cluster's name.
      - version: Version of the software.
-     - ready: Whether it takes commands now: it leads its own log, established.
+     - ready: Whether it takes commands now: its state is serving.
      - clock: Its Lamport clock.
      - applied: The last entry applied.
      - keys: Keys in the store.
@@ -2757,7 +2757,7 @@ class Status(object):
      - hash: Rolling hash of all that was applied up to `applied`: nodes that applied the same have the same.
      - checkpoint_age_s: Seconds since the newest checkpoint was made; absent: there is none.
      - incarnation: Which disk the node has: raised by a rejoin.
-     - life: How often the node was started with this disk.
+     - life: Which start of this disk: the count in the upper bits, random in the lower 20.
      - in_flight: Entries of its own log that are not applied yet.
      - state: serving, starting, no-majority, rejoining, stopping, or disk-full.
      - problems: Who refuses this node, or is refused by it, and why: at this time, a line for each.
@@ -6622,9 +6622,9 @@ class Identity(object):
      - digest: Digest of the membership: cluster name, ids and addresses.
      - node: The node's id.
      - incarnation: Which disk: raised by a rejoin.
-     - life: How often the node was started with this disk: a copy of an older state has a smaller one.
+     - life: Which start of this disk: the count in the upper bits, random in the lower 20. A copy of an older state has less.
      - recovered: What this start has found of each log: less than its peers were told is a copy of an older state.
-     - reserved: Likewise of the clock: no frontier was made from it above this.
+     - reserved: The clock's reservation that this start has found: no frontier was made from the clock above it.
      - nonce: Where the nodes share a secret: the number that this side has drawn for this connection.
      - proof: Where the nodes share a secret: proves that its sender knows it; made of both sides' ids and nonces.
      - proposing: How its cluster proposes, as cluster.json says; absent: "own-logs".

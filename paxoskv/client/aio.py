@@ -233,7 +233,7 @@ class _Channel:
             self._connecting.add_done_callback(_ignore_error)
         connecting = self._connecting
         try:
-            # Shielded, for others may wait for the same connection, and longer.
+            # Shielded, because others may wait for the same connection, and longer.
             return await asyncio.wait_for(asyncio.shield(connecting), timeout)
         except asyncio.CancelledError:
             task = asyncio.current_task()

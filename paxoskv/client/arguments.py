@@ -45,6 +45,9 @@ delete, increment by a number (default: 1). Each of the three lists may be left 
 
 Prints "then" or "else", and for each action a line: its key, a tab, and the value, ok or not_found.
 Exit code 1: "else" was done; or nothing at all, with a line that says why: what cannot be incremented."""
+PUT: Final = """
+Prints ok when a majority of the nodes has it on disk and every later read sees it. Exit code 4: it may have
+been done, or not."""
 SCAN: Final = """
 A line is a key, a tab and its value; the lines are sorted by key. If keys are written while it reads, the
 lines may not be all of one state; then it says so on a terminal."""
@@ -59,7 +62,7 @@ file: they learn the address from one another."""
 
 
 def parse(words: Sequence[str], output: Output) -> argparse.Namespace:
-    """Return what the words say; exit if they say nothing that makes sense, or ask for help."""
+    """Return what the words say; exit if they are wrong, or ask for help."""
     parser, commands = _parsers(output.program)
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next
         import argcomplete
@@ -150,11 +153,9 @@ class _Parser(argparse.ArgumentParser):
         if option.startswith("-"):  # the value of this option is wrong
             after = self._words[self._words.index(option) + 1 :][:1] if option in self._words else []
             if after and after[0] in options and any(option in action.option_strings for action in texts):
-                message += f" (one that begins with '-' stands behind '=': {option}={after[0]})"
+                message += f" (put one that begins with '-' behind '=': {option}={after[0]})"
         elif texts and options and "--" not in self._words:
-            message += (
-                f" (a key or value that begins with '-' stands behind '--': {self.prog} -- {options[0]})"
-            )
+            message += f" (put a key or value that begins with '-' behind '--': {self.prog} -- {options[0]})"
         super().error(message)
 
 
@@ -193,7 +194,7 @@ def _parsers(name: str) -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(
         prog=name,
         description="Talk to a cluster: single commands, or whole files of operations with measurements.\n"
-        "Options may stand before the command or behind it; COMMAND --help tells them.",
+        "Options may stand before or after the command; COMMAND --help lists them.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -215,7 +216,7 @@ def _parsers(name: str) -> tuple[_Parser, dict[str, _Parser]]:
 def _add_run(add: Add) -> None:
     run = add("run", "run a CSV file of operations, and measure them",
               "\nA row is PUT,key,value or GET,key[,expected] or DELETE,key[,ignored]. Blanks around a field "
-              "do not\nbelong to it, unless it is in quotes. The file may be packed by gzip.")  # fmt: skip
+              "do not\nbelong to it, unless it is in quotes. The file may be gzipped.")  # fmt: skip
     run.add_argument("file", metavar="FILE.csv", help="the file; - reads from stdin")
     run.add_argument("--processes", metavar="N", type=_between(1, MAX_PROCESSES), default=2,
                      help="split the rows into this many parts, sent at once (default: 2)")  # fmt: skip
@@ -224,10 +225,10 @@ def _add_run(add: Add) -> None:
                           f"may overtake one another (default: 1; with --rate, {OPEN_LOOP_IN_FLIGHT})",
                      )  # fmt: skip
     run.add_argument("--rate", metavar="N", type=_rate, default=0.0,
-                     help="start so many operations per second, whether or not those before are done, and "
+                     help="start this many operations per second, whether or not earlier ones are done, and "
                           "count each one's latency from when it was due")  # fmt: skip
     run.add_argument("--duration", metavar="S", type=_seconds, default=0.0,
-                     help="run for so many seconds after the warm-up, and repeat the rows")  # fmt: skip
+                     help="run for this many seconds after the warm-up, and repeat the rows")  # fmt: skip
     run.add_argument("--warmup", metavar="S", type=_seconds, default=0.0,
                      help="leave the first seconds out of the summary")  # fmt: skip
     _add_read(run, node=False)
@@ -244,11 +245,11 @@ def _add_run(add: Add) -> None:
 
 
 def _add_operations(add: Add) -> None:
-    put = add("put", "set a key")
+    put = add("put", "set a key", PUT)
     put.add_argument("key", type=_text)
     put.add_argument("value", type=_text)
     put.add_argument("--ttl", metavar="S", type=_ttl,
-                     help="remove it in so many seconds, unless it is written again by then")  # fmt: skip
+                     help="remove it after this many seconds, unless it is written again")  # fmt: skip
     get = add("get", "print the value of a key")
     get.add_argument("key", type=_text)
     _add_read(get)
@@ -266,7 +267,7 @@ def _add_operations(add: Add) -> None:
     whole.add_argument("file", metavar="FILE|-", help="the file; - reads from stdin")
     scan = add("scan", "print all keys that begin with a prefix, and their values", SCAN)
     _add_prefix(scan)
-    scan.add_argument("--start", metavar="KEY", type=_text, help="only this key and those behind it")
+    scan.add_argument("--start", metavar="KEY", type=_text, help="only this key and those after it")
     scan.add_argument("--end", metavar="KEY", type=_text, help="only keys before this one")
     scan.add_argument("--reverse", action="store_true", help="the last key first")
     scan.add_argument("--limit", metavar="N", type=_between(1, 2**31), help="print this many keys at most")
@@ -289,19 +290,19 @@ def _add_prefix(parser: argparse.ArgumentParser) -> None:
 def _add_transfers(add: Add) -> None:
     more = (
         '\nEach line is {"key": ..., "value": ...}. Keys that are written meanwhile may be in it or not;'
-        "\ntimes to live are not. An export that was interrupted goes on with --resume."
+        "\ntimes to live are not. --resume continues an export that was interrupted."
     )
     out = add("export", "write all keys and values into a file, as JSON lines", more)
     out.add_argument("file", metavar="FILE|-", help="the file; - writes to stdout")
     out.add_argument("--prefix", type=_text, default="", help="only keys that begin with this")
     out.add_argument("--resume", action="store_true",
-                     help="go on after the last whole line of a file that is there")  # fmt: skip
+                     help="go on after the last whole line of an existing file")  # fmt: skip
     _add_read(out)
-    more = "\nIf it ends early, it says how many lines to skip next time. To set a key twice does no harm."
-    into = add("import", "set the keys of a file that an export has written", more)
+    more = "\nIf it ends early, it says how many lines to skip next time. Setting a key twice does no harm."
+    into = add("import", "set the keys that an export has written to a file", more)
     into.add_argument("file", metavar="FILE|-", help="the file; - reads from stdin")
     into.add_argument("--skip", metavar="N", type=_between(0, 2**62), default=0,
-                      help="leave out so many lines at the beginning")  # fmt: skip
+                      help="leave out this many lines at the beginning")  # fmt: skip
 
 
 def _place(word: str) -> Place:
@@ -315,7 +316,7 @@ def _add_watch(add: Add) -> None:
     watch = add("watch", "print each change of keys that begin with a prefix, as it comes", WATCH)
     _add_prefix(watch)
     watch.add_argument("--from", metavar="PLACE", type=_place, dest="after",
-                       help="begin with the first change behind this place (default: behind all so far)",
+                       help="begin with the first change after this place (default: after all so far)",
                        )  # fmt: skip
     watch.add_argument("--count", metavar="N", type=_between(1, 2**62), help="end after this many changes")
     _add_raw(watch)
@@ -329,29 +330,27 @@ def _add_raw(parser: argparse.ArgumentParser) -> None:
 def _add_inspections(add: Add) -> None:
     status = add("status", "show the state of each node", timeout=STATUS_TIMEOUT_S)
     status.add_argument("--node", metavar="ID", type=int, help="this node only")
-    status.add_argument("--digest", action="store_true", help="with the hash of each node's store")
+    status.add_argument("--digest", action="store_true", help="also show the hash of each node's store")
     status.add_argument("--watch", metavar="S", type=_seconds, nargs="?", const=1.0,
-                        help="again every S seconds (default: 1), until interrupted")  # fmt: skip
+                        help="repeat every S seconds (default: 1), until interrupted")  # fmt: skip
     more = "\nThe write changes nothing. Exit code 0 only if both succeed at every node asked."
     check = add("health", "try a write and a linearizable read at each node", more, HEALTH_TIMEOUT_S)
     check.add_argument("--node", metavar="ID", type=int, action="append",
                        help="this node only (may be given several times)")  # fmt: skip
-    checkpoint = add("checkpoint", "let every node make a checkpoint of its journal", timeout=CHECKPOINT_S)
+    checkpoint = add("checkpoint", "make every node make a checkpoint of its journal", timeout=CHECKPOINT_S)
     checkpoint.add_argument("--node", metavar="ID", type=int, help="this node only")
-    more = "\nIt is kept in memory, the last 20,000 events of each node; `off` forgets it."
-    add("trace", "let all nodes record what happens, or show it as JSON lines", more).add_argument(
+    more = "\nEach node keeps its last 20,000 events in memory; `off` forgets them."
+    add("trace", "make all nodes record what happens, or show it as JSON lines", more).add_argument(
         "what", choices=("on", "off", "show"))  # fmt: skip
-    tell = add("explain", "tell how the last value of a key came to be, from what the nodes have recorded")
+    tell = add("explain", "explain how the last value of a key was chosen, from what the nodes have recorded")
     tell.add_argument("key", metavar="KEY", nargs="?", type=_text)
     tell.add_argument("--log", metavar="P", type=_between(1, 255), help="with --slot, instead of a key")
-    tell.add_argument(
-        "--slot", metavar="S", type=_between(0, 2**62), help="what came to be in slot S of log P"
-    )
+    tell.add_argument("--slot", metavar="S", type=_between(0, 2**62), help="explain slot S of log P")
     for form in ("html", "svg", "mermaid", "json"):
         tell.add_argument(f"--{form}", metavar="FILE|-",
-                          help="write it there (-: stdout) instead of telling it in words")  # fmt: skip
-    replace = add("replace", "let a node be at another address, without stopping the others", REPLACE)
+                          help="write it there (-: stdout) instead of printing it in words")  # fmt: skip
+    replace = add("replace", "move a node to another address, without stopping the others", REPLACE)
     replace.add_argument("id", metavar="ID", type=_between(1, 255), help="the node that moves")
     replace.add_argument("address", metavar="HOST:PORT", help="where it is from now on")
     dump = add("dump", "print everything that one node has, as JSON lines; for comparing stores")
-    dump.add_argument("--node", metavar="ID", type=int, help="the node (with --single not needed)")
+    dump.add_argument("--node", metavar="ID", type=int, help="the node (not needed with --single)")

@@ -115,10 +115,10 @@ class BaseClient:
         return Greeting(self.members[node], self.learn) if self.members else None
 
     def learn(self, membership: Membership) -> None:
-        """A node has said where the others are now: that comes before what the cluster's file says.
+        """A node has said where the others are now: that takes precedence over the cluster's file.
 
         A node that was away may say what was so before: the latest agreement holds, and of itself a node is
-        not believed, for it answers here.
+        not believed, because it answers here.
         """
         for moved in membership.moved or ():
             if moved.node == membership.node or moved.since <= self._since.get(moved.node, 0):

@@ -44,7 +44,7 @@ FIRST_NODE_S: Final = 5.0
 RETRY_S: Final = 0.1
 HEALTH_FIELDS: Final = ("address", "ok", "write_s", "read_s", "error")
 OUTCOMES: Final = {Outcome.OK: "ok", Outcome.NOT_FOUND: "not_found"}
-# Malformed rows that are told one by one.
+# Malformed rows that are reported one by one.
 MAX_TOLD: Final = 20
 
 
@@ -239,7 +239,7 @@ def _checkpoint(client: Client, arguments: argparse.Namespace, output: Output) -
     for node in nodes:
         try:
             number = client.checkpoint(node)
-        except ClientError as failure:  # the other nodes make theirs all the same
+        except ClientError as failure:  # the other nodes still make theirs
             failures.append(failure)
             continue
         where = "" if arguments.single else f"node {node}: "
@@ -369,7 +369,7 @@ def _one(
 
 
 def _connect(client: Client, timeout: float) -> None:
-    """Connect to the nodes; if there is none yet, wait for the first one, for one may be starting."""
+    """Connect to the nodes; if there is none yet, wait for the first one, because one may be starting."""
     deadline = time.monotonic() + min(FIRST_NODE_S, timeout)
     told = False
     while True:
@@ -458,7 +458,7 @@ def _rows(arguments: argparse.Namespace, output: Output) -> tuple[list[rows.Row]
 
 
 def _settings(arguments: argparse.Namespace, count: int) -> tuple[workload.Settings, int | None]:
-    """Return how to run so many rows, and how many operations that makes, if that is known."""
+    """Return how to run this many rows, and how many operations that makes, if that is known."""
     settings = workload.Settings(
         _cluster(arguments), arguments.processes,
         arguments.in_flight or (OPEN_LOOP_IN_FLIGHT if arguments.rate else 1),
@@ -527,7 +527,7 @@ def main(words: Sequence[str] | None = None) -> int:
         arguments = parse(sys.argv[1:] if words is None else words, output)
         output = Output(output.program, arguments.output == "json", getattr(arguments, "raw", False))
         return output.end(_run_command(arguments, output))
-    except SystemExit as end:  # of argparse: it has said why
+    except SystemExit as end:  # from argparse, which has said why
         return output.end(int(end.code or 0))
     except KeyboardInterrupt:
         return output.end(INTERRUPTED)

@@ -30,9 +30,9 @@ def switch(client: Client, on: bool) -> list[str]:
 
 
 def gathered(client: Client, held: bool = False) -> tuple[list[dict[str, Any]], list[str]]:
-    """What all nodes have recorded, and what those who have not say.
+    """What all nodes have recorded, and what those that have not say.
 
-    `held`: of those who do not record, what their journals have.
+    `held`: of nodes that do not record, what their journals have.
     """
     traces, missing = [], []
     for node in client.nodes:
@@ -50,7 +50,7 @@ def gathered(client: Client, held: bool = False) -> tuple[list[dict[str, Any]], 
 
 
 def journals(client: Client) -> list[dict[str, Any]]:
-    """What the journals of all nodes have; who does not answer has been named already."""
+    """What the journals of all nodes have; nodes that do not answer have been named already."""
     traces = []
     for node in client.nodes:
         with suppress(ClientError):

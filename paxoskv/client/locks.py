@@ -1,10 +1,10 @@
-"""Locks: a key with a time to live, which whoever holds the lock has put where there was none.
+"""Locks: a key with a time to live, which the holder of the lock has put where there was none.
 
     with client.lock("locks/report", ttl=10) as lock:          # async with, for AsyncClient
         write(report, fence=lock.token)
 
 A holder that dies, or hears of no node, loses the lock when its time is over. Another one may have it then,
-while the first still works. So whoever is written to must refuse a token that is smaller than one that it
+while the first still works. So what the lock protects must refuse a token that is smaller than one that it
 has seen: a later holder's token is always larger. (It is the place at which the lock was taken, in the
 order of all commands.) `held` says, by this process's clock, whether the time may be over: then stop.
 renew() begins it anew; the token stays.

@@ -20,7 +20,7 @@ attempts, by these rules:
   session.
 - A write is reported as not done only if no attempt was done: each was refused with NotDone or had no
   connection. After Unknown, a lost connection or a timeout the attempt may have been done. Then only an
-  answer ends the doubt, for a repeat with the same number gets the first attempt's result. Without an answer
+  answer ends the doubt: a repeat with the same number gets the first attempt's result. Without an answer
   the outcome is unknown at the deadline.
 - After Expired or Forgotten the attempt was not applied. If no earlier attempt may have been, the write gets
   a number in a new session and is repeated. Otherwise the outcome is unknown.
@@ -72,7 +72,7 @@ READ_MODES: Final[dict[str, int]] = {
 SKIP_S, MAX_SKIP_S = 1.0, 5.0
 # Seconds that an operation pauses when every node has failed: at first, doubled by each round, and at most.
 PAUSE_S, MAX_PAUSE_S = 0.01, 0.5
-# How often a round over all nodes doubles the time of an attempt, for a slow node is not a dead one.
+# How often a round over all nodes doubles the time of an attempt, because a slow node is not a dead one.
 MAX_DOUBLINGS: Final = 6
 # Items that one page of a scan may have (kvstore.thrift).
 PAGE_ITEMS: Final = 1000
@@ -125,7 +125,7 @@ class NotANumber(ClientError):
 class CompactedError(ClientError):
     """No node that answers has all changes any more from where the watch was to go on.
 
-    `oldest` is the oldest place from which one of them can. What was changed before has to be read anew.
+    `oldest` is the oldest place from which one of them can. Earlier changes have to be read anew.
     """
 
     def __init__(self, reason: str, oldest: Place) -> None:
@@ -185,7 +185,7 @@ class Attempt(NamedTuple):
                 raise NotDone(f"its version does not know {self.method.name}", False) from None
             raise Lost(f"the node failed: {error.message}") from None
         except Malformed as error:
-            raise Lost(f"an answer that makes no sense: {error}") from None
+            raise Lost(f"a malformed answer: {error}") from None
 
 
 class Greeting(NamedTuple):
@@ -207,7 +207,7 @@ class Greeting(NamedTuple):
                 return  # a node of a version that cannot say
             raise NotSent(f"the node failed: {error.message}") from None
         except Malformed as error:
-            raise NotSent(f"an answer that makes no sense: {error}") from None
+            raise NotSent(f"a malformed answer: {error}") from None
         name, digest, node, _ = self.expected
         if found.cluster != name:
             raise Stranger(f"it is a node of cluster {found.cluster!r}, not of {name!r}")
@@ -381,9 +381,8 @@ class Calls:
         self._clock = clock
         self._router = Router(len(names), first)
         self._numbers: _Numbers | None = None
-        self.learn: Callable[[Membership], None] | None = (
-            None  # gets what a node says of the others' addresses
-        )
+        # Gets what a node says of the others' addresses.
+        self.learn: Callable[[Membership], None] | None = None
         self._lost_sight = False  # of a node: it may have been replaced
 
     def renamed(self, node: int, name: str) -> None:
@@ -461,7 +460,7 @@ class Calls:
     def page(self, wanted: Range, read: str = "linearizable", node: int | None = None) -> Operation[Page]:
         """Read a page of a range of keys; the result is a Page.
 
-        What the method `scan` can say is said by it, for older nodes know no other.
+        It is asked by the method `scan` if that suffices, because older nodes know no other.
         """
         prefix, mode = wanted.prefix or "", READ_MODES[read]
         if wanted == Range(wanted.prefix, after=wanted.after, limit=wanted.limit):
@@ -500,7 +499,7 @@ class Calls:
         return self._reading("read_checkpoint", "", _READ_CHECKPOINT, (number, offset), node)
 
     def replace_node(self, node: int, address: str) -> Operation[None]:
-        """Let the node with this id be at this address from now on; the result is None."""
+        """Move the node with this id to this address; the result is None."""
         return self._writing("replace_node", f"node {node}", _REPLACE_NODE, (node, address), _done)
 
     def trace(self, node: int | None, on: bool | None, after: int) -> Operation[Traced]:
@@ -513,7 +512,7 @@ class Calls:
         """Wait some seconds for changes of keys with this prefix, after this place; the result is Watched.
 
         `node`: the index of the node to begin with. `after`: None asks for the place of now. A node that no
-        longer has the changes is passed over; CompactedError: so are all that answer.
+        longer has the changes is passed over; CompactedError: all that answer are.
         """
         deadline = self._clock() + self._timeout + wait_s
         operation: Operation[Watched] = Operation("watch", prefix, deadline, True)
@@ -640,7 +639,7 @@ class Calls:
         return isinstance(error, Unfit) or (isinstance(error, NotDone) and error.permanent)
 
     def _look_around(self, node: int, patience: float) -> Steps:
-        """Ask this node where the others are, for one could not be reached."""
+        """Ask this node where the others are, because one could not be reached."""
         self._lost_sight = False
         if self.learn:
             with contextlib.suppress(*FAILURES):
@@ -652,7 +651,7 @@ class Calls:
             raise operation.failure("this is another cluster")
         seconds = min(PAUSE_S * 2.0 ** min(rounds - 1, 16), MAX_PAUSE_S)
         if self._clock() + seconds >= operation.deadline:
-            raise operation.failure(f"no node did it within {self._timeout:g} s")
+            raise operation.failure(f"no node completed it within {self._timeout:g} s")
         return seconds
 
     def _once(self, operation: AnyOperation, method: Method, arguments: tuple[Any, ...], node: int) -> Steps:
@@ -689,7 +688,7 @@ def _refuse(operation: AnyOperation, result: Result) -> Any:
     if result.outcome == Outcome.INVALID:
         raise operation.failure("the store says that the command is invalid", permanent=True)
     operation.doubt = True
-    raise operation.failure(f"an answer that makes no sense: outcome {result.outcome}")
+    raise operation.failure(f"a malformed answer: outcome {result.outcome}")
 
 
 def _done(operation: AnyOperation, result: Result) -> None:
@@ -727,7 +726,7 @@ def _sum(operation: AnyOperation, result: Result) -> int:
 
 def _count(operation: AnyOperation, page: Page) -> int:
     if page.keys is None:
-        raise operation.failure("an answer that makes no sense: a page without a count")
+        raise operation.failure("a malformed answer: a page without a count")
     return page.keys
 
 

@@ -1,4 +1,4 @@
-"""What the command line prints, and what becomes of it where the reader has gone or the disk is full.
+"""What the command line prints, and what happens if the reader has gone or the disk is full.
 
 Answers go to stdout. In a file or a pipe they are exactly what was stored, in UTF-8. On a terminal, control
 characters are escaped, because they could do anything to it, and so is what its encoding lacks. Errors go to
@@ -55,7 +55,7 @@ def say(text: str) -> None:
 
 
 def _discard(stream: TextIO) -> None:
-    """Let whatever is written to this stream go nowhere, so that the end of the program does not fail too."""
+    """Discard what is written to this stream, so that the end of the program does not fail too."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
@@ -112,7 +112,7 @@ class Output:
     def end(self, code: int) -> int:
         """Return the exit code of a command that would end with this one if all that it printed had arrived.
 
-        A reader that has gone wanted no more, and that is no failure.
+        A reader that has gone wanted no more: that is no failure.
         """
         if self.flush() or isinstance(self.failure, BrokenPipeError):
             return code

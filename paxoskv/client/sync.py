@@ -5,7 +5,7 @@
         client.get("key")                               # "value"
 
 It keeps one connection to each node, made when it is first needed, and has one call under way at a time.
-After an error it closes the connection, for a late answer would be taken for the answer to the next call.
+After an error it closes the connection, because a late answer would be taken for the answer to the next call.
 A client must not be shared between threads or processes.
 """
 
@@ -155,7 +155,7 @@ class Client(BaseClient):
         self.run(self.calls.open_session())
 
     def put(self, key: str, value: str, ttl: float | None = None) -> None:
-        """Set the key; `ttl`: in so many seconds the nodes remove it, unless it was written again by then."""
+        """Set the key; `ttl`: the nodes remove it after this many seconds, unless it was written again."""
         self.run(self.calls.put(key, value, ttl))
 
     def get(self, key: str, read: ReadName = "linearizable", node: int | None = None) -> str | None:
@@ -182,7 +182,7 @@ class Client(BaseClient):
     ) -> Committed:
         """Do `then` if all comparisons hold, else `otherwise`: all of it or nothing, with nothing in between.
 
-        paxoskv.transactions makes comparisons and actions. NotANumber: nothing was done, for an increment
+        paxoskv.transactions makes comparisons and actions. NotANumber: nothing was done, because an increment
         found no integer.
         """
         return self.run(self.calls.transaction(compares, then, otherwise))
@@ -394,7 +394,7 @@ class _Socket:
         except OSError as error:
             raise Lost(described("connection lost", error)) from None
         except Malformed as error:
-            raise Lost(f"an answer that makes no sense: {error}") from None
+            raise Lost(f"a malformed answer: {error}") from None
         if echoed != sequence:
             raise Lost("an answer to another call")
         return kind, answer, offset

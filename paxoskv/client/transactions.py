@@ -74,7 +74,7 @@ def leased(key: str, place: CommandPlace) -> Compare:
 
 
 def put(key: str, value: str, ttl: float | None = None) -> Action:
-    """Set the key; `ttl`: in so many seconds the nodes remove it, unless it was written again by then."""
+    """Set the key; `ttl`: the nodes remove it after this many seconds, unless it was written again."""
     return Action(Verb.PUT, key, value, None, None if ttl is None else math.ceil(ttl * 1000))
 
 

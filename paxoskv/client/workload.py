@@ -96,7 +96,7 @@ class Run:
     operations: list[Done] = field(default_factory=list)
     epoch_ns: int = 0
     began: int = 0  # ns, as the times of Done
-    measured: int = 0  # likewise: when the warm-up was over
+    measured: int = 0  # when the warm-up was over, by the same clock
     errors: list[str] = field(default_factory=list)  # at most MAX_ERRORS of each process
     dead: list[str] = field(default_factory=list)  # the processes that ended before their work was done
     interrupted: bool = False

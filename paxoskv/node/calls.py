@@ -35,7 +35,7 @@ class Answers:
         self.counts = counts
 
     def answer(self, token: Call | Callable[[Any], None], value: Any) -> None:
-        """Answer a client's call, or tell whoever of ourselves has asked. The value may be an exception."""
+        """Answer a client's call, or a question of this node's own parts. The value may be an exception."""
         if not isinstance(token, Call):  # one of our own questions
             token(value)
             return

@@ -15,7 +15,7 @@ Four states, one after the other:
 
 When a checkpoint of another node was installed, Replica writes the state unasked: what is idle or preparing
 is rolling then. If that happens while a checkpoint is being made, another one is made after it, for nobody:
-whoever has asked meanwhile waits for the next.
+callers that have asked meanwhile wait for the next.
 """
 
 import time
@@ -64,9 +64,9 @@ class Checkpointing:
         self.journal = self.writer.journal
         self.files = self.maker.checkpoints
         self.state = State.IDLE
-        self.asking: list[Any] = []  # tokens of those who want one that begins from now on
-        self.rolling: list[Any] = []  # of those for whom the state is to be written, or is being written
-        self.making: list[Any] = []  # of those for whom the checkpoint is being made
+        self.asking: list[Any] = []  # tokens of the callers that want one that begins from now on
+        self.rolling: list[Any] = []  # of those that wait for the state to be written
+        self.making: list[Any] = []  # of the callers for whom the checkpoint is being made
         self.writing = False  # the state is being written
         self.due = False  # a state was written while a checkpoint was being made
         self.closed = False
@@ -195,7 +195,7 @@ class Checkpointing:
         self._go_on()
 
     def _failed(self, reason: str, tokens: list[Any]) -> None:
-        """None was made for these; the one before is as good as ever."""
+        """None was made for these; the one before stays."""
         log("checkpoint-failed", "warning", reason=reason)
         self.retry_at = self.turns.loop.time() + CHECKPOINT_AGAIN
         self._refuse(tokens, reason)

@@ -25,11 +25,11 @@ class Connections:
         self.most = most
         self.open: dict[Connection, None] = {}  # oldest first
         self.silent: dict[Connection, None] = {}  # those of them that had said nothing when last looked at
-        self.crowded = 0  # of them hung up since the last sweep, for there were too many
+        self.crowded = 0  # of them hung up since the last sweep, because there were too many
         self.hung_up = 0  # that sent something else, or dawdled, since the last sweep
 
     def made(self, connection: Connection) -> None:
-        """Where there are too many connections, a silent one leaves, or a client's: it comes back if need be.
+        """If there are too many connections, close a silent one, or a client's, which comes back if need be.
 
         So nobody is kept out, no peer, and the journal has the files that it needs. (With TLS a
         connection counts from its handshake on, for which it has ten seconds.)
@@ -54,7 +54,7 @@ class Connections:
                 log("hung-up", "warning", address=connection.peer, reason=error)
 
     def sweep(self, now: float) -> None:
-        """About once a second: cut off who dawdles, and log what has happened."""
+        """About once a second: close connections that dawdle, and log what has happened."""
         for connection in [*self.open]:
             if connection.stale(now):
                 self.counts.refused("late_connection")
@@ -69,7 +69,7 @@ class Connections:
         self.crowded = 0
 
     def _relieve(self) -> None:
-        """Where too much waits, hang up on those clients for whom most does."""
+        """If too much waits, disconnect the clients with most of it."""
         clients = [(other.waiting(), other) for other in self.open if other.user is None]
         total = sum(size for size, _ in clients)
         if total > MAX_WAITING:
@@ -96,7 +96,7 @@ class Connections:
 
 
 def most_connections() -> int:
-    """How many connections of others this process can have, with files to spare for all else."""
+    """How many connections of others this process can have, with files to spare for everything else."""
     with contextlib.suppress(OSError, ValueError):
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

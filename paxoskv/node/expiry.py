@@ -51,18 +51,18 @@ class Expiry:
         if len(self.due) > 2 * len(leases) + SPARE:
             first: dict[str, tuple[float, str, tuple[int, int, int]]] = {}
             for countdown in sorted(self.due):
-                if self._stands(*countdown[1:]):
+                if self._holds(*countdown[1:]):
                     first.setdefault(countdown[1], countdown)
             self.due = [*first.values()]  # sorted, as a heap may be
         commands: list[Command] = []
         while self.due and self.due[0][0] <= now and len(commands) < MOST:
             _, key, place = heapq.heappop(self.due)
-            if self._stands(key, place):
+            if self._holds(key, place):
                 commands.append(expire(key, place))
                 heapq.heappush(self.due, (now + AGAIN, key, place))
         return commands
 
-    def _stands(self, key: str, place: tuple[int, int, int]) -> bool:
+    def _holds(self, key: str, place: tuple[int, int, int]) -> bool:
         """Whether the key still has the time to live that was set there."""
         lease = self.store.leases.get(key)
         return lease is not None and lease.place == place

@@ -7,8 +7,8 @@ Its format rises by a command of its own, UPGRADE:
     each node says in its hello which format it knows          nothing of it: format 0
     a client wants a command of format 1, and all have said 1  UPGRADE goes before the client's command
     a client wants it, but one has said 0, or nothing so far   refused: nobody has proposed anything
-    UPGRADE has been applied                                   whoever says less in a hello is refused, and
-                                                               whoever has said less is told nothing more
+    UPGRADE has been applied                                   a node that says less in a hello is refused,
+                                                               and one that has said less hears nothing more
     all have told that they have applied it                    the client's command is proposed
     one has not told that in time                              refused: nobody has proposed any but UPGRADE
 

@@ -20,8 +20,8 @@ class Health:
         self.core = core
         self.journal = journal
         self.stopping = False
-        self.alone: str | None = None  # that no majority is heard of, as last seen
-        self.asking = False  # whether anybody is there
+        self.alone: str | None = None  # why there is no majority, as last seen
+        self.asking = False  # whether a read asks if anybody is there
         self.alive_since = time.monotonic()
         self.waits: str | None = None  # what a rejoin waits for, as last logged
         self.leads: frozenset[int] = frozenset()  # logs that this node leads, as last logged
@@ -48,16 +48,16 @@ class Health:
 
     def refuses_reads(self) -> str | None:
         """Return why linearizable reads are not taken now, or None."""
-        if self.alone:  # asked for each request: who was heard of is counted only then
+        if self.alone:  # asked for each request: only then are the nodes counted that were heard of
             self._look_at_majority()
         return self.alone
 
     def stood_still(self) -> None:
-        """The process was stopped for a while: what others said meanwhile has yet to be read."""
+        """The process was stopped for a while: what others said meanwhile is still unread."""
         self.alive_since = time.monotonic()
 
     def must_ask(self) -> bool:
-        """Say whether so few nodes say anything that the caller must begin a read, to hear whether they live.
+        """Say whether too few nodes were heard of: then the caller must begin a read, to hear who lives.
 
         When the read ends, answered() is called. A read's questions are answered; gossip is not, and the
         others may be unable to connect to us while we can connect to them.

@@ -37,7 +37,7 @@ from paxoskv.wire.structs import Identity
 NOTHING: Final = "secret: it proves nothing: it has no secret, or is of an older version"
 OTHER: Final = "secret: it has another one"
 PREFIX: Final = "urn:paxoskv:"
-MIN_SECRET: Final = 16  # bytes: nobody guesses so many, if chance has made them
+MIN_SECRET: Final = 16  # bytes: nobody guesses that many, if they are random
 NONCE: Final = 16  # bytes: no two of them will ever be the same
 LOOK_AGAIN: Final = 60.0  # seconds between two looks whether our certificate is still one that others accept
 EXPIRES_SOON: Final = 30 * 86400.0  # seconds before a certificate expires, from which on that is a problem
@@ -105,7 +105,7 @@ class Certificates:
         self.look()
 
     def look(self) -> None:
-        """Find out what others think of our certificate: let our two sides meet."""
+        """Find out whether others accept our certificate: let our own two sides shake hands."""
         self.looked_at = time.monotonic()
         self.expires: float | None = None  # by time.time()
         self.fault: str | None = None  # why nobody accepts it
@@ -185,7 +185,7 @@ class Trust:
     def role(self, connection: Connection) -> str | None:
         """Return what its certificate lets a client do; None: nothing.
 
-        A node may do what clients may. Without certificates there is nobody to be told from anybody else.
+        A node may do what clients may. Without certificates clients cannot be told apart.
         """
         if self.certificates is None:
             return ROLES[-1]
@@ -203,7 +203,7 @@ class Trust:
         return ROLES[-1] if self.insecure and not named else None
 
     def refuses_certificate(self, connection: Connection, node: int) -> str | None:
-        """Say why whoever is at the other end is not this node, going by its certificate; None if it is."""
+        """Say why the other end is not this node, going by its certificate; None if it is."""
         if self.certificates is None:
             return None
         names, named = self._names(connection)
@@ -250,14 +250,14 @@ class Trust:
         return own._replace(nonce=nonce)
 
     def may_end_us(self, link: Link) -> bool:
-        """Whether who answers on this link is a node of ours, as far as anybody has to prove it.
+        """Whether the other end of this link is a node of ours, as far as it has to prove it.
 
         (With certificates, a link to somebody else is closed before it is used.)
         """
         return self.secret is None or self.insecure or link in self.proven
 
     def respond(self, link: Link, called: Identity, own: Identity) -> Identity | str | None:
-        """Return our second hello, or why whoever has answered is no node; None: nothing is to prove."""
+        """Return our second hello, or why the answer is not from a node; None: nothing is to prove."""
         if self.secret is None or link in self.proven:
             return None
         nonce = self.nonces.pop(link, b"")

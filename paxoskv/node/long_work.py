@@ -8,7 +8,7 @@ from paxoskv.node.calls import Call
 from paxoskv.node.turns import Turns
 from paxoskv.state.store import Digested, Store
 
-REST: Final = 0.001  # seconds after each piece: whoever shares our processor works meanwhile
+REST: Final = 0.001  # seconds after each piece: other processes get the processor meanwhile
 ANSWERS: Final = 16  # digests sent in a piece
 SHARING: Final = 1000  # clients' calls for a digest, of one connection or many, beyond which nobody sends two
 
@@ -16,7 +16,7 @@ Work = Generator[None, None, Any]  # it yields after each piece
 
 
 class LongWork:
-    """Does one piece of one work, rests, and goes on with the next work: in turns for all who have asked."""
+    """Does one piece of one work, rests, and goes on with the next work: all callers in turns."""
 
     def __init__(self, turns: Turns) -> None:
         self.turns = turns
@@ -26,7 +26,7 @@ class LongWork:
     def begin(self, work: Work, call: Call | None = None) -> None:
         """Do this, too: its first piece at once if nothing else is being done.
 
-        `call`: for whom. The work ends early if the connection is lost.
+        `call`: the call that it is for. The work ends early if the connection is lost.
         """
         self.waiting.append((work, call))
         if not self.resting:
@@ -44,7 +44,7 @@ class LongWork:
 
 
 class Digests:
-    """Makes one digest of the store at a time. All who ask meanwhile share the next one.
+    """Makes one digest of the store at a time. All callers meanwhile share the next one.
 
     (They may have written what the one that is being made does not contain.) None is made if nothing was
     applied since the last.
@@ -55,7 +55,7 @@ class Digests:
         self.long_work = long_work
         self.answer = answer
         self.asking: list[Call] = []
-        self.held: list[Call] = []  # those of them whose connections are held
+        self.paused: list[Call] = []  # those of them whose connections are held
         self.working = False
         self.last = Digested()
         self.made = 0
@@ -65,7 +65,7 @@ class Digests:
         self.asking.append(call)
         if len(self.asking) > SHARING:
             call.connection.hold()
-            self.held.append(call)
+            self.paused.append(call)
         if not self.working:
             self.working = True
             self.long_work.begin(self._work())
@@ -73,7 +73,7 @@ class Digests:
     def _work(self) -> Work:
         while self.asking:
             calls, self.asking = self.asking, []
-            held, self.held = self.held, []
+            paused, self.paused = self.paused, []
             if (self.store.position, self.store.hash) != self.last[:2]:
                 self.last = yield from self.store.digest_in_pieces()
                 self.made += 1
@@ -81,6 +81,6 @@ class Digests:
                 self.answer(call, self.last)
                 if index % ANSWERS == 0:
                     yield
-            for call in held:
+            for call in paused:
                 call.connection.release()
         self.working = False

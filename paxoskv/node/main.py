@@ -59,7 +59,7 @@ from paxoskv.wire.structs import Identity
 CHECKPOINT_MB: Final = 64.0  # of the standalone server's journal, between two checkpoints
 M_MMAP_THRESHOLD: Final = -3  # <malloc.h>
 LARGE_BLOCK: Final = 768 << 10  # bytes: more than any value has
-# Before --cpu: a checkpoint is made where there is time for it. None where the system decides alone (macOS).
+# Those before --cpu takes effect: checkpoints may use them. Empty where the system decides alone (macOS).
 PROCESSORS: Final = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 # Open files that a node needs: its own, a few clients', and both directions to each of the nodes.
 FILES, FILES_PER_NODE = 40, 2
@@ -99,7 +99,7 @@ def put_together(
     files = Checkpoints(directory, journal, turns.later)
     nodes = sorted([identity.node, *members]) if identity.node else []
     maker = CheckpointProcess(files, nodes, PROCESSORS, journal.lock)
-    # Nodes of one cluster have the same load: they shall not all make a checkpoint at the same moment.
+    # Nodes of one cluster have the same load: they must not all make a checkpoint at the same moment.
     count = len(members) + 1
     limit = int(checkpoint_mb * (1 + identity.node % count / (2 * count)) * (1 << 20))
     checkpointing = Checkpointing(core, writer, maker, turns, answer, counts.checkpoint, limit)
@@ -150,7 +150,7 @@ def check_files(nodes: int) -> None:
 def check_address(host: str, port: int, origin: str) -> None:
     """Usage if this process cannot listen there: before a data directory is made for it.
 
-    With data, that a process which ends may still have the port is waited for, with the data's lock.
+    If there is data, the lock on it is waited for, and so is the port of a process that is ending.
     """
     try:
         for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -194,7 +194,7 @@ async def serve_node(options: argparse.Namespace) -> None:
 
     try:
         core, store = begin()
-        with contextlib.suppress(OSError):  # of no use, and in nobody's way
+        with contextlib.suppress(OSError):  # it is of no use, and does no harm
             discard_replacement(directory)
     except Damaged as damage:
         if isinstance(damage, Unreadable) or len(settings.nodes) == 1 or not settings.self_repair:
@@ -259,8 +259,8 @@ def arguments() -> argparse.ArgumentParser:
 def give_large_blocks_back() -> None:
     """Let memory of this size and more go back to the system when it is freed.
 
-    So glibc begins, but after the first such block it keeps ever larger ones. A store that grows leaves one
-    behind whenever its table is replaced by one of twice the size.
+    glibc begins like that, but after the first such block it keeps ever larger ones. A store that grows
+    leaves one behind whenever its table is replaced by one of twice the size.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)

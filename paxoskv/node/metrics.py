@@ -26,7 +26,7 @@ MAX_CONNECTIONS: Final = 16
 # Methods whose answers clients wait for.
 OPERATIONS: Final = ("put", "get", "delete", "compare_and_set", "increment", "transaction", "execute")
 
-# What the server tells of itself when it is asked, and what it says about it.
+# What the server tells of itself when it is asked, with an explanation.
 COUNTERS: Final = {
     "entries_applied": "Entries applied to the store.",
     "commands_applied": "Commands applied to the store.",
@@ -37,7 +37,7 @@ COUNTERS: Final = {
     "messages": "Frames sent to peers, answers included.",
     "message_bytes": "Bytes of these frames.",
     "revocations": "Logs that this node set out to take over from nodes that made no progress.",
-    "claims_refused": "Messages of nodes that were refused because what they say makes no sense.",
+    "claims_refused": "Messages of nodes that were refused because they claim implausible numbers.",
     "fsyncs": "Frames of the journal written, each with one fdatasync.",
 }
 GAUGES: Final = {
@@ -88,7 +88,7 @@ By = dict[int, dict[str, Traffic]]  # by peer (0: clients) and method
 
 
 class Counts:
-    """What a node counts of its own dealings since it started."""
+    """What a node has counted since it started."""
 
     def __init__(self) -> None:
         self.operations: dict[str, dict[str, int]] = {}  # by method and outcome
@@ -124,7 +124,7 @@ class Counts:
         self.refusals[what] = self.refusals.get(what, 0) + times
 
     def answer_times(self) -> dict[str, int]:
-        """How many answers to clients took below so many microseconds, and not below half of that."""
+        """How many answers to clients took less than this many microseconds, and at least half as many."""
         histograms = [self.latency[method].buckets for method in OPERATIONS if method in self.latency]
         counts = enumerate(map(sum, zip(*histograms, strict=True)))
         return {f"answers_below_{1 << bits}us": count for bits, count in counts if count}
@@ -254,9 +254,9 @@ class Page:
             self.server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request. Whoever dawdles, sends something else or does not read is hung up on."""
+        """One request. A client that dawdles, sends something else or does not read is disconnected."""
         self.open += 1
-        # A request that is none, a lost connection, or the end of somebody's time: nobody else's matter.
+        # A malformed request, a lost connection, or one that took too long: it concerns nobody else.
         with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             try:
                 async with asyncio.timeout(REQUEST_S):

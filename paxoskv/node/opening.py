@@ -17,7 +17,7 @@ from paxoskv.storage.files import Damaged, Full, JournalError, Locked
 from paxoskv.storage.journal import Journal
 from paxoskv.wire.structs import Identity
 
-LOCKED_FOR: Final = 5.0  # seconds: so soon a process that makes a checkpoint ends when its node is killed
+LOCKED_FOR: Final = 5.0  # seconds within which a process that makes a checkpoint ends when its node is killed
 LOCKED_AGAIN: Final = 0.05  # seconds between two looks whether it has ended
 ROOM: Final = 3 * SEGMENT_BYTES  # bytes: the first segment, the next one, and something to spare
 ASIDE: Final = ".damaged-%Y%m%dT%H%M%SZ"  # after a data directory's name: when it was moved aside

@@ -48,7 +48,7 @@ MAX_PROBLEM: Final = 300  # characters of a complaint in the status
 MAX_COMPLAINTS: Final = 1000  # strangers and refusing peers that are remembered, so as to be logged seldom
 NEWS: Final = 1.0  # seconds between two lines in the log about the same stranger, for different reasons
 LOG_AGAIN: Final = 60.0  # seconds after which a complaint that is still made is logged again
-DAILY: Final = 86400.0  # seconds, likewise, for what nobody can mend within minutes
+DAILY: Final = 86400.0  # seconds between two lines about what nobody can mend within minutes
 HELLO_WAIT: Final = 0.5  # seconds that a start waits for peers to answer its hello
 HELLO_LOOK: Final = 0.002  # seconds between two looks whether they have
 BOTH_ALIVE: Final = 1.0  # seconds without a message from a process, after which another may take its place
@@ -71,7 +71,7 @@ Deliver = Callable[[Connection, int, bytes, int, bytes, int], None]
 
 
 class Complaints:
-    """What is wrong with strangers and peers: logged once a minute, for it is tried again and again."""
+    """What is wrong with strangers and peers: logged once a minute, because it is tried again and again."""
 
     def __init__(self, counts: Counts) -> None:
         self.counts = counts
@@ -121,7 +121,7 @@ class Peers:
     ) -> None:
         """`members`: the peers. `trust`: what whoever calls itself one must prove.
 
-        `condemn`: let no later start use our data, for it is a stale copy.
+        `condemn`: let no later start use our data, because it is a stale copy.
         """
         self.identity = identity._replace(format=FORMAT, address=addresses.own)
         self.core = core
@@ -143,7 +143,7 @@ class Peers:
         self.refused_at: float | None = None  # since when peers say that another process has our id
         self.sequence = 0
         self.encoded: tuple[Message, bytes] = (None, b"")  # the last request, which often goes to all peers
-        self.claims_refused = 0  # messages that made no sense, when last looked at
+        self.claims_refused = 0  # implausible messages, when last looked at
         self.closed = False
         self.introduced = False  # whether all peers that are there have had the time to refuse this start
 
@@ -391,7 +391,7 @@ class Peers:
         return reason
 
     def _close_older(self, node: int, kept: int = 0) -> None:
-        """What an earlier disk of a node says counts no more, nor what an earlier start of this one does.
+        """What an earlier disk of a node says no longer counts, nor what an earlier start of this disk says.
 
         `kept`: an incarnation that is not closed. (0 is one that has begun to rejoin.)
         """

@@ -1,16 +1,15 @@
 """The loop around the core: one node's protocol, store and journal joined, without any socket, file or clock.
 
-The server and the simulator both run it. Whoever embeds a Replica gives it four things: a clock, `send` (to a
-peer), `write` (a frame of records, made durable), `answer` (to a client). It calls step(), submit(), read()
-and tick() as things happen, and turn() once when they have all been handed in:
+The server and the simulator both run it. The code that embeds a Replica gives it four things: a clock, `send`
+(to a peer), `write` (a frame of records, made durable), `answer` (to a client). It calls step(), submit(),
+read() and tick() as things happen, and turn() once when they have all been handed in:
 
     receive -> step the core -> send what may leave at once -> journal -> send the rest -> apply -> answer
-    clients
 
 The core is a Node, or Single: the same service without replication, for comparison.
 
-Checkpoints are files, so the embedding has them (class Checkpoints says what it offers); which are wanted,
-and how they come from one node to another, is decided here.
+Checkpoints are files, so the embedding has them: class CheckpointFiles says what it offers. Which are wanted
+and how they come from one node to another is decided here.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,7 +51,7 @@ BACKLOG: Final = 10_000  # records that may wait for the disk
 ENTRY_BYTES: Final = MAX_CLIENT_FRAME  # encoded commands in one entry, about: one client's largest frame
 ASK_AGAIN: Final = 0.05  # seconds: a checkpoint's piece that has not come is asked for again; then doubled
 ASK_AT_MOST: Final = 1.0  # seconds: the longest such pause
-CHUNK_PAUSE: Final = 0.01  # seconds between two pieces: who shares our processor works meanwhile
+CHUNK_PAUSE: Final = 0.01  # seconds between two pieces: other processes get the processor meanwhile
 GIVE_UP: Final = 5.0  # seconds without any piece: then another node may have a checkpoint
 
 NOBODY: Final = object()  # whose commands are our own: no answer is due
@@ -60,14 +59,14 @@ NOBODY: Final = object()  # whose commands are our own: no answer is due
 Key = tuple[int, int, int, int]  # which command of which session
 
 
-class Checkpoints(Protocol):
+class CheckpointFiles(Protocol):
     """The files of checkpoints: those that this node hands out, and the one that it takes from another."""
 
     def chunk(self, number: int, offset: int) -> Chunk:
         """A piece of a checkpoint (0: the newest). Chunk.number is 0 if there is none such (any more)."""
 
     def begin(self, size: int) -> None:
-        """Take a checkpoint of so many bytes. What was being taken is dropped. OSError: there is no room."""
+        """Begin to take a checkpoint of this size; drop one that is being taken. OSError: no room."""
 
     def write(self, offset: int, data: bytes) -> None:
         """A piece of it. OSError: drop() it."""
@@ -88,7 +87,7 @@ class Checkpoints(Protocol):
 
 
 class Request:
-    """A client's request that waits for its answer. `token` belongs to whoever embeds the replica."""
+    """A client's request that waits for its answer. `token` belongs to the code that embeds the replica."""
 
     __slots__ = ("arrived", "batch", "commands", "key", "proposed", "token")
 
@@ -125,10 +124,10 @@ class Gathering:
         self.pays = pays
         self.proposed_at = 0.0  # when the last entry was
         self.expected = 0  # requests that the next entry may come to have
-        self.until = 0.0  # so long it waits for them
+        self.until = 0.0  # how long it waits for them
 
     def applied(self, answered: int, waiting: int, now: float) -> None:
-        """An entry of ours was applied, with so many requests; so many others wait by now."""
+        """An entry of ours was applied: `answered` requests were in it, `waiting` others wait by now."""
         if self.pays:
             self.expected = waiting + answered if answered > max(waiting, 1) else 0
             self.until = now + min(now - self.proposed_at, GATHER)
@@ -145,14 +144,14 @@ class Download:
     checkpoint meanwhile, the new one is taken from its beginning.
     """
 
-    def __init__(self, checkpoints: Checkpoints, send: Callable[[int, Message, Any], None]) -> None:
+    def __init__(self, checkpoints: CheckpointFiles, send: Callable[[int, Message, Any], None]) -> None:
         self.checkpoints = checkpoints
         self.send = send
-        self.peer: int | None = None  # whom it is taken from; None: none is
+        self.peer: int | None = None  # which node it is taken from; None: none is taken
         self.number = 0  # which; 0: the newest, which has not been begun
         self.size = 0
         self.check = 0
-        self.offset = 0  # so much of it is there
+        self.offset = 0  # bytes of it that are there
         self.progress = 0.0  # when the last piece came
         self.ask_at: float | None = None  # when to ask for the next piece; None: it has been asked for
         self.asked = 0.0
@@ -242,7 +241,7 @@ class Replica:
         send: Callable[[int, Message, Any], None],
         write: Callable[[list[Record], Callable[[], None], bool], None],
         answer: Callable[[Any, Any], None],
-        checkpoints: Checkpoints | None = None,
+        checkpoints: CheckpointFiles | None = None,
         wanted: Callable[[], None] | None = None,
     ) -> None:
         """Join a core and a store.
@@ -259,7 +258,7 @@ class Replica:
         self.store = store
         self.clock = clock
         self.send = send
-        self.write = write
+        self.write = write  # in the server: Checkpointing.write, then Writer.write and Writer.work
         self.answer = answer
         self.window = WINDOW
         self.batch = min(core.batch, MAX_BATCH)  # commands in one entry, at most, unless of one request
@@ -267,19 +266,19 @@ class Replica:
         self.queue: list[Request] = []
         self.queued = 0  # commands in `queue`
         self.open: dict[Request, None] = {}  # proposed or queued, in order of arrival
-        self.joined: dict[Key, list[Request]] = {}  # repeats that wait for the first attempt
+        self.repeats: dict[Key, list[Request]] = {}  # repeats that wait for the first attempt
         self.reading: dict[Read, None] = {}  # in order of arrival
         self.records: list[Record] = []  # for the next frame
-        self.after: list[tuple[int, Message, Any]] = []  # messages that wait for it
+        self.when_durable: list[tuple[int, Message, Any]] = []  # messages that wait for it
         self.flush_now = False  # whether somebody waits for the next frame; else it waits for more
         self.writing = False
-        self.noted = False  # whether a frame was written since then: what is applied is in the journal
-        self.rolling = False  # whether the next frame is to begin a segment
+        self.rolling = False  # whether a frame is to begin a segment, see roll()
+        self.applied_is_journaled = False  # whether a frame was written since roll(): it says what is applied
         self.wanted = wanted or self.roll
         self.expiry = Expiry(store, core.me)
         self.download = Download(checkpoints, self._send) if checkpoints else None
         self.installed = 0  # checkpoints of others, in this life
-        self.recorder: Recorder | None = None  # who is told what happens; mostly nobody
+        self.recorder: Recorder | None = None  # is told what happens; mostly None
         self.entries_applied = self.commands_applied = 0
         self.frames = 0
         self.batches = [0] * 65  # entries proposed, by the bit length of how many commands they hold
@@ -310,12 +309,12 @@ class Replica:
             identity: RequestId = commands[0].request
             session: Session = identity.session
             key = (session.timestamp, session.owner, session.index, identity.sequence)
-            repeats = self.joined.get(key)
-            if repeats is not None:
-                repeats.append(request)
+            waiting = self.repeats.get(key)
+            if waiting is not None:
+                waiting.append(request)
                 self.open[request] = None
                 return
-            self.joined[key] = []
+            self.repeats[key] = []
             request.key = key
         self.open[request] = None
         self.queue.append(request)
@@ -399,7 +398,7 @@ class Replica:
                 self.recorder.drained(ready)
             again = self._dispatch(ready.send, now)
             self.records += ready.journal
-            self.after += ready.send_after
+            self.when_durable += ready.send_after
             self.flush_now = self.flush_now or ready.flush_now
             if not self.writing:
                 again |= self._begin_frame(now)
@@ -410,8 +409,8 @@ class Replica:
             for token in ready.lost:
                 for request in token:
                     self._finish(request, Unknown("it was overtaken by a checkpoint, which may contain it"))
-            if ready.catch_up is not None and self.download:
-                self.download.start(ready.catch_up, now)
+            if ready.checkpoint_from is not None and self.download:
+                self.download.start(ready.checkpoint_from, now)
 
     @property
     def turn_due(self) -> float | None:
@@ -419,7 +418,7 @@ class Replica:
 
         It is for an entry that could leave, but waits for more commands, or to fetch the next piece.
         """
-        due = self.core.fetch_due
+        due = self.core.turn_due
         if self.queue and self.core.in_flight < self.window:
             until = self.gathering.until
             return until if due is None else min(due, until)
@@ -445,23 +444,23 @@ class Replica:
         """Write what is waited for, or a state; send what waits for no record. True: as _dispatch()."""
         if (self.records and self.flush_now) or (self.rolling and self.core.drained):
             self._write_frame()
-        elif self.after and not self.records:
+        elif self.when_durable and not self.records:
             self.flush_now = False
-            after, self.after = self.after, []
+            after, self.when_durable = self.when_durable, []
             return self._dispatch(after, now)
         return False
 
     def _write_frame(self) -> None:
         """Write one frame; the next follows when this one is durable, so that only the last can be torn."""
-        new_segment = self.rolling and self.noted and self.core.drained
-        self.noted = self.rolling
+        new_segment = self.rolling and self.applied_is_journaled and self.core.drained
+        self.applied_is_journaled = self.rolling
         if new_segment:
             self.rolling = False
             self.records = self.core.state(self.records)
         else:
             self.records += self.core.notes()
         records, self.records = self.records, []
-        after, self.after = self.after, []
+        after, self.when_durable = self.when_durable, []
         self.writing, self.flush_now = True, False
         self.frames += 1
         if self.recorder is not None:
@@ -535,9 +534,10 @@ class Replica:
     def roll(self) -> None:
         """Let a frame begin a new segment, so that a checkpoint can be made; turn() must follow.
 
-        It is the next but one. The next notes what is applied now, so that the checkpoint has it.
+        The next frame notes what is applied now, so that the checkpoint has it. The frame after that begins
+        the segment.
         """
-        self.noted = False
+        self.applied_is_journaled = False
         self.rolling = True
 
     def _transfer(self, sender: int, message: Message, call: Any) -> None:
@@ -558,7 +558,7 @@ class Replica:
         """A checkpoint of another node is durable here, as this number: merge it.
 
         Nothing that rests on it leaves before the record is durable that tells a restart to do the same. A
-        checkpoint of our own is due, for until then the journal does not reach further back than this one.
+        checkpoint of our own is due: until then the journal does not reach further back than this one.
         """
         assert self.download, "only what was asked for is installed"
         self.download.stop()
@@ -583,13 +583,12 @@ class Replica:
             if request.token is not NOBODY:
                 self.answer(request.token, value)
         if request.key is not None:
-            for repeat in self.joined.pop(request.key, ()):
+            for repeat in self.repeats.pop(request.key, ()):
                 self._finish(repeat, value)
 
 
-TRANSFER: Final = frozenset(
-    {Chunk, FetchCheckpoint}
-)  # between replicas; all other messages are between cores
+# Messages between replicas; all others are between cores.
+TRANSFER: Final = frozenset({Chunk, FetchCheckpoint})
 
 
 def refusal(result: Result) -> Result | Expired | Forgotten:

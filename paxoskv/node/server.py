@@ -35,7 +35,7 @@ TEXT: Final = "plain" if __file__.endswith(".py") else "compiled"
 SWEEP: Final = 1.0  # seconds between two looks for clients and requests that are late
 STOOD_STILL: Final = 0.5  # seconds more than a sweep takes: the process, or the machine, was stopped
 DRAIN: Final = 3.0  # seconds that a stopping node gives its clients' requests
-HANDSHAKES: Final = 8  # for each so many connections that there may be, one TLS handshake may be under way
+HANDSHAKES: Final = 8  # connections that there may be, for each TLS handshake that may be under way
 # Allocations, and rounds, between two collections: entries are kept, and hardly anything has cycles.
 GARBAGE: Final = (50_000, 50, 100)
 
@@ -134,7 +134,7 @@ class Server:
         return sweeper
 
     async def _drain(self) -> None:
-        """Take no more commands, and give those that were taken a little time."""
+        """Take no more commands, and give the others a little time."""
         self.health.stopping = True
         self.watches.refuse("this node is stopping")
         self.formats.expire(inf, "this node is stopping")

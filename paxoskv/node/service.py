@@ -36,7 +36,7 @@ from paxoskv.wire.structs import (
 )
 from paxoskv.wire.validation import FORMAT, MAX_BATCH, MAX_CLIENT_FRAME, MAX_KEY_BYTES, invalid
 
-MAX_SCAN: Final = 1000  # items in a page, or changes
+MAX_SCAN: Final = 1000  # items in a page
 MAX_WAIT_MS: Final = 60_000  # that a watch waits
 EXECUTE: Final = b"execute"
 TOO_MANY: Final = f"commands: a list of at most {MAX_BATCH} is needed"
@@ -69,7 +69,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.store = self.replica.store
-        self.held: list[Connection] = []  # until fewer calls wait
+        self.paused: list[Connection] = []  # until fewer calls wait
         self.digests = Digests(self.store, self.long_work, self._digested)
         # By role: what gets the call and its arguments, by the method's name. A turn must follow.
         anybody: Methods = {b"membership": self._membership}
@@ -225,16 +225,16 @@ class Service:
         self._hold_if_crowded(token)
 
     def _hold_if_crowded(self, call: Call) -> None:
-        """Whoever has joined a crowd sends no more until there is none: so everybody comes in, in turns."""
+        """While too many calls wait, a connection that has added one is held, so that all get a turn."""
         if self.replica.crowded:
             call.connection.hold()
-            self.held.append(call.connection)
+            self.paused.append(call.connection)
 
     def let_in(self) -> None:
         """A turn has been made: go on with the connections that are held if fewer calls wait now."""
-        if self.held and not self.replica.crowded:
-            held, self.held = self.held, []
-            for connection in held:
+        if self.paused and not self.replica.crowded:
+            paused, self.paused = self.paused, []
+            for connection in paused:
                 connection.release()
 
     def _get_local(self, key: str) -> Result:

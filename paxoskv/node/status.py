@@ -102,7 +102,7 @@ class StatusReport:
             "waiting_reads": len(replica.reading),
             "watches": self.watches.count,
             "waiting_records": len(replica.records),
-            "waiting_messages": len(replica.after),
+            "waiting_messages": len(replica.when_durable),
             "journal_bytes": self.journal.bytes,
             "certificate_seconds": self._certificate_s(inf) or 0.0,
             "uptime_seconds": self.loop.time() - self.started,

@@ -24,7 +24,7 @@ class Switches:
         self.seen: tuple[int, int] | None = None  # of the file that was read: which one, and of when
 
     def look(self) -> None:
-        """Read the file if it is another one than before; what cannot be read changes nothing."""
+        """Read the file if it is another one than before; one that cannot be read changes nothing."""
         try:
             found = os.stat(self.path)
             seen = (found.st_ino, found.st_mtime_ns)

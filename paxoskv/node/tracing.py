@@ -56,7 +56,7 @@ class Tracing:
         return page._replace(last=-page.last - 1)
 
     def _read(self) -> Work:
-        """Look into the journal; two who ask at the same time both read it."""
+        """Look into the journal; two callers at the same time both read it."""
         entries, looked_at = HeldEntries(), 0
         for records in last_records(Files(), self.directory):
             entries.take(records)

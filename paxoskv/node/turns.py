@@ -8,11 +8,11 @@ from typing import Final
 
 TICK_BUSY: Final = 0.01  # seconds between ticks while the core waits for something
 TICK_IDLE: Final = 0.1  # seconds between ticks while the core waits for nothing
-LINGER: Final = 0.001  # seconds: uvloop's timers know no less
+LINGER: Final = 0.001  # seconds: the shortest time of uvloop's timers
 
 
 class Turns:
-    """Whoever has handed something in calls wake(): one turn follows, when all that has arrived is handed in.
+    """Code that has handed something in calls wake(): one turn follows, when all that arrived is handed in.
 
     A tick is a turn before which the core is told that time has passed.
     """
@@ -69,7 +69,7 @@ class Turns:
             self.loop.call_soon_threadsafe(self._run, call)
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Run something in the loop after so long, and make a turn."""
+        """Run something in the loop after this many seconds, and make a turn."""
         self.loop.call_later(seconds, self._run, call)
 
     def _run(self, call: Callable[[], None]) -> None:

@@ -2,7 +2,7 @@
 
 A watch is a long poll. It is answered at once if the store's queue of changes has something for it, else when
 that happens, or with nothing when its time is over. All that the node keeps of it is the waiting call: a
-client that does not read its answers has no other call here, and whoever comes back says where to go on.
+client that does not read its answers has no other call here, and one that comes back says where to go on.
 
 After each turn look() goes through what was applied in it, and finds the calls that it concerns by the
 beginnings of its keys, of those lengths that prefixes have. Their answers are made in pieces, between which
@@ -31,8 +31,8 @@ BEGINNINGS: Final = 10_000
 # in any case: it looks at state.changes.SCAN of them, and is told PAGE, of PAGE_BYTES.
 PIECE: Final = 8192
 PAGE, PAGE_BYTES = 256, 256 << 10
-STEP: Final = 0.1  # seconds: so exactly is it looked for watches whose time is over
-AT_ONCE: Final = 8  # watches that are answered in a piece: with more, whoever writes waits for them
+STEP: Final = 0.1  # seconds: how exactly the end of a watch's time is kept
+AT_ONCE: Final = 8  # watches that are answered in a piece: with more, writers wait for them
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +71,7 @@ class Watches:
         self.seen = self.changes.end  # look() has looked at all changes up to there
 
     def begin(self, call: Call, prefix: str, after: At, limit: int, wait_s: float) -> None:
-        """Answer the call with at most `limit` changes after this place, within about so many seconds."""
+        """Answer the call with at most `limit` changes after this place, within about this many seconds."""
         if self.count >= MAX_WATCHES or self.of[call.connection] >= MAX_OF_ONE:
             self.answer(call, NotDone("busy: too many watches wait", False))
             return
@@ -105,7 +105,7 @@ class Watches:
     def tick(self) -> None:
         """No watch waits longer than it wants to.
 
-        Those whose time is over are found one after the other, not once a second, for all of them ask again.
+        Those whose time is over are found one after the other, not once a second: all of them ask again.
         """
         now = self.clock() / STEP
         while self.ended <= now:
@@ -132,7 +132,7 @@ class Watches:
             self._work_on()
 
     def refuse(self, reason: str) -> None:
-        """Answer all watches that they must go on at another node."""
+        """Tell all watches to go on at another node."""
         self._all_due(self.seen)
         while self.due:
             self._end(self.due.popleft(), NotDone(reason, False))

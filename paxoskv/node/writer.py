@@ -22,7 +22,7 @@ ROOM_AGAIN: Final = 1.0  # seconds: a full disk is looked at again
 
 
 @dataclass(slots=True, eq=False)
-class Frame:
+class Waiting:
     """What Replica hands over to be written."""
 
     records: list[Record]
@@ -44,13 +44,13 @@ class Writer:
         self.journal = journal
         self.took = took
         self.loop = loop
-        self.frame: Frame | None = None  # not begun
+        self.frame: Waiting | None = None  # not begun
         self.threaded = False  # the thread has a frame, and the journal with it
         self.full: str | None = None  # why there is no room, as last seen
         self.average = 0.0  # seconds that the last frames took
         self.slow_until = 0.0
         self.room_at = 0.0  # when to look for room again
-        self.frames: SimpleQueue[Frame | None] = SimpleQueue()
+        self.frames: SimpleQueue[Waiting | None] = SimpleQueue()
         self.thread: threading.Thread | None = None
 
     def start(self, finished: Callable[[Callable[[], None]], None]) -> None:
@@ -60,7 +60,7 @@ class Writer:
 
     def write(self, records: list[Record], done: Callable[[], None], new_segment: bool) -> None:
         """Hand in one frame; work() writes it, when what may leave before it is durable has left."""
-        self.frame = Frame(records, done, new_segment)
+        self.frame = Waiting(records, done, new_segment)
 
     def work(self) -> Callable[[], None] | None:
         """Write the frame; return its `done` if that is to be called now.
@@ -119,14 +119,16 @@ class Writer:
                 end(EXIT_BUG, "bug", reason=f"{type(error).__name__}: {error}")
             self.loop.call_soon_threadsafe(self._returned, frame, written, finished)
 
-    def _returned(self, frame: Frame, written: bool, finished: Callable[[Callable[[], None]], None]) -> None:
+    def _returned(
+        self, frame: Waiting, written: bool, finished: Callable[[Callable[[], None]], None]
+    ) -> None:
         self.threaded = False
         if written:
             finished(frame.done)
         else:
             self.frame = frame
 
-    def _write(self, frame: Frame) -> bool:
+    def _write(self, frame: Waiting) -> bool:
         """True: it is durable; False: there is no room for it."""
         begun = time.perf_counter()
         try:

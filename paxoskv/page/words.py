@@ -13,7 +13,7 @@ BEGIN: Final = frozenset({
 })  # fmt: skip  # kinds that a step begins with
 MINOR: Final = frozenset({"state", "timer", "journaled", "duplicated"})  # kinds that tell no story
 UNTOLD: Final = frozenset({"journaled", "proposed", "timer", "duplicated"})  # kinds that a caption leaves out
-# Kinds that it begins with, for its end may be cut off, and those that it ends with; others lie between.
+# Kinds that it begins with, because its end may be cut off, and those that it ends with; others lie between.
 ORDER: Final = {"violation": 0, "chosen": 0, "leads": 0, "answered": 0, "delivered": 2}
 NO_OP: Final = "no-op"
 SKIP: Final = "a skip (no-op)"
@@ -23,7 +23,7 @@ NOTES: Final = "on disk: no promise, no vote"
 
 # What each kind of event says: in a few words, and in a sentence; `facts` has the fields.
 TEXTS: Final = {
-    "state": ("how it stands", "So it stands at node {node} now."),
+    "state": ("state", "This is the state of node {node} now."),
     "asked": ("client: {what}", "A client asks node {node}: {what}."),
     "proposed": ("proposes", "Node {node} proposes it."),
     "stands": (
@@ -76,7 +76,7 @@ TEXTS: Final = {
     "answered": ("answers {answer}", "Node {node} answers its client: {answer}."),
     "crash": ("dies", "Node {node} dies: what is not on its disk is lost."),
     "restart": ("starts", "Node {node} starts, with what is on its disk."),
-    "pause": ("stands still", "Node {node} stands still."),
+    "pause": ("is paused", "Node {node} is paused."),
     "resume": ("goes on", "Node {node} goes on."),
     "wipe": ("has an empty disk", "Node {node} gets an empty disk: it has forgotten its promises and votes."),
     "refused": ("is refused", "Node {node} is refused: its disk is older than what it has said."),
@@ -165,7 +165,7 @@ def message(event: Event) -> str:
     elif kind == "Learn" and event["chosen"]:
         text = "Learn what is chosen"
     elif kind == "Forwarded":
-        text = "Forwarded: it stands in the log" if event["taken"] else "No: this ballot leads no more"
+        text = "Forwarded: it is in the log" if event["taken"] else "No: this ballot no longer leads"
     return text
 
 
@@ -231,15 +231,14 @@ def told(event: Event) -> tuple[str, str]:
 
 
 class Memory:
-    """Tells each step, with what those before say of it: such as what was written, when a disk is done."""
+    """Tells each step, with the help of those before it: what a disk was writing, for example."""
 
     def __init__(self, members: Sequence[int]) -> None:
         self.quorum = len(members) // 2 + 1
         self.waiting: dict[int, Event] = {}  # promises and votes that are not durable, by event
         self.frames: dict[int, list[int]] = {}
-        self.held: dict[
-            tuple[int, int, int], list[Any]
-        ] = {}  # by node, log and slot: the entry accepted last
+        # By node, log and slot: the entry accepted last.
+        self.held: dict[tuple[int, int, int], list[Any]] = {}
         self.asked: dict[int, int] = {}  # by Accept and what answers it: the last slot that it is about
         self.having: dict[tuple[int, int, str], set[int]] = {}  # who has (log, slot, ballot) on the disk
 
@@ -310,7 +309,7 @@ class Memory:
 
 
 def merged(events: Iterable[Event]) -> list[Event]:
-    """The events of a step; messages to several nodes that say the same, or are lost likewise, become one."""
+    """The events of a step. Messages to several nodes become one if they say the same, or are all lost."""
     found: list[Event] = []
     places: dict[str, int] = {}
     for event in events:

@@ -8,13 +8,13 @@ from paxoskv.multipaxos import FETCH_BYTES, UNCHOSEN_ENTRIES, Acceptor, Learner,
 from paxoskv.protocol.outbox import Outbox
 from paxoskv.wire.structs import Entry, Fetch, Fetched
 
-FETCH_AFTER: Final = 0.02  # seconds: entries known by hearsay to be chosen may still be on their way
+FETCH_AFTER: Final = 0.02  # seconds: entries that others call chosen may still be on their way
 FETCH_AGAIN: Final = 0.1  # seconds: a fetch unanswered goes to another node
-FETCH_ENTRIES: Final = 44  # at most in one: a millisecond or two of work, in which nobody else is served
-# So many entries may be chosen that we do not hold, as somebody says, and be believed: a leader has half of
-# them under way. Whether there are more is seen when they are fetched.
+FETCH_ENTRIES: Final = 44  # at most in one: they take a millisecond or two, in which nobody else is served
+# How many entries that we do not hold may be called chosen, and be believed: a leader has half of them under
+# way. Whether there are more is seen when they are fetched.
 CREDIT: Final = 2 * UNCHOSEN_ENTRIES
-FETCH_PAUSE: Final = 0.003  # seconds between two Fetches: who shares a processor with us works meanwhile
+FETCH_PAUSE: Final = 0.003  # seconds between two Fetches: other processes get the processor meanwhile
 
 
 class CatchUp:
@@ -36,7 +36,7 @@ class CatchUp:
         self.fetching: dict[int, tuple[float, int]] = {}  # by log: when to ask (again), whom
         self.fetch_at = 0.0  # not earlier
         self.credit = CREDIT
-        self.pursued: dict[int, int] = {}  # by log: so many entries are chosen, as was said and not believed
+        self.pursued: dict[int, int] = {}  # by log: how many entries are said to be chosen, not yet believed
 
     @property
     def due(self) -> float | None:
@@ -99,7 +99,7 @@ class CatchUp:
             return False
         if not message.entries:
             if message.base > self._fetch(message.log).from_slot:
-                self.outbox.ready.catch_up = sender
+                self.outbox.ready.checkpoint_from = sender
             else:
                 self.pursued.pop(message.log, None)
             self.fetching[message.log] = (now + FETCH_AFTER, self._another(sender))

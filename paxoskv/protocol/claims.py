@@ -1,7 +1,7 @@
-"""Numbers that nobody can have come to: whoever names one is broken, or no node, and is not heeded.
+"""Implausible numbers: a process that sends one is broken, or no node, and its message is refused.
 
-Ballots, timestamps, incarnations and lives grow by steps. How far others have come meanwhile a node that was
-away cannot know, so the bounds are wide; but not so wide that a few false claims use up all numbers.
+Ballots, timestamps, incarnations and lives grow by steps. A node that was away cannot know how far others
+have come, so the bounds are wide; but not so wide that a few false claims use up all numbers.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,14 +28,14 @@ from paxoskv.wire.structs import (
 )
 
 NUMBERS: Final = 1 << 62  # half of those that the wire and the journal have
-# One claim may use up a part of 2 ** SHARE of the numbers that are left: 4 million skips at once, and whoever
-# makes such claims must make thousands of them before no more than honest steps are left.
+# One claim may use up a part of 2 ** SHARE of the numbers that are left: 4 million skips at once, and it
+# takes thousands of such claims before no more than honest steps are left.
 SHARE: Final = 8
 LAST: Final = (1 << 63) - (1 << 40)  # what is added to it by an honest step still has 63 bits
 
 
 def is_too_high(claim: int, known: int) -> bool:
-    """Tell whether nobody can have come so far who was at `known` when we last heard of it."""
+    """Tell whether a claim is implausibly high, when `known` is the last that we heard of."""
     return claim > known and (claim - known > max(NUMBERS - known >> SHARE, SKIP) or claim > LAST)
 
 
@@ -74,7 +74,7 @@ class Claims:
         reason = check(sender, message) if check is not None else None
         if reason is not None:
             self.refused += 1
-            self.last = (sender, f"{message.__class__.__name__}: {reason}: nobody can have come so far")
+            self.last = (sender, f"{message.__class__.__name__}: {reason}: implausibly high")
         return reason is not None
 
     def refusal(self, identity: Identity) -> str | None:
@@ -83,7 +83,7 @@ class Claims:
         if is_too_high(identity.incarnation, disk) or is_too_high(identity.life, life):
             return (
                 f"node {identity.node}: incarnation {identity.incarnation}, life {identity.life}: "
-                "nobody can have come so far"
+                "implausibly high"
             )
         return None
 

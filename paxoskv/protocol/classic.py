@@ -1,4 +1,4 @@
-"""Classic: one log, and a ballot for every command. Whoever has one takes the log for it, and lets go again.
+"""Classic: one log, and a ballot for every command. A node with a command takes the log and lets go again.
 
     node 1                          the others
       | Prepare(1.1, from slot 7) ---> |  phase 1, from the first slot that node 1 does not know to be chosen
@@ -7,9 +7,9 @@
       | <------- Accepted              |  a quorum: chosen; node 1 gives its ballot up
 
 It costs two round trips and three fsyncs, one after the other. Where two nodes stand at the same time, the
-higher ballot goes through, and the other one is refused: a duel. So whoever was refused waits before it
+higher ballot goes through, and the other one is refused: a duel. So a node that was refused waits before it
 stands again, for a random time below a limit that doubles with each refusal. The limit grows until one of
-the candidates has the time that a command takes. A read is a ballot, too: what had been chosen when it was
+the candidates gets its command through in between. A read is a ballot, too: what had been chosen when it was
 asked is in the log that this ballot adopts, or the ballot is refused.
 """
 
@@ -22,7 +22,7 @@ from paxoskv.protocol.way import Parts
 from paxoskv.wire.structs import Reading
 
 SHORTEST: Final = 0.001  # seconds: a round trip that was not measured, at least
-DOUBLINGS: Final = 64  # times the first limit is the last one: enough for many times as many nodes
+LONGEST: Final = 64  # times the first limit: the last one, enough for many times as many nodes
 
 
 class Classic(OneLog):
@@ -60,11 +60,11 @@ class Classic(OneLog):
             self._append(self.entry.payload)
 
     def lose(self, proposer: Proposer, promised: int, now: float) -> None:
-        """Wait: who has refused us is to have its time."""
+        """Wait: the candidate with the higher ballot is to have its time."""
         proposer.step_down(promised)
         self.waiting[:0], self.riding = self.riding, []
         first = 2 * max(self.round_trips.longest(now), SHORTEST)
-        self.limit = min(max(2 * self.limit, first), DOUBLINGS * first)
+        self.limit = min(max(2 * self.limit, first), LONGEST * first)
         self.stand_at = now + self.limit * self.random.random()
 
     def end_turn(self, now: float) -> None:
@@ -86,14 +86,14 @@ class Classic(OneLog):
         """Nobody was asked."""
 
     def forget(self, peer: int) -> None:
-        """What it had promised counts no more, says the Proposer."""
+        """What it had promised no longer counts: the Proposer sees to that."""
 
     def _wants_to_stand(self) -> bool:
         idle = not self.own.leading and not self.own.preparing
         return idle and (self.entry.payload is not None or bool(self.waiting))
 
     def _give_up(self, end: int) -> None:
-        """All of our log is chosen: tell everybody, and leave the log to whoever wants it next."""
+        """All of our log is chosen: tell everybody, and leave the log to the next that wants it."""
         if self.riding:
             self.dated.append((end, self.riding))
             self.riding = []

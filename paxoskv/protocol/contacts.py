@@ -14,7 +14,7 @@ class Contacts:
     def __init__(self, peers: Sequence[int]) -> None:
         self.heard = dict.fromkeys(peers, float("-inf"))  # by peer: when it last said anything
         self.refusing: set[int] = set()  # nothing listens there, as the transport says
-        self.newest = list(peers)  # who sent the last command entry first
+        self.newest = list(peers)  # in the order of their last command entries, the newest first
 
     def hear(self, sender: int, now: float) -> bool:
         """A message came. True if the peer had long been silent."""
@@ -37,7 +37,7 @@ class Contacts:
         return now - self.heard[peer] > SILENT
 
     def proposing(self, now: float) -> list[int]:
-        """The peers that are not silent; who proposed last comes first."""
+        """The peers that are not silent; the one that proposed last comes first."""
         return [peer for peer in self.newest if now - self.heard[peer] <= SILENT]
 
     def reached(self, seconds: float, now: float) -> int:

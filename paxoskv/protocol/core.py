@@ -1,6 +1,6 @@
 """What the loop, the recovery and the server need of a core: Node, or Single, the same without replication.
 
-Core stands in this folder because Node derives from it, and the protocol imports nothing of a node's rooms.
+Core is in this folder because Node derives from it, and the protocol imports nothing from node/.
 """
 
 from abc import ABC, abstractmethod
@@ -27,8 +27,8 @@ class Report(NamedTuple):
     own: int  # its own log; 0: no node has one
     logs: list[LogStatus]
     rejoin_waits: str | None  # what a rejoin waits for, in words; None: the node is not rejoining
-    claims_refused: int  # how many messages of peers made no sense
-    last_claim: tuple[int, str]  # whose was the last of them, and what was wrong
+    claims_refused: int  # how many messages of peers were implausible
+    last_claim: tuple[int, str]  # who sent the last of them, and what was wrong
     applied: Mapping[int, tuple[int, int]]  # by peer: the last entry that it has told to have applied
 
 
@@ -82,7 +82,7 @@ class Core(ABC):
 
     @property
     @abstractmethod
-    def fetch_due(self) -> float | None:
+    def turn_due(self) -> float | None:
         """When a turn must be made, whatever happens until then; None: at no certain time."""
 
     # recovery, and what lasts
@@ -185,4 +185,4 @@ class Core(ABC):
 
     @abstractmethod
     def report(self) -> Report:
-        """Say how things stand."""
+        """Return the state of the node, for people."""

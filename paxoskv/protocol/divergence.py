@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from paxoskv.multipaxos import Diverged
+from paxoskv.multipaxos import Diverged, needed
 from paxoskv.wire.structs import Learn, Position
 
 RECENT: Final = 2048  # applied entries whose hashes are remembered, at least: gossip is not older
@@ -11,7 +11,12 @@ DOUBT: Final = 1.0  # seconds in which all nodes have said what they have applie
 
 
 class Divergence:
-    """The hashes of what was applied here, and which peers have others."""
+    """The hashes of what was applied here, and which peers have others.
+
+    There are three signs of another history: a peer's hash at a position is not ours (compare), a peer stays
+    behind what it should have applied (look_what_is_missing), or it has applied a command where we have none
+    (applied_elsewhere).
+    """
 
     def __init__(self, nodes: Sequence[int], quorum: int) -> None:
         self.nodes = nodes
@@ -19,12 +24,11 @@ class Divergence:
         self.position = (0, 0)  # of the last entry that the store has
         self.rolling = 0  # its hash there
         self.hashes: dict[tuple[int, int], int] = {}  # at each of the last entries applied
-        self.hashes_before: dict[tuple[int, int], int] = {}  # and at RECENT before them
+        self.hashes_before: dict[tuple[int, int], int] = {}  # at each of the RECENT entries before those
         self.doubt: float | None = None  # since when a peer's hash is not ours
         self.doubted = (0, 0)  # the first entry where it is not
-        self.short: dict[
-            int, tuple[float, Position]
-        ] = {}  # by peer: (since when, position), see look_what_is_missing()
+        # By peer: since when it is behind what it should have applied, and at which position.
+        self.behind_since: dict[int, tuple[float, Position]] = {}
         self.applied: dict[int, Position] = {}  # by peer: the last entry that it has told to have applied
         self.agrees: dict[int, bool] = {}  # by peer: whether its hash is ours, at that entry or later
 
@@ -50,19 +54,19 @@ class Divergence:
         `held`: how much of each log it holds.
         """
         timestamp, owner = self.position
-        stands = message.applied < (timestamp, owner) and all(
+        is_behind = message.applied < (timestamp, owner) and all(
             fact.log in self.nodes
             and fact.chosen <= held[self.nodes.index(fact.log)]
-            and fact.frontier >= timestamp - (fact.log > owner)
+            and fact.frontier >= needed(timestamp, owner, fact.log)
             for fact in message.facts
         )
-        if not stands:
-            self.short.pop(peer, None)
+        if not is_behind:
+            self.behind_since.pop(peer, None)
             return
-        since, before = self.short.get(peer, (now, message.applied))
+        since, before = self.behind_since.get(peer, (now, message.applied))
         if before != message.applied:
             since = now
-        self.short[peer] = since, message.applied
+        self.behind_since[peer] = since, message.applied
         if now - since >= DOUBT:
             self._judge(peer, self.position, False, now)
 

@@ -1,4 +1,4 @@
-"""Which peer knows how far our own log is chosen, who waits to hear of it, and what is told unasked."""
+"""Which peers know how far our own log is chosen, which wait to hear of it, and what is told unasked."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -16,7 +16,7 @@ GOSSIP_NEWS: Final = 0.02  # seconds: news that no other message has brought to 
 
 
 class Gossip:
-    """Sees to it that every peer hears of our own fact soon, and at once if it waits for it."""
+    """Lets every peer hear of our own fact soon, and at once if it waits for it."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Gossip:
         self.outbox = outbox
         self.awaited = dict.fromkeys(peers, 0)  # by peer: the timestamp that it is known to wait for
         self.fact_sent = dict.fromkeys(peers, NOTHING)  # by peer: the own fact that it was sent last
-        self.fact_sent_or_queued = dict.fromkeys(peers, NOTHING)  # with answers that wait for an fsync
+        self.fact_sent_or_queued = dict.fromkeys(peers, NOTHING)  # also with answers that wait for an fsync
         self.news_at: dict[int, float] = {}  # by peer: since when there is news for it
         self.gossiped_at = dict.fromkeys(peers, float("-inf"))
         self.last: Learn | None = None  # the last that was sent
@@ -65,9 +65,9 @@ class Gossip:
             self.fact_sent_or_queued[peer] = own
 
     def end_turn(self, own: Fact, now: float) -> None:
-        """Tell those at once that are known to wait for our frontier, if it has moved.
+        """If our frontier has moved, tell at once the peers that are known to wait for it.
 
-        All others hear it with the next message.
+        All others hear of it with the next message.
         """
         if own is self.seen and not self.tell_all:
             return

@@ -8,7 +8,7 @@ from paxoskv.multipaxos import Diverged
 from paxoskv.protocol.outbox import Outbox
 from paxoskv.wire.structs import Identity, Noted, Record, Recovered
 
-LIFE_BITS: Final = 20  # of a life's number are chance: starts of a disk's two copies never have the same
+LIFE_BITS: Final = 20  # of a life's number are random: two copies of a disk never start with the same number
 
 
 class Incarnations:
@@ -20,7 +20,7 @@ class Incarnations:
         self.incarnation = incarnation  # 0: a new disk in place of one that was lost
         self.life = 0  # grows
         self.recovered: list[Recovered] | None = None  # what this start found; None: it had to rejoin
-        self.recovered_clock: int | None = None  # likewise, the reservation
+        self.recovered_clock: int | None = None  # the reservation that this start has found
         self.lives: dict[int, tuple[int, int]] = dict.fromkeys(peers, (0, 0))  # by peer: (incarnation, life)
 
     def found(self, recovered: list[Recovered], reserved: int) -> None:
@@ -54,7 +54,7 @@ class Incarnations:
 
         Incarnation 0 is rejoining, and says nothing that counts.
         An older disk, or an earlier start of the same one, is a copy that was put back: it has forgotten
-        votes. So it is if there was another start with the same count.
+        votes. The same holds for another start with the same count.
         """
         disk, last = self.lives[peer]
         older = life >> LIFE_BITS <= last >> LIFE_BITS and life != last

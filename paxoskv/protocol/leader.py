@@ -8,12 +8,12 @@
 
 Phase 1 comes once for each leader. The first node that stands keeps the log until it makes no progress: then
 the next in turn stands for all that is not chosen. What node 4 had handed to the leader before is in the log
-of the new one, or node 4 hands it over again; either way it stands there once.
+of the new one, or node 4 hands it over again; either way the log has it once.
 
 A read asks all nodes. Say the leader of a ballot has answered with the length that it knows to be chosen,
 and a quorum that it has promised no higher ballot. All answers were given after the read came. So nothing
-had been chosen by then at a higher ballot, and all else the leader knew: the read waits until so much of the
-log is executed here. (The leader must be established: what older ballots have chosen, it knows since then.)
+had been chosen by then at a higher ballot, and the leader knew the rest: the read waits until that much of
+the log is executed here. (The leader must be established: only then does it know what older ballots chose.)
 """
 
 from collections.abc import Iterator
@@ -33,8 +33,8 @@ CUT_OFF: Final = 1.0  # seconds: a leader that is silent for less, if patience i
 class Handed:
     """What has become of our entry under way."""
 
-    ballot: int = 0  # in whose log it stands, or to whose leader it was handed last; 0: none
-    taken: bool = False  # whether it stands there
+    ballot: int = 0  # whose log has it, or whose leader it was handed to last; 0: none
+    taken: bool = False  # whether that log has it
     at: float = 0.0  # when it was handed over last
     refused: int = 0  # the ballot that nobody leads any more, as its leader has said
 
@@ -73,7 +73,7 @@ class Leader(OneLog):
         return self.begun and not self.cut_off and self.acceptor.accepted > 0
 
     def begin(self, now: float) -> None:
-        """Whoever led before is asked to do so again; in a new cluster, one after the other may try."""
+        """Ask the last leader to lead again; in a new cluster, one node after the other may try."""
         self.begun = True
         if node_of(self.acceptor.promised) in (0, self.me):
             self.stand_at = now + (0 if self.acceptor.promised else TURN * self.own.nodes.index(self.me))
@@ -141,7 +141,7 @@ class Leader(OneLog):
     # --------------------------------------------------------------------------------------- when to stand
 
     def watch(self, now: float) -> None:
-        """Stand where nothing goes on: nobody leads, or the leader is silent, or cannot finish anything."""
+        """Stand if nothing goes on: nobody leads, or the leader is silent, or it cannot finish anything."""
         self._look_at_leader(now)
         super().watch(now)
         if self.own.preparing and not self._is_in_contact(now):
@@ -163,7 +163,7 @@ class Leader(OneLog):
         return super()._is_our_turn(now) if self.stand_at is None else now >= self.stand_at
 
     def _look_at_leader(self, now: float) -> None:
-        """Where others have a leader that we do not reach, clients are better served by them."""
+        """If others reach a leader that we do not reach, they serve clients better."""
         leader, patience = self._holder(), max(2 * self.revocation.patience(now), CUT_OFF)
         silent = leader != self.me and now - self.contacts.heard[leader] > patience
         if silent and not self.cut_off:
@@ -216,7 +216,7 @@ class Leader(OneLog):
         self._date()
 
     def _date(self) -> None:
-        """A quorum has promised nothing above the ballot that is led: so much is to be executed first."""
+        """A quorum has promised nothing above the ballot that is led: the reads know what they wait for."""
         ballot, chosen = self.reading.best
         holds = sum(promised <= ballot for promised in self.reading.promises.values())
         if ballot and holds >= self.own.quorum:

@@ -1,4 +1,4 @@
-"""All logs as one node holds, leads and learns them: what one of these roles finds out, the others hear."""
+"""All logs as one node holds, leads and learns them: what one role finds out, the others hear."""
 
 from typing import Any
 
@@ -228,7 +228,7 @@ class Logs:
             self.outbox.send(node, message)
 
     def ask_to_vote(self, nodes: list[int]) -> None:
-        """Their votes were to wait, and now we wait for them: all are to say what they hold."""
+        """We now wait for votes that were deferred: ask these nodes what they hold."""
         if nodes:
             message = Accept(self.home, self.own.ballot, self.own.end, [], False, self.own_fact(), [])
             for node in nodes:
@@ -245,22 +245,26 @@ class Logs:
         has none but that of its last chosen entry.
         """
         learner = self.learner
-        of, frontier = learner.logs[self.home], self.clock.frontier_limit()
-        if frontier > of.known and self.owners and self.own.established:
+        learned, frontier = learner.logs[self.home], self.clock.frontier_limit()
+        if frontier > learned.known and self.owners and self.own.established:
             first = self.own.first_unchosen_command()
             if first is not None:
                 frontier = min(frontier, first - 1)
-            if frontier > of.known:
-                of.known = frontier
+            if frontier > learned.known:
+                learned.known = frontier
                 learner.settle(self.home)
         return learner.fact(self.home)
 
     def learn(self, fact: Fact, now: float, sender: int) -> None:
         log = fact.log
-        of = self.learner.logs.get(log)
-        if of is None:
+        learned = self.learner.logs.get(log)
+        if learned is None:
             return  # no log of ours
-        if fact.chosen <= of.chosen and fact.frontier <= of.known and fact.evidence <= of.evidence:
+        if (
+            fact.chosen <= learned.chosen
+            and fact.frontier <= learned.known
+            and fact.evidence <= learned.evidence
+        ):
             return
         if fact.chosen > self.acceptors[log].length + self.catch_up.credit:
             self.catch_up.pursue(log, fact.chosen, sender, now)
@@ -280,7 +284,7 @@ class Logs:
             if proposer is not None and proposer.leading:
                 proposer.advance(chosen)
             elif proposer is not None and proposer.preparing:
-                proposer.catch_up(chosen)
+                proposer.restart_at(chosen)
                 self.way.send_prepare(proposer, now)
         if self.acceptors[log].chosen < self.learner.logs[log].chosen:
             self.catch_up.lacking(log, sender, now)
@@ -306,7 +310,7 @@ class Logs:
             self.way.lose(proposer, promised, now)
 
     def check_evidence(self, log: int, evidence: int, now: float) -> None:
-        """Likewise a leader that hears of a higher ballot that was established."""
+        """Step down also when a higher ballot is heard of that was established."""
         proposer = self.proposers.get(log)
         if proposer is not None and proposer.leading and evidence > proposer.ballot:
             self.way.lose(proposer, evidence, now)

@@ -13,8 +13,8 @@ simulator:
 Messages that a node addresses to itself go into its step() when they would leave.
 
 Now and then the journal begins a new segment with node.state(), and a checkpoint is made of the segments
-before it; node.checkpointed() then lets the entries that it covers be given up. Where ready.catch_up names a
-peer, entries that we lack were given up there: the caller takes that peer's checkpoint, and node.install()
+before it; node.checkpointed() then lets the entries that it covers be given up. ready.checkpoint_from names
+a peer that has given up entries that we lack: the caller takes that peer's checkpoint, and node.install()
 merges it.
 """
 
@@ -67,10 +67,8 @@ from paxoskv.wire.structs import (
     Rejoined,
 )
 
-WHILE_REJOINING: Final = frozenset(
-    {Learn, Fetch, Fetched, Rejoin, Rejoined, Persisted}
-)  # all else is ignored
-
+# The messages that a rejoining node handles; it ignores all others.
+WHILE_REJOINING: Final = frozenset({Learn, Fetch, Fetched, Rejoin, Rejoined, Persisted})
 
 OWN_LOGS: Final = "own-logs"
 ONE_LOG: Final = 1  # its number, where there is no more than one
@@ -170,7 +168,7 @@ class Node(Core):
             self.acceptors[of.log].replay(record)
 
     def start(self, now: float) -> None:
-        """Begin a life: apply once more what was applied, and stand for our own log."""
+        """Begin a life: apply once more what was applied, and let the way to propose begin."""
         if self.rejoining is None:
             self.incarnations.found(self.persistence.recovered(), self.clock.reserved)
         self.incarnations.begin_life()
@@ -331,7 +329,7 @@ class Node(Core):
         self.way.on_reading(sender, message, now)
 
     @property
-    def fetch_due(self) -> float | None:
+    def turn_due(self) -> float | None:
         return earliest(self.catch_up.due, self.way.due)
 
     # ----------------------------------------------------------------------------- the end of a turn
@@ -341,13 +339,13 @@ class Node(Core):
 
         `more`: commands wait that will be proposed soon, and reads for their entry.
         """
-        self.way.end_turn(now)  # first, for what is proposed again leaves with this turn's Accepts
-        self.logs.send_accepts(now)  # our own acceptor takes them here, so that its records join this frame
+        self.way.end_turn(now)  # first, because what is proposed again leaves with this turn's Accepts
+        self.logs.send_accepts(now)  # our own acceptor gets them here, so that its records join this frame
         own = self.logs.own_fact()  # it may move our own frontier, for which commands wait to be applied
         if self.learner.moved:
             self._apply()
         self.way.answer_reads(now, more)  # all frontiers of this turn are known
-        self.gossip.end_turn(own, now)  # whoever an Accept has told needs no gossip
+        self.gossip.end_turn(own, now)  # a peer that an Accept has told needs no gossip
         if self.catch_up.fetching:
             self.catch_up.send(now)
         self.outbox.look_who_waits(now)  # before the message to ourselves, for which nobody waits

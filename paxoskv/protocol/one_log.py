@@ -14,7 +14,7 @@ class UnderWay:
     """An entry of this node that is not applied yet."""
 
     origin: Origin  # of our latest entry
-    payload: bytes | None = None  # its origin stands in it; None: nothing is under way
+    payload: bytes | None = None  # it contains the origin; None: nothing is under way
     token: Any = None
     timestamp: int = 0  # of the entry that we have appended last, perhaps another node's
 
@@ -25,7 +25,7 @@ class Still:
 
     jitter: float
     progress: tuple[int, int] = (0, 0)  # the ballot promised, and how much is chosen
-    since: float = 0.0  # since when it is so, and somebody waits for more
+    since: float = 0.0  # since when it has been so, while somebody waits for more
     waits: bool = False  # whether somebody does
     asked_at: float = 0.0  # when all were asked last whether they live
 
@@ -33,7 +33,7 @@ class Still:
 class OneLog(Way):
     """All nodes append to one log, in turn or through its leader.
 
-    The order is that of the slots. Timestamps only label the entries, and nobody is waited for.
+    The order is that of the slots. Timestamps only label the entries, and no frontier is waited for.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -107,7 +107,7 @@ class OneLog(Way):
             self.stand(self.own.log, 0, now)
 
     def _is_in_contact(self, now: float) -> bool:
-        """Whether a quorum is heard of: whoever was cut off deposes nobody on healing (N11)."""
+        """Whether a quorum is heard of: a node that was cut off deposes nobody when it comes back (N11)."""
         return self.contacts.reached(self.revocation.patience(now) / 2, now) >= self.own.quorum
 
     def _is_held_up(self, now: float) -> bool:
@@ -128,21 +128,21 @@ class OneLog(Way):
         self.own.append(Entry(self.entry.timestamp, payload))
 
     def _is_in(self, unchosen: Sequence[Entry]) -> bool:
-        """Whether our entry stands in a log: among these, or chosen there, and not yet applied.
+        """Whether our entry is in a log: among these, or chosen there, and not yet applied.
 
-        What is applied is not under way any more. So whoever appends an entry only where it is not in the
-        whole log puts it into no log twice, and one log is chosen: nothing is applied twice.
+        What is applied is no longer under way. So a node that appends an entry only to a log that lacks it
+        puts it into no log twice. One log is chosen, so nothing is applied twice.
         """
         unapplied = self.acceptor.from_slot(self.learner.logs[self.own.log].executed, self.acceptor.chosen)
         return any(entry.payload == self.entry.payload for entry in [*unapplied, *unchosen])
 
     def _done(self) -> Any:
-        """Our entry is not under way any more: its token."""
+        """Our entry is no longer under way: its token."""
         token, self.entry.payload, self.entry.token = self.entry.token, None, None
         return token
 
     def _lost(self) -> None:
-        """What becomes of our entry, we shall not learn: it may be applied."""
+        """Our entry's fate will not be known here: it may be applied."""
         if self.entry.payload is not None:
             self.outbox.ready.lost.append(self._done())
 

@@ -16,7 +16,7 @@ class Ready:
     Messages are (receiver, message, call of the request answered).
     """
 
-    __slots__ = ("apply", "catch_up", "flush_now", "journal", "lost", "reads", "send", "send_after")
+    __slots__ = ("apply", "checkpoint_from", "flush_now", "journal", "lost", "reads", "send", "send_after")
 
     def __init__(self) -> None:
         self.send: list[tuple[int, Message, Any]] = []
@@ -26,7 +26,7 @@ class Ready:
         self.apply: list[Applied] = []
         self.reads: list[Any] = []  # the tokens of those to be answered
         self.lost: list[Any] = []  # of own commands that a checkpoint covers: they may have been applied
-        self.catch_up: int | None = None  # a peer to take a checkpoint from: it has given up what we lack
+        self.checkpoint_from: int | None = None  # a peer that has given up what we lack
 
 
 class Outbox:

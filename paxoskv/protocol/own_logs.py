@@ -11,7 +11,7 @@ from paxoskv.protocol.revocation import Advice
 from paxoskv.protocol.way import Parts, Way
 from paxoskv.wire.structs import Barrier, Entry, Reading
 
-FORGIVEN: Final = 60.0  # seconds after which it does not count any more that our log was taken from us
+FORGIVEN: Final = 60.0  # seconds after which the loss of our log no longer counts
 
 
 class OwnLogs(Way):
@@ -129,7 +129,7 @@ class OwnLogs(Way):
     def lose(self, proposer: Proposer, promised: int, now: float) -> None:
         """Step down.
 
-        The owner tries again at once, unless it was skipped often: then it may be it that is slow.
+        The owner tries again at once, unless it was skipped often: then the owner itself may be slow.
         """
         led = proposer.leading
         proposer.step_down(promised)

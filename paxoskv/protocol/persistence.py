@@ -60,7 +60,7 @@ class Persistence:
         return self.turn > self.persisted_turn
 
     def end_turn(self, now: float) -> None:
-        """Have us told when the records of this turn are durable."""
+        """Send ourselves a message that leaves when the records of this turn are durable."""
         self.turn += 1
         self.journaled_at = now
         logs: set[int] = set()
@@ -80,7 +80,7 @@ class Persistence:
         self.chosen_durable = self.chosen_in_frame
 
     def tick(self, now: float) -> None:
-        """Where no frame comes along to bring it, journal what is chosen and applied by itself.
+        """If no frame is written anyway, journal what is chosen and applied in a frame of its own.
 
         A restart that does not know that an entry was chosen and acknowledged cannot tell when it meets nodes
         that have lost it (N25).
@@ -140,7 +140,7 @@ class Persistence:
         ):
             self.outbox.apply(timestamp, owner, payload, None)
         self._noted()
-        self.executed_in_frame = [of.executed for of in self.learner.logs.values()]
+        self.executed_in_frame = [learned.executed for learned in self.learner.logs.values()]
         self.durable = {log: (acceptor.accepted, acceptor.length) for log, acceptor in self.acceptors.items()}
 
     def _notes(self) -> list[Record]:
@@ -161,4 +161,4 @@ class Persistence:
     def _frame(self) -> None:
         """A frame is about to be written, with all that is noted."""
         self.chosen_in_frame = self.noted_chosen
-        self.executed_in_frame = [of.executed for of in self.learner.logs.values()]
+        self.executed_in_frame = [learned.executed for learned in self.learner.logs.values()]

@@ -52,12 +52,16 @@ class Reads:
         self.contacts = contacts
         self.outbox = outbox
         self.waiting: list[Any] = []  # for the next round, or for an entry to ride on
-        self.waited = self.waiting  # the same ones when tick() looked last,
-        self.waited_since = 0.0  # and first
+        # Another list replaces `waiting` whenever its reads go on. So tick() knows by the list's identity
+        # whether the same reads still wait, and since when.
+        self.waited = self.waiting
+        self.waited_since = 0.0
         self.riding: dict[int, list[Any]] = {}  # by timestamp of our own entry that they are answered with
         self.round: Round | None = None
         self.rounds = random.getrandbits(48) << 12  # so that an earlier life's answers fit no round
-        self.dated: deque[tuple[int, list[Any]]] = deque()  # reads that have their timestamp
+        # Reads that have their timestamp, in ascending order: each round begins with our clock, which is not
+        # below the timestamp of the round before.
+        self.dated: deque[tuple[int, list[Any]]] = deque()
 
     @property
     def awaited(self) -> int:
@@ -73,7 +77,7 @@ class Reads:
         self.waiting.append(token)
 
     def give_up(self, tokens: Collection[Any]) -> None:
-        """Nobody wants these any more."""
+        """These reads are given up: they get no answer from here."""
         waiting = [
             self.waiting,
             *[reads for _, reads in self.dated],
@@ -90,12 +94,12 @@ class Reads:
             self.riding[timestamp], self.waiting = self.waiting, []
 
     def applied(self, timestamp: int) -> None:
-        """An entry of ours is applied: who rode on it is answered."""
+        """An entry of ours is applied: the reads that rode on it are answered."""
         if timestamp in self.riding:
             self.outbox.ready.reads += self.riding.pop(timestamp)
 
     def log_lost(self) -> None:
-        """Nobody knows any more how our entries will be stamped: who rode on one needs a round."""
+        """Our entries may be stamped anew: reads that rode on one need a round."""
         for reads in self.riding.values():
             self.waiting += reads
         self.riding.clear()
@@ -107,12 +111,15 @@ class Reads:
             self._date()
 
     def forget(self, peer: int) -> None:
-        """The peer has lost its disk: its clock counts no more."""
+        """The peer has lost its disk: its clock no longer counts."""
         if self.round is not None:
             self.round.clocks.pop(peer, None)
 
     def end_turn(self, now: float, entry_comes: bool) -> None:
-        """Begin a round, unless an entry to ride on comes soon; answer what may be answered."""
+        """Begin a round, unless an entry to ride on comes soon; answer the reads whose timestamp is reached.
+
+        Node.drain has just applied all that the frontiers allow, so everything up to them is applied.
+        """
         if self.waiting and self.round is None and not entry_comes:
             self._begin_round(now)
         if self.dated:
@@ -142,10 +149,10 @@ class Reads:
         self._date()
 
     def _whom_to_ask(self, now: float) -> Sequence[int]:
-        """Those who most probably know what the reads wait for, enough for a quorum; or everybody.
+        """The nodes that most probably know what the reads wait for, enough for a quorum; or everybody.
 
-        Who has just proposed has had an answer from every node, and so knows all frontiers: half of the time
-        no other needs to be woken. Otherwise the others are asked as soon as the reads have their timestamp.
+        A node that has just proposed has had an answer from every node, and so knows all frontiers: half of
+        the time no other need be woken. Otherwise the others are asked when the reads have their timestamp.
         """
         nodes = self.contacts.proposing(now)
         return nodes[: self.quorum - 1] if len(nodes) >= self.quorum - 1 else self.peers
@@ -159,7 +166,7 @@ class Reads:
     def _date(self) -> None:
         """Give the reads of the round their timestamp when a quorum has told its clocks.
 
-        Whoever is behind it is told so.
+        A peer whose frontier lies below it is told so.
         """
         current = self.round
         if current is None or len(current.clocks) < self.quorum:

@@ -23,7 +23,7 @@ def testimony(
     """Tell a node that rejoins all of one log that it may have had a part in.
 
     `noted`: the highest incarnation of it that is noted here; once it is, no quorum counts an older disk.
-    `mute`: tell it only that, for we rejoin ourselves, or it asks with a lower one.
+    `mute`: tell it only that, because we rejoin ourselves, or it asks with a lower one.
     `lives`: which processes speak for the other nodes, as far as we know, and which one we are.
     """
     promised, accepted = acceptor.promised, acceptor.accepted
@@ -53,8 +53,9 @@ class Rejoining:
     been noted by all others before it took part, so that any of them knows. (One of a version that does not
     tell is believed to be the newest that was greeted.)
 
-    Whoever is rejoining itself has nothing to tell; a quorum must have. Until the end is durable a node
-    neither votes, proposes nor reads, and says nothing of its clock that counts; but it learns, and fetches.
+    A node that is rejoining itself has nothing to tell; a quorum must have something. Until the end is
+    durable, a node neither votes, proposes nor reads, and nothing counts that it says of its clock; but it
+    learns, and fetches.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Rejoining:
         self.turn = 0  # with the records that end it
 
     def tick(self, now: float) -> None:
-        """Ask again who has not answered; when all have, take over what they say."""
+        """Ask those again that have not answered; when all have, take over what they say."""
         incarnation = self.incarnations.incarnation
         if not self.turn and incarnation and self.complete():
             if self.noted_by_all:
@@ -173,14 +174,14 @@ class Rejoining:
 
         Once everybody has noted us, the lost disk is counted nowhere any more. But some answers are older
         than that: a vote of the lost disk may have made a quorum since, at a node that has lost its own disk
-        meanwhile and so tells nothing. Who gave the other votes tells of it when asked now.
+        meanwhile and so tells nothing. The nodes that gave the other votes tell of it when asked now.
 
         Else somebody has noted more than it said: a late message of a disk that rejoined before us, and was
         lost too. We begin anew.
         """
         self.noted_by_all = noted_by_all
         self.answers = {peer: {} for peer in self.answers}
-        if noted_by_all:  # else two that believe to be one node would drive each other without a pause
+        if noted_by_all:  # else two processes with one id would drive each other without a pause
             self.asked_at = float("-inf")
 
     def _take_over(self) -> None:

@@ -9,7 +9,7 @@ from paxoskv.multipaxos import Learner
 from paxoskv.protocol.contacts import Contacts
 from paxoskv.protocol.round_trips import RoundTrips
 
-ASK_AFTER: Final = 0.02  # seconds: whoever waits for a frontier this long asks everybody for it
+ASK_AFTER: Final = 0.02  # seconds: a node that waits for a frontier this long asks everybody for it
 TURN: Final = 0.05  # seconds between two candidates' turns to revoke a node
 REFUSED_AFTER: Final = 0.05  # seconds: enough to wait for a node that refuses connections
 
@@ -30,13 +30,13 @@ class Advice:
 
     ASK: Final = 0  # everybody for its frontier
     REVOKE: Final = 1
-    LET_GO: Final = 2  # whoever stands for it need not any more
+    LET_GO: Final = 2  # a candidate for it may give up
 
 
 class Step(NamedTuple):
     advice: int
     log: int
-    needed: int  # so far is its frontier to come
+    needed: int  # the timestamp that its frontier has to reach
 
 
 class Revocation:
@@ -70,14 +70,14 @@ class Revocation:
     def patience(self, now: float) -> float:
         """Seconds that a log may hold us up.
 
-        They are measured, or a uniformly slow cluster would revoke itself for ever (N12).
+        It is measured; otherwise a uniformly slow cluster would revoke itself for ever (N12).
         """
         return max(self.revoke_after, 8 * self.round_trips.longest(now))
 
     def watch(self, read: int, now: float) -> list[Step]:
         """What to do about the logs that hold us up; `read` is the timestamp of a read that waits (0: none).
 
-        Whoever has lost contact with a quorum deposes nobody (N11).
+        A node that has lost contact with a quorum deposes nobody (N11).
         """
         waits = self.learner.waits_on(read)
         if self.contacts.reached(self.patience(now) / 2, now) < self.quorum:

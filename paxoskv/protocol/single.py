@@ -55,7 +55,7 @@ class Single(Core):
         return True
 
     @property
-    def fetch_due(self) -> float | None:
+    def turn_due(self) -> float | None:
         return None
 
     def replay(self, record: Record) -> None:
@@ -92,7 +92,7 @@ class Single(Core):
         self._ready.apply.append(message)
 
     def tick(self, now: float) -> None:
-        """There is nothing to repeat, for there are no peers."""
+        """There is nothing to repeat, because there are no peers."""
 
     def origin(self) -> Origin | None:
         return None

@@ -1,4 +1,4 @@
-"""Who is to vote at once for entries of our own log, and whose vote can wait, so as to share an fsync.
+"""Which nodes vote at once for entries of our own log, and whose votes can wait, so as to share an fsync.
 
 All this is about speed only: a node always votes, if late. EverybodyVotes is the reference.
 """
@@ -28,12 +28,12 @@ class Voters:
         self.own = own
         self.contacts = contacts
         self.round_trips = round_trips
-        self.at_once = ring  # who is to vote at once for what we sent last
-        self.slow_until: dict[int, float] = {}  # who has kept our entries waiting: avoided until when
+        self.at_once = ring  # the nodes that are to vote at once for what we sent last
+        self.slow_until: dict[int, float] = {}  # by node that kept us waiting: avoided until when
         self.asked_up_to = 0  # up to which slot of our log all have been asked to vote at once
 
     def choose(self, now: float) -> None:
-        """Choose who is to vote at once for the entries that are about to leave.
+        """Choose which nodes are to vote at once for the entries that are about to leave.
 
         Not those that are silent, have been slow, or lack more of our log than one Fetched brings: they keep
         us waiting. If too few are left, everybody is to hurry.
@@ -50,7 +50,7 @@ class Voters:
         self.at_once = self.ring
 
     def deferred(self) -> list[int]:
-        """Whose vote can wait."""
+        """The peers whose votes can wait (`lazy` in the Accept)."""
         return [peer for peer in self.peers if peer not in self.at_once]
 
     def begin_ballot(self) -> None:

@@ -37,8 +37,8 @@ class Way(ABC):
     """Says who stands for a log, when, and what is appended to it: a policy, told of all that happens.
 
     It is told of commands, reads, promises, refusals, applied entries and time. It answers with stand(), with
-    an entry appended to the Proposer, or with a message in the Outbox; or it waits. All else, how a log is
-    led, accepted, learned, journaled and fetched, is the same for all ways.
+    an entry appended to the Proposer, or with a message in the Outbox; or it waits. How a log is led,
+    accepted, learned, journaled and fetched is the same for all ways.
     """
 
     owners: ClassVar[bool] = False  # whether each node owns a log, of which it makes frontiers
@@ -158,15 +158,15 @@ class Way(ABC):
 
     @abstractmethod
     def read(self, token: Any) -> None:
-        """A linearizable read has come."""
+        """A linearizable read has arrived."""
 
     @abstractmethod
     def forget_reads(self, tokens: Collection[Any]) -> None:
-        """Nobody wants these any more."""
+        """These reads are given up."""
 
     @abstractmethod
     def lead(self, proposer: Proposer) -> None:
-        """A quorum has promised, and what was adopted stands in the proposer."""
+        """A quorum has promised, and what was adopted is in the proposer."""
 
     @abstractmethod
     def lose(self, proposer: Proposer, promised: int, now: float) -> None:
@@ -190,7 +190,7 @@ class Way(ABC):
 
     @abstractmethod
     def answer_reads(self, now: float, more: bool) -> None:
-        """All that can be applied in this turn is; `more`: commands wait for the next entry."""
+        """All that can be applied in this turn is applied. `more`: commands wait for the next entry."""
 
     @abstractmethod
     def tick(self, now: float) -> None:
@@ -210,9 +210,9 @@ class Way(ABC):
 
     @abstractmethod
     def forget(self, peer: int) -> None:
-        """A peer has lost its disk: what it has told counts no more."""
+        """A peer has lost its disk: what it has told no longer counts."""
 
     def on_forward(self, sender: int, message: Forward | Forwarded, call: Any) -> None:
-        """A peer hands us commands, or answers that we did so. We take none, unless one leads for all."""
+        """A peer hands us commands, or answers what we have handed to it. Only the leader way takes any."""
         if isinstance(message, Forward):
             self.outbox.send(sender, Forwarded(message.ballot, message.origin, False), call)

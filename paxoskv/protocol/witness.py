@@ -1,4 +1,4 @@
-"""What peers have let us know to be durable: who starts with less must not be listened to."""
+"""What peers have told us is durable: one that starts with less must not be listened to."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +11,7 @@ NOTHING: Final = Fact(0, 0, 0, 0)
 
 
 class Witness:
-    """What peers have let us know to be durable on their disks, in this life of ours.
+    """What peers have told us is durable on their disks, in this life of ours.
 
     A promise, a vote, or a ballot that is stood with, leaves its node only when it is durable. So a later
     start of the same disk finds at least that, or the disk is a copy of an older state (or has lost what it
@@ -93,7 +93,7 @@ class Witness:
     def _lost(self, peer: int, found: Recovered, chosen: int) -> str | None:
         """What this start of the peer should have found of a log, and has not.
 
-        `chosen`: so many entries it had said to hold and to know to be chosen.
+        `chosen`: how many entries it had said it holds and knows to be chosen.
         """
         log = found.log
         promised, candidate = self.promises[peer][log], self.candidates[peer][log]

@@ -1,8 +1,8 @@
 """The last changes of keys, in the order in which they were applied: what watches are answered from.
 
 A change's place is (timestamp, owner) of the entry that made it, and which change of that entry it was. All
-nodes apply the same entries in the same order, so a change has the same place at every node, and whoever has
-seen all changes up to a place can go on there at any other node.
+nodes apply the same entries in the same order, so a change has the same place at every node, and a client
+that has seen all changes up to a place can go on there at any other node.
 
 The changes are kept in memory, as many as fit. After a restart there are those that were applied since the
 checkpoint. `floor` says from which place on there is no gap: changes() refuses to begin before it.
@@ -58,7 +58,7 @@ class Changes:
     """A bounded queue of entries with what they changed: the oldest leave it when there is no room.
 
     They are packed into one ring of bytes: of puts the payload, which says all; of others the texts. Very
-    many small objects that stay, between others that go, make all that a node does slower.
+    many small objects that stay, between others that go, would make the whole node slower.
     """
 
     def __init__(self, most: int = MAX_CHANGES, room: int = ROOM) -> None:

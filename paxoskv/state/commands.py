@@ -56,7 +56,7 @@ def execute(content: Content, command: Command) -> Result:
 def transact(
     content: Content, transaction: Transaction, place: tuple[int, int, int], room: int = MAX_TRANSACTED
 ) -> Result:
-    """Do a valid transaction at this place: all of it, or nothing. It may read so many characters.
+    """Do a valid transaction at this place: all of it, or nothing. It may read `room` characters.
 
     The actions are done on a draft, which holds their keys alone. It is taken over when all have succeeded.
     """
@@ -88,7 +88,7 @@ def read_by(result: Result) -> int:
 
 
 def _take_over(content: Content, draft: Content, keys: Iterable[str]) -> None:
-    """Let these keys be as they are in the draft."""
+    """Make these keys as they are in the draft."""
     for key in keys:
         value = draft.values.get(key)
         if value is None:

@@ -1,7 +1,7 @@
 """The keys and values of the store, and what goes through all of them: in pieces, while entries are applied.
 
-Who goes through the keys needs them in order. The order is made when somebody asks for it first, and kept up
-to date from then on: a node that nobody asks has none of its cost.
+Scans and digests need the keys in order. The order is made when it is first needed, and kept up to date from
+then on: a node without scans and digests does not pay for it.
 """
 
 import hashlib
@@ -30,16 +30,16 @@ class Lease(NamedTuple):
 
 
 class Content:
-    """The keys and values. Whoever changes `values` does so by put() and remove()."""
+    """The keys and values. `values` is changed by put() and remove() alone."""
 
     def __init__(self, values: dict[str, str], changed: list[str | None]) -> None:
         """`changed` gets the key of each change, and its new value (None: removed)."""
         self.values = values
         self.changed = changed
         self.leases: dict[str, Lease] = {}  # of keys with a time to live; those set last are the last
-        self.leased: deque[str] = deque()  # keys whose time has yet to be counted down
+        self.leased: deque[str] = deque()  # keys whose countdown has not begun
         self.order: Any = None  # a SortedList of all keys, by code point
-        self.unordered: list[str] = []  # keys that have yet to be put into it
+        self.unordered: list[str] = []  # keys that are still to be put into it
         self.digests: list[Digest] = []  # that are being made
         self.piece_keys, self.piece_bytes = PIECE_KEYS, PIECE_BYTES
 
@@ -76,7 +76,7 @@ class Content:
         return True
 
     def sort(self) -> Pieces:
-        """Put the keys in order, unless they are; all who ask at the same time share the work."""
+        """Put the keys in order, unless they are; all callers at the same time share the work."""
         if self.order is None:
             self.order, self.unordered = SortedList(), list(self.values)
         while self.unordered:
@@ -101,7 +101,7 @@ class Content:
         return self.order.irange(max(low, wanted.after), high, (wanted.after < low, False))
 
     def count(self, wanted: Range) -> int:
-        """Count the keys of a range, but for its `after`; sort() must have ended."""
+        """Count the keys of a range, without its `after`; sort() must have ended."""
         low, high = _bounds(wanted)
         end: int = len(self.order) if high is None else self.order.bisect_left(high)
         return max(end - self.order.bisect_left(low), 0)

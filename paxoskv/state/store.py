@@ -389,7 +389,9 @@ class Store:
             result = transact(self._content, command.transaction, (*self.position, index), room)
             self._room -= read_by(result)
             return result
-        return self._replace_node(Moved(int(command.key), command.value, self.position[0]))
+        if verb == Verb.REPLACE_NODE:
+            return self._replace_node(Moved(int(command.key), command.value, self.position[0]))
+        return _INVALID  # no verb that this version knows: alike on every node
 
     def _replace_node(self, moved: Moved) -> Result:
         node, address = moved.node, moved.address

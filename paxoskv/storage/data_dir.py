@@ -73,7 +73,7 @@ def read_identity(data: bytes) -> Identity:
     if content.get("format") != FORMAT:
         raise ValueError(f"format: {content.get('format')!r:.40} is not {FORMAT}, the only one known here")
     types = {"format": int, "cluster": str, "digest": str, "node": int, "incarnation": int, "crc32": int}
-    if "proposing" in content:  # else as clusters always did
+    if "proposing" in content:  # else the default
         types["proposing"] = str
     if NEWER in content:
         types[NEWER] = int
@@ -186,7 +186,7 @@ def is_manifest_of_another_version(data: bytes) -> bool:
 def condemn(directory: Path, reason: str, files: Files | None = None) -> None:
     """Let no start use this data any more: a peer has refused it as a stale copy.
 
-    Durably, for those who know better may be gone at the next start. OSError if that fails.
+    Durably, because those who know better may be gone at the next start. OSError if that fails.
     """
     files = files or Files()
     if not files.exists(directory / STALE):
@@ -212,8 +212,8 @@ def create(
 ) -> None:
     """Make a data directory, durably. JournalError if it exists and is not empty.
 
-    The identity comes last: what a crash leaves half made is no data directory, and refused until
-    removed.
+    The identity comes last. So what a crash leaves half made is no data directory, and is refused until it
+    is removed.
     """
     files = files or Files()
     if segment_bytes < FIRST:

@@ -41,7 +41,7 @@ class Damaged(JournalError):
 
 
 class Unreadable(Damaged):
-    """What cannot be read may not be lost: it is not to be given up without asking.
+    """Data that cannot be read, but may not be lost: it must not be given up without asking.
 
     Another version of this program wrote it, or all of it is missing, as on a disk that is not mounted.
     """
@@ -94,7 +94,7 @@ class Files:
         return path.stat().st_size
 
     def read_part(self, path: Path, offset: int, length: int) -> bytes:
-        """So many bytes of a file from the offset on; fewer at its end."""
+        """This many bytes of a file from the offset on; fewer at its end."""
         with path.open("rb") as file:
             return os.pread(file.fileno(), length, offset)
 

@@ -135,7 +135,7 @@ class Journal:
 
     @property
     def lock(self) -> int | None:
-        """The open file that carries the lock: who inherits it shares the lock."""
+        """The open file that carries the lock: a process that inherits it shares the lock."""
         return self._lock
 
     @property
@@ -193,10 +193,10 @@ class Journal:
         """Raise Damaged where a later frame, or the manifest, shows that one is missing."""
         if found.stray is not None:
             lost = self._number + len(found.frames)
-            reason = f"frame {lost} is damaged, for a later one is at {path}: offset {found.stray}"
+            reason = f"frame {lost} is damaged, because a later one is at {path}: offset {found.stray}"
             raise Damaged(*(suspect or (path, found.stop)), reason)
         if is_first and self.manifest and not found.frames:
-            raise Damaged(path, FIRST, f"frame {self._number} is damaged, for the manifest names it")
+            raise Damaged(path, FIRST, f"frame {self._number} is damaged, because the manifest names it")
 
     def _find_segments(self, first: int) -> list[int]:
         """The numbers of the segments that are needed, in order; what was not finished is removed."""

@@ -1,4 +1,4 @@
-"""The end of a journal, read while the node goes on writing it: for those who ask what was accepted.
+"""The end of a journal, read while the node goes on writing it, to say what was accepted.
 
 Nothing is locked, changed or repaired. What does not read as a frame ends its segment here: the node may be
 writing it just now.

@@ -58,8 +58,8 @@ OUTCOMES: Final = {
 }  # fmt: skip
 
 
-# As a ring keeps an event, for tuples are made in no time: the fields of Event; or, of one with a message,
-# (id, time, node, kind, cause, message, peer, because).
+# As a ring keeps an event, because tuples are made in no time: the fields of Event; or, of an event with a
+# message, (id, time, node, kind, cause, message, peer, because).
 Raw = tuple[Any, ...]
 OF_MESSAGE: Final = 8  # fields
 
@@ -228,7 +228,7 @@ def _parts(transaction: Transaction) -> Iterator[str]:
 
 @lru_cache(64)
 def commands(payload: bytes) -> str:
-    """What an entry holds: its first commands, for a ring must not fill the memory."""
+    """What an entry holds: its first commands, because a ring must not fill the memory."""
     held = decode(Batch, payload).commands if payload else ()
     texts = [spoken(command) for command in held[:COMMANDS]]
     more = [f"and {len(held) - COMMANDS} more"] if len(held) > COMMANDS else []

@@ -1,4 +1,4 @@
-"""What a node's journal tells of the last entries: how a value came to be that nobody has recorded."""
+"""What a node's journal tells of the last entries: how a value was chosen that nobody has recorded."""
 
 from collections import deque
 from collections.abc import Iterable

@@ -28,7 +28,7 @@ from paxoskv.wire.structs import (
 )
 
 STATE_EVERY: Final = 1000  # events of a node: a ring whose beginning is lost still shows how its logs stand
-TALK: Final = frozenset({Learn, Barrier, Reading})  # there is so much of it that only what matters is told
+TALK: Final = frozenset({Learn, Barrier, Reading})  # most of it does not matter, and is not recorded
 PROPOSALS: Final = 2000  # that are not applied yet are kept, at most; none of them stays for ever
 
 
@@ -41,7 +41,7 @@ class Counted(NamedTuple):
 
 
 # What may have made a turn: an event (0: none yet), its log, and if it is gossip, the sender and that.
-# A plain tuple, for one is made for each message.
+# A plain tuple, because one is made for each message.
 Trigger = tuple[int, int | None, tuple[int, Message] | None]
 
 

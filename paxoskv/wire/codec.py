@@ -118,7 +118,7 @@ class _Buffer:
 
     @property
     def trans(self) -> "_Buffer":
-        """The transport: no attribute, for this would keep itself until garbage is collected."""
+        """The transport: no attribute, because this would keep itself until garbage is collected."""
         return self
 
     def cstringio_refill(self, prefix: bytes, size: int) -> None:

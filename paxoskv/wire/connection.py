@@ -32,8 +32,8 @@ MAX_NODE_OUTPUT: Final = 32 << 20
 # Seconds that a peer may take: for the TLS handshake, and from there to its first frame; from the first byte
 # of a later frame to its last, or to read answers; to read the rest when we close the connection.
 GREETING_S, FRAME_S, GOODBYE_S = 10.0, 30.0, 10.0
-# Seconds for which a link tries to connect, and its pauses before the next attempt: doubled, from first to
-# last.
+# Seconds for which a link tries to connect; its first pause before the next attempt, and its longest: each is
+# twice as long as the one before.
 CONNECT_S, FIRST_PAUSE_S, LAST_PAUSE_S = 2.0, 0.02, 1.0
 BACKLOG: Final = 100  # connections that wait to be accepted, as asyncio has it
 # What a connection may do before the others have their turn: messages passed on, bytes of answers buffered.

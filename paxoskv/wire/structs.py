@@ -5,6 +5,12 @@ absent, and is None then. All other fields must be present, or the struct is Mal
 later version adds must be optional, because older nodes do not send it, and older journals do not have it.
 Structs from clients may lack any field; their fields are Any, and validation.invalid() checks them.
 
+Four structs name a place in the order of all commands, (timestamp, owner) and more:
+
+    Position                    an entry
+    CommandPlace, Session       a command of an entry: a transaction; one that has opened a session
+    Place                       a change that an entry has made
+
 Thrift's own classes have no types, and take twice as long to make. (Status has optional fields between the
 others; codec.named_tuple makes it from the generated class.)
 """

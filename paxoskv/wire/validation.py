@@ -5,7 +5,7 @@ from typing import Final
 
 from paxoskv.wire.structs import Action, Command, Compare, Relation, RequestId, Session, Transaction, Verb
 
-# README.md tells these limits to users, under "What is guaranteed, and what is not".
+# README.md lists these limits for users, under "What is guaranteed, and what is not".
 # What a command answers depends on them, and must be the same on all nodes, of whatever version. So a change
 # of one, or of a check below, needs a new FORMAT: while the store's is lower, what was before holds. Batches
 # and frames may change at any time. tests/state/test_old_verbs.py has what format 0 answers.
@@ -17,7 +17,7 @@ MAX_NODE_FRAME: Final = 8 << 20  # bytes
 # Results that the store remembers of a session: more commands under way than any client needs, and a bound.
 MAX_RESULTS: Final = 1024
 MAX_ACTIONS: Final = 128  # in each list of a transaction: what etcd takes, too
-MAX_TTL_MS: Final = 10 * 366 * 86_400_000  # ten years: whoever needs more needs none
+MAX_TTL_MS: Final = 10 * 366 * 86_400_000  # ten years: a longer one is not needed
 # Characters that a transaction may read, and all transactions of one entry. Results are kept for repeats.
 MAX_TRANSACTED: Final = 1 << 20
 MAX_ENTRY_TRANSACTED: Final = 8 << 20

@@ -296,9 +296,9 @@ WRONG: dict[str, tuple[Any, str]] = {
     "host too long": (document_with(0, host="a." * 126 + "ab"), "is not a host name"),
     "host everywhere": (
         document_with(0, host="0.0.0.0"),
-        "is no address at which the other nodes find this one",
+        "is not an address at which the other nodes find this one",
     ),
-    "host everywhere, IPv6": (document_with(0, host="::"), "is no address at which"),
+    "host everywhere, IPv6": (document_with(0, host="::"), "is not an address at which"),
     "ssh user an option": (document_with(0, ssh_user="-x"), "nodes[0].ssh_user: "),
     "directory a number": (document_with(0, directory=1), "nodes[0].directory: 1 is not a text"),
     "ssh host a path": (document_with(0, ssh_host="a/b"), 'nodes[0].ssh_host: "a/b" is not a host name'),
@@ -314,9 +314,9 @@ WRONG: dict[str, tuple[Any, str]] = {
     # the settings
     "proposing raft": (
         document(proposing="raft"),
-        'proposing: "raft" is no way to propose (known: ',
+        'proposing: "raft" is not a way to propose (known: ',
     ),
-    "proposing a list": (document(proposing=["leader"]), "proposing: a list is no way to propose"),
+    "proposing a list": (document(proposing=["leader"]), "proposing: a list is not a way to propose"),
     "revoke_after_s true": (
         document(revoke_after_s=True),
         "revoke_after_s: true is not seconds (0.05 to 60)",
@@ -343,7 +343,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "tls in part": (document(tls={"certificate": "a", "key": "b"}), "tls.authority: is missing"),
     "tls roles": (
         document(tls={"certificate": "a", "key": "b", "authority": "c", "roles": {"x": "root"}}),
-        'tls.roles.x: "root" is no role (reader, writer, admin)',
+        'tls.roles.x: "root" is not a role (reader, writer, admin)',
     ),
     "secret a number": (document(secret=1), "secret: 1 is not a text"),
     "insecure a text": (document(insecure="no"), 'insecure: "no" is neither true nor false'),

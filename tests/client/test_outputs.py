@@ -335,7 +335,7 @@ def test_what_looks_like_an_option_and_is_none_hints_at_two_dashes(
     dashed = next(word for word in words if word.startswith("-"))
     code, _, err = shell.run(*words)
     assert code == 2
-    assert f"begins with '-' stands behind '--': client.py {words[0]} -- {dashed})" in err
+    assert f"begins with '-' behind '--': client.py {words[0]} -- {dashed})" in err
     assert fakes.calls() == []
 
 
@@ -359,7 +359,7 @@ def test_an_error_without_a_dashed_word_has_no_hint(shell: Shell) -> None:
         (("run", "-", "--rate", "-1"),
          "argument --rate: '-1' is not a number of operations per second, up to 1,000,000"),
         (("scan", "--start", "-k"),
-         "argument --start: expected one argument (one that begins with '-' stands behind '=': --start=-k)"),
+         "argument --start: expected one argument (put one that begins with '-' behind '=': --start=-k)"),
         (("scan", "p", "--prefix", "p"), "argument --prefix: not allowed with argument PREFIX"),
         (("explain", "k", "--log", "-1"), "argument --log: '-1' is not a number from 1 to 255"),
     ],

@@ -89,12 +89,12 @@ MUTANTS = [
     told(
         "classic: pauses do not grow",
         "test_one_log.test_a_refused_candidate_waits_longer_each_time_and_not_for_ever",
-        (CLASSIC, "min(max(2 * self.limit, first), DOUBLINGS * first)", "first"),
+        (CLASSIC, "min(max(2 * self.limit, first), LONGEST * first)", "first"),
     ),
     told(
         "classic: pauses grow without end",
         "test_one_log.test_a_refused_candidate_waits_longer_each_time_and_not_for_ever",
-        (CLASSIC, "min(max(2 * self.limit, first), DOUBLINGS * first)", "max(2 * self.limit, first)"),
+        (CLASSIC, "min(max(2 * self.limit, first), LONGEST * first)", "max(2 * self.limit, first)"),
     ),
     met(
         "classic: what was adopted is appended once more",
@@ -380,8 +380,8 @@ MUTANTS = [
         "lossy 1",
         (
             "node.replica",
-            "        elif self.after and not self.records:",
-            "        elif self.after:",
+            "        elif self.when_durable and not self.records:",
+            "        elif self.when_durable:",
         ),
     ),
     met(
@@ -529,8 +529,8 @@ MUTANTS = [
         "default 1",
         (
             CORE,
-            "of.chosen, of.evidence = chosen, evidence",
-            "of.chosen, of.evidence = chosen, of.evidence or evidence",
+            "learned.chosen, learned.evidence = chosen, evidence",
+            "learned.chosen, learned.evidence = chosen, learned.evidence or evidence",
         ),
     ),
     told(
@@ -638,7 +638,7 @@ MUTANTS = [
     told(
         "positions are not merged: a checkpoint's are taken",
         "test_learner.test_positions_merge_log_by_log",
-        (CORE, "of.executed = max(of.executed, executed)", "of.executed = executed"),
+        (CORE, "learned.executed = max(learned.executed, executed)", "learned.executed = executed"),
     ),
     told(
         "a checkpoint does not know the timestamp of a skip that was given up",
@@ -891,8 +891,8 @@ MUTANTS = [
         "default 1",
         (
             "protocol.logs",
-            "if frontier > of.known and self.owners and self.own.established:",
-            "if frontier > of.known:",
+            "if frontier > learned.known and self.owners and self.own.established:",
+            "if frontier > learned.known:",
         ),
     ),
     met(
@@ -947,17 +947,25 @@ MUTANTS = [
     met(
         "a frontier may lie one below what a command needs",
         "default 1",
-        (CORE, "if of.frontier < timestamp - (log > owner):", "if of.frontier < timestamp - 1:"),
+        (
+            CORE,
+            "if learned.frontier < needed(timestamp, owner, log):",
+            "if learned.frontier < timestamp - 1:",
+        ),
     ),
     told(
         "a frontier must lie one above what a command needs",
         "test_more_scenarios.test_a_command_costs_one_round_trip_at_the_node_whose_turn_comes_last_too",
-        (CORE, "if of.frontier < timestamp - (log > owner):", "if of.frontier < timestamp + (log < owner):"),
+        (
+            CORE,
+            "if learned.frontier < needed(timestamp, owner, log):",
+            "if learned.frontier < timestamp + (log < owner):",
+        ),
     ),
     met(
         "commands are applied in the order in which they are chosen",
         "default 1",
-        (CORE, "if of.frontier < timestamp - (log > owner):", "if False:"),
+        (CORE, "if learned.frontier < needed(timestamp, owner, log):", "if False:"),
         (CORE, "if head <= self.position:", "if False:"),
         (
             "state.store",
@@ -1656,17 +1664,17 @@ MUTANTS = [
         "test_forgotten.test_what_a_start_has_found_is_compared_with_all_that_was_heard",
         (
             "protocol.node",
-            "            if lost is not None:\n",
-            "            if lost is not None:\n                self.note(peer, incarnation, life)\n",
+            "        if refusal is None and incarnation and (incarnation, life)",
+            "        if incarnation and (incarnation, life)",
         ),
     ),
     told(
         "N25: what a life has found is compared again later",
         "test_forgotten.test_what_a_life_has_found_is_asked_once_for_it_has_voted_since",
         (
-            "protocol.node",
-            "if not incarnation or (incarnation, life) == self.noted(peer):",
-            "if not incarnation:",
+            "protocol.witness",
+            "incarnation == disk > 0 and life != last:",
+            "incarnation == disk > 0:",
         ),
     ),
     told(

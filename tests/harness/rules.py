@@ -50,8 +50,8 @@ RULES: dict[str, Rule] = {
         stories.test_only_a_counted_quorum_is_evidence,
         (
             CORE,
-            "fact, chosen, evidence, known = of.fact, of.chosen, of.evidence, of.known",
-            "fact, chosen, evidence, known = of.fact, of.chosen, of.acceptor.accepted, of.known",
+            "learned.chosen, learned.evidence, learned.known\n",
+            "learned.chosen, learned.acceptor.accepted, learned.known\n",
         ),
         (
             "protocol.catch_up",
@@ -77,7 +77,7 @@ RULES: dict[str, Rule] = {
     ),
     "N9: a pending read waits on logs too": rule(
         stories.test_a_read_that_waits_for_a_dead_node_gets_its_answer,
-        (CORE, "needed = max(timestamp - (log > owner), read)", "needed = timestamp - (log > owner)"),
+        (CORE, "least = max(needed(timestamp, owner, log), read)", "least = needed(timestamp, owner, log)"),
     ),
     "N10: a refused connection revokes nobody at once": rule(
         stories.test_one_broken_link_deposes_nobody,
@@ -205,7 +205,7 @@ RULES: dict[str, Rule] = {
     ),
     "a frontier counts when the entries below it are held": rule(
         stories.test_a_late_joiner_fetches_what_it_has_missed_and_takes_its_log_back,
-        (CORE, "if chosen >= of.chosen and of.known", "if of.known"),
+        (CORE, "if chosen >= learned.chosen and learned.known", "if learned.known"),
     ),
     "entries of a ballot below the evidence are not the chosen ones": rule(
         stories.test_what_no_living_node_has_accepted_is_skipped,

@@ -188,7 +188,7 @@ class Files:
         self.checkpoints[number] = data
         return number
 
-    # what replica.Checkpoints asks for
+    # what replica.CheckpointFiles asks for
 
     def chunk(self, number: int, offset: int) -> Chunk:
         number = number or self.newest

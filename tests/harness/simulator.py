@@ -2080,7 +2080,7 @@ class Simulation:
         parts = [f"client {c.number}: {len(c.pending)} pending" for c in self.clients if c.pending]
         for machine in self.alive():
             core, replica = machine.core, machine.replica
-            own = [len(queue) for queue in (replica.joined, replica.open, replica.reading, replica.queue)]
+            own = [len(queue) for queue in (replica.repeats, replica.open, replica.reading, replica.queue)]
             if isinstance(core.way, OwnLogs):
                 commands, reads = core.way.commands, core.way.reads
                 own += [len(commands.pending), len(commands.backlog), len(reads.waiting), len(reads.dated)]

@@ -393,11 +393,11 @@ def test_who_lacks_what_a_peer_has_given_up_takes_a_checkpoint() -> None:
     made = started()
     tell(made, 2, Learn(0, [Fact(2, 3, BALLOT, 30)], [], Position(0, 0), 0))
     assert sent(made.drain(1.0), Fetch) == []
-    assert tell(made, 3, Fetched(2, 0, [], BALLOT, 0)).catch_up is None, "it holds as little as we do"
-    assert tell(made, 2, Fetched(2, 0, [], BALLOT, 2)).catch_up == 2
-    assert made.drain(1.0).catch_up is None
+    assert tell(made, 3, Fetched(2, 0, [], BALLOT, 0)).checkpoint_from is None, "it holds as little as we do"
+    assert tell(made, 2, Fetched(2, 0, [], BALLOT, 2)).checkpoint_from == 2
+    assert made.drain(1.0).checkpoint_from is None
     made.install(Cut((20, 2), {2: Covered(2, BALLOT, 20)}, 0), 1.0, 1)
-    assert tell(made, 2, Fetched(2, 0, [], BALLOT, 2)).catch_up is None, "late"
+    assert tell(made, 2, Fetched(2, 0, [], BALLOT, 2)).checkpoint_from is None, "late"
     assert sent(tell(made, 2, Fetched(2, 2, [Entry(30, b"30")], BALLOT, 2)), Fetch) == []
     assert made.acceptors[2].chosen == 3
 

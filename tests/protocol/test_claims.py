@@ -1,4 +1,4 @@
-"""Numbers that nobody can have come to: refused, counted, without effect; who is honest is never refused."""
+"""Implausible numbers are refused and counted, without effect; an honest node is never refused."""
 
 from random import Random
 from typing import Any
@@ -79,7 +79,7 @@ def test_what_nobody_can_have_come_to_is_refused_counted_and_changes_nothing(wha
         assert not ready.journal and not ready.send and not ready.send_after
         report = made.report()
         assert report.claims_refused == count
-    assert report.last_claim[0] == 2 and "nobody can have come so far" in report.last_claim[1]
+    assert report.last_claim[0] == 2 and "implausibly high" in report.last_claim[1]
     assert made.state() == before and made.clock.time == made.clock.highest == 0
 
 
@@ -93,7 +93,7 @@ def test_a_process_whose_disk_or_start_nobody_can_have_is_refused_and_not_noted(
     honest = Identity("ours", "digest", 2, 1, 1 << 20)
     assert made.greet(honest) is None
     made.drain(NOW)
-    assert "nobody can have come so far" in (made.greet(honest._replace(**claim)) or "")
+    assert "implausibly high" in (made.greet(honest._replace(**claim)) or "")
     assert made.noted(2) == (1, 1 << 20) and not made.drain(NOW).journal
     assert made.greet(honest._replace(incarnation=5)) is None
 

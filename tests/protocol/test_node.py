@@ -247,18 +247,18 @@ def test_what_is_fetched_comes_in_small_pieces_with_pauses() -> None:
     ballot, count = ballot_of(1, 2), FETCH_ENTRIES + 10
     entries = [Entry(slot, b"x") for slot in range(1, count + 1)]
     chosen = Learn(count, [Fact(2, count, ballot, 0), Fact(1, 1, ballot_of(1, 1), 0)], [], POSITION, 0)
-    assert taker.fetch_due is None
+    assert taker.turn_due is None
     tell(giver, 2, Accept(2, ballot, 0, entries, True, NOTHING, []))
     tell(giver, 2, chosen)
     (piece,) = sent(tell(giver, 3, Fetch(2, 0)), Fetched)
     assert piece.entries == entries[:FETCH_ENTRIES]
 
     assert sent(tell(taker, 2, chosen), Fetch) == [Fetch(2, 0)], "of log 1 it is hearsay, and may come yet"
-    assert taker.fetch_due == 1.0 + FETCH_AFTER
+    assert taker.turn_due == 1.0 + FETCH_AFTER
     assert sent(tell(taker, 2, piece, 1.001), Fetch) == []
-    assert taker.fetch_due == 1.0 + FETCH_PAUSE
+    assert taker.turn_due == 1.0 + FETCH_PAUSE
     assert sent(taker.drain(1.0 + FETCH_PAUSE), Fetch) == [Fetch(2, FETCH_ENTRIES)]
-    assert taker.fetch_due == 1.0 + FETCH_AFTER
+    assert taker.turn_due == 1.0 + FETCH_AFTER
     assert sent(taker.drain(1.0 + FETCH_AFTER), Fetch) == [Fetch(1, 0)]
 
 

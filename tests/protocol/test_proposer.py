@@ -142,7 +142,7 @@ def test_promises_for_an_earlier_start_are_forgotten_on_catching_up() -> None:
     early = promise(proposer, 1, ENTRIES)
     proposer.on_promise(1, early)
     proposer.on_promise(3, early)
-    proposer.catch_up(3)
+    proposer.restart_at(3)
     assert not proposer.on_promise(4, early)
     for sender in (1, 3):
         assert not proposer.on_promise(sender, promise(proposer, 1))

@@ -159,7 +159,7 @@ def test_a_put_in_the_command_box_is_answered_and_the_lanes_grow(driver: Any, de
         > 0
     )
     eventually(
-        lambda: re.fullmatch(r"half below [\d.]+, 99 % below [\d.]+", page.text("spread")), "the spread"
+        lambda: re.fullmatch(r"median under [\d.]+, p99 under [\d.]+", page.text("spread")), "the spread"
     )
     page.command("delete color")
     page.await_text("said", "delete color: ok (")
@@ -283,7 +283,7 @@ def test_a_scenario_and_an_explanation_open_as_pages_to_step_through(driver: Any
     page.command("put color green")
     page.await_text("said", "put color green: ok")
     page.command("explain color")
-    page.await_text("said", "how the last value of 'color' came to be")
+    page.await_text("said", "how the last value of 'color' was chosen")
     links = [driver.find_element(By.XPATH, opened).get_attribute("href")]
     links += [link.get_attribute("href") for link in driver.find_elements(By.CSS_SELECTOR, "#said a")[:1]]
     for link in links:
@@ -364,7 +364,7 @@ def test_what_makes_no_sense_is_refused_in_a_line(demo: Dashboard) -> None:
         ({"do": "serve"}, "nothing that can be done here"),
         ({"do": "start", "node": [1]}, "there is no such node"),
         ({"do": "command", "text": "get"}, "commands: put KEY VALUE"),
-        ({"do": "command", "text": "run 1 x"}, "'x' is no whole number"),
+        ({"do": "command", "text": "run 1 x"}, "'x' is not a whole number"),
         ({"do": "command", "text": "run 0"}, "run [SECONDS [PER SECOND]]"),
         ({"do": "scenario", "name": "../x"}, "invalid choice"),
         ({"do": "command", "text": "explain nothing-like-it"}, "record"),

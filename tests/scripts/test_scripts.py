@@ -293,7 +293,7 @@ def test_data_that_was_moved_away_under_running_nodes_is_not_made_anew(controlle
     for node in (1, 2, 3):
         (moved / f"node-{node}").rename(moved / f"kept-{node}")
     moved.rename(controlled.data)
-    assert "its data is no more at" in controlled.fail(1, "start", 2)
+    assert "its data is no longer at" in controlled.fail(1, "start", 2)
     controlled.succeed("stop")
     assert not processes_with(controlled.file)
 

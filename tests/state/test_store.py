@@ -266,6 +266,14 @@ def test_a_command_at_the_limits_makes_sense(command: Command) -> None:
     assert invalid(command) is None
 
 
+def test_a_verb_that_passes_validation_and_has_no_code_is_invalid_and_changes_nothing(kv: Applier) -> None:
+    kv.one(Command(Verb.UPGRADE, delta=validation.FORMAT))
+    unknown = Command(validation._LAST_VERB + 1, "k", "v", None, validation.FORMAT + 1)
+    with mock.patch.object(store_module, "invalid", lambda command: None):
+        assert kv.outcome(unknown) == Outcome.INVALID
+    assert kv.store.format == validation.FORMAT
+
+
 def test_the_reason_names_the_number_that_is_wrong() -> None:
     assert invalid(put("k", "v", RequestId(SESSION, 0, 0))) == "no sequence, or one below 1"
     assert "first_incomplete" in str(invalid(put("k", "v", RequestId(SESSION, 1, 0))))

@@ -1383,7 +1383,7 @@ def test_no_flipped_byte_of_a_journal_of_64_kib_is_accepted_in_silence():
         disk.content(path)[at] ^= 0x41
         disk.content(NODE / SYNCED)[:] = mark_bytes(58, 1, segment.check)
         if at < last:
-            with pytest.raises(Damaged, match="is damaged, for a later one"), opened(NODE, disk):
+            with pytest.raises(Damaged, match="is damaged, because a later one"), opened(NODE, disk):
                 pass
             disk.kill()
         else:

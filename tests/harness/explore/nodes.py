@@ -354,9 +354,9 @@ class Nodes:
         while again:
             ready = node.drain(NOW)
             again = self.dispatch(state, ready.send)
-            if ready.catch_up is not None and self.budgets["checkpoint"]:
+            if ready.checkpoint_from is not None and self.budgets["checkpoint"]:
                 fetch = (node.incarnations.incarnation, FetchCheckpoint(0, 0))
-                self.sends.append((self.ids.index(ready.catch_up), fetch))
+                self.sends.append((self.ids.index(ready.checkpoint_from), fetch))
             leaked = leaked or any(to != node.me for to, _, _ in ready.send)
             if ready.journal:
                 state.pending.append((ready.journal + node.notes(), ready.send_after))
