@@ -1299,6 +1299,11 @@ MUTANTS = [
         ("node.formats", ", (0, 0)) < self.since:", ", (0, 0)) < (0, 0):"),
     ),
     told(
+        "what a peer has applied is not noted",
+        "test_checkpoints.test_a_node_knows_what_its_peers_have_told_to_have_applied",
+        ("protocol.divergence", "        self.applied[peer] = position\n", ""),
+    ),
+    told(
         "a node that goes back while the upgrade is under way is not noticed",
         "test_formats.test_a_node_that_goes_back_while_the_upgrade_is_under_way_is_waited_for",
         (
