@@ -1319,7 +1319,7 @@ MUTANTS = [
     ),
     told(
         "a node whose full disk does not take the mark goes on",
-        "test_formats.test_a_full_disk_when_the_format_rises_ends_the_node_as_one_that_fails_until_there_is_room",
+        "test_formats.test_a_full_disk_when_the_format_rises_ends_the_node_until_there_is_room",
         ("node.main", "disk_failed(JournalError(", "print(JournalError("),
     ),
     told(
