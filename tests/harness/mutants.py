@@ -1328,6 +1328,11 @@ MUTANTS = [
         ("node.formats", ", (0, 0)) < self.since:", ", (0, 0)) < (0, 0):"),
     ),
     told(
+        "what a peer has applied is not noted",
+        "test_checkpoints.test_a_node_knows_what_its_peers_have_told_to_have_applied",
+        ("protocol.divergence", "        self.applied[peer] = position\n", ""),
+    ),
+    told(
         "a node that goes back while the upgrade is under way is not noticed",
         "test_formats.test_a_node_that_goes_back_while_the_upgrade_is_under_way_is_waited_for",
         (
@@ -1343,7 +1348,7 @@ MUTANTS = [
     ),
     told(
         "a node whose full disk does not take the mark goes on",
-        "test_formats.test_a_full_disk_when_the_format_rises_ends_the_node_as_a_failing_one",
+        "test_formats.test_a_full_disk_when_the_format_rises_ends_the_node_until_there_is_room",
         ("node.main", "disk_failed(JournalError(", "print(JournalError("),
     ),
     told(

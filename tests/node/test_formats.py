@@ -315,7 +315,7 @@ def test_commands_that_wait_are_bounded(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("operation", ["create", "pwrite", "fdatasync", "sync_directory"])
-def test_a_full_disk_when_the_format_rises_ends_the_node_as_a_failing_one(
+def test_a_full_disk_when_the_format_rises_ends_the_node_until_there_is_room(
     monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     """Nobody hears that it has applied the upgrade; the next start finds what the journal holds."""

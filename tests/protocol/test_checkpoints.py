@@ -804,3 +804,14 @@ def test_a_healthy_node_that_is_a_little_behind_is_not_stopped_by_one_that_is_wr
         made.step(5, Learn(0, [], [], Position(step - 1, 2), 12345), now)
         made.tick(now)
         made.drain(now)
+
+
+def test_a_node_knows_what_its_peers_have_told_to_have_applied() -> None:
+    """A newer command waits for it, see formats.py."""
+    cluster = Cluster(nodes=3)
+    cluster.cut(1, 3)
+    put = cluster.put(2, "k", "v")
+    cluster.run_until(put.answered, within_s=1)
+    cluster.run(0.5)
+    applied = cluster.core(1).report().applied
+    assert applied[2] == cluster[2].store.position > applied[3], "node 3 has told node 1 nothing since"
