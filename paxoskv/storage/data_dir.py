@@ -55,11 +55,11 @@ def identity_json(identity: Identity) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def mark_format(directory: Path, identity: Identity, format_: int, files: Files | None = None) -> None:
+def mark_format(directory: Path, identity: Identity, format_: int) -> None:
     """Let no version start here that does not know the commands of this format; durable when it returns."""
     if (identity.format or 0) < format_:
         marked = identity_json(identity._replace(format=format_)).encode()
-        make_file(files or Files(), directory / "identity.json", iter([marked]))
+        make_file(Files(), directory / "identity.json", iter([marked]))
 
 
 def read_identity(data: bytes) -> Identity:
