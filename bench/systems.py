@@ -8,11 +8,13 @@ A run gives a sample: a dict with `throughput` (operations per second), `mean_s`
 operation, by their own counters. `problem` is empty, or says why the sample must not be used.
 """
 
+import asyncio
 import contextlib
 import csv
 import importlib.util
 import json
 import math
+import multiprocessing
 import os
 import select
 import shutil
@@ -28,12 +30,14 @@ from typing import Any, Final, NamedTuple, Self
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
+from paxoskv.client.aio import AsyncClient
 from paxoskv.client.base import addresses_of
 from paxoskv.client.operations import ClientError
 from paxoskv.client.report import latency
 from paxoskv.client.sync import Client
 from paxoskv.config import Cluster, load
 from paxoskv.wire.codec import Status
+from paxoskv.wire.connection import new_event_loop
 from paxoskv.wire.structs import Command, Verb
 from scripts.make_cluster import free_ports
 
@@ -44,6 +48,7 @@ SLOWEST = 5.0  # operations per second: a run that is slower is given up
 BIN_S = 0.1  # seconds: the resolution of throughput over time
 BACK: Final = 0.9  # of the throughput before a fault: so much counts as recovered
 BATCH: Final = 100  # commands
+BATCH_KEYS: Final = 500
 OWN: Final = "bench."  # how the keys begin that are written to a cluster that runs already
 SHARES: Final = [i / 200 for i in range(1, 199)] + [0.995, 0.999, 0.9999, 1.0]  # of the quantiles
 
@@ -208,6 +213,23 @@ def signals_wait() -> Iterator[None]:
             signal.raise_signal(number)
 
 
+def beside(work: Callable[..., object], *arguments: object) -> tuple[Any, Any]:
+    """Do the work in a process beside us: a connection from which its result is to be received, and it."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(theirs, work, *arguments), daemon=True)
+    with signals_wait():
+        process.start()
+    theirs.close()
+    return ours, process
+
+
+def _send(results: Any, work: Callable[..., object], *arguments: object) -> None:
+    """The process beside us. It ends with the one that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    results.send(work(*arguments))
+
+
 def patience(work: Load) -> float:
     """How long to wait for a run, in seconds."""
     return START_S + work.rows / SLOWEST
@@ -347,15 +369,19 @@ class Ours(System):
         `throughput` counts commands, the latencies are those of batches.
         """
         before = self.settled()
-        program = [sys.executable, PROJECT / "bench" / "batch_load.py", *self.target]
-        sizes = ["--batches", batches // 2, "--size", BATCH, "--in-flight", in_flight, "--own", self.own]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        players = [self.spawn("player", *program, *sizes, "--first", first, **pipes) for first in (0, 1)]
-        for player in players:
-            heard(self, player)
-        answers = conduct(self, players, ["", ""], patience(Load(Path(), batches)))
-        for player in players:
-            self.end(player)
+        barrier = multiprocessing.get_context("spawn").Barrier(2)
+        work = (send_batches, self.where, self.own, batches // 2, in_flight, barrier)
+        players = [beside(*work, first) for first in (0, 1)]
+        try:
+            if not all(pipe.poll(patience(Load(Path(), batches))) for pipe, _ in players):
+                raise BenchError("the batches take too long")
+            answers = [pipe.recv() for pipe, _ in players]
+        except EOFError:
+            raise BenchError("a process that sends batches has ended") from None
+        finally:
+            for _, process in players:
+                process.kill()
+                process.join()
         after = self.settled()
         applied_at = time.monotonic()
         sample = together(answers, batches // 2 * 2)
@@ -369,6 +395,44 @@ class Ours(System):
             sample["problem"] = f"a node has applied {applied} of {commands} commands"
         return {**sample, "seconds": seconds, "throughput": commands / seconds,
                 "cost": cost(before, after, max(commands, 1))}  # fmt: skip
+
+
+def send_batches(
+    where: Cluster | str, own: str, batches: int, in_flight: int, barrier: Any, first: int
+) -> dict[str, Any]:
+    """Send batches of PUTs, so many under way at a time, and measure them; for together().
+
+    It begins when the other process has its session, too. Keys begin with `own`; `first` is the index of the
+    node to begin with.
+    """
+    latencies: list[float] = []
+    errors: list[str] = []
+    numbers = iter(range(batches))
+
+    async def lane(client: AsyncClient) -> None:
+        for number in numbers:
+            keys = (f"{own}key-{(number * BATCH + i) % BATCH_KEYS}" for i in range(BATCH))
+            commands = [Command(Verb.PUT, key, f"value-{number}-{i}") for i, key in enumerate(keys)]
+            begin = time.monotonic()
+            try:
+                await client.execute(commands)
+            except ClientError as error:
+                errors.append(str(error))
+            else:
+                latencies.append(time.monotonic() - begin)
+
+    async def send() -> dict[str, Any]:
+        async with AsyncClient(where, timeout=30.0, first=first) as client:
+            await client.connect()
+            await client.open_session()
+            barrier.wait(START_S)
+            began = time.monotonic()
+            await asyncio.gather(*(lane(client) for _ in range(in_flight)))
+            return {"began": began, "ended": time.monotonic(), "latencies_s": latencies,
+                    "failed": len(errors), "reason": errors[0] if errors else ""}  # fmt: skip
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(send())
 
 
 def cost(before: Sequence[Status], after: Sequence[Status], operations: int) -> dict[str, float]:

@@ -19,7 +19,7 @@ from paxoskv import program
 
 program.begin(*program.PACKAGES)
 
-from bench.systems import BenchError, Paxos, signals_wait, until
+from bench.systems import BenchError, Paxos, beside, until
 from bench.tables import Cell, lines
 from paxoskv import Client, ClientError, Cluster, Command, Verb
 from paxoskv.client.report import latency
@@ -96,23 +96,6 @@ class Good:
                 self.failures.append("the client's process ended")
         self._process.join()
         FAILURES.extend(self.failures)
-
-
-def beside(work: Callable[..., object], *arguments: object) -> tuple[Any, Any]:
-    """Do the work in a process beside us: a connection from which its result is to be received, and it."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(theirs, work, *arguments), daemon=True)
-    with signals_wait():
-        process.start()
-    theirs.close()
-    return ours, process
-
-
-def _send(results: Any, work: Callable[..., object], *arguments: object) -> None:
-    """The process beside us. It ends with the one that started it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    results.send(work(*arguments))
 
 
 def _use(settings: Cluster, index: int, count: Any, over: Any) -> tuple[list[tuple[float, float]], list[str]]:

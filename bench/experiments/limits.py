@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from frame import beside, counted, experiment, loaded, ms, parse, started, tell
+from frame import counted, experiment, loaded, ms, parse, started, tell
 
-from bench.systems import BenchError, Paxos
+from bench.systems import BenchError, Paxos, beside
 from paxoskv import Client, Cluster
 from paxoskv.wire.methods import EXCEPTION, METHODS, header
 from tests.harness.certificates import Authority

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from functools import partial
 from multiprocessing.synchronize import Event
 
-from frame import beside, experiment, ms, pairs, parse, started, tell
+from frame import experiment, ms, pairs, parse, started, tell
 
+from bench.systems import beside
 from bench.tables import Cell, spread
 from paxoskv import AsyncClient, Client
 from paxoskv.client.report import latency
