@@ -8,15 +8,17 @@ counted, told of, and used for nothing else.
 import base64
 import csv
 import json
-import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from markdown_it import MarkdownIt  # rich brings it
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from bench.tables import Cell, Spread, Table, markdown, shown, spread
+from paxoskv.config import WAYS
 
 Sample = dict[str, Any]
 
@@ -30,7 +32,6 @@ NAMES: Final = {
     "pysyncobj": "PySyncObj",
     "floor": "floor",
 }
-WAYS: Final = ("classic", "leader", "own-logs")  # to propose, with reads through the log
 # Colours that the colour-blind can tell apart (Okabe and Ito), and markers for those who see none.
 LOOKS: Final = {
     "classic": ("#D55E00", "P"),
@@ -75,26 +76,6 @@ TIMES: Final[tuple[Metric, ...]] = (
 
 
 # ---------------------------------------------------------------------------------------------------- numbers
-
-
-class Spread(NamedTuple):
-    """Median, lowest and highest of the repeats; how many were used, and how many failed and were not."""
-
-    median: float
-    low: float
-    high: float
-    runs: int
-    failed: int = 0
-
-
-Cell = Spread | str
-
-
-def spread(values: Sequence[float], failed: int = 0) -> Cell:
-    """The spread of these values; a word if there are none."""
-    if not values:
-        return "failed" if failed else ""
-    return Spread(statistics.median(values), min(values), max(values), len(values), failed)
 
 
 def chosen(samples: Iterable[Sample], part: str, system: str, x: float) -> list[Sample]:
@@ -153,32 +134,6 @@ def distribution(samples: Iterable[Sample]) -> list[tuple[float, float]]:
 # ----------------------------------------------------------------------------------------------------- tables
 
 
-class Table(NamedTuple):
-    """A table; the first column names the row."""
-
-    name: str
-    title: str
-    head: list[str]
-    rows: list[list[Cell]]
-
-
-def shown(cell: Cell) -> str:
-    """A cell as text: median (lowest-highest), with a mark for runs that failed."""
-    if isinstance(cell, str):
-        return cell
-    digits = max(2 - math.floor(math.log10(abs(cell.median))), 0) if cell.median else 2
-    text = f"{cell.median:,.{digits}f}"
-    if cell.runs > 1:
-        text += f" ({cell.low:,.{digits}f}-{cell.high:,.{digits}f})"
-    return text + (f" [{cell.failed} failed]" if cell.failed else "")
-
-
-def markdown(table: Table) -> str:
-    """The table in Markdown, with its title."""
-    rows = [table.head, ["---:"] * len(table.head), *(map(shown, row) for row in table.rows)]
-    return "\n".join([f"### {table.title}", "", *("| " + " | ".join(row) + " |" for row in rows), ""])
-
-
 def write_csv(table: Table, path: Path) -> None:
     """The table for machines: median, lowest, highest and number of runs, each in a column of its own."""
     suffixes = ("", " low", " high", " runs", " failed")
@@ -197,7 +152,8 @@ def write_csv(table: Table, path: Path) -> None:
 
 def original_tables(samples: Sequence[Sample]) -> list[Table]:
     """The three tables of the original experiment: its figures beside ours, and ratio beside ratio."""
-    ways = [way for way in WAYS if way in {*systems(samples, "original"), *systems(samples, "tables")}]
+    found = {*systems(samples, "original"), *systems(samples, "tables")}
+    ways = [way for way in NAMES if way in found & {*WAYS}]
     columns = [*ways, "single"]
     heads = [*ways, "RPC (single)"]
     head = ["DataLoad", "acceptors", *heads, "original's Paxos", "original's RPC",

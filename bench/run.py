@@ -176,12 +176,10 @@ def plan(options: argparse.Namespace, files: Files, peers: dict[str, Start]) -> 
     group("batches", ours, tasks)
     if options.cluster:
         return groups
-    if "leader" in healthy:
-        work = Load(files.mixed(rows, 0.5), rows)
-        places = [Task(x, methodcaller("run_at", work, x)) for x in (1, 0)]
-        group("leader", {"leader": healthy["leader"]}, places)
+    work = Load(files.mixed(rows, 0.5), rows)
+    places = [Task(x, methodcaller("run_at", work, x)) for x in (1, 0)]
+    group("leader", {"leader": healthy["leader"]}, places)
     if "failures" in options.parts:
-        work = Load(files.mixed(rows, 0.5), rows)
         groups.append([
             Turn("failures", "paxos", partial(Paxos, acceptor_failures={"probability": chance}),
                  [Task(chance, methodcaller("run", work))])
@@ -199,9 +197,7 @@ Systems = dict[str, Start]
 
 def started() -> tuple[Systems, Systems, Systems]:
     """The ways to propose, with acceptors that fail and healthy, reads through the log; and the others."""
-    known: Sequence[str] = getattr(config, "WAYS", ())
-    ways: dict[str, Any] = {way: {"proposing": way} for way in known} or {"own-logs": {}}
-    healthy = {way: partial(Paxos, read="log", **how) for way, how in ways.items()}
+    healthy = {way: partial(Paxos, read="log", proposing=way) for way in config.WAYS}
     failing = {way: partial(start, acceptor_failures=FAILING) for way, start in healthy.items()}
     return failing, healthy, {"paxos": Paxos, "single": Single}
 
@@ -209,7 +205,7 @@ def started() -> tuple[Systems, Systems, Systems]:
 def running(options: argparse.Namespace) -> tuple[Systems, Systems, Systems]:
     """The same for a cluster that runs already, and perhaps a single server."""
     cluster = config.load(options.cluster)
-    way = getattr(cluster, "proposing", "own-logs")
+    way = cluster.proposing
     start = partial(Running, where=cluster, target=["--cluster", options.cluster])
     through_log = {way: partial(start, read="log")}
     failing = any(value > 0 for value in dataclasses.astuple(cluster.acceptor_failures))

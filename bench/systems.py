@@ -8,11 +8,13 @@ A run gives a sample: a dict with `throughput` (operations per second), `mean_s`
 operation, by their own counters. `problem` is empty, or says why the sample must not be used.
 """
 
+import asyncio
 import contextlib
 import csv
 import importlib.util
 import json
 import math
+import multiprocessing
 import os
 import select
 import shutil
@@ -28,12 +30,14 @@ from typing import Any, Final, NamedTuple, Self
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
+from paxoskv.client.aio import AsyncClient
 from paxoskv.client.base import addresses_of
 from paxoskv.client.operations import ClientError
 from paxoskv.client.report import latency
 from paxoskv.client.sync import Client
 from paxoskv.config import Cluster, load
 from paxoskv.wire.codec import Status
+from paxoskv.wire.connection import new_event_loop
 from paxoskv.wire.structs import Command, Verb
 from scripts.make_cluster import free_ports
 
@@ -44,6 +48,7 @@ SLOWEST = 5.0  # operations per second: a run that is slower is given up
 BIN_S = 0.1  # seconds: the resolution of throughput over time
 BACK: Final = 0.9  # of the throughput before a fault: so much counts as recovered
 BATCH: Final = 100  # commands
+BATCH_KEYS: Final = 500
 OWN: Final = "bench."  # how the keys begin that are written to a cluster that runs already
 SHARES: Final = [i / 200 for i in range(1, 199)] + [0.995, 0.999, 0.9999, 1.0]  # of the quantiles
 
@@ -140,10 +145,10 @@ class System:
 
     def spawn(self, name: str, *command: object, **options: Any) -> "subprocess.Popen[str]":
         """Start a process of its own session, so that Ctrl-C reaches only us; stderr goes to a log."""
-        with (self.directory / f"{name}.log").open("ab") as log:
+        with (self.directory / f"{name}.log").open("ab") as log, signals_wait():
             options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **options}
             child = subprocess.Popen([*map(str, command)], start_new_session=True, text=True, **options)
-        self.children.append(child)
+            self.children.append(child)
         return child
 
     def finish(self, name: str, within_s: float, *command: object) -> tuple[int, str]:
@@ -180,14 +185,49 @@ class System:
         lines = (self.directory / f"{name}.log").read_text(errors="replace").splitlines()
         return lines[-1][:300] if lines else "nothing in its log"
 
-    def until(self, what: str, condition: Callable[[], Any], within_s: float = START_S) -> Any:
-        """Poll until the condition gives something true, and return that."""
-        deadline = time.monotonic() + within_s
-        while not (value := condition()):
-            if time.monotonic() > deadline:
-                raise BenchError(f"not within {within_s:.0f} s: {what}")
-            time.sleep(POLL_S)
-        return value
+
+def until(what: str, condition: Callable[[], Any], pause_s: float = POLL_S) -> Any:
+    """Poll until the condition gives something true, and return that."""
+    deadline = time.monotonic() + START_S
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise BenchError(f"not within {START_S:.0f} s: {what}")
+        time.sleep(pause_s)
+    return value
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """SIGINT and SIGTERM come when this is over: one in the middle of it would leave a process behind."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+def beside(work: Callable[..., object], *arguments: object) -> tuple[Any, Any]:
+    """Do the work in a process beside us: a connection from which its result is to be received, and it."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(theirs, work, *arguments), daemon=True)
+    with signals_wait():
+        process.start()
+    theirs.close()
+    return ours, process
+
+
+def _send(results: Any, work: Callable[..., object], *arguments: object) -> None:
+    """The process beside us. It ends with the one that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    results.send(work(*arguments))
 
 
 def patience(work: Load) -> float:
@@ -239,7 +279,7 @@ class Ours(System):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.servers: dict[str, subprocess.Popen[str]] = {}  # by the names of their logs
+        self.servers: dict[int | None, subprocess.Popen[str]] = {}  # by node
         self.asking: Client | None = None  # for the status of nodes
 
     def client(self) -> Client:
@@ -252,17 +292,27 @@ class Ours(System):
             self.asking.close()
         super().stop()
 
-    def statuses(self) -> list[Status] | None:
-        """What each node says of itself; None if one of them does not answer, or takes no commands."""
-        for name, server in self.servers.items():
-            if server.poll() is not None:
-                raise BenchError(f"{name} ended (exit code {server.returncode}): {self.log(name)}")
+    def serve(self, node: int | None, *words: object) -> None:
+        """Start the server of a node (None: the single server); these words are its options."""
+        command = [sys.executable, PROJECT / "server.py", "--data", self.directory / "data", *words]
+        self.servers[node] = self.spawn(f"node-{node}" if node else "server", *command)
+
+    def status(self, node: int | None) -> Status | None:
+        """What a node says of itself; None if it does not answer. BenchError: its process has ended."""
+        server = self.servers.get(node)
+        if server is not None and server.poll() is not None:
+            name = f"node-{node}" if node else "server"
+            raise BenchError(f"{name} ended (exit code {server.returncode}): {self.log(name)}")
         self.asking = self.asking or self.client()
         try:
-            found = [self.asking.status(node) for node in self.nodes]
+            return self.asking.status(node)
         except ClientError:
             return None
-        return found if all(status.ready for status in found) else None
+
+    def statuses(self) -> list[Status] | None:
+        """What each node says of itself; None if one of them does not answer, or takes no commands."""
+        found = [status for node in self.nodes if (status := self.status(node)) and status.ready]
+        return found if len(found) == len(self.nodes) else None
 
     def settled(self) -> list[Status]:
         """The same, when all nodes have applied the same and nobody waits."""
@@ -273,7 +323,7 @@ class Ours(System):
                 return None
             return found if len({(s.applied.timestamp, s.applied.owner) for s in found}) == 1 else None
 
-        found: list[Status] = self.until("all nodes have applied the same", calm)
+        found: list[Status] = until("all nodes have applied the same", calm)
         return found
 
     def command(self, work: Load) -> list[object]:
@@ -319,15 +369,19 @@ class Ours(System):
         `throughput` counts commands, the latencies are those of batches.
         """
         before = self.settled()
-        program = [sys.executable, PROJECT / "bench" / "batch_load.py", *self.target]
-        sizes = ["--batches", batches // 2, "--size", BATCH, "--in-flight", in_flight, "--own", self.own]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        players = [self.spawn("player", *program, *sizes, "--first", first, **pipes) for first in (0, 1)]
-        for player in players:
-            heard(self, player)
-        answers = conduct(self, players, ["", ""], patience(Load(Path(), batches)))
-        for player in players:
-            self.end(player)
+        barrier = multiprocessing.get_context("spawn").Barrier(2)
+        work = (send_batches, self.where, self.own, batches // 2, in_flight, barrier)
+        players = [beside(*work, first) for first in (0, 1)]
+        try:
+            if not all(pipe.poll(patience(Load(Path(), batches))) for pipe, _ in players):
+                raise BenchError("the batches take too long")
+            answers = [pipe.recv() for pipe, _ in players]
+        except EOFError:
+            raise BenchError("a process that sends batches has ended") from None
+        finally:
+            for _, process in players:
+                process.kill()
+                process.join()
         after = self.settled()
         applied_at = time.monotonic()
         sample = together(answers, batches // 2 * 2)
@@ -341,6 +395,44 @@ class Ours(System):
             sample["problem"] = f"a node has applied {applied} of {commands} commands"
         return {**sample, "seconds": seconds, "throughput": commands / seconds,
                 "cost": cost(before, after, max(commands, 1))}  # fmt: skip
+
+
+def send_batches(
+    where: Cluster | str, own: str, batches: int, in_flight: int, barrier: Any, first: int
+) -> dict[str, Any]:
+    """Send batches of PUTs, so many under way at a time, and measure them; for together().
+
+    It begins when the other process has its session, too. Keys begin with `own`; `first` is the index of the
+    node to begin with.
+    """
+    latencies: list[float] = []
+    errors: list[str] = []
+    numbers = iter(range(batches))
+
+    async def lane(client: AsyncClient) -> None:
+        for number in numbers:
+            keys = (f"{own}key-{(number * BATCH + i) % BATCH_KEYS}" for i in range(BATCH))
+            commands = [Command(Verb.PUT, key, f"value-{number}-{i}") for i, key in enumerate(keys)]
+            begin = time.monotonic()
+            try:
+                await client.execute(commands)
+            except ClientError as error:
+                errors.append(str(error))
+            else:
+                latencies.append(time.monotonic() - begin)
+
+    async def send() -> dict[str, Any]:
+        async with AsyncClient(where, timeout=30.0, first=first) as client:
+            await client.connect()
+            await client.open_session()
+            barrier.wait(START_S)
+            began = time.monotonic()
+            await asyncio.gather(*(lane(client) for _ in range(in_flight)))
+            return {"began": began, "ended": time.monotonic(), "latencies_s": latencies,
+                    "failed": len(errors), "reason": errors[0] if errors else ""}  # fmt: skip
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(send())
 
 
 def cost(before: Sequence[Status], after: Sequence[Status], operations: int) -> dict[str, float]:
@@ -357,31 +449,37 @@ def cost(before: Sequence[Status], after: Sequence[Status], operations: int) -> 
 class Paxos(Ours):
     """Our cluster. `read` is how it is read from; `settings` are further fields of its cluster.json."""
 
-    def __init__(self, directory: Path, read: str = "linearizable", **settings: Any) -> None:
+    def __init__(
+        self, directory: Path, read: str = "linearizable", nodes: int = NODES, **settings: Any
+    ) -> None:
         super().__init__(directory)
         self.read = read
         self.settings = settings
         self.file = directory / "cluster.json"
         self.target = ["--cluster", str(self.file)]
-        self.nodes = range(1, NODES + 1)
+        self.nodes = range(1, nodes + 1)
 
     def start(self) -> None:
         """All nodes."""
-        self.ports = free_ports(NODES)
+        self.ports = free_ports(len(self.nodes))
         nodes = [{"id": i, "host": "127.0.0.1", "port": p} for i, p in enumerate(self.ports, start=1)]
         self.file.write_text(json.dumps({"name": "bench", "nodes": nodes, **self.settings}))
         self.where = load(self.file)
-        for node in range(1, NODES + 1):
+        for node in self.nodes:
             self.serve(node, "--init")
-        self.until("all nodes take commands", self.statuses)
+        until("all nodes take commands", self.statuses)
 
-    def serve(self, node: int, *more: str) -> None:
+    def serve(self, node: int, *words: object) -> None:
         """Start one node."""
-        name = f"node-{node}"
-        self.servers[name] = self.spawn(
-            name, sys.executable, PROJECT / "server.py", "--id", node, "--cluster", self.file,
-            "--data", self.directory / "data", *more,
-        )  # fmt: skip
+        super().serve(node, "--id", node, "--cluster", self.file, *words)
+
+    def kill(self, node: int) -> None:
+        """End one node as kill -9 does."""
+        self.end(self.servers[node])
+
+    def wait(self, node: int) -> None:
+        """Return when a node that was started takes commands."""
+        until(f"node {node} takes commands", lambda: (status := self.status(node)) and status.ready)
 
     def run_at(self, work: Load, leading: float) -> Sample:
         """Run the file with all clients at the node that leads the only log (1), or at the next one (0)."""
@@ -408,13 +506,13 @@ class Paxos(Ours):
             found = self.statuses()
             return found is not None and found[0].counters["commands_applied"] > applied + 20
 
-        self.until("the client has begun", begun)
+        until("the client has begun", begun)
         start = time.monotonic()
         offset = time.time() - start
         sleep_until(start + seconds / 3)
         victim = NODES
         killed = time.monotonic()
-        self.end(self.servers[f"node-{victim}"])
+        self.kill(victim)
         sleep_until(start + seconds * 2 / 3)
         returned = time.monotonic()
         self.serve(victim)
@@ -457,11 +555,8 @@ class Single(Ours):
         self.where = f"127.0.0.1:{free_ports(1)[0]}"
         self.target = ["--single", self.where]
         self.nodes = [None]
-        self.servers["server"] = self.spawn(
-            "server", sys.executable, PROJECT / "server.py", "--standalone", "--listen", self.where,
-            "--data", self.directory / "data",
-        )  # fmt: skip
-        self.until("the server takes commands", self.statuses)
+        self.serve(None, "--standalone", "--listen", self.where)
+        until("the server takes commands", self.statuses)
 
 
 class Running(Ours):
@@ -480,7 +575,7 @@ class Running(Ours):
 
     def start(self) -> None:
         """See that it takes commands, and that nobody has keys of these names."""
-        self.until("all nodes take commands", self.statuses)
+        until("all nodes take commands", self.statuses)
         with self.client() as client:
             for item in client.scan(OWN, limit=1):
                 raise BenchError(f"{self.target[1]}: has a key {item.key!r}, and measuring overwrites {OWN}*")
@@ -557,7 +652,7 @@ class Etcd(System):
             )  # fmt: skip
         first = self.directory / "first.csv"
         first.write_text("PUT,first,1\n")
-        self.until("etcd takes commands", lambda: self.load(Load(first, 1, 1))[0] == 0)
+        until("etcd takes commands", lambda: self.load(Load(first, 1, 1))[0] == 0)
 
     def load(self, work: Load) -> tuple[int, str]:
         """Run the load generator; its exit code and what it printed."""

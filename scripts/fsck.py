@@ -21,7 +21,6 @@ import gzip
 import re
 import sys
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -43,8 +42,8 @@ from paxoskv.state.store import Store
 from paxoskv.storage.checkpoint import checkpoint_path, cut_of, load, replay, state_of
 from paxoskv.storage.data_dir import Manifest, load_manifest, read_identity
 from paxoskv.storage.files import Damaged, Files, JournalError, Unreadable
-from paxoskv.storage.mark import check_mark, check_owner, load_mark
-from paxoskv.storage.segments import FIRST, read_frame, read_segment, scan, segment_numbers, segment_path
+from paxoskv.storage.journal import Reading
+from paxoskv.storage.segments import FIRST
 from paxoskv.wire.structs import Entry, Identity, Record
 
 WHOLE, DAMAGED, UNUSABLE = 0, 1, 2
@@ -64,50 +63,6 @@ class Report:
 
     def say(self, line: str) -> None:
         self.lines.append(line)
-
-
-class Reader:
-    """Reads the journal as a start does, but changes nothing."""
-
-    def __init__(self, files: Files, directory: Path, manifest: Manifest | None) -> None:
-        self.files = files
-        self.directory = directory
-        self.journal = directory / "journal"
-        self.first, self.number = (manifest.segment, manifest.frame) if manifest else (1, 1)
-        self.start = self.number
-        self.logs: set[int] = set()
-        self.bytes = 0
-        self.segments = 0
-        self.torn: str | None = None
-
-    def frames(self) -> Iterator[list[Record]]:
-        """All records; Damaged where a start would say so."""
-        suspect: tuple[Path, int] | None = None
-        stop = self.journal, 0  # where the last frame ends
-        mark = load_mark(self.files, self.directory)
-        for number in segment_numbers(self.files, self.journal, self.first):
-            self.segments += 1
-            segment, data = read_segment(self.files, self.journal, number)
-            path = segment_path(self.journal, number)
-            found = scan(data, segment, self.number)
-            check_owner(mark, self.directory, segment)
-            if found.frames or number == self.first:
-                suspect = None
-                stop = path, found.stop
-            if found.end > found.stop:
-                suspect = suspect or (path, found.stop)
-            if found.stray is not None:
-                reason = f"frame {self.number + len(found.frames)} is damaged, because a later one follows"
-                raise Damaged(*(suspect or (path, found.stop)), reason)
-            if number == self.first and self.start > 1 and not found.frames:
-                raise Damaged(path, FIRST, f"frame {self.number} is damaged, because the manifest names it")
-            for start, end in found.frames:
-                yield read_frame(path, data, start, end, self.number)
-                self.number += 1
-                self.bytes += end - start
-        check_mark(mark, self.directory, self.number - 1, stop, suspect)
-        if suspect:
-            self.torn = f"{suspect[0]}: offset {suspect[1]}: a torn frame, which the next start cuts"
 
 
 def inspect(directory: Path) -> Report:
@@ -140,14 +95,20 @@ def look(files: Files, report: Report) -> None:
     directory = report.directory
     manifest = load_manifest(files, directory)
     tell_checkpoints(files, report, manifest)
-    reader = Reader(files, directory, manifest)
-    frames = list(reader.frames())
+    reading, first = Reading(files, directory, manifest), manifest.frame if manifest else 1
+    frames: list[list[Record]] = []
+    segments = size = 0
+    for part in reading.parts():
+        frames += part.records()
+        segments += 1
+        size += part.scan.stop - FIRST
     core, store = recovered(files, report, manifest, frames)
     position = f"command {store.position[0]} of node {store.position[1]}"
-    whole = f"{len(frames):,} frames in {reader.segments} segments, {reader.bytes:,} bytes, all intact"
-    report.say(f"  journal: {whole}; frames {reader.start} to {reader.number - 1}")
-    if reader.torn:
-        report.say(f"  {reader.torn}")
+    whole = f"{len(frames):,} frames in {segments} segments, {size:,} bytes, all intact"
+    report.say(f"  journal: {whole}; frames {first} to {reading.number - 1}")
+    if reading.suspect:
+        path, offset = reading.suspect
+        report.say(f"  {path}: offset {offset}: a torn frame, which the next start cuts")
     report.say(f"  state: {store.size():,} keys, applied up to {position}, rolling hash {store.hash:08x}")
     if isinstance(core, Node):
         tell_logs(report, core)

@@ -6,116 +6,76 @@
 Starts nodes of its own, fills them, then reads from one of them, one local read after the other, during a
 checkpoint and for as long without one. What such a read takes at most is the pause, and what the machine
 adds. Then two clients write and read while each node in turn makes a checkpoint, and after each for as long
-without. Prints one line of JSON.
+without. Prints a table.
 """
 
-import argparse
-import json
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from nodes import Load, Nodes, experiment, p99, wait_for
+from frame import counted, experiment, loaded, ms, parse, started, tell, write_keys
 
-from paxoskv import Client, Cluster, Command, Verb
+from bench.systems import Paxos
+from paxoskv import Client
 
-BATCH = 1000
-WARM_UP = 500  # operations
+NODE = 1  # whose reads are measured
 
 
-def reads(client: Client, node: int | None, until: threading.Event) -> list[float]:
-    """Seconds that each read took."""
-    times = []
-    while not until.is_set():
+def during(client: Client, work: Callable[[], object]) -> list[float]:
+    """Seconds that each local read took, of those that were done while the work was."""
+    thread, times = threading.Thread(target=work), []
+    thread.start()
+    while thread.is_alive():
         begun = time.perf_counter()
-        client.get("key 0", "local", node)
+        client.get("key 0", "local", NODE)
         times.append(time.perf_counter() - begun)
     return times
 
 
-def during(client: Client, node: int | None, work: threading.Thread) -> list[float]:
-    """The reads that were done while the thread ran."""
-    over = threading.Event()
-    work.start()
-    threading.Thread(target=lambda: (work.join(), over.set()), daemon=True).start()
-    return reads(client, node, over)
-
-
-def told(times: list[float]) -> dict[str, float]:
-    return {
-        "reads": len(times),
-        "p99_ms": round(1000 * p99(times), 2),
-        "max_ms": round(1000 * max(times), 2),
-    }
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--keys", type=int, default=1_000_000)
-    parser.add_argument("--size", type=int, default=100, help="bytes of a value (default: %(default)s)")
-    parser.add_argument("--nodes", type=int, default=1, help="how many (default: %(default)s)")
-    options = parser.parse_args()
-
-    def tell(nodes: Nodes) -> None:
-        nodes.begin()
-        print(json.dumps(measure(nodes.settings, options)))
-
-    return experiment(tell, options.nodes, "--set", "checkpoint_mb=100000")
-
-
-def measure(settings: Cluster, options: argparse.Namespace) -> dict[str, object]:
-    node = settings.nodes[0].id
-    with Client(settings, timeout=600, attempt_timeout=60) as client, Client(settings, timeout=600) as asker:
-        for start in range(0, options.keys, BATCH):
-            keys = range(start, min(start + BATCH, options.keys))
-            client.execute(
-                [Command(Verb.PUT, f"key {key}", str(key).ljust(options.size, "x")) for key in keys]
-            )
+def measure(nodes: Paxos, keys: int, size: int) -> Iterator[Sequence[str]]:
+    with Client(nodes.where, timeout=600) as client, Client(nodes.where, timeout=600) as asker:
+        write_keys(nodes.where, keys, size)
         for _ in range(2):  # the second one is made on top of the first
-            made = threading.Thread(target=lambda: asker.checkpoint(node))
             begun = time.perf_counter()
-            with_one = during(client, node, made)
+            with_one = during(client, partial(asker.checkpoint, NODE))
             seconds = time.perf_counter() - begun
-        without = during(client, node, threading.Thread(target=lambda: time.sleep(seconds)))
-        status = asker.status(node)
-        loaded, unloaded = operations(settings, asker.checkpoint)
-        return {
-            "keys": status.keys,
-            "nodes": options.nodes,
-            "memory_mb": status.memory_bytes >> 20,
-            "checkpoint_s": round(seconds, 2),
-            "without": told(without),
-            "during": told(with_one),
-            "operations_per_s_without": round(unloaded),
-            "operations_per_s_during": round(loaded),
-            "ratio": round(loaded / unloaded, 3),
-        }
+        without = during(client, partial(time.sleep, seconds))
+        status = asker.status(NODE)
+        what = f"{status.keys:,} keys, {status.memory_bytes >> 20} MiB, {seconds:.2f} s for a checkpoint"
+        yield what, "reads", "p99, ms", "slowest, ms", "operations per second, two clients"
+        idle, busy = operations(nodes, asker.checkpoint)
+        yield "without a checkpoint", str(len(without)), *ms(without, "p99_s", "max_s"), f"{idle:.0f}"
+        yield "during a checkpoint", str(len(with_one)), *ms(with_one, "p99_s", "max_s"), f"{busy:.0f}"
+        yield "ratio", "", "", "", f"{busy / idle:.2f}"
 
 
-def operations(settings: Cluster, work: Callable[[int], object]) -> tuple[float, float]:
-    """Operations per second of two clients while each node in turn does the work, and as long after each."""
-    loads = [Load(settings, index) for index in range(2)]
+def operations(nodes: Paxos, work: Callable[[int], object]) -> tuple[float, float]:
+    """Operations per second of two clients: as long after each node's work, and while it does the work."""
+    with loaded(nodes.where) as goods:
 
-    def count(wait: Callable[[], object]) -> tuple[int, float]:
-        before, begun = sum(each.count for each in loads), time.perf_counter()
-        wait()
-        return sum(each.count for each in loads) - before, time.perf_counter() - begun
+        def count(wait: Callable[[], object]) -> tuple[int, float]:
+            before, begun = counted(goods), time.perf_counter()
+            wait()
+            return counted(goods) - before, time.perf_counter() - begun
 
-    try:
-        wait_for(lambda: all(each.count > WARM_UP for each in loads), "the clients get answers")
-        done = [0, 0]
+        idle = busy = 0
         seconds = 0.0
-        for member in settings.nodes:
-            loaded, took = count(partial(work, member.id))
-            unloaded, _ = count(partial(time.sleep, took))
-            done, seconds = [done[0] + loaded, done[1] + unloaded], seconds + took
-        return done[0] / seconds, done[1] / seconds
-    finally:
-        for each in loads:
-            each.stop()
+        for node in nodes.nodes:
+            done, took = count(partial(work, node))
+            busy, seconds = busy + done, seconds + took
+            idle += count(partial(time.sleep, took))[0]
+        return idle / seconds, busy / seconds
+
+
+def main() -> None:
+    options = parse(
+        keys=(1_000_000, "that are written first"), size=(100, "bytes of a value"), nodes=(1, "an odd number")
+    )
+    with started(nodes=options.nodes, checkpoint_mb=100_000) as nodes:
+        tell(measure(nodes, options.keys, options.size))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(experiment(main))

@@ -11,23 +11,18 @@ and without the trouble. Exit codes: 0; 1 a good client had an error, or a node 
 import argparse
 import asyncio
 import contextlib
-import json
 import resource
 import selectors
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
-from statistics import median
 from typing import Any
 
-from nodes import Load, Nodes, end_by_signal, p99, signals_wait, wait_for
+from frame import counted, experiment, loaded, ms, parse, started, tell
 
+from bench.systems import BenchError, Paxos, beside
 from paxoskv import Client, Cluster
 from paxoskv.wire.methods import EXCEPTION, METHODS, header
 from tests.harness.certificates import Authority
@@ -45,7 +40,7 @@ LARGE = "x" * 100_000
 # --------------------------------------------------------------------------------------------------- overload
 
 
-def _generate(settings: Cluster, level: int, seconds: float, results: Any) -> None:
+def _generate(settings: Cluster, level: int, seconds: float) -> tuple[list[float], int]:
     """Keep so many operations under way, each on a connection of its own; tell the times of the good ones."""
     calls = {True: METHODS[b"put"].call(1, "key", VALUE, None), False: METHODS[b"get"].call(1, "key", 0)}
     began: dict[socket.socket, tuple[float, bool]] = {}
@@ -74,31 +69,19 @@ def _generate(settings: Cluster, level: int, seconds: float, results: Any) -> No
                         bad += 1
                 began[wire] = (now, not put)
                 wire.sendall(calls[not put])
-    results.send((times, bad))
+    return times, bad
 
 
-def overload(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+def overload(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """Goodput by operations under way."""
     yield "operations under way", "good operations per second", "p50, ms", "p99, ms", "failed"
-    with running(directory, options.nodes) as nodes:
+    with started(nodes=options.nodes) as nodes:
         for level in LEVELS:
-            context = get_context("spawn")
-            pipes, children = [], []
-            with signals_wait():
-                for _ in range(GENERATORS):
-                    ours, theirs = context.Pipe(duplex=False)
-                    arguments = (nodes.settings, level // GENERATORS, options.seconds, theirs)
-                    child = context.Process(target=_generate, args=arguments, daemon=True)
-                    child.start()
-                    pipes.append(ours)
-                    children.append(child)
+            share = level // GENERATORS
+            pipes = [beside(_generate, nodes.where, share, options.seconds)[0] for _ in range(GENERATORS)]
             told = [pipe.recv() for pipe in pipes]
-            for child in children:
-                child.join()
-            times = sorted(t for part, _ in told for t in part)
-            failed = sum(bad for _, bad in told)
-            rate = f"{len(times) / options.seconds:,.0f}"
-            yield str(level), rate, ms(median(times)), ms(p99(times)), str(failed)
+            times = [t for part, _ in told for t in part]
+            yield str(level), *summary(times, options.seconds), str(sum(bad for _, bad in told))
 
 
 # ----------------------------------------------------------------------------------------------------- crowds
@@ -174,65 +157,84 @@ class Crowd:
             return len(self.idle) - len(selector.select(0))
 
 
-def beside(crowd: Crowd, nodes: Nodes, seconds: float, name: str) -> tuple[str, ...]:
+def row(crowd: Crowd, nodes: Paxos, seconds: float, name: str) -> tuple[str, ...]:
     """What two good clients do beside it, and what node 1 has in memory then."""
-    done = good(nodes.settings, seconds, lambda: (crowd.drip(), time.sleep(DRIP_S)))
-    return name, *summary(done, seconds), f"{memory(nodes, 1) / 2**20:.1f}"
+    times = good(nodes.where, seconds, crowd.drip)
+    return name, *summary(times, seconds), f"{memory(nodes) / 2**20:.1f}"
 
 
-def crowds(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+class WithTls(Paxos):
+    """Its certificates are made when it starts."""
+
+    def start(self) -> None:
+        """All nodes."""
+        self.settings["tls"] = Authority(self.directory / "certificates").cluster("bench", len(self.nodes))
+        super().start()
+
+
+def crowds(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """Good clients beside a crowd at node 1."""
     yield "beside two good clients, at node 1", "operations per second", "p50, ms", "p99, ms", "node 1, MiB"
-    with running(directory, options.nodes) as nodes:
-        crowd = Crowd(nodes.settings, 1)
-        with Client(nodes.settings) as client:
+    with started(nodes=options.nodes) as nodes:
+        crowd = Crowd(nodes.where, 1)
+        with Client(nodes.where) as client:
             client.put("large", LARGE)
 
-        row = partial(beside, crowd, nodes, options.seconds)
+        told = partial(row, crowd, nodes, options.seconds)
         try:
-            yield row("nobody")
-            yield row("nobody, once more")
-            before = memory(nodes, 1)
+            yield told("nobody")
+            yield told("nobody, once more")
+            before = memory(nodes)
             crowd.add_idle(IDLE)
-            yield row(f"{IDLE} idle connections ({(memory(nodes, 1) - before) / IDLE / 1024:.1f} KiB each)")
+            yield told(f"{IDLE} idle connections ({(memory(nodes) - before) / IDLE / 1024:.1f} KiB each)")
             crowd.add_others(SLOW)
-            yield row(f"and {SLOW} slow senders, {SLOW} slow readers, {SLOW} silent ones")
+            yield told(f"and {SLOW} slow senders, {SLOW} slow readers, {SLOW} silent ones")
             connected = crowd.connected()
         finally:
             crowd.close()
-        yield row(f"nobody again ({connected} of the idle ones were connected to the end)")
+        yield told(f"nobody again ({connected} of the idle ones were connected to the end)")
 
 
-def handshakes(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+def handshakes(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """Good clients with TLS beside handshakes that somebody has begun with node 1, and says nothing more."""
     yield "beside two good clients, with TLS", "operations per second", "p50, ms", "p99, ms", "node 1, MiB"
-    with running(directory, options.nodes, tls=True) as nodes:
-        crowd = Crowd(nodes.settings, 1)
-        row = partial(beside, crowd, nodes, options.seconds)
-        yield row("nobody")
-        yield row("nobody, once more")
+    with started(WithTls, nodes=options.nodes) as nodes:
+        crowd = Crowd(nodes.where, 1)
+        told = partial(row, crowd, nodes, options.seconds)
+        yield told("nobody")
+        yield told("nobody, once more")
         for _ in range(SLOW):
             crowd.silent.append(crowd.connect())
-        yield row(f"{SLOW} silent handshakes")
+        yield told(f"{SLOW} silent handshakes")
         crowd.close()
-        yield row("nobody again")
+        yield told("nobody again")
 
 
 # ------------------------------------------------------------------------------------------- few descriptors
 
 
-def files(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+class Few(Paxos):
+    """Node 1 has few descriptors."""
+
+    def serve(self, node: int, *words: object) -> None:
+        """Start one node."""
+        super().serve(node, *words)
+        if node == 1:
+            resource.prlimit(self.servers[node].pid, resource.RLIMIT_NOFILE, (FEW, FEW))
+
+
+def files(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """A node with few descriptors, and more connections than that."""
     yield f"node 1 has {FEW} descriptors", "operations per second", "p50, ms", "p99, ms", "node 1"
-    with running(directory, options.nodes, few=1) as nodes:
-        crowd = Crowd(nodes.settings, 1)
+    with started(Few, nodes=options.nodes) as nodes:
+        crowd = Crowd(nodes.where, 1)
 
         def row(name: str) -> tuple[str, ...]:
-            done = good(nodes.settings, options.seconds, lambda: time.sleep(DRIP_S))
-            with Client(nodes.settings, timeout=10) as client:
+            times = good(nodes.where, options.seconds)
+            with Client(nodes.where, timeout=10) as client:
                 state = client.status(1).state
                 client.checkpoint(1)
-            return name, *summary(done, options.seconds), f"{state}, makes checkpoints"
+            return name, *summary(times, options.seconds), f"{state}, makes checkpoints"
 
         yield row("nobody")
         with contextlib.suppress(OSError):
@@ -245,140 +247,85 @@ def files(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, .
 # ------------------------------------------------------------------------------------------- malformed frames
 
 
-def _fuzz(address: tuple[str, int], frames: int, results: Any) -> None:
+def _fuzz(address: tuple[str, int], frames: int) -> int:
     calls = {**CLIENT_CALLS, b"put": ("malformed/large", LARGE, None)}
     sent = asyncio.run(fuzz(address, groups(CLIENT_CALLS, frames * 6 // 10, 1)))
     sent += asyncio.run(fuzz(address, groups(calls, frames * 2 // 10, 2)))
-    sent += asyncio.run(fuzz(address, groups(NODE_CALLS, frames * 2 // 10, 3, only=True, most=1)))
-    results.send(sent)
+    return sent + asyncio.run(fuzz(address, groups(NODE_CALLS, frames * 2 // 10, 3, only=True, most=1)))
 
 
-def malformed(directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+def malformed(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """Frames that are none, at node 1; and the same good load without them."""
     head = "beside two good clients, at node 1"
     yield head, "seconds", "operations", "p50, ms", "p99, ms", "memory, MiB", "grows by, MiB", "failed"
     wanted = 0  # operations of the good clients: as many without the frames as with them
     for frames in (options.frames, 0):
-        with running(directory / str(frames), options.nodes) as nodes:
-            member = nodes.settings.member(1)
-            good(nodes.settings, 5, lambda: time.sleep(0.1))
-            before, began = memory(nodes, 1), time.monotonic()
-            context = get_context("spawn")
-            ours, theirs = context.Pipe(duplex=False)
-            arguments = ((member.host, member.port), frames, theirs)
-            child = context.Process(target=_fuzz, args=arguments, daemon=True)
-            loads = [Load(nodes.settings, index) for index in range(2)]
-            if frames:
-                with signals_wait():
-                    child.start()
-                theirs.close()
-                try:
-                    name = f"{ours.recv():,} malformed frames"
-                except EOFError:
-                    raise RuntimeError("the malformed frames' process ended") from None
-                child.join()
-                wanted = sum(each.count for each in loads)
-            else:
-                while sum(each.count for each in loads) < wanted:
-                    time.sleep(0.1)
-                name = "none"
-            seconds = time.monotonic() - began
-            count, p50, high = summary(stopped(loads), 1)
-            grown = (memory(nodes, 1) - before) / 2**20
-            failed = str(sum(len(each.failures) for each in loads))
-            yield name, f"{seconds:.0f}", count, p50, high, f"{before / 2**20:.1f}", f"{grown:.1f}", failed
+        with started(nodes=options.nodes) as nodes:
+            good(nodes.where, 5)
+            before, began = memory(nodes), time.monotonic()
+            with loaded(nodes.where) as goods:
+                if frames:
+                    results, _ = beside(_fuzz, ("127.0.0.1", nodes.ports[0]), frames)
+                    try:
+                        name = f"{results.recv():,} malformed frames"
+                    except EOFError:
+                        raise BenchError("the malformed frames' process ended") from None
+                    wanted = counted(goods)
+                else:
+                    while counted(goods) < wanted:
+                        time.sleep(0.1)
+                    name = "none"
+                seconds = time.monotonic() - began
+            times = [b - a for each in goods for a, b in each.done]
+            grown = (memory(nodes) - before) / 2**20
+            failed = str(sum(len(each.failures) for each in goods))
+            figures = summary(times, 1)
+            yield name, f"{seconds:.0f}", *figures, f"{before / 2**20:.1f}", f"{grown:.1f}", failed
 
 
 # -------------------------------------------------------------------------------------------- what they share
 
 
-@contextmanager
-def running(directory: Path, count: int, few: int = 0, tls: bool = False) -> Iterator[Nodes]:
-    directory.mkdir(exist_ok=True)
-    more = []
-    if tls:
-        more = ["--set", "tls=" + json.dumps(Authority(directory / "certificates").cluster("local", count))]
-    nodes = Nodes(directory, count, *more)
-    try:
-        nodes.begin(before={few: _take_few})
-        yield nodes
-        for node in nodes.ids:
-            wait_for(lambda node=node: nodes.ready(node), f"node {node} takes commands")  # type: ignore[misc]
-    finally:
-        nodes.end()
+def good(settings: Cluster, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> list[float]:
+    """Seconds that the operations took that two good clients did in so many seconds."""
+    with loaded(settings) as goods:
+        over = time.monotonic() + seconds
+        while time.monotonic() < over:
+            meanwhile()
+            time.sleep(DRIP_S)
+    return [b - a for each in goods for a, b in each.done if over - seconds <= a and b <= over]
 
 
-def _take_few() -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, FEW))
+def summary(times: Sequence[float], seconds: float) -> tuple[str, ...]:
+    return f"{len(times) / seconds:,.0f}", *ms(times, "p50_s", "p99_s")
 
 
-def good(settings: Cluster, seconds: float, meanwhile: Callable[[], object]) -> list[tuple[float, float]]:
-    """What two good clients did in so many seconds."""
-    loads = [Load(settings, index) for index in range(2)]
-    wait_for(lambda: all(each.count > 50 for each in loads), "the clients get answers")
-    over = time.monotonic() + seconds
-    while time.monotonic() < over:
-        meanwhile()
-    done = stopped(loads)
-    return [pair for pair in done if over - seconds <= pair[0] and pair[1] <= over]
+def memory(nodes: Paxos) -> int:
+    with Client(nodes.where, timeout=10) as client:
+        return int(client.status(1).memory_bytes)
 
 
-def stopped(loads: Sequence[Load]) -> list[tuple[float, float]]:
-    for each in loads:
-        each.stop()
-        if each.failures:
-            FAILURES.extend(each.failures)
-    return [pair for each in loads for pair in each.done]
-
-
-def summary(done: Sequence[tuple[float, float]], seconds: float) -> tuple[str, str, str]:
-    times = sorted(answered - began for began, answered in done)
-    return f"{len(times) / seconds:,.0f}", ms(median(times)), ms(p99(times))
-
-
-def memory(nodes: Nodes, node: int) -> int:
-    with Client(nodes.settings, timeout=10) as client:
-        return int(client.status(node).memory_bytes)
-
-
-def ms(seconds: float) -> str:
-    return f"{seconds * 1000:.2f}"
-
-
-FAILURES: list[str] = []
 PARTS = {"overload": overload, "crowds": crowds, "handshakes": handshakes, "files": files, "fuzz": malformed}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    option = parser.add_argument
-    option("--parts", default=",".join(PARTS), help="which (default: %(default)s)")
-    option("--nodes", type=int, default=3, help="an odd number (default: %(default)s)")
-    option("--seconds", type=float, default=10.0, help="for each row (default: %(default)s)")
-    option("--frames", type=int, default=100_000, help="malformed ones (default: %(default)s)")
-    options = parser.parse_args()
-    parts = options.parts.split(",")
-    if not set(parts) <= set(PARTS):
-        print(f"limits.py: --parts: {options.parts} is not of {','.join(PARTS)}", file=sys.stderr)
-        return 2
-    end_by_signal()
+def some(text: str) -> list[str]:
+    """The type of --parts."""
+    if not set(text.split(",")) <= set(PARTS):
+        raise argparse.ArgumentTypeError(f"{text} is not of {','.join(PARTS)}")
+    return text.split(",")
+
+
+def main() -> None:
+    options = parse(
+        parts=(",".join(PARTS), "which", some), nodes=(3, "an odd number"), seconds=(10.0, "for each row"),
+        frames=(100_000, "malformed ones"),
+    )  # fmt: skip
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    for part in parts:
-        with tempfile.TemporaryDirectory() as name:
-            try:
-                for number, row in enumerate(PARTS[part](Path(name), options)):
-                    print("| " + " | ".join(row) + " |", flush=True)
-                    if not number:
-                        print("|---" * len(row) + "|", flush=True)
-            except (RuntimeError, KeyboardInterrupt) as error:
-                print(f"limits.py: {str(error) or 'interrupted'}", file=sys.stderr)
-                return 1
+    for part in options.parts:
+        tell(PARTS[part](options))
         print()
-    for failure in FAILURES[:10]:
-        print(failure, file=sys.stderr)
-    return 1 if FAILURES else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(experiment(main))

@@ -13,14 +13,16 @@ import asyncio
 import multiprocessing
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
-from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
-from statistics import median
 
-from nodes import Nodes, experiment, p99, signals_wait
+from frame import experiment, ms, pairs, parse, started, tell
 
+from bench.systems import beside
+from bench.tables import Cell, spread
 from paxoskv import AsyncClient, Client
+from paxoskv.client.report import latency
 
 
 def prefix(number: int, same: bool) -> str:
@@ -47,8 +49,8 @@ async def _watch(address: str, count: int, same: bool, ready: Event, over: Event
     return sum(told)
 
 
-def watching(address: str, count: int, same: bool, ready: Event, over: Event, results: "Queue[int]") -> None:
-    results.put(asyncio.run(_watch(address, count, same, ready, over)))
+def watching(*arguments: object) -> int:
+    return asyncio.run(_watch(*arguments))  # type: ignore[arg-type]
 
 
 def latencies(address: str, options: argparse.Namespace) -> list[float]:
@@ -65,45 +67,39 @@ def latencies(address: str, options: argparse.Namespace) -> list[float]:
     return times
 
 
-def run(address: str, count: int, options: argparse.Namespace) -> float:
-    """Measure once, with so many watches; print it, and return the p99."""
-    context = multiprocessing.get_context("spawn")
-    ready, over, results = context.Event(), context.Event(), context.Queue()
+def run(address: str, options: argparse.Namespace, rows: list[list[Cell]], watched: bool) -> float:
+    """Measure once, with watches or without; add a row, and return the p99."""
     told = 0
-    if count:
-        arguments = (address, count, options.same, ready, over, results)
-        child = context.Process(target=watching, args=arguments, daemon=True)
-        with signals_wait():
-            child.start()
+    if watched:
+        context = multiprocessing.get_context("spawn")
+        ready, over = context.Event(), context.Event()
+        results, child = beside(watching, address, options.watches, options.same, ready, over)
         ready.wait()
     times = latencies(address, options)
-    if count:
+    if watched:
         over.set()
-        told = results.get()
+        told = results.recv()
         child.join()
-    p50, slow = 1000 * median(times), p99(times)
-    print(f"{count:5} watches: p50 {p50:6.2f} ms, p99 {1000 * slow:6.2f} ms, {told:,} told", flush=True)
-    return slow
+    rows.append([str(options.watches * watched), *ms(times, "p50_s", "p99_s"), f"{told:,}"])
+    return latency(times)["p99_s"] or 0.0
 
 
-def measure(nodes: Nodes, options: argparse.Namespace) -> None:
-    nodes.begin()
-    member = nodes.settings.member(1)
-    address = f"{member.host}:{member.port}"
-    for _ in range(options.pairs):
-        without = run(address, 0, options)
-        print(f"p99: {run(address, options.watches, options) / without:.2f} times as long")
+def measure(address: str, options: argparse.Namespace) -> Iterator[list[Cell]]:
+    yield ["watches", "p50, ms", "p99, ms", "changes told"]
+    rows: list[list[Cell]] = []
+    found = pairs(options.pairs, partial(run, address, options, rows))
+    yield from rows
+    yield ["times as long", "", spread([b / a for a, b in found]), ""]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="The latency of puts with watches and without.")
-    parser.add_argument("--same", action="store_true", help="all watches have one prefix")
-    parser.add_argument("--watches", type=int, default=1000, help="how many (default: 1000)")
-    parser.add_argument("--rate", type=float, default=200.0, help="puts per second (default: 200)")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each run (default: 12)")
-    parser.add_argument("--pairs", type=int, default=3, help="of runs (default: 3)")
-    return experiment(partial(measure, options=parser.parse_args()), 3)
+def main() -> None:
+    options = parse(
+        same=(False, "all watches have one prefix"), watches=(1000, "how many"),
+        rate=(200.0, "puts per second"), seconds=(12.0, "of each run"), pairs=(3, "of runs"),
+    )  # fmt: skip
+    with started(nodes=3) as nodes:
+        tell(measure(f"127.0.0.1:{nodes.ports[0]}", options))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(experiment(main))

@@ -141,15 +141,15 @@ def _size(count: int) -> str:
     return f"{count / 2**20:.1f} MiB"
 
 
-def remarks(views: Iterable[View], colon: str = ": ") -> list[str]:
+def remarks(views: Iterable[View]) -> list[str]:
     """Return the lines below the table: why nodes do not answer, and the problems that nodes report."""
     lines = []
     for view in views:
-        name = str(view.node)
+        name = f"{view.node}: "
         if view.error:
-            lines.append(name + colon + escaped(str(view.error).rpartition(name + ": ")[2]))
+            lines.append(name + escaped(str(view.error).rpartition(name)[2]))
         elif view.status:
-            lines += [name + colon + escaped(problem) for problem in view.status.problems or ()]
+            lines += [name + escaped(problem) for problem in view.status.problems or ()]
     return lines
 
 

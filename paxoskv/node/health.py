@@ -1,6 +1,7 @@
 """Whether a node can serve, and why not. What changes in that is logged, once."""
 
 import time
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from paxoskv.node.eventlog import log
@@ -11,20 +12,19 @@ MAJORITY_GONE: Final = 2.0  # seconds without a word from a majority, after whic
 ASK_AFTER: Final = 0.5  # seconds without a word from a majority, after which the others are asked
 
 
+@dataclass(eq=False)
 class Health:
     """Looks at the core about once a second, and at each request if something was wrong then."""
 
-    def __init__(self, me: int, nodes: int, core: Core, journal: Journal) -> None:
-        self.me = me
-        self.nodes = nodes
-        self.core = core
-        self.journal = journal
-        self.stopping = False
-        self.alone: str | None = None  # why there is no majority, as last seen
-        self.asking = False  # whether a read asks if anybody is there
-        self.alive_since = time.monotonic()
-        self.waits: str | None = None  # what a rejoin waits for, as last logged
-        self.leads: frozenset[int] = frozenset()  # logs that this node leads, as last logged
+    nodes: int  # how many there are
+    core: Core
+    journal: Journal
+    stopping: bool = False
+    alone: str | None = None  # why there is no majority, as last seen
+    asking: bool = False  # whether a read asks if anybody is there
+    alive_since: float = field(default_factory=lambda: time.monotonic())
+    waits: str | None = None  # what a rejoin waits for, as last logged
+    leads: frozenset[int] = frozenset()  # logs that this node leads, as last logged
 
     def state(self) -> str:
         """Return one word for how the node is: "serving", or why it does not take commands."""

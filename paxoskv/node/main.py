@@ -106,7 +106,7 @@ def put_together(
     wanted = checkpointing.wanted
     replica = Replica(core, store, time.monotonic, peers.send, checkpointing.write, answer, files, wanted)
     connections = Connections(counts, most_connections())
-    health = Health(identity.node, count, core, journal)
+    health = Health(count, core, journal)
     long_work = LongWork(turns)
     watches = Watches(store, long_work, answer, loop.time)
     status = StatusReport(identity, replica, journal, peers, connections, checkpointing, health, watches,

@@ -1,5 +1,6 @@
 """What the loop, the recovery and the server need of a core: Node, or Single, the same without replication.
 
+What is not abstract here is the answer of a core without peers; Node answers each of these itself.
 Core is in this folder because Node derives from it, and the protocol imports nothing from node/.
 """
 
@@ -41,14 +42,14 @@ class Core(ABC):
     # the common questions, asked in every turn
 
     @property
-    @abstractmethod
     def ready(self) -> bool:
         """Whether commands are taken."""
+        return True
 
     @property
-    @abstractmethod
     def joined(self) -> bool:
         """Whether this node may read: it is not rejoining."""
+        return True
 
     @property
     @abstractmethod
@@ -56,34 +57,34 @@ class Core(ABC):
         """How many entries of this node are not applied yet."""
 
     @property
-    @abstractmethod
     def has_room(self) -> bool:
         """Whether the log takes another entry now."""
+        return True
 
     @property
-    @abstractmethod
     def gathers(self) -> bool:
         """Whether an entry costs so much that it pays to wait for more commands."""
+        return False
 
     @property
-    @abstractmethod
     def batch(self) -> int:
         """How many commands one entry may have, unless they are of one request."""
+        return MANY
 
     @property
-    @abstractmethod
     def busy(self) -> bool:
         """Whether tick() is to be called every few milliseconds."""
+        return False
 
     @property
-    @abstractmethod
     def drained(self) -> bool:
         """Whether all records have been handed out: then state() holds nothing that they do not."""
+        return True
 
     @property
-    @abstractmethod
     def turn_due(self) -> float | None:
         """When a turn must be made, whatever happens until then; None: at no certain time."""
+        return None
 
     # recovery, and what lasts
 
@@ -95,23 +96,24 @@ class Core(ABC):
     def install(self, cut: Cut, now: float = 0.0, number: int = 0) -> bool:
         """Merge a checkpoint; True: its state must take the place of the store's."""
 
-    @abstractmethod
     def start(self, now: float) -> None:
         """Begin a life."""
 
-    @abstractmethod
     def state(self, pending: Sequence[Record] = ()) -> list[Record]:
-        """Return all that must not be forgotten, for the first frame of a segment. Only while drained."""
+        """Return all that must not be forgotten, for the first frame of a segment. Only while drained.
 
-    @abstractmethod
+        Without peers: the records that wait. What was journaled before them is in the checkpoint.
+        """
+        return list(pending)
+
     def notes(self) -> list[Record]:
         """Return what need not be durable soon, for the frame that is written next."""
+        return []
 
     @abstractmethod
     def cut(self) -> Cut:
         """Say where a checkpoint stands that holds what is applied now."""
 
-    @abstractmethod
     def checkpointed(self, cut: Cut) -> None:
         """Take note that a durable checkpoint of our own stands here."""
 
@@ -121,13 +123,12 @@ class Core(ABC):
     def step(self, sender: int, message: Message, now: float, call: Any = None) -> None:
         """Take a message of a node, this one included."""
 
-    @abstractmethod
     def tick(self, now: float) -> None:
         """Take note that time has passed."""
 
-    @abstractmethod
     def origin(self) -> Origin | None:
         """Name the next entry, if its payload must have a name."""
+        return None
 
     @abstractmethod
     def propose(self, payload: bytes, token: Any) -> None:
@@ -137,51 +138,48 @@ class Core(ABC):
     def read(self, token: Any) -> None:
         """Begin a linearizable read; `token` comes back when the store may be read."""
 
-    @abstractmethod
     def forget_reads(self, tokens: Collection[Any]) -> None:
-        """Give these reads up."""
+        """Give these reads up. Without peers none waits."""
 
     @abstractmethod
     def drain(self, now: float, more: bool = False) -> Ready:
         """Hand out what is to be done; `more`: whether commands wait for the next entry."""
 
-    @abstractmethod
     def hashed(self, position: tuple[int, int], rolling: int) -> None:
         """Take note of the store's hash after the entry at this position."""
 
     # peers
 
-    @abstractmethod
     def identify(self, identity: Identity) -> Identity:
         """Complete what this node says to others of itself."""
+        return identity
 
-    @abstractmethod
     def greet(self, identity: Identity) -> str | None:
         """Say why nobody may listen to this process, which says who it is; None if one may: then note it."""
+        return "this server has no peers"
 
-    @abstractmethod
     def refusal(self, identity: Identity) -> str | None:
         """Say the same as greet(), and note nothing."""
+        return "this server has no peers"
 
-    @abstractmethod
     def noted(self, peer: int) -> tuple[int, int]:
         """Return the highest (incarnation, life) of a peer that was heard of."""
+        return (0, 0)
 
-    @abstractmethod
     def link(self, peer: int, refused: bool) -> None:
         """Take note of whether a peer refuses connections."""
 
-    @abstractmethod
     def overtook(self, peer: int) -> bool:
         """Say whether the peer lacks entries that were given up, and no checkpoint of ours has them."""
+        return False
 
-    @abstractmethod
     def heard_at(self, peer: int) -> float:
         """Return when this peer was last heard of."""
+        return float("-inf")
 
-    @abstractmethod
     def reached(self, seconds: float, now: float) -> int:
         """Count the nodes that said something in these last seconds, this one included."""
+        return 1
 
     @abstractmethod
     def report(self) -> Report:

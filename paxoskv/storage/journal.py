@@ -30,7 +30,7 @@ frame again, and syncs, before it hands it out.
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from paxoskv.storage.data_dir import (
     MANIFEST,
@@ -41,7 +41,7 @@ from paxoskv.storage.data_dir import (
     read_identity,
 )
 from paxoskv.storage.files import Damaged, Files, Full, JournalError, Locked, zeros
-from paxoskv.storage.mark import MarkFile, check_mark, check_owner, load_mark
+from paxoskv.storage.mark import Mark, MarkFile, check_mark, check_owner, load_mark
 from paxoskv.storage.segments import (
     FIRST,
     OVERHEAD,
@@ -59,6 +59,70 @@ from paxoskv.wire.codec import encode
 from paxoskv.wire.structs import Frame, Identity, Record
 
 NEVER: Final = sys.maxsize
+
+
+class Part(NamedTuple):
+    """A segment as it was read; `number` is that of its first frame, or of the one that should be there."""
+
+    path: Path
+    segment: Segment
+    data: bytes
+    scan: Scan
+    number: int
+
+    def records(self) -> Iterator[list[Record]]:
+        """The records of each frame."""
+        for number, (start, end) in enumerate(self.scan.frames, start=self.number):
+            yield read_frame(self.path, self.data, start, end, number)
+
+
+class Reading:
+    """Reads what was written since a checkpoint, as a start does, but changes nothing."""
+
+    def __init__(self, files: Files, directory: Path, manifest: Manifest | None) -> None:
+        self._files = files
+        self._directory = directory
+        self.first, self.number = (manifest.segment, manifest.frame) if manifest else (1, 1)
+        self._empty_first = manifest is None  # whether the first segment may hold no frame
+        self.torn: list[Part] = []  # where something that is no frame follows the last valid one
+        self.mark: Mark | None = None
+
+    def parts(self) -> Iterator[Part]:
+        """The segments, oldest first. Damaged, at the latest behind the last one, if a frame is lost."""
+        journal = self._directory / "journal"
+        numbers = segment_numbers(self._files, journal, self.first)
+        self.mark = load_mark(self._files, self._directory)
+        stop = journal, 0  # where the last frame ends
+        for number in numbers:
+            segment, data = read_segment(self._files, journal, number)
+            found = scan(data, segment, self.number)
+            part = Part(segment_path(journal, number), segment, data, found, self.number)
+            check_owner(self.mark, self._directory, segment)
+            if found.frames:
+                self.torn = []
+            if found.frames or number == self.first:
+                stop = part.path, found.stop
+            if found.end > found.stop:
+                self.torn.append(part)
+            self._refuse_damage(part)
+            self.number += len(found.frames)
+            yield part
+        check_mark(self.mark, self._directory, self.number - 1, stop, self.suspect)
+
+    @property
+    def suspect(self) -> tuple[Path, int] | None:
+        """Where what is torn begins."""
+        return (self.torn[0].path, self.torn[0].scan.stop) if self.torn else None
+
+    def _refuse_damage(self, part: Part) -> None:
+        """Raise Damaged where a later frame, or the manifest, shows that one is missing."""
+        found = part.scan
+        if found.stray is not None:
+            lost = part.number + len(found.frames)
+            reason = f"frame {lost} is damaged, because a later one is at {part.path}: offset {found.stray}"
+            raise Damaged(*(self.suspect or (part.path, found.stop)), reason)
+        if part.segment.number == self.first and not self._empty_first and not found.frames:
+            raise Damaged(part.path, FIRST, f"frame {part.number} is damaged, because the manifest names it")
 
 
 class Journal:
@@ -152,61 +216,40 @@ class Journal:
         if self._damage:
             raise self._damage
         files = self._files
-        first, self._number = (self.manifest.segment, self.manifest.frame) if self.manifest else (1, 1)
-        numbers = self._find_segments(first)
-        mark = load_mark(files, self._directory)
-        suspect: tuple[Path, int] | None = None  # where something that is no frame follows the last valid one
-        cuts: list[tuple[Segment, Scan]] = []
-        for number in numbers:
-            segment, data = read_segment(files, self._journal, number)
-            path = segment_path(self._journal, number)
-            found = scan(data, segment, self._number)
-            check_owner(mark, self._directory, segment)
-            if found.frames:
-                suspect = None
-                cuts = []
+        self._remove_unfinished()
+        reading = Reading(files, self._directory, self.manifest)
+        self._number = reading.number
+        for part in reading.parts():
+            frames = part.scan.frames
+            if frames or part.segment.number == reading.first:
+                self._segment, self._offset = part.segment, part.scan.stop
                 self._spares.empty = []
-            if found.end > found.stop:
-                suspect = suspect or (path, found.stop)
-                cuts.append((segment, found))
-            self._refuse_damage(path, found, suspect, number == first)
-            if found.frames or number == first:
-                self._segment, self._offset = segment, found.stop
             else:
-                self._spares.empty.append(segment)
-            if found.frames:
-                self._write_again(path, data, *found.frames[-1])
-            yield from self._hand_out(path, data, found.frames)
-        stop = segment_path(self._journal, self._segment.number), self._offset
-        check_mark(mark, self._directory, self._number - 1, stop, suspect)
-        for segment, found in cuts:
-            self._cut(segment, found)
-        self._spares.newest = numbers[-1]
+                self._spares.empty.append(part.segment)
+            if frames:
+                self._write_again(part.path, part.data, *frames[-1])
+            for records in part.records():
+                self._note(records)
+                self._number += 1
+                yield records
+            self._total += part.scan.stop - FIRST
+            self._spares.newest = part.segment.number
+        self.bytes = self._total
+        for part in reading.torn:
+            self._cut(part)
         self._handle = files.open(segment_path(self._journal, self._segment.number))
         self._make_at = NEVER if self._spares.empty else self._segment.size // 2
-        self._mark.open(mark, self._number - 1, self._segment)
+        self._mark.open(reading.mark, self._number - 1, self._segment)
         self._ready = True
 
-    def _refuse_damage(
-        self, path: Path, found: Scan, suspect: tuple[Path, int] | None, is_first: bool
-    ) -> None:
-        """Raise Damaged where a later frame, or the manifest, shows that one is missing."""
-        if found.stray is not None:
-            lost = self._number + len(found.frames)
-            reason = f"frame {lost} is damaged, because a later one is at {path}: offset {found.stray}"
-            raise Damaged(*(suspect or (path, found.stop)), reason)
-        if is_first and self.manifest and not found.frames:
-            raise Damaged(path, FIRST, f"frame {self._number} is damaged, because the manifest names it")
-
-    def _find_segments(self, first: int) -> list[int]:
-        """The numbers of the segments that are needed, in order; what was not finished is removed."""
+    def _remove_unfinished(self) -> None:
+        """Remove the segments that were in the making."""
         files = self._files
         if files.exists(self._journal):
             for name in files.names(self._journal):
                 if name.endswith(".segment.new"):
                     files.remove(self._journal / name)
             files.sync_directory(self._journal)  # a process that was killed may have left names not durable
-        return segment_numbers(files, self._journal, first)
 
     def _write_again(self, path: Path, data: bytes, start: int, end: int) -> None:
         """Make the last frame of a segment durable, whatever the kernel thinks of its pages."""
@@ -216,15 +259,6 @@ class Journal:
             self._files.fdatasync(handle)
         finally:
             self._files.close(handle)
-
-    def _hand_out(self, path: Path, data: bytes, frames: list[tuple[int, int]]) -> Iterator[list[Record]]:
-        for start, end in frames:
-            records = read_frame(path, data, start, end, self._number)
-            self._note(records)
-            self._number += 1
-            self._total += end - start
-            self.bytes = self._total
-            yield records
 
     def _note(self, records: list[Record]) -> None:
         """Frame `_number` holds these records: checkpoints that they name are needed from now on."""
@@ -241,20 +275,18 @@ class Journal:
         first = self.manifest.frame if self.manifest else 1
         return any(frame >= first for frame in self.installed.values())
 
-    def _cut(self, segment: Segment, found: Scan) -> None:
+    def _cut(self, part: Part) -> None:
         """Overwrite a torn tail with zeros, durably: nothing of it may show beside what comes next."""
-        path = segment_path(self._journal, segment.number)
-        handle = self._files.open(path)
+        offset, length = part.scan.stop, part.scan.end - part.scan.stop
+        cut = f"{part.path}: offset {offset}: cut {length} bytes of frame {self._number}, which was torn"
+        handle = self._files.open(part.path)
         try:
-            offset = found.stop
-            for piece in zeros(found.end - found.stop):
+            for piece in zeros(length):
                 self._files.pwrite(handle, piece, offset)
                 offset += len(piece)
             self._files.fdatasync(handle)
         finally:
             self._files.close(handle)
-        length = found.end - found.stop
-        cut = f"{path}: offset {found.stop}: cut {length} bytes of frame {self._number}, which was torn"
         self.torn = f"{self.torn}; {cut}" if self.torn else cut
 
     def write(self, records: list[Record], new_segment: bool = False) -> None:

@@ -4,5 +4,5 @@ A Recorder watches one node at the boundary of its core: the messages and reques
 want done, and its disk. It writes events into a Trace, a ring in memory. No part of the protocol knows of
 it. docs/trace.md has the format, paxoskv/page/ draws it.
 
-May import: multipaxos, protocol, wire.
+May import: kvstore, multipaxos, protocol, wire.
 """

@@ -7,6 +7,7 @@ from itertools import islice
 from json import dumps
 from typing import Any, Final, NamedTuple
 
+from paxoskv.kvstore import ttypes
 from paxoskv.wire.codec import decode
 from paxoskv.wire.structs import (
     Accept,
@@ -27,8 +28,6 @@ from paxoskv.wire.structs import (
     Result,
     Transaction,
     Verb,
-    Verdict,
-    Vote,
 )
 
 KEPT: Final = 20_000  # events in a ring
@@ -38,25 +37,16 @@ LARGE: Final = 4096  # bytes of entries that are not kept as they are
 COMMANDS: Final = 50  # of an entry are shown
 VERSION: Final = 1
 
-WORDS: Final = {
-    Verb.PUT: "put", Verb.GET: "get", Verb.DELETE: "delete", Verb.COMPARE_AND_SET: "cas",
-    Verb.INCREMENT: "increment", Verb.OPEN_SESSION: "open session",
-    Verb.TRANSACTION: "transaction", Verb.UPGRADE: "upgrade",
-    Verb.REPLACE_NODE: "replace node",
-}  # fmt: skip
-VERDICTS: Final = {
-    Verdict.PROMISED: "promised", Verdict.NACK: "nack", Verdict.BEHIND: "behind", Verdict.COVERED: "covered",
-}  # fmt: skip
-VOTES: Final = {
-    Vote.ACCEPTED: "accepted", Vote.REFUSED: "refused", Vote.NEEDS_SYNC: "needs_sync",
-    Vote.WITHHELD: "withheld",
-}  # fmt: skip
-OUTCOMES: Final = {
-    Outcome.OK: "OK", Outcome.NOT_FOUND: "not found", Outcome.MISMATCH: "mismatch",
-    Outcome.NOT_A_NUMBER: "not a number", Outcome.EXPIRED: "expired", Outcome.FORGOTTEN: "forgotten",
-    Outcome.INVALID: "invalid", Outcome.TOO_LARGE: "too large",
-}  # fmt: skip
 
+def _named(numbers: Any, blank: str = " ") -> dict[int, str]:
+    """The words for the values of an enumeration of kvstore.thrift."""
+    return {value: name.lower().replace("_", blank) for value, name in numbers._VALUES_TO_NAMES.items()}
+
+
+WORDS: Final = _named(ttypes.Verb) | {Verb.COMPARE_AND_SET: "cas"}
+VERDICTS: Final = _named(ttypes.Verdict)
+VOTES: Final = _named(ttypes.Vote, "_")
+OUTCOMES: Final = _named(ttypes.Outcome) | {Outcome.OK: "OK"}
 
 # As a ring keeps an event, because tuples are made in no time: the fields of Event; or, of an event with a
 # message, (id, time, node, kind, cause, message, peer, because).

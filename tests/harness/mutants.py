@@ -1609,7 +1609,7 @@ MUTANTS = [
         "test_journal.test_a_torn_tail_is_reported_overwritten_with_zeros_and_written_over",
         (
             "storage.journal",
-            "        for segment, found in cuts:\n            self._cut(segment, found)\n",
+            "        for part in reading.torn:\n            self._cut(part)\n",
             "",
         ),
     ),

@@ -25,7 +25,7 @@ class Bench:
         )  # fmt: skip
         self.journal = SimpleNamespace(full=None)
         parts: Any = (self.core, self.journal)
-        self.part = Health(1, 3, *parts)
+        self.part = Health(3, *parts)
         self.logged: list[str] = []
         monkeypatch.setattr(health, "log", lambda event, *level, **fields: self.logged.append(event))
 

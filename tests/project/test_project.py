@@ -75,7 +75,7 @@ ROOMS = {
     "multipaxos": {"wire"},
     "protocol": {"multipaxos", "wire"},
     "state": {"wire"},
-    "trace": {"multipaxos", "protocol", "wire"},
+    "trace": {"kvstore", "multipaxos", "protocol", "wire"},
     "page": {"trace"},
     "storage": {"multipaxos", "protocol", "state", "wire"},
     "node": {"config", "kvstore", "multipaxos", "protocol", "state", "storage", "trace", "wire"},

@@ -8,6 +8,7 @@ import pytest
 from paxoskv.multipaxos import FETCH_BYTES, ballot_of
 from paxoskv.protocol.catch_up import FETCH_AFTER, FETCH_ENTRIES, FETCH_PAUSE
 from paxoskv.protocol.clock import RESERVE
+from paxoskv.protocol.core import Core
 from paxoskv.protocol.faults import Failures
 from paxoskv.protocol.node import Node
 from paxoskv.protocol.outbox import DEFER_AT_MOST, Ready
@@ -60,6 +61,11 @@ def sent(ready: Ready, kind: type) -> list[Any]:
 
 
 # ---------------------------------------------------------------------------------------------------- restart
+
+
+def test_a_node_answers_itself_whatever_a_core_without_peers_answers_otherwise() -> None:
+    questions = {name for name in vars(Core) if not name.startswith("_")}
+    assert questions and questions <= {*vars(Node)}
 
 
 def test_a_restart_applies_again_what_was_applied_and_stands_with_a_new_ballot() -> None:

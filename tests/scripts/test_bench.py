@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from bench import report, run, systems
-from bench.report import Spread
 from bench.systems import BenchError, Load, System
-from paxoskv import config
+from bench.tables import Spread, markdown, shown, spread
 from paxoskv.client.rows import parse
 from tests.harness.network import CLIENT, HOSTS, Network, missing
 from tests.harness.processes import PROJECT, die_with_parent, eventually, finish
@@ -68,8 +67,8 @@ def results(directory: Path, samples: list[dict[str, Any]]) -> Path:
 
 
 def test_a_spread_is_the_median_with_the_lowest_and_the_highest() -> None:
-    assert report.spread([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0, 3)
-    assert report.spread([1.0, 4.0]) == Spread(2.5, 1.0, 4.0, 2)
+    assert spread([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0, 3)
+    assert spread([1.0, 4.0]) == Spread(2.5, 1.0, 4.0, 2)
 
 
 def test_a_failed_run_is_counted_and_is_part_of_no_number() -> None:
@@ -77,7 +76,7 @@ def test_a_failed_run_is_counted_and_is_part_of_no_number() -> None:
     samples.append({**sample("tables", "paxos", 20, 3, 9999), "problem": "1 failed"})
     cell = report.point(samples, "tables", "paxos", 20, "throughput")
     assert cell == Spread(110, 100, 120, 3, 1)
-    assert report.shown(cell) == "110 (100-120) [1 failed]"
+    assert shown(cell) == "110 (100-120) [1 failed]"
     assert report.distribution(samples)[-1] == (1.0, 2 / 110)
 
 
@@ -170,21 +169,21 @@ def test_the_first_tables_have_the_originals_layout_and_ratio_beside_ratio() -> 
     assert [row[:2] for row in stddev.rows[:3]] == [
         ["150", "fail at random"], ["150", "healthy"], ["450", "fail at random"]
     ]  # fmt: skip
-    failing, healthy = (dict(zip(mean.head, map(report.shown, row), strict=True)) for row in mean.rows[:2])
+    failing, healthy = (dict(zip(mean.head, map(shown, row), strict=True)) for row in mean.rows[:2])
     assert failing["own-logs"] == "0.00500 (0.00500-0.00500)"
     assert healthy["own-logs"] == "0.00247 (0.00244-0.00250)"
     assert failing["original's Paxos : RPC"] == "8.86" and healthy["original's Paxos : RPC"] == ""
     assert failing["own-logs : RPC"] == "5.03 (5.00-5.05)"
-    row = dict(zip(throughput.head, map(report.shown, throughput.rows[1]), strict=True))
+    row = dict(zip(throughput.head, map(shown, throughput.rows[1]), strict=True))
     assert row["own-logs"] == "405 (400-410)"  # of one of two processes
     assert row["own-logs, all processes"] == "810 (800-820)"
 
 
 def test_a_listing_has_a_row_for_each_system_with_its_ratio_and_its_share_of_the_floor() -> None:
     table = next(table for table in report.all_tables(experiment()) if table.name == "scaling")
-    text = report.markdown(table)
+    text = markdown(table)
     assert "| 1 | RPC (single server) | 2,010 (2,000-2,020) |" in text
-    row = dict(zip(table.head, map(report.shown, table.rows[1]), strict=True))
+    row = dict(zip(table.head, map(shown, table.rows[1]), strict=True))
     assert (row["outstanding"], row["system"]) == ("1", "Paxos, own-logs, linearizable reads")
     assert row["share of the floor"] == "0.252 (0.250-0.254)"
     assert len(table.rows) == 3 * 5
@@ -383,8 +382,7 @@ def test_a_tiny_run_measures_every_part_and_leaves_nothing_behind(tmp_path: Path
     done = finish([sys.executable, BENCH, *words, "--out", tmp_path], 600)
     assert done.returncode == 0, done.stderr
     samples = json.loads((tmp_path / "results.json").read_text())
-    ways = set(getattr(config, "WAYS", ()))
-    assert {s["part"] for s in samples} == set(run.PARTS) - ({"leader"} - ways)
+    assert {s["part"] for s in samples} == set(run.PARTS)
     paxos = report.chosen(samples, "tables", "paxos", 20)[0]
     assert paxos["operations"] == 20 and paxos["cost"]["fsyncs"] > 0 and paxos["throughput"] > 0
     assert (tmp_path / "report.html").stat().st_size > 10_000

@@ -713,11 +713,11 @@ def test_failover_measures_kills_and_leaves_nothing_behind(tmp_path: Path) -> No
     command = [sys.executable, FAILOVER, "--kills", "2", "--nodes", "3", "--dead", "0.1"]
     done = finish(command, 2 * DEADLINE_S, env={**os.environ, "TMPDIR": str(tmp_path)})
     assert done.returncode == 0, done.stderr
-    first, silence, slowest = done.stdout.splitlines()
-    assert re.fullmatch(r"2 kills, 2 clients, [0-9,]+ operations, 0 failed", first)
-    figures = r"median [0-9.]+ s, p99 ([0-9.]+) s, longest \1 s"
-    assert re.fullmatch("longest gap without any answer: " + figures, silence)
-    assert re.fullmatch("longest operation: " + figures, slowest)
+    head, _, *rows = done.stdout.splitlines()
+    assert re.match(r"\| 2 kills, [0-9,]+ operations, 0 failed \|", head)
+    names = ("longest gap without any answer", "longest operation")
+    for name, row in zip(names, rows, strict=True):
+        assert re.fullmatch(rf"\| {name} \| [0-9.]+ \| ([0-9.]+) \| \1 \|", row)
     assert not processes_with(tmp_path) and not list(tmp_path.iterdir())
 
 
