@@ -23,6 +23,7 @@ from paxoskv.wire.structs import (
     Command,
     Entry,
     Fact,
+    Fetched,
     Identity,
     Learn,
     Noted,
@@ -556,7 +557,10 @@ def test_gossip_of_a_disk_that_was_lost_tells_what_is_held_no_more() -> None:
 
 
 def test_a_vote_of_a_lost_disk_that_was_counted_after_others_had_answered_is_not_lost() -> None:
-    """Node 1 counts the old 5, and 2, which had told the new 5 its state before; then 1 loses its disk."""
+    """Node 1 counts the old 5, and 2, which had told the new 5 its state before; then 1 loses its disk.
+
+    From its new disk, 1 answers 5 that it has nothing to tell; 2, which knows, is cut off, and dies.
+    """
     cluster = Cluster()
     only_five = cluster.drop(Accept, sender={1}, to={2, 3, 4}, where=lambda message: bool(message.entries))
     answer = cluster.put(1, "x", "W")
@@ -572,10 +576,16 @@ def test_a_vote_of_a_lost_disk_that_was_counted_after_others_had_answered_is_not
     only_five.lift()
     cluster.run_until(answer.answered, within_s=2)
     assert answer.ok
-    cluster.crash(2)
     cluster.wipe(1)
     cluster.heal()
+    for other in (3, 4, 5):
+        cluster.cut(2, other)
+    cluster.drop(Learn, Fetched, Promise, sender={2})
+    cluster.drop(Rejoined, sender={2}, where=of_phase_two)
     cluster.restart(1)
+    cluster.run_until(lambda: cluster.core(1).incarnations.incarnation == 2, within_s=2)
+    cluster.crash(2)
+    cluster.heal()
     cluster.run(1)
     cluster.put(3, "y", "2")
     cluster.run(5)
