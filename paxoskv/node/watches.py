@@ -31,7 +31,7 @@ BEGINNINGS: Final = 10_000
 # in any case: it looks at state.changes.SCAN of them, and is told PAGE, of PAGE_BYTES.
 PIECE: Final = 8192
 PAGE, PAGE_BYTES = 256, 256 << 10
-STEP: Final = 0.1  # seconds: how exactly the end of a watch's time is kept
+STEP: Final = 0.01  # seconds: how exactly the end of a watch's time is kept, so that few end together
 AT_ONCE: Final = 8  # watches that are answered in a piece: with more, writers wait for them
 
 

@@ -34,17 +34,18 @@ def last_frame(directory: Path) -> tuple[Path, int, int, int]:
     return *found, number
 
 
-def notes(directory: Path) -> bool:
-    """Whether the last frame only notes what is chosen and applied."""
-    path, start, end, _ = last_frame(directory)
-    records = read_records(path.read_bytes(), start, end)
-    return any(record.applied for record in records) and not any(record.held for record in records)
+def notes(cluster: RealCluster, node: int) -> bool:
+    """Whether the last frame notes all that the node has applied; then an idle node writes nothing more."""
+    path, start, end, _ = last_frame(cluster.data / f"node-{node}")
+    status = cluster.status(node)
+    noted = [record.applied for record in read_records(path.read_bytes(), start, end) if record.applied]
+    return bool(noted) and status is not None and tuple(noted[-1]) >= tuple(status.applied)
 
 
-def copy_idle(directory: Path, copy: Path) -> None:
+def copy_idle(cluster: RealCluster, node: int, copy: Path) -> None:
     """Copy the data of a running node while it writes nothing: else the copy may be damaged in itself."""
-    eventually(lambda: notes(directory), "it has noted what it applied")
-    shutil.copytree(directory, copy)
+    eventually(lambda: notes(cluster, node), "it has noted what it applied")
+    shutil.copytree(cluster.data / f"node-{node}", copy)
 
 
 def flip_last_frame(directory: Path) -> Path:
@@ -97,7 +98,7 @@ def test_a_copy_of_a_running_nodes_data_that_is_put_back_is_refused(tmp_path: Pa
             for number in range(20):
                 client.put(f"key {number}", "before")
             cluster.wait_until_stores_are_equal()
-            copy_idle(cluster.data / "node-3", tmp_path / "copy")
+            copy_idle(cluster, 3, tmp_path / "copy")
             for number in range(20):
                 client.put(f"key {number}", "after")
         cluster.wait_until_stores_are_equal()
@@ -124,12 +125,12 @@ def test_where_nobody_who_knows_is_alive_those_who_return_name_the_cause(tmp_pat
         with cluster.client() as client:
             client.put("before", "1")
             cluster.wait_until_stores_are_equal()
-            copy_idle(cluster.data / "node-3", tmp_path / "copy")
+            copy_idle(cluster, 3, tmp_path / "copy")
             cluster.kill(4, 5)
             client.put("k", "acknowledged")
             eventually(lambda: cluster.store(1) == cluster.store(2) == cluster.store(3), "all have it")
         for node in (1, 2):
-            eventually(lambda node=node: notes(cluster.data / f"node-{node}"), "it has noted what it applied")
+            eventually(lambda node=node: notes(cluster, node), "it has noted what it applied")
         cluster.kill(1, 2, 3)
         shutil.rmtree(cluster.data / "node-3")
         shutil.copytree(tmp_path / "copy", cluster.data / "node-3")
