@@ -27,9 +27,8 @@ WITHOUT_REFERENCES: Final = 2  # version of marshal's format: it does not look f
 
 At = tuple[int, int, int]  # timestamp, owner, which change of the entry
 Kept = tuple[int, int, int, str, str | None]  # its place, the key, and its new value (None: removed)
-Entry = tuple[
-    int, int, int, int, int, bool
-]  # timestamp, owner, where it is, bytes, changes, whether a payload
+# Timestamp, owner, where it is in the ring, its bytes, its changes, whether it is kept as its payload.
+Entry = tuple[int, int, int, int, int, bool]
 
 
 def at(place: Place) -> At:
