@@ -17,6 +17,7 @@ from paxoskv.wire.codec import Compacted, Expired, Forgotten, NotDone, Status
 from paxoskv.wire.methods import METHODS, header, unknown_method
 from paxoskv.wire.structs import Command, Membership, Outcome, Page, Position, Verb, Watched
 from paxoskv.wire.validation import FORMAT, invalid
+from tests.harness.ports import free_port
 
 # What a node may be told to do with one call; besides, an exception to raise, or a function that says what.
 CLOSE = "hang up, and do nothing"
@@ -42,8 +43,8 @@ class FakeNode:
         self.accepted = 0  # connections, since the beginning
         self._stopped = False
         self._cluster = cluster
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self._connections: list[socket.socket] = []
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 

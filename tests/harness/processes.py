@@ -33,6 +33,7 @@ from paxoskv.config import Cluster, load
 from paxoskv.wire.codec import Status
 from tests.harness.linearizability import Operation
 from tests.harness.linearizability import load as load_history
+from tests.harness.ports import free_ports
 
 PROJECT = Path(__file__).resolve().parents[2]
 SERVER = PROJECT / "server.py"
@@ -64,8 +65,9 @@ def passes(seconds: float) -> None:
 
 
 def cluster_file(directory: Path, nodes: int = 5, name: str = "test", **settings: Any) -> Path:
-    """Write directory/cluster.json with free ports; `settings` are further fields of it."""
+    """Write directory/cluster.json with ports that no other test has; `settings` are further fields of it."""
     command = [sys.executable, str(SCRIPTS / "make_cluster.py"), "--nodes", str(nodes), "--name", name]
+    command += ["--port", str(free_ports(nodes)[0])]
     for field, value in settings.items():
         command += ["--set", f"{field}={json.dumps(value)}"]
     directory.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,8 @@ from paxoskv.node.identity import NOTHING, OTHER, Certificates, Trust, is_loopba
 from paxoskv.wire.codec import Refused
 from paxoskv.wire.connection import tls_contexts
 from paxoskv.wire.structs import Accept, Entry, Fact, Identity, Learn, Position, Prepare, Rejoin
-from scripts.make_cluster import free_ports
 from tests.harness.certificates import Authority
+from tests.harness.ports import free_port
 from tests.harness.processes import SERVER, RealCluster, cluster_file, eventually, finish
 from tests.harness.stranger import identity, raw, secret_of
 
@@ -290,7 +290,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> I
     directory = tmp_path_factory.mktemp("cluster")
     file = cluster_file(directory, 3, tls=tls)
     settings = json.loads(file.read_text())
-    settings["nodes"][0]["metrics_port"] = free_ports(1)[0]
+    settings["nodes"][0]["metrics_port"] = free_port()
     file.write_text(json.dumps(settings))
     with RealCluster(directory, file=file) as running:
         yield running

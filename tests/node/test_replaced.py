@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from paxoskv.state.store import RESERVED_KEY, Store, encode_batch
 from paxoskv.wire.structs import Command, Identity, Membership, Moved, Outcome, Verb
 from paxoskv.wire.validation import FORMAT, invalid
 from tests.harness.linearizability import check
+from tests.harness.ports import free_port
 from tests.harness.processes import (
     CLIENT,
     Clients,
@@ -180,12 +180,6 @@ def test_what_a_node_says_that_was_away_does_not_replace_what_was_agreed_since()
 # --------------------------------------------------------------------------------------------- real processes
 
 
-def free() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 def replacement(cluster: RealCluster, node: int, file: Path) -> Process:
     """The process of a node on another host: it has the new file, and no data."""
     arguments = ["--id", str(node), "--cluster", file, "--data", file.parent / f"host of {file.stem}"]
@@ -196,7 +190,7 @@ def replacement(cluster: RealCluster, node: int, file: Path) -> Process:
 
 def told_to(cluster: RealCluster, node: int, directory: Path) -> tuple[Path, str]:
     """Run `client.py replace` with the first file; return the file that it prints, and the address."""
-    address = f"127.0.0.1:{free()}"
+    address = f"127.0.0.1:{free_port()}"
     done = finish([sys.executable, CLIENT, "replace", str(node), address, "--cluster", cluster.file])
     assert done.returncode == 0, done.stderr
     file = directory / f"replaced-{node}.json"
@@ -269,7 +263,7 @@ def test_a_process_that_was_replaced_has_no_part_in_the_rejoin_of_another_node(t
         for node in settings["nodes"]:
             if node["id"] in (1, 2, 5):  # for the old process these are where nobody listens
                 node["first_address"] = address_text(node["host"], node["port"])
-                node["port"] = free()
+                node["port"] = free_port()
         alone = tmp_path / "alone.json"
         alone.write_text(json.dumps(settings))
         cluster.kill(3)
@@ -323,7 +317,7 @@ def test_a_node_that_lives_is_not_moved_and_none_without_which_there_is_no_quoru
             client.replace_node(3, "127.0.0.1:9")
         cluster.kill(3)
         with cluster.client() as patient:
-            patient.replace_node(3, f"127.0.0.1:{free()}")
+            patient.replace_node(3, f"127.0.0.1:{free_port()}")
         with pytest.raises(NotDoneError, match="heard of"):
             client.replace_node(2, "127.0.0.1:9")
         cluster.kill(2)

@@ -177,6 +177,13 @@ def test_a_page_of_ten_thousand_events_is_small_enough_and_draws_only_what_is_se
     )
     assert sorted(took)[30] < 50  # milliseconds: the median, for others may have the processor meanwhile
     assert page.run("return document.querySelectorAll('.row').length") < 100
+    forward, backward = page.run(
+        "const shown = i => { go(rows[i]); return byId('logs').textContent + byId('flight').textContent; };"
+        "const some = rows.map((_, i) => i).filter(i => i % 97 === 0);"
+        "go(0); return [some.map(shown), some.reverse().map(shown).reverse()]"
+    )
+    assert forward == backward and len(set(forward)) > 10
+    assert page.run("return copies.length") > 3
 
 
 def test_what_stays_in_sight_is_not_drawn_again_and_what_leaves_it_is_gone(

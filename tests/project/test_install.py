@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from paxoskv import compiled
-from scripts.make_cluster import free_ports
+from tests.harness.ports import free_port
 from tests.harness.processes import DEADLINE_S, PROJECT, RealCluster, die_with_parent, eventually, finish
 
 PROGRAM = """
@@ -106,7 +106,7 @@ def test_an_installed_client_works_from_anywhere(tmp_path: Path, monkeypatch: py
         assert (done.returncode, done.stdout) == (0, "blue\n"), "cluster.json of the current directory"
     done = finish([python, "-c", INSTALLED], cwd=elsewhere)
     assert set(done.stdout.split()) == {"paxoskv", "paxoskv-0.1.0.dist-info", "bin"}, "no other name is taken"
-    (port,) = free_ports(1)
+    port = free_port()
     server = [environment / "bin" / "paxoskv-server", "--standalone", "--listen", f"127.0.0.1:{port}"]
     single = ["--single", f"127.0.0.1:{port}", "--timeout", "60"]
     done = finish([command, "get", *single, "colour"], cwd=elsewhere)

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.parse
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 
 from paxoskv import config
+from tests.harness.ports import free_port
 from tests.harness.processes import (
     DEADLINE_S,
     PROJECT,
@@ -228,12 +228,6 @@ class Containers(Processes):
             self.nodes[node].child = subprocess.Popen(
                 [*self.command(node, start), "node"], stdout=log, stderr=log
             )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from paxoskv import Command, Verb
+from tests.harness.ports import free_port
 from tests.harness.processes import PROJECT, RealCluster
 
 DEADLINE_S = 60.0
@@ -22,8 +22,7 @@ ODD = {"": "", "NUL \0": "\0", "line\nend": "tab\t", 'q"uote\\': "\u2028", "\U00
 
 def address() -> str:
     """One that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from paxoskv.config import load
 from paxoskv.node.opening import make
 from paxoskv.wire.structs import Identity
 from tests.harness.fake_node import FakeCluster
+from tests.harness.ports import free_port
 from tests.harness.processes import (
     CLIENT,
     DEADLINE_S,
@@ -194,8 +195,7 @@ def test_a_node_that_is_paused_down_or_elsewhere_is_said_to_be_so(controlled: Co
     controlled.succeed("kill", 3)
     assert controlled.succeed("stop", 3) == "node 3 did not run\n"
     at_first = f"127.0.0.1:{controlled.settings.member(3).port}"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        elsewhere = f"127.0.0.1:{server.getsockname()[1]}"
+    elsewhere = f"127.0.0.1:{free_port()}"
     with controlled.client() as client:
         client.replace_node(3, elsewhere)
         began = time.monotonic()

@@ -96,6 +96,7 @@ from paxoskv.wire.structs import (
     Verb,
     Watched,
 )
+from tests.harness.ports import free_port
 
 FACT = Fact(1, 20, (3 << 8) | 1, 1 << 41)
 ENTRIES = [Entry(1 << 40, b"payload"), Entry((1 << 40) + 5, b"")]
@@ -1021,13 +1022,6 @@ class Caller:
         return self.answers[-1][1]
 
 
-def a_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Answering:
     """A peer in the same loop that finds nothing, whatever is asked."""
 
@@ -1060,7 +1054,7 @@ class Answering:
 
 @in_a_loop
 async def test_a_link_comes_back_whenever_its_peer_does_and_tells_when_it_is_refused() -> None:
-    port = a_free_port()
+    port = free_port()
     caller = Caller(port)
     await until(lambda: caller.link.refused)
     assert not caller.link.send(b"lost")
