@@ -34,7 +34,9 @@ KEPT: Final = 20_000  # events in a ring
 SHOWN: Final = 60  # characters of a command
 CUT: Final = "…"  # what the end of a longer one is replaced by
 LARGE: Final = 4096  # bytes of entries that are not kept as they are
-COMMANDS: Final = 50  # of an entry are shown
+MANY: Final = 8  # entries of an event whose bytes are counted
+HEAVY: Final = 32 << 20  # bytes of these in a ring, about; for more, the oldest events are let go
+COMMANDS: Final = 50  # of an entry, and results, are shown
 VERSION: Final = 1
 
 
@@ -100,6 +102,8 @@ class Trace:
         self.ring: deque[Raw] = deque(maxlen=kept)
         self.small: Any = None  # the last message that was: one goes to many
         self.last = 0
+        self.heavy: deque[tuple[int, int]] = deque()  # events with many entries: (id, bytes)
+        self.weight = 0  # of these
 
     @property
     def events(self) -> list[Event]:
@@ -119,7 +123,19 @@ class Trace:
         """Keep an event; returns its id."""
         self.last += 1
         self.ring.append((self.last, self.clock(), node, kind, cause, log, slot, ballot, about))
+        if "entries" in about and len(about["entries"]) > MANY:
+            self._weigh(about["entries"])
         return self.last
+
+    def _weigh(self, entries: Iterable[tuple[int, bytes | str]]) -> None:
+        """The last event has so many entries: if that is too much, the oldest go."""
+        self.heavy.append((self.last, size(entries)))
+        self.weight += self.heavy[-1][1]
+        while self.weight > HEAVY and len(self.heavy) > 1:
+            oldest, weight = self.heavy.popleft()
+            self.weight -= weight
+            while self.ring and self.ring[0][0] <= oldest:
+                self.ring.popleft()
 
     def carry(
         self, node: int, kind: str, cause: int, message: Any, peer: int, because: list[int] | None = None
@@ -131,9 +147,11 @@ class Trace:
         self.last += 1
         raw: Raw = (self.last, self.clock(), node, kind, cause, message, peer, because)
         if message is not self.small and not is_small(message):
-            raw = tuple(event_of(raw))
-        else:
-            self.small = message
+            event = event_of(raw)
+            self.ring.append(tuple(event))
+            self._weigh(event.about.get("entries", ()))
+            return self.last
+        self.small = message
         self.ring.append(raw)
         return self.last
 
@@ -175,11 +193,11 @@ def is_small(message: Any) -> bool:
     return kind is Forward and len(message.payload) <= LARGE
 
 
-def size(entries: Iterable[Entry]) -> int:
-    """Bytes of their payloads."""
+def size(entries: Iterable[tuple[int, bytes | str]]) -> int:
+    """About what they take, in bytes."""
     total = 0
-    for entry in entries:
-        total += len(entry.payload)
+    for _, payload in entries:
+        total += 64 + len(payload)
     return total
 
 
@@ -201,7 +219,18 @@ def spoken(command: Command) -> str:
         text += f" {command.value}" if command.expected is not None else f"={command.value}"
     if command.delta is not None:
         text += f" by {command.delta}"
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """The beginning of a long text."""
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + CUT
+
+
+def some(found: Sequence[Any], words: Callable[[Any], str]) -> list[str]:
+    """The first of many in words, because a ring must not fill the memory."""
+    more = [f"and {len(found) - COMMANDS} more"] if len(found) > COMMANDS else []
+    return [words(one) for one in found[:COMMANDS]] + more
 
 
 def _parts(transaction: Transaction) -> Iterator[str]:
@@ -218,11 +247,8 @@ def _parts(transaction: Transaction) -> Iterator[str]:
 
 @lru_cache(64)
 def commands(payload: bytes) -> str:
-    """What an entry holds: its first commands, because a ring must not fill the memory."""
-    held = decode(Batch, payload).commands if payload else ()
-    texts = [spoken(command) for command in held[:COMMANDS]]
-    more = [f"and {len(held) - COMMANDS} more"] if len(held) > COMMANDS else []
-    return "; ".join(texts + more) or "no-op"
+    """What an entry holds: its first commands."""
+    return "; ".join(some(decode(Batch, payload).commands, spoken)) if payload else "no-op"
 
 
 def kept(entries: list[Entry]) -> Sequence[tuple[int, bytes | str]]:
@@ -239,10 +265,10 @@ def outcome(value: Any) -> str:
     if isinstance(value, BaseException):
         return type(value).__name__
     if isinstance(value, list):
-        return "; ".join(outcome(result) for result in value)
+        return "; ".join(some(value, outcome))
     if isinstance(value, Result):
-        return OUTCOMES[value.outcome] + (f" {value.value}" if value.value is not None else "")
-    return str(value)
+        return OUTCOMES[value.outcome] + (f" {cut(value.value)}" if value.value is not None else "")
+    return "OK" if value is None else type(value).__name__
 
 
 def described(message: Any) -> tuple[int | None, int | None, int, dict[str, Any]]:

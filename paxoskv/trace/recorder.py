@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from paxoskv.multipaxos import Acceptor, Applied, Proposer, node_of
 from paxoskv.protocol.core import Core
 from paxoskv.protocol.outbox import Message, Ready
-from paxoskv.trace.events import Trace, dotted, kept, outcome, spoken
+from paxoskv.trace.events import Trace, dotted, kept, outcome, some, spoken
 from paxoskv.wire.structs import (
     Accepted,
     Barrier,
@@ -66,6 +66,7 @@ class Recorder:
         self.home = next(iter(self.proposers), self.me)  # the log that the node stands for of itself
         self.arriving = 0  # the `sent` event of what is delivered next, where the network knows it
         self.triggers: list[Trigger] = []  # of this turn
+        self.last_about: dict[int | None, int] = {}  # by log: the index of its last trigger
         self.leads: dict[int, int] = {}  # by log: the ballot at which we lead it
         self.led: dict[int, int] = {}  # by log: our last such ballot
         self.over = True  # whether the turn has been drained: what comes begins another one
@@ -98,8 +99,7 @@ class Recorder:
 
     def asked(self, token: Any, what: Sequence[Command]) -> None:
         """A client has sent commands, or asks for a linearizable read (none)."""
-        texts = [spoken(command) for command in what] or ["read"]
-        event = self.trace.add(self.me, "asked", commands=texts)
+        event = self.trace.add(self.me, "asked", commands=some(what, spoken) or ["read"])
         self.asked_by[id(token)] = event
         self._begin(event, self.home)
 
@@ -128,7 +128,12 @@ class Recorder:
         """Something may make a turn; event 0: it becomes one when something comes of it."""
         if self.over:
             self.triggers.clear()
+            self.last_about.clear()
             self.over = False
+        self._trigger(event, log, gossip)
+
+    def _trigger(self, event: int, log: int | None, gossip: tuple[int, Message] | None = None) -> None:
+        self.last_about[log] = len(self.triggers)
         self.triggers.append((event, log, gossip))
 
     def _count(self, node: int, log: int, ballot: int, length: int, event: int) -> None:
@@ -147,11 +152,7 @@ class Recorder:
         triggers = self.triggers
         if not triggers:
             return 0
-        at = len(triggers) - 1
-        while at and triggers[at][1] != log:
-            at -= 1
-        if triggers[at][1] != log:
-            at = len(triggers) - 1
+        at = self.last_about.get(log, len(triggers) - 1)
         event, _, gossip = triggers[at]
         if not event:
             event = self._arrival(*gossip) if gossip else self.trace.add(self.me, "timer")
@@ -251,7 +252,7 @@ class Recorder:
         because = [promises[node].event for node in nodes]
         cause = self._cause(log)
         event = self.trace.add(self.me, "leads", cause, log, None, ballot, promises=nodes, because=because)
-        self.triggers.append((event, log, None))  # of what is adopted now
+        self._trigger(event, log)  # of what is adopted now
 
     def _accepts(self, held: Held) -> None:
         cause = self._cause(held.log)

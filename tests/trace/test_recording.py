@@ -13,20 +13,24 @@ from paxoskv.page.draw import Drawing
 from paxoskv.page.instance import about, joined, written
 from paxoskv.page.words import TEXTS, message, nodes, values
 from paxoskv.protocol.node import OWN_LOGS, WAYS, Node
-from paxoskv.trace.events import OUTCOMES, VERDICTS, VOTES, WORDS, Trace, commands
+from paxoskv.trace.events import HEAVY, OUTCOMES, VERDICTS, VOTES, WORDS, Trace, commands, kept, outcome
 from paxoskv.trace.held import HeldEntries, proposer
 from paxoskv.trace.recorder import Recorder
 from paxoskv.wire.codec import decode, encode
 from paxoskv.wire.structs import (
+    Accept,
     Action,
     Batch,
     Command,
     Compare,
+    Entry,
     Fact,
     Frame,
     Outcome,
+    Page,
     Promise,
     Relation,
+    Result,
     Transaction,
     Verb,
     Verdict,
@@ -214,6 +218,26 @@ def test_all_that_is_chosen_is_told_in_words(name: str, way: str) -> None:
     drawing = Drawing([json.dumps({"nodes": cluster.ids}), *map(json.dumps, events)], gossip=True)
     assert drawing.text().count("CHOSEN: ") == len(of_kind(events, "chosen"))
     assert "{" not in drawing.text() and "an earlier entry" not in drawing.text()
+
+
+def test_large_events_take_the_oldest_along_so_that_a_ring_does_not_fill_the_memory() -> None:
+    trace = Trace(lambda: 0.0)
+    entries = [Entry(number, bytes([number % 256]) * 1000) for number in range(1, 2001)]  # 2 MB
+    for number in range(100):
+        trace.carry(1, "sent", 0, Accept(1, 256, number, entries, False, Fact(1, 0, 0, 0), []), 2)
+        trace.add(1, "accepted", log=1, entries=kept(entries))
+        trace.add(1, "timer")
+    assert len(trace.ring) < 60 and trace.weight <= HEAVY
+    assert [event.id for event in trace.after(0)] == [*range(301 - len(trace.ring), 301)]
+    assert [event.id for event in trace.after(298)] == [299, 300]
+
+
+def test_long_requests_and_answers_are_cut() -> None:
+    big = "x" * 100_000
+    assert len(outcome(Result(Outcome.OK, big))) < 100
+    assert len(outcome([Result(Outcome.OK, big)] * 1000)) < 5000
+    assert outcome([Result(Outcome.OK)] * 60).endswith("OK; and 10 more")
+    assert outcome(Page([], False, 1)) == "Page" and outcome(None) == "OK"
 
 
 def test_every_verb_outcome_verdict_and_vote_has_a_word_that_recordings_show() -> None:
