@@ -79,8 +79,11 @@ class Watches:
         self.of[call.connection] += 1
         watch = Watch(call, prefix, after, limit, self.clock() + wait_s)
         self.ends.setdefault(ceil(watch.until / STEP), {})[watch] = None
-        self.due.append(watch)
-        self._work_on()
+        if watch.after == self.changes.end:  # the common case: there is nothing to look through
+            self._serve(watch)
+        else:
+            self.due.append(watch)
+            self._work_in_pieces()
 
     def look(self) -> None:
         """Entries may have been applied: find the watches that these concern."""
@@ -112,6 +115,7 @@ class Watches:
             for watch in [*self.ends.get(self.ended, ())]:
                 self._wake(watch)
             self.ended += 1
+        self._work_on()
 
     def sweep(self, refusal: str | None) -> None:
         """About once a second: no watch waits for a client that has gone.
@@ -123,13 +127,13 @@ class Watches:
         for watches in [*self.waiting.values()]:
             for watch in [watch for watch in watches if not watch.call.connection.open]:
                 self._wake(watch)
+        self._work_on()
 
     def _wake(self, watch: Watch) -> None:
         """Let a watch look for itself, if it waits."""
         if watch in self.waiting.get(watch.prefix, ()):
             watch.after = max(watch.after, self.seen)
             self._due(watch.prefix, [watch])
-            self._work_on()
 
     def refuse(self, reason: str) -> None:
         """Tell all watches to go on at another node."""
@@ -158,17 +162,26 @@ class Watches:
         self.due.extend(watches)
 
     def _work_on(self) -> None:
+        """Serve the watches that are due: a few at once, many in pieces."""
+        if not self.working and len(self.due) <= AT_ONCE:
+            self._piece()
+        self._work_in_pieces()
+
+    def _work_in_pieces(self) -> None:
         if self.due and not self.working:
             self.working = True
             self.long_work.begin(self._work())
 
+    def _piece(self) -> None:
+        room = PIECE
+        for _ in range(min(AT_ONCE, len(self.due))):
+            room -= self._serve(self.due.popleft())
+            if room <= 0:
+                break
+
     def _work(self) -> Work:
         while self.due:
-            room = PIECE
-            for _ in range(min(AT_ONCE, len(self.due))):
-                room -= self._serve(self.due.popleft())
-                if room <= 0:
-                    break
+            self._piece()
             yield
         self.working = False
 
