@@ -23,6 +23,18 @@ place(PyTypeObject *kind)
     return at;
 }
 
+/* A tuple of this type whose items are NULL. */
+static PyObject *
+empty(PyTypeObject *kind, Py_ssize_t size)
+{
+    PyObject *made = kind->tp_alloc(kind, size);
+#if PY_VERSION_HEX >= 0x030E0000
+    if (made != NULL)
+        ((PyTupleObject *)made)->ob_hash = -1; /* it is not computed yet */
+#endif
+    return made;
+}
+
 /* Call a named tuple's type. */
 static PyObject *
 construct(PyObject *type, PyObject *const *given, size_t flags, PyObject *names)
@@ -32,7 +44,7 @@ construct(PyObject *type, PyObject *const *given, size_t flags, PyObject *names)
     Py_ssize_t size = PyTuple_GET_SIZE(fields), positional = PyVectorcall_NARGS(flags);
     Py_ssize_t named = names == NULL ? 0 : PyTuple_GET_SIZE(names);
     int fits = positional <= size;
-    PyObject *made = fits ? adopted[at].kind->tp_alloc(adopted[at].kind, size) : NULL;
+    PyObject *made = fits ? empty(adopted[at].kind, size) : NULL;
     if (fits && made == NULL)
         return NULL;
     for (Py_ssize_t i = 0; fits && i < positional; i++)
@@ -85,7 +97,7 @@ new(PyObject *module, PyObject *const *given, Py_ssize_t size)
     PyTypeObject *kind = size > 0 && PyType_Check(given[0]) ? (PyTypeObject *)given[0] : NULL;
     if (kind == NULL || !PyType_HasFeature(kind, Py_TPFLAGS_TUPLE_SUBCLASS))
         return PyErr_Format(PyExc_TypeError, "new: the first argument is no tuple's type");
-    PyObject *made = kind->tp_alloc(kind, size - 1);
+    PyObject *made = empty(kind, size - 1);
     for (Py_ssize_t i = 1; made != NULL && i < size; i++)
         PyTuple_SET_ITEM(made, i - 1, Py_NewRef(given[i]));
     return made;

@@ -100,7 +100,7 @@ class Formats:
         version, it is refused.
         """
         for peer, known in self.heard.items():
-            if peer == besides and known is None:
+            if peer == besides and (known is None or known < self.store.format):
                 continue
             if known is None:
                 return f"node {peer} is not connected, and has not said whether its version knows this"

@@ -40,7 +40,8 @@ TEXTS: Final = {
     ),
     "rejoined": ("may vote again", "Node {node} has heard all others, and may vote again."),
     "deposed": (
-        "lost log {log}", "Node {node} leads log {log} no longer: another node has a higher ballot there.",
+        "leads log {log} no longer",
+        "Node {node} leads log {log} no longer: another node has a higher ballot there.",
     ),
     "released": (
         "gives {ballot} up", "Node {node} gives ballot {ballot} up: what it stood for in log {log} is done.",

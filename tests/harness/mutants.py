@@ -1501,7 +1501,12 @@ MUTANTS = [
     told(
         "watch: a piece looks at as much as there is",
         "test_watches.test_a_piece_ends_when_enough_was_looked_at",
-        ("node.watches", "                if room <= 0:\n", "                if False:\n"),
+        ("node.watches", "            if room <= 0:\n", "            if False:\n"),
+    ),
+    told(
+        "replace: a node that was refused for its old version is waited for",
+        "test_formats.test_a_node_that_was_refused_for_its_old_version_can_be_replaced",
+        ("node.formats", "(known is None or known < self.store.format)", "known is None"),
     ),
     told(
         "watch: a piece tells as much as there is",

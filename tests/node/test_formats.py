@@ -211,6 +211,14 @@ def test_a_node_that_is_to_be_replaced_is_not_waited_for_unless_it_is_there_and_
     assert "older version" in str(formats.hindrance(3))
 
 
+def test_a_node_that_was_refused_for_its_old_version_can_be_replaced(bench: Bench) -> None:
+    both_know(bench)
+    bench.store.apply(1, 1, encode_batch([Command(Verb.UPGRADE, delta=FORMAT)]))
+    assert "needs newer software" in str(bench.formats.hear(hello(3, FORMAT - 1)))
+    assert "older version" in str(bench.formats.hindrance())
+    assert bench.formats.hindrance(besides=3) is None
+
+
 def both_know(bench: Bench) -> None:
     for node in (2, 3):
         assert bench.formats.hear(hello(node, FORMAT)) is None
