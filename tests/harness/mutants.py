@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 60.0  # of one core, to find a seed
+SECONDS = 240.0  # of one core, to find a seed
 WORLD_SECONDS = 60.0  # to explore one small world
 COLUMNS = 5  # of the table
 NOT_TRIED, NOT_SHOWN, OUTSIDE = "not tried yet", "not in these bounds", "no protocol"
