@@ -168,6 +168,12 @@ def test_the_first_accept_of_a_ballot_must_be_its_sync() -> None:
     assert made.entries == LOGS[2]
 
 
+def test_the_sync_of_a_new_ballot_drops_the_end_of_the_old_log() -> None:
+    made = acceptor(1, 1, 3)
+    assert made.on_accept(Accept(LOG, 2, 0, LOGS[2][:1], True, NOTHING, [])) == Vote.ACCEPTED
+    assert made.entries == LOGS[2][:1] and replayed(made).entries == LOGS[2][:1]
+
+
 def test_a_sync_that_starts_above_what_is_known_to_be_chosen_is_not_taken() -> None:
     made = acceptor(1, 1, 2)
     assert made.on_accept(Accept(LOG, 2, 1, LOGS[2][1:], True, NOTHING, [])) == Vote.NEEDS_SYNC
